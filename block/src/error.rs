@@ -1,0 +1,91 @@
+//! Errors of the block library: a small kind to match on, a sentence for the person, the cause.
+
+use std::fmt;
+
+/// What a caller may want to tell apart.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum ErrorKind {
+    /// The file is not there.
+    NotFound,
+    /// The host does not let us.
+    Permission,
+    /// Another program has the image (byte-range lock).
+    Locked,
+    /// The image breaks its format's rules.
+    Corrupt,
+    /// The image is valid but uses what is not supported, or the request is not supported for it.
+    Unsupported,
+    /// The caller's arguments make no sense.
+    Invalid,
+    /// The disk is full.
+    NoSpace,
+    /// Input or output failed.
+    Io,
+}
+
+/// A failure: kind, one sentence in lower case, and what is underneath.
+#[derive(Debug)]
+pub struct BlockError {
+    kind: ErrorKind,
+    context: String,
+    source: Option<Box<dyn std::error::Error + Send + Sync>>,
+}
+
+impl BlockError {
+    /// An error that has no cause beneath it.
+    #[must_use]
+    pub fn new(kind: ErrorKind, context: impl Into<String>) -> Self {
+        Self { kind, context: context.into(), source: None }
+    }
+
+    /// An I/O error while doing `context`; the kind follows from the error.
+    #[must_use]
+    pub fn io(context: impl Into<String>, source: std::io::Error) -> Self {
+        let kind = match source.raw_os_error() {
+            Some(libc::ENOENT) => ErrorKind::NotFound,
+            Some(libc::EACCES | libc::EPERM | libc::EROFS) => ErrorKind::Permission,
+            Some(libc::ENOSPC | libc::EDQUOT | libc::EFBIG) => ErrorKind::NoSpace,
+            _ => ErrorKind::Io,
+        };
+        Self { kind, context: context.into(), source: Some(Box::new(source)) }
+    }
+
+    /// The same error with a sentence around it.
+    #[must_use]
+    pub fn within(self, context: impl Into<String>) -> Self {
+        Self { kind: self.kind, context: context.into(), source: Some(Box::new(self)) }
+    }
+
+    /// What a caller may want to tell apart.
+    #[must_use]
+    pub fn kind(&self) -> ErrorKind {
+        self.kind
+    }
+
+    /// The `errno` a guest or a client gets.
+    #[must_use]
+    pub fn errno(&self) -> i32 {
+        match self.kind {
+            ErrorKind::NotFound => libc::ENOENT,
+            ErrorKind::Permission => libc::EACCES,
+            ErrorKind::Locked => libc::EAGAIN,
+            ErrorKind::Unsupported => libc::ENOTSUP,
+            ErrorKind::Invalid => libc::EINVAL,
+            ErrorKind::NoSpace => libc::ENOSPC,
+            ErrorKind::Corrupt | ErrorKind::Io => libc::EIO,
+        }
+    }
+}
+
+impl fmt::Display for BlockError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.context)
+    }
+}
+
+impl std::error::Error for BlockError {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        self.source.as_deref().map(|e| e as _)
+    }
+}

@@ -1,0 +1,7 @@
+//! Disk images: raw and qcow2 formats, the node graph, the engines that move bytes. No guest, no bus.
+
+pub mod error;
+pub mod image;
+
+pub use error::{BlockError, ErrorKind};
+pub use image::{Buffers, Completion, Image, ImageInfo, ImageQueue, Op, Request};

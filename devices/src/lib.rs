@@ -1,0 +1,10 @@
+//! What a guest driver can touch: buses, legacy chips, PCI, virtio, IDE and SCSI.
+//!
+//! Nothing here knows KVM: interrupts are wires ([`irq`]), guest memory is `vm-memory`, disks are `rhea-block`
+//! images, so every device can be driven by a test without `/dev/kvm`.
+
+pub mod bus;
+pub mod chardev;
+pub mod irq;
+pub mod lifecycle;
+pub mod pci;

@@ -1,0 +1,2 @@
+//! Rhea.
+fn main() {}

@@ -1,0 +1,2 @@
+//! Rhea developer commands.
+fn main() {}
