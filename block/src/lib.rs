@@ -2,6 +2,7 @@
 
 pub mod error;
 pub mod image;
+pub mod thread;
 
 pub use error::{BlockError, ErrorKind};
 pub use image::{Buffers, Completion, Image, ImageInfo, ImageQueue, Op, Request};
