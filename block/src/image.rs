@@ -4,7 +4,12 @@ use std::any::Any;
 use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 
+use smallvec::SmallVec;
+
 use crate::error::BlockError;
+
+/// Host ranges of one request. The first few need no allocation: most requests have no more.
+pub type IoVecs = SmallVec<[libc::iovec; 4]>;
 
 /// Facts about an image; they change only through resize, reopen or a swap of the node underneath.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -53,7 +58,7 @@ pub enum Op {
 ///
 /// `owner` keeps the mapping alive: the kernel never writes through a dead one.
 pub struct Buffers {
-    iovecs: Vec<libc::iovec>,
+    iovecs: IoVecs,
     len: u64,
     _owner: Option<Arc<dyn Any + Send + Sync>>,
 }
@@ -67,7 +72,7 @@ impl Buffers {
     /// No memory: for flush, discard and write-zeroes.
     #[must_use]
     pub fn none() -> Self {
-        Self { iovecs: Vec::new(), len: 0, _owner: None }
+        Self { iovecs: IoVecs::new(), len: 0, _owner: None }
     }
 
     /// Wraps raw ranges.
@@ -77,7 +82,8 @@ impl Buffers {
     /// completes), and must not be Rust memory that someone else holds a reference into.
     #[must_use]
     #[expect(unsafe_code, reason = "the caller promises the validity of raw ranges")]
-    pub unsafe fn new(iovecs: Vec<libc::iovec>, owner: Option<Arc<dyn Any + Send + Sync>>) -> Self {
+    pub unsafe fn new(iovecs: impl Into<IoVecs>, owner: Option<Arc<dyn Any + Send + Sync>>) -> Self {
+        let iovecs = iovecs.into();
         let len = iovecs.iter().map(|v| v.iov_len as u64).sum();
         Self { iovecs, len, _owner: owner }
     }

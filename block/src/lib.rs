@@ -5,4 +5,4 @@ pub mod image;
 pub mod thread;
 
 pub use error::{BlockError, ErrorKind};
-pub use image::{Buffers, Completion, Image, ImageInfo, ImageQueue, Op, Request};
+pub use image::{Buffers, Completion, Image, ImageInfo, ImageQueue, IoVecs, Op, Request};
