@@ -8,3 +8,5 @@ pub mod chardev;
 pub mod irq;
 pub mod lifecycle;
 pub mod pci;
+#[cfg(any(test, feature = "testing"))]
+pub mod testing;

@@ -1,5 +1,8 @@
 //! PCI (Local Bus Specification 3.0): the contract of a function, and the chips of the i440FX board.
 
+pub mod config;
+pub mod msix;
+
 use std::fmt;
 use std::sync::Arc;
 
