@@ -3,10 +3,15 @@
 //! Nothing here knows KVM: interrupts are wires ([`irq`]), guest memory is `vm-memory`, disks are `rhea-block`
 //! images, so every device can be driven by a test without `/dev/kvm`.
 
+pub mod block_stats;
 pub mod bus;
 pub mod chardev;
 pub mod irq;
 pub mod lifecycle;
+pub mod log_limit;
+pub mod memory;
 pub mod pci;
+pub mod virtio;
+
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;
