@@ -1,0 +1,206 @@
+//! Every command there is, as one typed value.
+
+use serde::de::DeserializeOwned;
+use serde_json::{Map, Value};
+
+use super::error::QmpError;
+use super::qapi::{At, Qapi, Schema};
+use super::reply::{block, cpu, device, machine, migration, monitor};
+
+pub mod args;
+mod offer;
+#[cfg(test)]
+mod tests;
+
+pub use offer::Offer;
+
+/// Declares [`Command`]: a line gives the name on the wire, the variant with the type of its arguments if it takes any,
+/// and what it answers.
+macro_rules! commands {
+    ($( $(#[$meta:meta])* $wire:literal $variant:ident $(($args:ident))? -> $result:ty ),* $(,)?) => {
+        /// A command with its arguments.
+        #[derive(Debug, Clone, PartialEq)]
+        pub enum Command {
+            $( $(#[$meta])* $variant $((args::$args))? ),*
+        }
+
+        impl Command {
+            /// The name of every command on the wire.
+            pub const NAMES: &'static [&'static str] = &[ $( $wire ),* ];
+
+            /// The name on the wire.
+            pub fn name(&self) -> &'static str {
+                match self { $( commands!(@pattern $variant $($args)?) => $wire ),* }
+            }
+
+            /// Makes a command of its name and its `arguments` member.
+            ///
+            /// # Errors
+            ///
+            /// `CommandNotFound`, or `GenericError` with QEMU's sentence about the first argument that is wrong.
+            pub fn parse(name: &str, arguments: Map<String, Value>) -> Result<Self, QmpError> {
+                match name {
+                    $( $wire => commands!(@parse arguments $variant $($args)?), )*
+                    _ => Err(QmpError::command_not_found(name)),
+                }
+            }
+
+            /// Adds those commands to the schema that `offer` has.
+            pub fn describe_all(schema: &mut Schema, offer: &Offer) {
+                $(
+                    if offer.has($wire) {
+                        let arguments = <commands!(@type $($args)?) as Qapi>::describe(schema);
+                        let result = <$result as Qapi>::describe(schema);
+                        schema.command($wire, &arguments, &result, &[]);
+                    }
+                )*
+            }
+        }
+    };
+    (@pattern $variant:ident) => { Self::$variant };
+    (@pattern $variant:ident $args:ident) => { Self::$variant(_) };
+    (@parse $map:ident $variant:ident) => { no_arguments(&$map).map(|()| Self::$variant) };
+    (@parse $map:ident $variant:ident $args:ident) => { arguments($map).map(Self::$variant) };
+    (@type) => { () };
+    (@type $args:ident) => { args::$args };
+}
+
+commands! {
+    /// Ends the negotiation. Answered by the session.
+    "qmp_capabilities" QmpCapabilities(QmpCapabilities) -> (),
+    /// Which QEMU this stands in for.
+    "query-version" QueryVersion -> monitor::VersionInfo,
+    /// The names of the commands.
+    "query-commands" QueryCommands -> Vec<monitor::CommandInfo>,
+    /// Commands, events and types.
+    "query-qmp-schema" QueryQmpSchema -> Value,
+    /// The options of the command line.
+    "query-command-line-options" QueryCommandLineOptions(QueryCommandLineOptions)
+        -> Vec<monitor::CommandLineOptionInfo>,
+    /// Hands over a descriptor under a name.
+    "getfd" GetFd(FdName) -> (),
+    /// Forgets it.
+    "closefd" CloseFd(FdName) -> (),
+    /// Puts a descriptor into a set for `/dev/fdset/N`.
+    "add-fd" AddFd(AddFd) -> monitor::AddfdInfo,
+    /// Takes it out.
+    "remove-fd" RemoveFd(RemoveFd) -> (),
+    /// The sets.
+    "query-fdsets" QueryFdsets -> Vec<monitor::FdsetInfo>,
+    /// A line for the human monitor.
+    "human-monitor-command" HumanMonitorCommand(HumanMonitorCommand) -> String,
+
+    /// The run state.
+    "query-status" QueryStatus -> machine::StatusInfo,
+    /// `-name`.
+    "query-name" QueryName -> machine::NameInfo,
+    /// `-uuid`.
+    "query-uuid" QueryUuid -> machine::UuidInfo,
+    /// Whether KVM is there and used.
+    "query-kvm" QueryKvm -> machine::KvmInfo,
+    /// Which architecture.
+    "query-target" QueryTarget -> machine::TargetInfo,
+    /// The machine types.
+    "query-machines" QueryMachines -> Vec<machine::MachineInfo>,
+    /// How much memory the guest has.
+    "query-memory-size-summary" QueryMemorySizeSummary -> machine::MemoryInfo,
+    /// The memory backends.
+    "query-memdev" QueryMemdev -> Vec<machine::Memdev>,
+    /// The I/O threads.
+    "query-iothreads" QueryIothreads -> Vec<machine::IoThreadInfo>,
+    /// The vCPUs.
+    "query-cpus-fast" QueryCpusFast -> Vec<cpu::CpuInfoFast>,
+    /// The places for vCPUs.
+    "query-hotpluggable-cpus" QueryHotpluggableCpus -> Vec<cpu::HotpluggableCpu>,
+    /// The CPU models.
+    "query-cpu-definitions" QueryCpuDefinitions -> Vec<cpu::CpuDefinitionInfo>,
+    /// The PCI functions.
+    "query-pci" QueryPci -> Vec<device::PciInfo>,
+    /// TPM models there are.
+    "query-tpm-models" QueryTpmModels -> Vec<String>,
+    /// TPM backends there are.
+    "query-tpm-types" QueryTpmTypes -> Vec<String>,
+
+    /// Stops the vCPUs and drains the devices.
+    "stop" Stop -> (),
+    /// Lets them go on.
+    "cont" Cont -> (),
+    /// Resets the machine.
+    "system_reset" SystemReset -> (),
+    /// Presses the power button.
+    "system_powerdown" SystemPowerdown -> (),
+    /// Wakes a sleeping guest.
+    "system_wakeup" SystemWakeup -> (),
+    /// Ends the process.
+    "quit" Quit -> (),
+    /// What happens on reboot, shutdown, panic, watchdog.
+    "set-action" SetAction(SetAction) -> (),
+    /// A non-maskable interrupt to all vCPUs.
+    "inject-nmi" InjectNmi -> (),
+
+    /// The disks.
+    "query-block" QueryBlock -> Vec<block::BlockInfo>,
+    /// Their counters.
+    "query-blockstats" QueryBlockstats(QueryBlockstats) -> Vec<block::BlockStats>,
+    /// The nodes of the block graph.
+    "query-named-block-nodes" QueryNamedBlockNodes(QueryNamedBlockNodes) -> Vec<block::BlockDeviceInfo>,
+    /// The block jobs.
+    "query-block-jobs" QueryBlockJobs -> Vec<block::BlockJobInfo>,
+    /// All jobs.
+    "query-jobs" QueryJobs -> Vec<block::JobInfo>,
+    /// Gives a node another size.
+    "block_resize" BlockResize(BlockResize) -> (),
+    /// Takes a node out of the graph.
+    "blockdev-del" BlockdevDel(NodeName) -> (),
+
+    /// The character devices.
+    "query-chardev" QueryChardev -> Vec<monitor::ChardevInfo>,
+    /// The kinds of them.
+    "query-chardev-backends" QueryChardevBackends -> Vec<monitor::ChardevBackendInfo>,
+    /// Removes one.
+    "chardev-remove" ChardevRemove(Id) -> (),
+    /// Sends a break condition.
+    "chardev-send-break" ChardevSendBreak(Id) -> (),
+    /// Writes into a ring buffer.
+    "ringbuf-write" RingbufWrite(RingbufWrite) -> (),
+    /// Reads and empties it.
+    "ringbuf-read" RingbufRead(RingbufRead) -> String,
+
+    /// What is below a place in the tree of objects.
+    "qom-list" QomList(QomList) -> Vec<device::ObjectPropertyInfo>,
+    /// A property of an object.
+    "qom-get" QomGet(QomGet) -> Value,
+    /// The types of objects.
+    "qom-list-types" QomListTypes(QomListTypes) -> Vec<device::ObjectTypeInfo>,
+    /// The properties of a type.
+    "qom-list-properties" QomListProperties(TypeName) -> Vec<device::ObjectPropertyInfo>,
+    /// The properties of a device type.
+    "device-list-properties" DeviceListProperties(TypeName) -> Vec<device::ObjectPropertyInfo>,
+    /// Removes an object.
+    "object-del" ObjectDel(Id) -> (),
+
+    /// How far a migration is: none is ever under way.
+    "query-migrate" QueryMigrate -> migration::MigrationInfo,
+    /// What migration can do.
+    "query-migrate-capabilities" QueryMigrateCapabilities -> Vec<migration::MigrationCapabilityStatus>,
+    /// Sets that.
+    "migrate-set-capabilities" MigrateSetCapabilities(MigrateSetCapabilities) -> (),
+}
+
+impl Command {
+    /// The command adds, removes or resizes something that the guest or a saved state can see.
+    pub fn changes_devices(&self) -> bool {
+        matches!(self, Self::BlockResize(_) | Self::BlockdevDel(_) | Self::ObjectDel(_))
+    }
+}
+
+/// Reads the arguments of a command; the check comes first because its words are those that clients know.
+fn arguments<T: Qapi + DeserializeOwned>(arguments: Map<String, Value>) -> Result<T, QmpError> {
+    let value = Value::Object(arguments);
+    T::check(&value, &At::TOP)?;
+    serde_json::from_value(value).map_err(|error| QmpError::from_error(&error))
+}
+
+fn no_arguments(arguments: &Map<String, Value>) -> Result<(), QmpError> {
+    At::TOP.no_others(arguments, &[])
+}

@@ -1,0 +1,255 @@
+//! The arguments of the commands.
+
+use crate::qmp::reply::migration::MigrationCapabilityStatus;
+
+qapi_enum! {
+    /// What a client may ask for in `qmp_capabilities`. Out-of-band commands are not offered.
+    pub enum QmpCapability {
+        /// Commands that overtake others.
+        Oob = "oob",
+    }
+}
+
+qapi_struct! {
+    /// `qmp_capabilities`.
+    pub struct QmpCapabilities {
+        /// What to switch on; only what the greeting offered is accepted.
+        pub enable: Option<Vec<QmpCapability>>,
+    }
+}
+
+qapi_struct! {
+    /// `query-command-line-options`.
+    pub struct QueryCommandLineOptions {
+        /// Only this one.
+        pub option: Option<String>,
+    }
+}
+
+qapi_struct! {
+    /// `getfd`, `closefd`.
+    pub struct FdName {
+        /// The name; it must not begin with a digit.
+        pub fdname: String,
+    }
+}
+
+qapi_struct! {
+    /// `add-fd`.
+    pub struct AddFd {
+        /// The set; a new one without.
+        pub fdset_id: Option<i64>,
+        /// Given back by `query-fdsets`.
+        pub opaque: Option<String>,
+    }
+}
+
+qapi_struct! {
+    /// `remove-fd`.
+    pub struct RemoveFd {
+        /// The set.
+        pub fdset_id: i64,
+        /// The descriptor; all of the set without.
+        pub fd: Option<i64>,
+    }
+}
+
+qapi_struct! {
+    /// `human-monitor-command`.
+    pub struct HumanMonitorCommand {
+        /// The line.
+        pub command_line: String,
+        /// The vCPU that `info registers` and the like mean.
+        pub cpu_index: Option<i64>,
+    }
+}
+
+qapi_enum! {
+    /// What the guest's reboot does.
+    pub enum RebootAction {
+        /// Resets the machine.
+        Reset = "reset",
+        /// Turns it off.
+        Shutdown = "shutdown",
+    }
+}
+
+qapi_enum! {
+    /// What the guest's power-off does.
+    pub enum ShutdownAction {
+        /// Ends the process.
+        Poweroff = "poweroff",
+        /// Pauses the machine.
+        Pause = "pause",
+    }
+}
+
+qapi_enum! {
+    /// What a panic of the guest's kernel does.
+    pub enum PanicAction {
+        /// Pauses the machine.
+        Pause = "pause",
+        /// Turns it off.
+        Shutdown = "shutdown",
+        /// Ends the process with an exit code that says failure.
+        ExitFailure = "exit-failure",
+        /// Nothing.
+        None = "none",
+    }
+}
+
+qapi_enum! {
+    /// What a watchdog that fires does.
+    pub enum WatchdogAction {
+        /// Resets the machine.
+        Reset = "reset",
+        /// Presses the power button.
+        Shutdown = "shutdown",
+        /// Turns it off.
+        Poweroff = "poweroff",
+        /// Pauses it.
+        Pause = "pause",
+        /// Says so.
+        Debug = "debug",
+        /// Nothing.
+        None = "none",
+        /// Sends a non-maskable interrupt.
+        InjectNmi = "inject-nmi",
+    }
+}
+
+qapi_struct! {
+    /// `set-action`; what is left out stays.
+    pub struct SetAction {
+        /// On reboot.
+        pub reboot: Option<RebootAction>,
+        /// On power-off.
+        pub shutdown: Option<ShutdownAction>,
+        /// On panic.
+        pub panic: Option<PanicAction>,
+        /// On a watchdog.
+        pub watchdog: Option<WatchdogAction>,
+    }
+}
+
+qapi_struct! {
+    /// `query-blockstats`.
+    pub struct QueryBlockstats {
+        /// Nodes instead of disks.
+        pub query_nodes: Option<bool>,
+    }
+}
+
+qapi_struct! {
+    /// `query-named-block-nodes`.
+    pub struct QueryNamedBlockNodes {
+        /// Leave out the images behind each image.
+        pub flat: Option<bool>,
+    }
+}
+
+qapi_struct! {
+    /// `block_resize`: one of the two names.
+    pub struct BlockResize {
+        /// The `id=` of a `-drive` or device.
+        pub device: Option<String>,
+        /// The node.
+        pub node_name: Option<String>,
+        /// Bytes; a multiple of 512.
+        pub size: i64,
+    }
+}
+
+qapi_struct! {
+    /// `blockdev-del`.
+    pub struct NodeName {
+        /// The node.
+        pub node_name: String,
+    }
+}
+
+qapi_struct! {
+    /// Commands that take an `id` and nothing else.
+    pub struct Id {
+        /// The `id=` of the thing.
+        pub id: String,
+    }
+}
+
+qapi_enum! {
+    /// How bytes are written in a JSON string.
+    pub enum DataFormat {
+        /// As text.
+        Utf8 = "utf8",
+        /// As base64.
+        Base64 = "base64",
+    }
+}
+
+qapi_struct! {
+    /// `ringbuf-write`.
+    pub struct RingbufWrite {
+        /// The character device.
+        pub device: String,
+        /// What to write.
+        pub data: String,
+        /// How it is written; text without.
+        pub format: Option<DataFormat>,
+    }
+}
+
+qapi_struct! {
+    /// `ringbuf-read`.
+    pub struct RingbufRead {
+        /// The character device.
+        pub device: String,
+        /// At most so many bytes.
+        pub size: i64,
+        /// How to write them; text without.
+        pub format: Option<DataFormat>,
+    }
+}
+
+qapi_struct! {
+    /// `qom-list`.
+    pub struct QomList {
+        /// The place in the tree of objects.
+        pub path: String,
+    }
+}
+
+qapi_struct! {
+    /// `qom-get`.
+    pub struct QomGet {
+        /// The object.
+        pub path: String,
+        /// Its property.
+        pub property: String,
+    }
+}
+
+qapi_struct! {
+    /// `qom-list-types`.
+    pub struct QomListTypes {
+        /// Only those of this kind.
+        pub implements: Option<String>,
+        /// Also those that no object can be made of.
+        pub r#abstract: Option<bool>,
+    }
+}
+
+qapi_struct! {
+    /// `qom-list-properties`, `device-list-properties`.
+    pub struct TypeName {
+        /// The type.
+        pub typename: String,
+    }
+}
+
+qapi_struct! {
+    /// `migrate-set-capabilities`.
+    pub struct MigrateSetCapabilities {
+        /// What to set; the others stay.
+        pub capabilities: Vec<MigrationCapabilityStatus>,
+    }
+}

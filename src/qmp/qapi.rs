@@ -1,0 +1,206 @@
+//! One description for each type on the wire, from which everything else follows: how it is read and written (serde),
+//! how its mistakes are worded ([`Qapi::check`]) and how `query-qmp-schema` shows it ([`Qapi::describe`]).
+//!
+//! Types are written with the macros `qapi_struct!` and `qapi_enum!`; a member's name on the wire is its Rust name with
+//! `-` for `_`, unless another is given after `=`.
+
+use serde_json::{Map, Value};
+
+use super::error::QmpError;
+
+mod builtin;
+mod schema;
+#[cfg(test)]
+mod tests;
+
+pub use schema::{Case, Member, Schema, TypeRef};
+
+/// A type that can be in a QMP message.
+pub trait Qapi {
+    /// The member may be left out.
+    const OPTIONAL: bool = false;
+
+    /// This value is not written at all (an optional member that is not there).
+    fn absent(&self) -> bool {
+        false
+    }
+
+    /// Adds the type and all that it mentions to the schema.
+    fn describe(schema: &mut Schema) -> TypeRef;
+
+    /// Says what is wrong with `value`, in QEMU's words; what passes can be read by serde.
+    fn check(value: &Value, at: &At<'_>) -> Result<(), QmpError>;
+}
+
+/// Where in the arguments a value is, for the message: `file.driver`, `capabilities[0].state`.
+#[derive(Debug, Clone, Copy)]
+pub struct At<'a> {
+    parent: Option<&'a At<'a>>,
+    step: Step<'a>,
+}
+
+#[derive(Debug, Clone, Copy)]
+enum Step<'a> {
+    Top,
+    Member(&'a str),
+    Index(usize),
+}
+
+impl<'a> At<'a> {
+    /// The arguments themselves.
+    pub const TOP: At<'static> = At { parent: None, step: Step::Top };
+
+    /// The last step alone, or `null` for an element of an array: so QEMU names a member in some messages.
+    pub fn name(&self) -> &'a str {
+        match self.step {
+            Step::Member(name) => name,
+            Step::Top | Step::Index(_) => "null",
+        }
+    }
+
+    /// A member of this object.
+    pub fn member(&'a self, name: &'a str) -> At<'a> {
+        At { parent: Some(self), step: Step::Member(name) }
+    }
+
+    /// An element of this array.
+    pub fn index(&'a self, index: usize) -> At<'a> {
+        At { parent: Some(self), step: Step::Index(index) }
+    }
+
+    /// The members of an object, or what is wrong.
+    pub fn object<'v>(&self, value: &'v Value) -> Result<&'v Map<String, Value>, QmpError> {
+        value.as_object().ok_or_else(|| QmpError::wrong_type(self, "object"))
+    }
+
+    /// Checks one member of an object.
+    pub fn check_member<T: Qapi>(&self, object: &Map<String, Value>, name: &str) -> Result<(), QmpError> {
+        let at = self.member(name);
+        match object.get(name) {
+            Some(value) => T::check(value, &at),
+            None if T::OPTIONAL => Ok(()),
+            None => Err(QmpError::missing(at)),
+        }
+    }
+
+    /// Refuses members that are not in `known`.
+    pub fn no_others(&self, object: &Map<String, Value>, known: &[&str]) -> Result<(), QmpError> {
+        match object.keys().find(|key| !known.contains(&key.as_str())) {
+            Some(key) => Err(QmpError::unexpected(self.member(key))),
+            None => Ok(()),
+        }
+    }
+}
+
+impl std::fmt::Display for At<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        if let Some(parent) = self.parent {
+            parent.fmt(f)?;
+            if matches!(self.step, Step::Member(_)) && !matches!(parent.step, Step::Top) {
+                f.write_str(".")?;
+            }
+        }
+        match self.step {
+            Step::Top => Ok(()),
+            Step::Member(name) => f.write_str(name),
+            Step::Index(index) => write!(f, "[{index}]"),
+        }
+    }
+}
+
+/// The name on the wire of a Rust member: `-` for `_`, without `r#`.
+pub fn wire_name(rust: &str) -> String {
+    rust.strip_prefix("r#").unwrap_or(rust).replace('_', "-")
+}
+
+/// Declares an object type; see the module.
+macro_rules! qapi_struct {
+    (
+        $(#[$meta:meta])*
+        pub struct $name:ident {
+            $( $(#[$member_meta:meta])* pub $member:ident : $type:ty $(= $wire:literal)? ),* $(,)?
+        }
+    ) => {
+        $(#[$meta])*
+        #[derive(Debug, Clone, PartialEq, serde::Serialize, serde::Deserialize)]
+        #[serde(rename_all = "kebab-case", deny_unknown_fields)]
+        pub struct $name {
+            $(
+                $(#[$member_meta])*
+                $(#[serde(rename = $wire)])?
+                #[serde(skip_serializing_if = "crate::qmp::Qapi::absent")]
+                pub $member: $type
+            ),*
+        }
+
+        impl $crate::qmp::Qapi for $name {
+            fn describe(schema: &mut $crate::qmp::Schema) -> $crate::qmp::qapi::TypeRef {
+                schema.object(std::any::type_name::<Self>(), |_schema| {
+                    vec![ $( $crate::qmp::qapi::Member::of::<$type>(_schema, qapi_name!($member $($wire)?)) ),* ]
+                })
+            }
+
+            fn check(value: &serde_json::Value, at: &$crate::qmp::At<'_>) -> Result<(), $crate::qmp::QmpError> {
+                let object = at.object(value)?;
+                $( at.check_member::<$type>(object, &qapi_name!($member $($wire)?))?; )*
+                at.no_others(object, &[ $( &qapi_name!($member $($wire)?) ),* ])
+            }
+        }
+    };
+}
+
+/// The name of a member on the wire.
+macro_rules! qapi_name {
+    ($member:ident) => {
+        $crate::qmp::qapi::wire_name(stringify!($member))
+    };
+    ($member:ident $wire:literal) => {
+        String::from($wire)
+    };
+}
+
+/// Declares an enumeration of strings; see the module.
+macro_rules! qapi_enum {
+    (
+        $(#[$meta:meta])*
+        pub enum $name:ident {
+            $( $(#[$value_meta:meta])* $value:ident = $wire:literal ),* $(,)?
+        }
+    ) => {
+        $(#[$meta])*
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
+        pub enum $name {
+            $( $(#[$value_meta])* #[serde(rename = $wire)] $value ),*
+        }
+
+        impl $name {
+            /// Every value, in order.
+            pub const ALL: &'static [Self] = &[ $( Self::$value ),* ];
+
+            /// The name on the wire.
+            pub fn as_str(self) -> &'static str {
+                match self { $( Self::$value => $wire ),* }
+            }
+        }
+
+        impl std::fmt::Display for $name {
+            fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                f.write_str(self.as_str())
+            }
+        }
+
+        impl $crate::qmp::Qapi for $name {
+            fn describe(schema: &mut $crate::qmp::Schema) -> $crate::qmp::qapi::TypeRef {
+                schema.enumeration(std::any::type_name::<Self>(), &[ $( $wire ),* ])
+            }
+
+            fn check(value: &serde_json::Value, at: &$crate::qmp::At<'_>) -> Result<(), $crate::qmp::QmpError> {
+                match value.as_str() {
+                    None => Err($crate::qmp::QmpError::wrong_type(at, "string")),
+                    Some(text) if [ $( $wire ),* ].contains(&text) => Ok(()),
+                    Some(text) => Err($crate::qmp::QmpError::bad_value(at.name(), text)),
+                }
+            }
+        }
+    };
+}
