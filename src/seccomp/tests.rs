@@ -1,0 +1,86 @@
+//! A forbidden call ends the process, for each kind of thread. The process is this test program, started again.
+
+use std::process::{Command, Output};
+
+use super::*;
+
+const CHILD: &str = "RHEA_TEST_SECCOMP_KIND";
+
+const KINDS: &[(&str, ThreadKind)] = &[
+    ("main", ThreadKind::Main),
+    ("vcpu", ThreadKind::Vcpu),
+    ("disk", ThreadKind::Disk),
+    ("console", ThreadKind::Console),
+    ("timer", ThreadKind::Timer),
+];
+
+/// Runs [`child`] in a process of its own.
+fn forbidden_call_in(kind: &str) -> Output {
+    let program = std::env::current_exe().expect("the test program has a path");
+    Command::new(program)
+        .args(["--exact", "seccomp::tests::child", "--nocapture", "--test-threads=1"])
+        .env(CHILD, kind)
+        .output()
+        .expect("the test program starts")
+}
+
+/// Not a test by itself: what [`forbidden_call_in`] starts. Without the variable it has nothing to do.
+#[test]
+fn child() {
+    let Ok(wanted) = std::env::var(CHILD) else { return };
+    let kind = KINDS.iter().find(|k| k.0 == wanted).expect("a kind").1;
+    enable().expect("SIGSYS can be handled");
+    let thread = thread::spawn(kind, &format!("probe-{wanted}"), || {
+        // personality(2) is in no list, and harmless should it happen all the same.
+        #[expect(unsafe_code, reason = "a bare system call")]
+        // SAFETY: reads the execution domain, touches no memory.
+        unsafe {
+            libc::syscall(libc::SYS_personality, 0xffff_ffff_u64)
+        }
+    });
+    let _ = thread.expect("a thread starts").join();
+}
+
+fn assert_ends_with_a_line(kind: &str) {
+    let output = forbidden_call_in(kind);
+
+    let text = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!(output.status.code(), Some(EXIT_FORBIDDEN), "{text}");
+    let line = format!("rhea: thread \"probe-{kind}\" made the forbidden system call personality (135)");
+    assert!(text.contains(&line), "{text}");
+}
+
+#[test]
+fn forbidden_call_in_main_thread_ends_process_with_a_line() {
+    assert_ends_with_a_line("main");
+}
+
+#[test]
+fn forbidden_call_in_vcpu_thread_ends_process_with_a_line() {
+    assert_ends_with_a_line("vcpu");
+}
+
+#[test]
+fn forbidden_call_in_disk_thread_ends_process_with_a_line() {
+    assert_ends_with_a_line("disk");
+}
+
+#[test]
+fn forbidden_call_in_console_thread_ends_process_with_a_line() {
+    assert_ends_with_a_line("console");
+}
+
+#[test]
+fn forbidden_call_in_timer_thread_ends_process_with_a_line() {
+    assert_ends_with_a_line("timer");
+}
+
+#[test]
+fn line_never_overflows() {
+    let mut line = Line::default();
+
+    line.push(&[b'x'; 500]);
+    line.push_number(i32::MAX);
+
+    assert_eq!(line.text().len(), 192);
+}
