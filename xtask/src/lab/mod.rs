@@ -1,0 +1,84 @@
+//! The lab: a machine with working KVM, anywhere.
+//!
+//! QEMU's software processor implements AMD SVM with nested paging, so a Debian kernel with kvm-amd inside it has a
+//! `/dev/kvm` on which unmodified guests boot. The machine sees the host's whole file tree, read-only below a layer in
+//! memory, so that a program just built on the host runs in it without being copied.
+//!
+//! ```text
+//! host file tree --9p, read-only--> overlay --chroot--> the program --hvc0--> our standard output
+//! target/lab/out <-9p, writable---  (same path inside)     |
+//! scratch disk   <-virtio-blk-----  /scratch, $TMPDIR   exit status, as a marker line
+//! ```
+//!
+//! Where the host's own KVM is hardware, none of this is needed and the program runs directly.
+
+pub(crate) mod cli;
+mod machine;
+mod markers;
+
+use std::path::PathBuf;
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result};
+
+use crate::{command, host, paths};
+
+/// Where to run something that needs KVM, and how big.
+#[derive(Clone, Debug)]
+pub(crate) struct Lab {
+    /// Memory of the lab machine in MiB.
+    pub(crate) memory: u32,
+    /// Its processors.
+    pub(crate) processors: u32,
+    /// After this long the machine is ended, and that is an error.
+    pub(crate) limit: Duration,
+    /// Use the emulated machine even if the hardware has KVM.
+    pub(crate) emulate: bool,
+}
+
+impl Default for Lab {
+    fn default() -> Self {
+        Self { memory: 3072, processors: 2, limit: Duration::from_secs(600), emulate: false }
+    }
+}
+
+impl Lab {
+    /// True if programs will run on this very machine.
+    pub(crate) fn is_direct(&self) -> bool {
+        !self.emulate && host::kvm() == host::Kvm::Hardware
+    }
+
+    /// Says where programs run and why.
+    pub(crate) fn describe(&self) -> &'static str {
+        match host::kvm() {
+            _ if self.is_direct() => "directly: this machine has hardware KVM",
+            host::Kvm::Hardware => "in the emulated lab, as asked",
+            host::Kvm::Software => {
+                "in the emulated lab: this machine's KVM is software, on which no stock kernel boots"
+            }
+            host::Kvm::Missing => "in the emulated lab: /dev/kvm is missing or not permitted here",
+        }
+    }
+
+    /// Runs a program to its end and gives its exit status; what it prints is passed on as it comes.
+    pub(crate) fn run(&self, program: &[String]) -> Result<u8> {
+        println!("lab: running {}", self.describe());
+        let start = Instant::now();
+        let status = if self.is_direct() { run_here(program) } else { machine::run(self, program) }?;
+        println!("lab: ended with status {status} after {:.1} s", start.elapsed().as_secs_f64());
+        Ok(status)
+    }
+}
+
+/// The directory that programs may write wherever they run, and that the host sees.
+pub(crate) fn out() -> PathBuf {
+    paths::cache().join("out")
+}
+
+fn run_here(program: &[String]) -> Result<u8> {
+    let (name, arguments) = program.split_first().context("no program given")?;
+    let mut process = Command::new(name);
+    let status = process.args(arguments).status().with_context(|| format!("cannot start {}", command::quote(name)))?;
+    Ok(status.code().and_then(|code| u8::try_from(code).ok()).unwrap_or(128))
+}

@@ -1,0 +1,109 @@
+//! Debian packages: which we need, what for, and their installation by name.
+
+use std::path::Path;
+use std::process::{Command, Stdio};
+
+use anyhow::{Context, Result, bail};
+
+use crate::{command, host};
+
+/// One package: its name, the program that shows it is there, and the reason we want it.
+pub(crate) struct Package {
+    pub(crate) name: &'static str,
+    pub(crate) program: &'static str,
+    pub(crate) why: &'static str,
+}
+
+/// What the lab and every guest of ours is made with.
+pub(crate) const LAB: &[Package] = &[
+    Package { name: "qemu-system-x86", program: "qemu-system-x86_64", why: "emulates the lab's processor with SVM" },
+    Package { name: "busybox-static", program: "busybox", why: "the user space of the lab and of small guests" },
+    Package { name: "kmod", program: "depmod", why: "lists which kernel module needs which" },
+];
+
+/// What a guest's disk is made with.
+pub(crate) const DISK: &[Package] =
+    &[Package { name: "e2fsprogs", program: "mke2fs", why: "makes a guest's file system without mounting it" }];
+
+/// Installs those of `wanted` that are missing, saying what and why.
+pub(crate) fn ensure(wanted: &[Package]) -> Result<()> {
+    let missing: Vec<_> = wanted.iter().filter(|package| !host::has_program(package.program)).collect();
+    if missing.is_empty() {
+        return Ok(());
+    }
+    for package in &missing {
+        println!("installing {}: {}", package.name, package.why);
+    }
+    let names: Vec<_> = missing.iter().map(|package| package.name).collect();
+    with_fresh_lists(|| apt(&[&["install", "--yes", "--no-install-recommends"][..], &names].concat()))
+        .with_context(|| format!("cannot install {}", names.join(", ")))?;
+    match missing.iter().find(|package| !host::has_program(package.program)) {
+        Some(package) => bail!("package {} is installed but has no {}", package.name, package.program),
+        None => Ok(()),
+    }
+}
+
+/// The versioned package behind a meta package: `linux-image-amd64` gives `linux-image-6.1.0-56-amd64`.
+pub(crate) fn resolve(meta: &str) -> Result<String> {
+    with_fresh_lists(|| {
+        let shown = command::output(Command::new("apt-cache").args(["show", "--no-all-versions", meta]))?;
+        first_dependency(&shown).with_context(|| format!("package {meta} names no dependency"))
+    })
+}
+
+/// Downloads a package's archive into `directory` without installing it.
+pub(crate) fn download(name: &str, directory: &Path) -> Result<()> {
+    let fetch = || {
+        // Apt's own user cannot write below a home directory and says so at length: not worth reading.
+        let options = ["-qq", "-o", "APT::Sandbox::User=root", "download", name];
+        command::output(Command::new("apt-get").args(options).current_dir(directory)).map(drop)
+    };
+    with_fresh_lists(fetch).with_context(|| format!("cannot download package {name}"))
+}
+
+/// Runs `work`; if it fails, the package lists may be missing or stale: updates them and runs it once more.
+fn with_fresh_lists<T>(work: impl Fn() -> Result<T>) -> Result<T> {
+    work().or_else(|first| {
+        println!("updating the package lists, for this failed without: {first:#}");
+        apt(&["update"])?;
+        work()
+    })
+}
+
+/// Runs apt-get as the super-user, through sudo if need be.
+fn apt(arguments: &[&str]) -> Result<()> {
+    let mut command = if host::is_root() {
+        Command::new("apt-get")
+    } else if host::has_program("sudo") {
+        let mut sudo = Command::new("sudo");
+        sudo.arg("apt-get");
+        sudo
+    } else {
+        bail!("installing packages needs root or sudo; as root, run: apt-get {}", arguments.join(" "));
+    };
+    command::run(command.arg("-qq").args(arguments).env("DEBIAN_FRONTEND", "noninteractive").stdout(Stdio::null()))
+}
+
+/// The first package a `Depends:` field names.
+fn first_dependency(shown: &str) -> Option<String> {
+    let depends = shown.lines().find_map(|line| line.strip_prefix("Depends: "))?;
+    let name: String = depends.chars().take_while(|c| !" ,|(".contains(*c)).collect();
+    (!name.is_empty()).then_some(name)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::first_dependency;
+
+    #[test]
+    fn dependency_is_read_without_its_version() {
+        let shown = "Package: linux-image-amd64\nDepends: linux-image-6.1.0-56-amd64 (= 6.1.192-2), foo\n";
+
+        assert_eq!(first_dependency(shown).as_deref(), Some("linux-image-6.1.0-56-amd64"));
+    }
+
+    #[test]
+    fn package_without_dependencies_has_none() {
+        assert_eq!(first_dependency("Package: x\n"), None);
+    }
+}
