@@ -42,4 +42,6 @@ pub trait CharFrontend: Send + Sync {
     fn receive(&self, data: &[u8]);
     /// Something else happened.
     fn event(&self, event: CharEvent);
+    /// A [`CharBackend::write`] took less than it was given, and now there is room again.
+    fn writable(&self) {}
 }
