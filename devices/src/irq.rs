@@ -1,5 +1,7 @@
 //! Interrupts as a device sees them: it holds a wire, never a number.
 
+use std::sync::{Arc, Mutex, PoisonError};
+
 use thiserror::Error;
 
 /// A level-sensitive wire. Edge-triggered chips pulse it: high, then low.
@@ -42,3 +44,67 @@ pub trait MsiVector: Send + Sync {
     /// Delivers the message; does nothing while there is none. The caller keeps pending bits.
     fn signal(&self);
 }
+
+/// A wire that several sources pull: high while any of them is (wired-OR).
+///
+/// Level is passed on under the lock, so that two sources changing at once leave the wire as the last one left the
+/// count. The wire underneath must not call back.
+pub struct WiredOr {
+    output: Arc<dyn IrqLine>,
+    asserted: Mutex<usize>,
+}
+
+impl WiredOr {
+    /// Several sources onto `output`.
+    #[must_use]
+    pub fn new(output: Arc<dyn IrqLine>) -> Arc<Self> {
+        Arc::new(Self { output, asserted: Mutex::new(0) })
+    }
+
+    /// One more source, low. Dropping it lets go of the wire.
+    #[must_use]
+    pub fn tap(self: &Arc<Self>) -> Arc<dyn IrqLine> {
+        Arc::new(Tap { wire: Arc::clone(self), high: Mutex::new(false) })
+    }
+
+    fn pull(&self, up: bool) {
+        let mut asserted = self.asserted.lock().unwrap_or_else(PoisonError::into_inner);
+        let before = *asserted > 0;
+        *asserted = if up { *asserted + 1 } else { asserted.saturating_sub(1) };
+        let after = *asserted > 0;
+        if before != after {
+            self.output.set(after);
+        }
+    }
+}
+
+/// One source of a [`WiredOr`]. Locks: its own, then the wire's.
+struct Tap {
+    wire: Arc<WiredOr>,
+    high: Mutex<bool>,
+}
+
+impl IrqLine for Tap {
+    fn set(&self, high: bool) {
+        let mut now = self.high.lock().unwrap_or_else(PoisonError::into_inner);
+        if std::mem::replace(&mut *now, high) != high {
+            self.wire.pull(high);
+        }
+    }
+}
+
+impl Drop for Tap {
+    fn drop(&mut self) {
+        self.set(false);
+    }
+}
+
+/// A wire that leads nowhere.
+pub struct Unconnected;
+
+impl IrqLine for Unconnected {
+    fn set(&self, _high: bool) {}
+}
+
+#[cfg(test)]
+mod tests;

@@ -6,7 +6,9 @@
 pub mod block_stats;
 pub mod bus;
 pub mod chardev;
+pub mod clock;
 pub mod irq;
+pub mod legacy;
 pub mod lifecycle;
 pub mod log_limit;
 pub mod memory;

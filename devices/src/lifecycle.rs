@@ -11,6 +11,8 @@
 //!
 //! All calls come from the main thread. `pause` comes after the vCPUs have stopped, `resume` before they go on.
 
+use serde::Serialize;
+use serde::de::DeserializeOwned;
 use serde_json::Value;
 use thiserror::Error;
 
@@ -95,4 +97,26 @@ pub trait Lifecycle: Send + Sync {
     fn reset(&self);
     /// How to save it. Only used while paused and drained.
     fn saver(&self) -> Saver<'_>;
+}
+
+/// Writes a saved type as JSON.
+///
+/// # Errors
+/// [`DeviceError::State`] when the type has no JSON form (a map with keys that are no strings, say).
+pub fn encode<T: Serialize>(device: &str, state: &T) -> Result<Value, DeviceError> {
+    serde_json::to_value(state).map_err(|e| unfit(device, e.to_string()))
+}
+
+/// Reads a saved type; versions and fields that it does not know are refused.
+///
+/// # Errors
+/// [`DeviceError::State`].
+pub fn decode<T: DeserializeOwned>(device: &str, state: Value) -> Result<T, DeviceError> {
+    serde_json::from_value(state).map_err(|e| unfit(device, e.to_string()))
+}
+
+/// Saved state that does not fit `device`.
+#[must_use]
+pub fn unfit(device: &str, why: impl Into<String>) -> DeviceError {
+    DeviceError::State { device: device.to_owned(), why: why.into() }
 }
