@@ -137,6 +137,17 @@ pub struct Identity {
     pub subsystem: u16,
 }
 
+/// A base address register as it stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct BarInfo {
+    /// Register number, 0 to 5.
+    pub index: u8,
+    /// What it decodes, and how much.
+    pub bar: Bar,
+    /// Where it decodes now, if it does.
+    pub base: Option<u64>,
+}
+
 /// The layout asked for cannot be had.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
 pub enum ConfigError {
@@ -219,6 +230,23 @@ impl ConfigSpace {
     #[must_use]
     pub fn with_multifunction(mut self, multifunction: bool) -> Self {
         self.put(reg::HEADER_TYPE, &[if multifunction { 0x80 } else { 0 }]);
+        self
+    }
+
+    /// Sets the command register: power-on value, and exactly which bits the guest may write. For chips that
+    /// hard-wire some; others get what suits from this builder.
+    #[must_use]
+    pub fn with_command(mut self, value: u16, writable: u16) -> Self {
+        self.put(reg::COMMAND, &value.to_le_bytes());
+        set(&mut self.writable, reg::COMMAND, &writable.to_le_bytes());
+        self
+    }
+
+    /// Sets read-only bits of the status register, beside the capabilities bit.
+    #[must_use]
+    pub fn with_status(mut self, bits: u16) -> Self {
+        let status = self.get16(reg::STATUS) | (bits & !status::ERRORS);
+        self.put(reg::STATUS, &status.to_le_bytes());
         self
     }
 
@@ -328,9 +356,11 @@ impl ConfigSpace {
         Changed { decode: self.decoded() != before, command: self.get16(reg::COMMAND) != command }
     }
 
-    /// The register number and layout of each BAR.
-    pub fn bars(&self) -> impl Iterator<Item = (u8, Bar)> + '_ {
-        (0u8..).zip(self.bars).filter_map(|(i, bar)| bar.map(|bar| (i, bar)))
+    /// Each BAR as it stands.
+    #[must_use]
+    pub fn bars(&self) -> Vec<BarInfo> {
+        let of = |(index, bar): (u8, Option<Bar>)| Some(BarInfo { index, bar: bar?, base: self.bar(index) });
+        (0u8..).zip(self.bars).filter_map(of).collect()
     }
 
     /// The base that BAR `index` decodes now: `None` while the command register keeps it from decoding, while it is

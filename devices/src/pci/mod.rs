@@ -1,7 +1,11 @@
 //! PCI (Local Bus Specification 3.0): the contract of a function, and the chips of the i440FX board.
 
 pub mod config;
+pub mod host;
+pub mod i440fx;
+pub mod intx;
 pub mod msix;
+pub mod piix3;
 
 use std::fmt;
 use std::sync::Arc;
@@ -94,4 +98,8 @@ pub trait PciFunction: Lifecycle {
     fn config_write(&self, offset: u8, data: &[u8]) -> Effect;
     /// What the function decodes at this moment (command register and BARs considered).
     fn regions(&self) -> Vec<Region>;
+    /// The base address registers, for showing to the user.
+    fn bars(&self) -> Vec<config::BarInfo> {
+        Vec::new()
+    }
 }
