@@ -1,0 +1,138 @@
+//! Files of a direct boot, and their way into guest memory.
+
+use std::fs::File;
+use std::io::{self, Seek, SeekFrom};
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+
+use vm_memory::{Bytes, GuestAddress, GuestMemoryBackend};
+
+use super::BootError;
+use crate::x86_64::layout::{FOUR_GIB, HIGH_MEMORY_START, MemoryLayout, PAGE_SIZE};
+
+/// An open regular file, its name for messages, and its length when it was opened.
+#[derive(Debug)]
+pub(super) struct Opened {
+    pub(super) file: File,
+    pub(super) path: PathBuf,
+    pub(super) len: u64,
+    pub(super) what: &'static str,
+    /// The string a multiboot kernel gets with a module; empty for other files.
+    pub(super) arguments: String,
+}
+
+impl Opened {
+    pub(super) fn open(what: &'static str, path: &Path) -> Result<Self, BootError> {
+        let failed = |source| BootError::Open { what, path: path.to_owned(), source };
+        // A FIFO would block the open; its type is asked for first.
+        let metadata = std::fs::metadata(path).map_err(failed)?;
+        if !metadata.is_file() {
+            return Err(BootError::NotAFile { what, path: path.to_owned() });
+        }
+        let file = File::open(path).map_err(failed)?;
+        let len = file.metadata().map_err(failed)?.len();
+        Ok(Self { file, path: path.to_owned(), len, what, arguments: String::new() })
+    }
+
+    pub(super) fn read_failed(&self, source: io::Error) -> BootError {
+        BootError::Read { what: self.what, path: self.path.clone(), source }
+    }
+
+    /// Reads up to `limit` bytes from the file's start.
+    pub(super) fn head(&self, limit: usize) -> Result<Vec<u8>, BootError> {
+        let mut head = vec![0; limit.min(usize::try_from(self.len).unwrap_or(limit))];
+        self.file.read_exact_at(&mut head, 0).map_err(|source| self.read_failed(source))?;
+        Ok(head)
+    }
+
+    /// Reads `length` bytes from `offset` straight into guest memory.
+    pub(super) fn read_into<M: GuestMemoryBackend>(
+        &self,
+        mem: &M,
+        offset: u64,
+        at: GuestAddress,
+        length: u64,
+    ) -> Result<(), BootError> {
+        let length = usize::try_from(length).map_err(|_| self.read_failed(io::ErrorKind::FileTooLarge.into()))?;
+        let mut file = &self.file;
+        file.seek(SeekFrom::Start(offset)).map_err(|source| self.read_failed(source))?;
+        mem.read_exact_volatile_from(at, &mut file, length)
+            .map_err(|source| BootError::Memory { what: self.what, source })
+    }
+}
+
+/// Refuses ranges outside memory, and ranges below 1 MiB, where the loader keeps its tables.
+pub(super) fn check_range<M: GuestMemoryBackend>(
+    mem: &M,
+    what: &'static str,
+    start: u64,
+    size: u64,
+) -> Result<(), BootError> {
+    let refused = || BootError::DoesNotFit { what, start, size };
+    let length = usize::try_from(size).map_err(|_| refused())?;
+    if start < HIGH_MEMORY_START || !GuestMemoryBackend::check_range(mem, GuestAddress(start), length) {
+        return Err(refused());
+    }
+    Ok(())
+}
+
+/// Loads an initrd as high as `limit` (exclusive) allows and above `kernel_end`, below 4 GiB if it fits there.
+///
+/// As high as possible, because kernels unpack upwards from their own end. Returns its address.
+pub(super) fn load_initrd<M: GuestMemoryBackend>(
+    mem: &M,
+    initrd: &Opened,
+    layout: &MemoryLayout,
+    kernel_end: u64,
+    limit: u64,
+) -> Result<GuestAddress, BootError> {
+    let no_room = BootError::NoRoom { what: initrd.what, size: initrd.len, kernel_end, limit };
+    let fits = |bottom: u64, top: u64| {
+        let start = top.checked_sub(initrd.len)? & !(PAGE_SIZE - 1);
+        (start >= bottom).then_some(GuestAddress(start))
+    };
+    let below = fits(kernel_end, layout.below_4g().min(limit));
+    let above = || fits(FOUR_GIB.max(kernel_end), (FOUR_GIB + layout.above_4g()).min(limit));
+    let at = below.or_else(above).ok_or(no_room)?;
+    initrd.read_into(mem, 0, at, initrd.len)?;
+    Ok(at)
+}
+
+/// Checks a command line against the kernel's limit and gives it with its terminator.
+pub(super) fn terminated(cmdline: &str, limit: usize) -> Result<Vec<u8>, BootError> {
+    if cmdline.len() > limit {
+        return Err(BootError::CommandLineTooLong { length: cmdline.len(), limit });
+    }
+    if cmdline.contains('\0') {
+        return Err(BootError::CommandLineZero);
+    }
+    Ok([cmdline.as_bytes(), b"\0"].concat())
+}
+
+/// Writes bytes into guest memory; `what` names them when that fails.
+pub(super) fn write<M: GuestMemoryBackend>(
+    mem: &M,
+    what: &'static str,
+    bytes: &[u8],
+    at: GuestAddress,
+) -> Result<(), BootError> {
+    mem.write_slice(bytes, at).map_err(|source| BootError::Memory { what, source })
+}
+
+/// Clears guest memory in bounded steps.
+pub(super) fn clear<M: GuestMemoryBackend>(
+    mem: &M,
+    what: &'static str,
+    start: u64,
+    size: u64,
+) -> Result<(), BootError> {
+    const STEP: u64 = 64 << 10;
+    let zeros = vec![0; size.min(STEP) as usize];
+    let mut done = 0;
+    while done < size {
+        let step = (size - done).min(STEP);
+        write(mem, what, &zeros[..step as usize], GuestAddress(start + done))?;
+        done += step;
+    }
+    Ok(())
+}

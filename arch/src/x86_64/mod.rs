@@ -1,0 +1,5 @@
+//! What is particular to x86-64 PCs.
+
+pub mod boot;
+pub mod entry;
+pub mod layout;
