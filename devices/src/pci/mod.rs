@@ -6,6 +6,7 @@ pub mod i440fx;
 pub mod intx;
 pub mod msix;
 pub mod piix3;
+pub mod piix4_pm;
 
 use std::fmt;
 use std::sync::Arc;
