@@ -6,10 +6,16 @@ pub mod device_type {
     pub const NET: u16 = 1;
     /// Block device.
     pub const BLOCK: u16 = 2;
+    /// Console.
+    pub const CONSOLE: u16 = 3;
     /// Entropy device.
     pub const RNG: u16 = 4;
+    /// Memory balloon of the old kind.
+    pub const BALLOON: u16 = 5;
     /// SCSI host.
     pub const SCSI: u16 = 8;
+    /// 9P file system.
+    pub const P9: u16 = 9;
 }
 
 /// Legacy driver polls used buffers when it runs out (section 6.3, `VIRTIO_F_NOTIFY_ON_EMPTY`).

@@ -1,6 +1,6 @@
 //! virtio 1.2: devices that are made for guests of a hypervisor.
 //!
-//! Three parts that do not read each other's: the *transport* knows registers ([`pci`]), the *queue* knows rings
+//! Three parts that do not read each other's: the *transport* knows registers ([`transport`]), the *queue* knows rings
 //! ([`queue`]), the *device* knows requests ([`blk`], [`rng`]). They meet in [`device`].
 //!
 //! ```text
@@ -16,4 +16,5 @@ pub mod device;
 pub mod features;
 pub mod iothread;
 pub mod queue;
+pub mod transport;
 pub mod worker;
