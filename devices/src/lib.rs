@@ -3,6 +3,7 @@
 //! Nothing here knows KVM: interrupts are wires ([`irq`]), guest memory is `vm-memory`, disks are `rhea-block`
 //! images, so every device can be driven by a test without `/dev/kvm`.
 
+pub mod block_errors;
 pub mod block_stats;
 pub mod bus;
 pub mod chardev;

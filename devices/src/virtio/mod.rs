@@ -12,6 +12,7 @@
 //!
 //! Section numbers are those of "Virtual I/O Device (VIRTIO) Version 1.2" (OASIS committee specification 01).
 
+pub mod blk;
 pub mod device;
 pub mod features;
 pub mod iothread;

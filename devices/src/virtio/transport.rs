@@ -34,7 +34,7 @@ use crate::bus::{BusDevice, Effect};
 use crate::irq::{IrqLine, MsiSink};
 use crate::lifecycle::{DeviceError, Lifecycle, SaveRestore, Saver};
 use crate::memory::GuestRam;
-use crate::pci::config::{Bar, BarKind, ConfigError};
+use crate::pci::config::{Bar, BarInfo, BarKind, ConfigError};
 use crate::pci::msix::{Msix, MsixError, MsixLayout};
 use crate::pci::{Bdf, Doorbell, PciFunction, Region, Space};
 
@@ -296,13 +296,16 @@ impl PciFunction for VirtioPci {
 
     fn regions(&self) -> Vec<Region> {
         let pins = self.core.interrupts.pins();
-        let region = |(index, bar): (u8, Bar)| {
-            let base = pins.space.bar(index)?;
+        let region = |BarInfo { index, bar, base }| {
             let space = if bar.kind == BarKind::Io { Space::Io } else { Space::Memory };
-            let doorbells = self.doorbells(index);
-            Some(Region { space, base, len: bar.size, device: self.bar_device(index)?, doorbells })
+            let (device, doorbells) = (self.bar_device(index)?, self.doorbells(index));
+            Some(Region { space, base: base?, len: bar.size, device, doorbells })
         };
-        pins.space.bars().filter_map(region).collect()
+        pins.space.bars().into_iter().filter_map(region).collect()
+    }
+
+    fn bars(&self) -> Vec<BarInfo> {
+        self.core.interrupts.pins().space.bars()
     }
 }
 

@@ -1,0 +1,353 @@
+//! virtio-blk (section 5.2): a disk image behind queues, each served by one thread.
+//!
+//! It knows requests. It does not know where a ring lies or how bytes reach a disk.
+
+mod config;
+mod handler;
+mod request;
+mod state;
+
+use std::sync::{Arc, Weak};
+
+use rhea_block::{Image, ImageInfo};
+use serde_json::Value;
+use thiserror::Error;
+
+use self::config::{CONFIG_LEN, Shared};
+use self::handler::{BlkQueue, Fixed};
+use self::state::BlkState;
+use super::device::{DeviceConfig, DriverEvents, Identity, QueueParts, RingPosition, Stopped, VirtioDevice};
+use super::features::device_type;
+use super::iothread::Placement;
+use super::queue::VirtQueue;
+use super::worker::QueueWorker;
+use crate::block_errors::ErrorPolicy;
+use crate::block_stats::BlockStats;
+use crate::lifecycle::DeviceError;
+
+/// Bytes in a sector of the interface, whatever the block size (section 5.2.6).
+const SECTOR: u64 = 512;
+/// Bytes of the answer to `VIRTIO_BLK_T_GET_ID`.
+const GET_ID_BYTES: usize = 20;
+/// Most ranges in one discard or write-zeroes request.
+const MAX_SEGMENTS: u32 = 32;
+
+/// Feature bits (section 5.2.3).
+mod feature {
+    pub(super) const SEG_MAX: u64 = 1 << 2;
+    pub(super) const GEOMETRY: u64 = 1 << 4;
+    pub(super) const RO: u64 = 1 << 5;
+    pub(super) const BLK_SIZE: u64 = 1 << 6;
+    pub(super) const FLUSH: u64 = 1 << 9;
+    pub(super) const TOPOLOGY: u64 = 1 << 10;
+    pub(super) const CONFIG_WCE: u64 = 1 << 11;
+    pub(super) const MQ: u64 = 1 << 12;
+    pub(super) const DISCARD: u64 = 1 << 13;
+    pub(super) const WRITE_ZEROES: u64 = 1 << 14;
+}
+
+/// What firmware calls the shape of a disk.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Geometry {
+    /// Cylinders.
+    pub cylinders: u16,
+    /// Heads.
+    pub heads: u8,
+    /// Sectors of a track.
+    pub sectors: u8,
+}
+
+impl Geometry {
+    /// 16 heads and 63 sectors, and as many of the 16383 cylinders that ATA allows as the disk fills.
+    #[must_use]
+    pub fn guess(size: u64) -> Self {
+        let cylinders = (size / SECTOR / (16 * 63)).clamp(2, 16383);
+        Self { cylinders: u16::try_from(cylinders).unwrap_or(16383), heads: 16, sectors: 63 }
+    }
+}
+
+/// A property has a value that cannot be.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+#[non_exhaustive]
+pub enum BlkConfigError {
+    /// `logical_block_size` or `physical_block_size`.
+    #[error("{name} must be a power of two between 512 and 2097152, not {value}")]
+    BlockSize {
+        /// Name of the property.
+        name: &'static str,
+        /// Its value.
+        value: u32,
+    },
+    /// The physical block is smaller than the logical.
+    #[error("physical_block_size {physical} is smaller than logical_block_size {logical}")]
+    BlockOrder {
+        /// `logical_block_size`.
+        logical: u32,
+        /// `physical_block_size`.
+        physical: u32,
+    },
+    /// A size that must be a multiple of the logical block.
+    #[error("{name} must be a multiple of logical_block_size, not {value}")]
+    Multiple {
+        /// Name of the property.
+        name: &'static str,
+        /// Its value.
+        value: u32,
+    },
+    /// `num-queues`.
+    #[error("num-queues must be between 1 and {max}, not {value}")]
+    Queues {
+        /// Its value.
+        value: u16,
+        /// The most there can be.
+        max: u16,
+    },
+    /// `queue-size`.
+    #[error("queue-size must be a power of two between 4 and 1024, not {0}")]
+    QueueSize(u16),
+}
+
+/// Most queues of one disk: as many as there are notification addresses.
+const MAX_QUEUES: u16 = 1024;
+
+/// Properties of a `virtio-blk` device.
+#[derive(Debug, Clone)]
+pub struct BlkConfig {
+    /// Name in logs and thread names.
+    pub id: String,
+    /// `num-queues`: as many as vCPUs is a good number.
+    pub queues: u16,
+    /// `queue-size`: a power of two from 4 to 1024.
+    pub queue_size: u16,
+    /// `serial`: its first 20 bytes are told.
+    pub serial: String,
+    /// `logical_block_size` in bytes: the unit of reads and writes.
+    pub logical_block_size: u32,
+    /// `physical_block_size` in bytes.
+    pub physical_block_size: u32,
+    /// `min_io_size` in bytes, 0 for none.
+    pub min_io_size: u32,
+    /// `opt_io_size` in bytes, 0 for none.
+    pub opt_io_size: u32,
+    /// `discard_granularity` in bytes; `None` for the image's own.
+    pub discard_granularity: Option<u32>,
+    /// `discard`: offer the command.
+    pub discard: bool,
+    /// `write-zeroes`: offer the command.
+    pub write_zeroes: bool,
+    /// `config-wce`: the driver may switch the write cache.
+    pub config_wce: bool,
+    /// `write-cache`: whether writes may stay in a volatile cache; `None` (auto) for as the image does.
+    pub write_cache: Option<bool>,
+    /// `cyls`, `heads`, `secs`; `None` for a guess.
+    pub geometry: Option<Geometry>,
+}
+
+impl BlkConfig {
+    /// QEMU's defaults, with `queues` queues.
+    #[must_use]
+    pub fn new(id: impl Into<String>, queues: u16) -> Self {
+        Self {
+            id: id.into(),
+            queues,
+            queue_size: 256,
+            serial: String::new(),
+            logical_block_size: 512,
+            physical_block_size: 512,
+            min_io_size: 0,
+            opt_io_size: 0,
+            discard_granularity: None,
+            discard: true,
+            write_zeroes: true,
+            config_wce: true,
+            write_cache: None,
+            geometry: None,
+        }
+    }
+
+    /// Most data segments of a request: a chain has no more descriptors than the queue, and two are header and status.
+    fn seg_max(&self) -> u32 {
+        u32::from(self.queue_size).saturating_sub(2)
+    }
+
+    fn discard_alignment(&self, info: &ImageInfo) -> u32 {
+        self.discard_granularity.unwrap_or(info.discard_granularity).max(self.logical_block_size)
+    }
+
+    fn check(&self) -> Result<(), BlkConfigError> {
+        let sizes =
+            [("logical_block_size", self.logical_block_size), ("physical_block_size", self.physical_block_size)];
+        for (name, value) in sizes {
+            if !value.is_power_of_two() || !(512..=2 << 20).contains(&value) {
+                return Err(BlkConfigError::BlockSize { name, value });
+            }
+        }
+        let (logical, physical) = (self.logical_block_size, self.physical_block_size);
+        if physical < logical {
+            return Err(BlkConfigError::BlockOrder { logical, physical });
+        }
+        let multiples = [
+            ("min_io_size", self.min_io_size),
+            ("opt_io_size", self.opt_io_size),
+            ("discard_granularity", self.discard_granularity.unwrap_or(0)),
+        ];
+        if let Some(&(name, value)) = multiples.iter().find(|(_, value)| !value.is_multiple_of(logical)) {
+            return Err(BlkConfigError::Multiple { name, value });
+        }
+        if self.queues == 0 || self.queues > MAX_QUEUES {
+            return Err(BlkConfigError::Queues { value: self.queues, max: MAX_QUEUES });
+        }
+        if !self.queue_size.is_power_of_two() || !(4..=1024).contains(&self.queue_size) {
+            return Err(BlkConfigError::QueueSize(self.queue_size));
+        }
+        Ok(())
+    }
+
+    fn features(&self, info: &ImageInfo) -> u64 {
+        let write_cache = self.write_cache.unwrap_or(info.write_cache);
+        let optional = [
+            (feature::RO, info.read_only),
+            (feature::FLUSH, write_cache || self.config_wce),
+            (feature::CONFIG_WCE, self.config_wce),
+            (feature::MQ, self.queues > 1),
+            (feature::DISCARD, self.discard && !info.read_only),
+            (feature::WRITE_ZEROES, self.write_zeroes && !info.read_only),
+        ];
+        let always = feature::SEG_MAX | feature::GEOMETRY | feature::BLK_SIZE | feature::TOPOLOGY;
+        optional.iter().filter(|(_, on)| *on).fold(always, |features, (bit, _)| features | bit)
+    }
+}
+
+/// A serial number, padded with zeroes.
+#[derive(Clone, Copy)]
+struct Serial([u8; GET_ID_BYTES]);
+
+impl Serial {
+    fn new(text: &str) -> Self {
+        let mut bytes = [0; GET_ID_BYTES];
+        for (byte, value) in bytes.iter_mut().zip(text.bytes()) {
+            *byte = value;
+        }
+        Self(bytes)
+    }
+}
+
+/// What a block device works with.
+pub struct BlkConnections {
+    /// The disk.
+    pub image: Arc<dyn Image>,
+    /// Where its queues run.
+    pub placement: Placement,
+    /// What it counts.
+    pub stats: Arc<BlockStats>,
+    /// What to do when the host fails a request.
+    pub errors: ErrorPolicy,
+}
+
+/// A virtio block device.
+pub struct VirtioBlk {
+    identity: Identity,
+    config: BlkConfig,
+
+    image: Arc<dyn Image>,
+    placement: Placement,
+    fixed: Arc<Fixed>,
+
+    workers: Vec<QueueWorker>,
+}
+
+impl VirtioBlk {
+    /// A disk; its threads are made by [`VirtioDevice::start`].
+    ///
+    /// # Errors
+    /// When a property has a value that cannot be.
+    pub fn new(config: BlkConfig, to: BlkConnections) -> Result<Box<Self>, BlkConfigError> {
+        config.check()?;
+        let BlkConnections { image, placement, stats, errors } = to;
+        let info = image.info();
+        let identity = Identity {
+            device_type: device_type::BLOCK,
+            features: config.features(&info),
+            queue_sizes: vec![config.queue_size; usize::from(config.queues)],
+            config_len: CONFIG_LEN,
+            pci_class: [0x01, 0x00, 0x00],
+        };
+        let shared = Arc::new(Shared::new(&config, &info));
+        let listener: Weak<Shared> = Arc::downgrade(&shared);
+        image.on_change(Box::new(move |info| {
+            if let Some(shared) = listener.upgrade() {
+                shared.resized(&info);
+            }
+        }));
+        let serial = Serial::new(&config.serial);
+        let (block, read_only) = (config.logical_block_size, info.read_only);
+        let fixed = Arc::new(Fixed { shared, stats, errors, serial, block, read_only });
+        Ok(Box::new(Self { identity, config, image, placement, fixed, workers: Vec::new() }))
+    }
+}
+
+impl VirtioDevice for VirtioBlk {
+    fn identity(&self) -> &Identity {
+        &self.identity
+    }
+
+    fn config(&self) -> Arc<dyn DeviceConfig> {
+        Arc::clone(&self.fixed.shared) as _
+    }
+
+    fn connect(&mut self, events: Arc<dyn DriverEvents>) {
+        self.fixed.shared.connect(events);
+    }
+
+    fn start(&mut self) -> Result<(), DeviceError> {
+        for n in 0..self.config.queues {
+            let thread = self.placement.thread(&self.config.id, n).map_err(|source| DeviceError::Host {
+                what: format!("cannot start a thread for disk \"{}\"", self.config.id),
+                source,
+            })?;
+            let image = self.image.open_queue(self.config.queue_size.into()).map_err(|source| DeviceError::Below {
+                what: format!("cannot open a queue of disk \"{}\"", self.config.id),
+                source: Box::new(source),
+            })?;
+            let handler = BlkQueue::new(Arc::clone(&self.fixed), image);
+            self.workers.push(QueueWorker::new(&thread, Box::new(handler)));
+        }
+        Ok(())
+    }
+
+    fn set_features(&mut self, features: u64) {
+        self.fixed.shared.set_features(features);
+    }
+
+    fn start_queue(&mut self, n: u16, parts: QueueParts, mut at: RingPosition) -> Result<(), DeviceError> {
+        let below =
+            |source| DeviceError::Below { what: format!("cannot use the ring of queue {n}"), source: Box::new(source) };
+        let queue = VirtQueue::new(parts, &at).map_err(below)?;
+        let worker = self.workers.get(usize::from(n));
+        let worker = worker.ok_or_else(|| DeviceError::Invalid(format!("queue {n} was never made")))?;
+        worker.start(queue, std::mem::take(&mut at.held));
+        Ok(())
+    }
+
+    fn stop_queue(&mut self, n: u16, stopped: Stopped) {
+        if let Some(worker) = self.workers.get(usize::from(n)) {
+            worker.stop(stopped);
+        }
+    }
+
+    fn reset(&mut self) {
+        self.fixed.shared.reset();
+    }
+
+    fn save(&self) -> Value {
+        BlkState::of(&self.fixed.shared).to_value()
+    }
+
+    fn restore(&mut self, state: Value) -> Result<(), DeviceError> {
+        BlkState::from_value(state, &self.config.id)?.apply(&self.fixed.shared);
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests;

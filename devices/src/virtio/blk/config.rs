@@ -1,0 +1,152 @@
+//! The block device's configuration space (section 5.2.4).
+
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
+
+use super::{BlkConfig, Geometry, MAX_SEGMENTS, SECTOR, feature};
+use crate::virtio::device::{DeviceConfig, DriverEvents};
+use std::sync::Arc;
+
+use rhea_block::ImageInfo;
+
+/// Length of `struct virtio_blk_config` up to and with the limits of write zeroes.
+pub(super) const CONFIG_LEN: u16 = 60;
+/// Offset of `writeback`, the only field a driver may write.
+const WRITEBACK: usize = 32;
+
+/// Most sectors of one discard or write-zeroes segment: what fits a signed 32-bit count of bytes, as QEMU says.
+pub(super) const MAX_RANGE_SECTORS: u32 = (i32::MAX as u32) / SECTOR as u32;
+
+/// State that the queues' threads, the registers and whoever resizes the image share.
+pub(super) struct Shared {
+    fixed: [u8; CONFIG_LEN as usize],
+    capacity: AtomicU64,
+    generation: AtomicU8,
+    /// Writes may stay in a volatile cache until a flush.
+    write_cache: AtomicBool,
+    initial_write_cache: bool,
+    /// The driver may switch the cache (`VIRTIO_BLK_F_CONFIG_WCE`).
+    may_switch: AtomicBool,
+    events: OnceLock<Arc<dyn DriverEvents>>,
+}
+
+impl Shared {
+    pub(super) fn new(config: &BlkConfig, info: &ImageInfo) -> Self {
+        let write_cache = config.write_cache.unwrap_or(info.write_cache);
+        Self {
+            fixed: fixed_fields(config, info),
+            capacity: AtomicU64::new(info.size / SECTOR),
+            generation: AtomicU8::new(0),
+            write_cache: AtomicBool::new(write_cache),
+            initial_write_cache: write_cache,
+            may_switch: AtomicBool::new(false),
+            events: OnceLock::new(),
+        }
+    }
+
+    pub(super) fn connect(&self, events: Arc<dyn DriverEvents>) {
+        if self.events.set(events).is_err() {
+            log::error!("a virtio block device was connected twice");
+        }
+    }
+
+    /// Sectors of 512 bytes.
+    pub(super) fn capacity(&self) -> u64 {
+        self.capacity.load(Ordering::Acquire)
+    }
+
+    pub(super) fn write_cache(&self) -> bool {
+        self.write_cache.load(Ordering::Acquire)
+    }
+
+    pub(super) fn set_write_cache(&self, on: bool) {
+        self.write_cache.store(on, Ordering::Release);
+    }
+
+    /// The image has another size now.
+    pub(super) fn resized(&self, info: &ImageInfo) {
+        let sectors = info.size / SECTOR;
+        if self.capacity.swap(sectors, Ordering::AcqRel) != sectors {
+            self.generation.fetch_add(1, Ordering::AcqRel);
+            if let Some(events) = self.events.get() {
+                events.config_changed();
+            }
+        }
+    }
+
+    /// Without a flush command a driver cannot empty a cache: then there is none (section 5.2.6.2).
+    pub(super) fn set_features(&self, features: u64) {
+        let switch = features & feature::CONFIG_WCE != 0;
+        self.may_switch.store(switch, Ordering::Release);
+        if !switch {
+            self.set_write_cache(features & feature::FLUSH != 0);
+        }
+    }
+
+    pub(super) fn reset(&self) {
+        self.may_switch.store(false, Ordering::Release);
+        self.set_write_cache(self.initial_write_cache);
+    }
+
+    fn image(&self) -> [u8; CONFIG_LEN as usize] {
+        let mut bytes = self.fixed;
+        put(&mut bytes, 0, &self.capacity().to_le_bytes());
+        put(&mut bytes, WRITEBACK, &[u8::from(self.write_cache())]);
+        bytes
+    }
+}
+
+impl DeviceConfig for Shared {
+    fn read(&self, offset: usize, data: &mut [u8]) {
+        let bytes = self.image();
+        let mut from = bytes.iter().skip(offset);
+        data.fill_with(|| from.next().copied().unwrap_or(0));
+    }
+
+    fn write(&self, offset: usize, data: &[u8]) {
+        let at = WRITEBACK.checked_sub(offset).and_then(|at| data.get(at));
+        if let Some(value) = at.filter(|_| self.may_switch.load(Ordering::Acquire)) {
+            self.set_write_cache(value & 1 != 0);
+        }
+    }
+
+    fn generation(&self) -> u8 {
+        self.generation.load(Ordering::Acquire)
+    }
+}
+
+fn fixed_fields(config: &BlkConfig, info: &ImageInfo) -> [u8; CONFIG_LEN as usize] {
+    let logical = config.logical_block_size;
+    let exponent = (config.physical_block_size / logical).max(1).trailing_zeros() as u8;
+    let min_io = u16::try_from(config.min_io_size / logical).unwrap_or(u16::MAX);
+    let align = config.discard_alignment(info) / SECTOR as u32;
+    let Geometry { cylinders, heads, sectors } = config.geometry.unwrap_or_else(|| Geometry::guess(info.size));
+    let mut bytes = [0; CONFIG_LEN as usize];
+    let fields: [(usize, &[u8]); 15] = [
+        (12, &config.seg_max().to_le_bytes()),
+        (16, &cylinders.to_le_bytes()),
+        (18, &[heads, sectors]),
+        (20, &logical.to_le_bytes()),
+        (24, &[exponent]),
+        (26, &min_io.to_le_bytes()),
+        (28, &(config.opt_io_size / logical).to_le_bytes()),
+        (34, &config.queues.to_le_bytes()),
+        (36, &MAX_RANGE_SECTORS.to_le_bytes()),
+        (40, &MAX_SEGMENTS.to_le_bytes()),
+        (44, &align.to_le_bytes()),
+        (48, &MAX_RANGE_SECTORS.to_le_bytes()),
+        (52, &MAX_SEGMENTS.to_le_bytes()),
+        (56, &[1]),
+        (57, &[0; 3]),
+    ];
+    for (at, value) in fields {
+        put(&mut bytes, at, value);
+    }
+    bytes
+}
+
+fn put(bytes: &mut [u8], at: usize, value: &[u8]) {
+    for (byte, value) in bytes.iter_mut().skip(at).zip(value) {
+        *byte = *value;
+    }
+}
