@@ -1,5 +1,6 @@
 //! What is particular to x86-64 PCs.
 
+pub mod acpi;
 pub mod boot;
 pub mod entry;
 pub mod layout;

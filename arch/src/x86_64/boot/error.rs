@@ -132,17 +132,6 @@ pub enum BootError {
         /// Bytes available.
         available: u64,
     },
-    /// Firmware tables are larger than the BIOS area.
-    #[error("the firmware tables need {needed} bytes, the BIOS area has {available}")]
-    TablesTooLong {
-        /// Bytes needed.
-        needed: u64,
-        /// Bytes available.
-        available: u64,
-    },
-    /// A table could not be linked to another.
-    #[error("firmware table {0} is missing or too short for a pointer into it")]
-    TableLink(String),
     /// Guest memory could not be written.
     #[error("cannot write {what} to guest memory")]
     Memory {
