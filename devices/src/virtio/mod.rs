@@ -17,5 +17,9 @@ pub mod device;
 pub mod features;
 pub mod iothread;
 pub mod queue;
+pub mod rng;
 pub mod transport;
 pub mod worker;
+
+#[cfg(any(test, feature = "testing"))]
+pub mod testing;
