@@ -3,6 +3,7 @@
 //! The interrupt controllers and the interval timer (with the speaker port 0x61) are the hypervisor's and not here.
 
 pub mod debug;
+pub mod i8042;
 pub mod serial;
 
 use std::sync::{Arc, PoisonError};
