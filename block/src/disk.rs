@@ -1,0 +1,188 @@
+//! The handle that front ends hold: an [`Image`] that can be drained and pointed at another node under I/O.
+
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
+
+use vmm_sys_util::eventfd::EventFd;
+
+use crate::error::BlockError;
+use crate::image::{Image, ImageInfo, ImageQueue};
+use crate::layer::{Layer, Preallocation};
+use crate::queue::DiskQueue;
+
+type Listener = Box<dyn Fn(ImageInfo) + Send + Sync>;
+
+/// What a queue and its disk share.
+pub(crate) struct Meeting {
+    /// Requests started and not finished. Only the queue's thread changes it.
+    pub(crate) active: AtomicUsize,
+    /// Wakes the queue's thread.
+    pub(crate) wake: EventFd,
+}
+
+pub(crate) struct Shared {
+    layer: Mutex<Arc<dyn Layer>>,
+    /// Counts swaps, so that queues notice without taking the lock.
+    pub(crate) version: AtomicUsize,
+    /// How many drains hold the disk still.
+    pub(crate) held: AtomicUsize,
+    pub(crate) write_cache: AtomicBool,
+    queues: Mutex<Vec<Weak<Meeting>>>,
+    quiet: Condvar,
+    quiet_lock: Mutex<()>,
+    listeners: Mutex<Vec<Listener>>,
+}
+
+fn lock<T: ?Sized>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Shared {
+    pub(crate) fn layer(&self) -> Arc<dyn Layer> {
+        lock(&self.layer).clone()
+    }
+
+    /// Called by a queue whose last request ended while the disk is held.
+    pub(crate) fn became_quiet(&self) {
+        drop(lock(&self.quiet_lock));
+        self.quiet.notify_all();
+    }
+
+    fn busy(&self) -> bool {
+        let mut queues = lock(&self.queues);
+        queues.retain(|queue| queue.strong_count() > 0);
+        queues.iter().filter_map(Weak::upgrade).any(|queue| queue.active.load(Ordering::SeqCst) > 0)
+    }
+}
+
+/// A disk: one layer on top, any number of queues. Clones are the same disk.
+#[derive(Clone)]
+pub struct Disk {
+    shared: Arc<Shared>,
+}
+
+/// Holds a disk still until dropped: nothing is in flight, new requests wait in their queues.
+pub struct Drained {
+    shared: Arc<Shared>,
+}
+
+impl Disk {
+    /// A disk on `layer`; `write_cache` is the `writeback` half of `cache=`.
+    #[must_use]
+    pub fn new(layer: Arc<dyn Layer>, write_cache: bool) -> Self {
+        Self {
+            shared: Arc::new(Shared {
+                layer: Mutex::new(layer),
+                version: AtomicUsize::new(0),
+                held: AtomicUsize::new(0),
+                write_cache: AtomicBool::new(write_cache),
+                queues: Mutex::new(Vec::new()),
+                quiet: Condvar::new(),
+                quiet_lock: Mutex::new(()),
+                listeners: Mutex::new(Vec::new()),
+            }),
+        }
+    }
+
+    /// The layer on top as of now.
+    #[must_use]
+    pub fn layer(&self) -> Arc<dyn Layer> {
+        self.shared.layer()
+    }
+
+    /// Switches the volatile write cache that the guest sees; without, every write is flushed before it completes.
+    pub fn set_write_cache(&self, on: bool) {
+        self.shared.write_cache.store(on, Ordering::Release);
+        self.changed();
+    }
+
+    /// Waits until nothing is in flight and holds new requests back until the answer is dropped.
+    ///
+    /// Queues' threads must go on reaping; must not be called from one of them with requests in flight.
+    #[must_use]
+    pub fn drain(&self) -> Drained {
+        self.shared.held.fetch_add(1, Ordering::SeqCst);
+        let mut quiet = lock(&self.shared.quiet_lock);
+        while self.shared.busy() {
+            quiet = self.shared.quiet.wait(quiet).unwrap_or_else(PoisonError::into_inner);
+        }
+        Drained { shared: self.shared.clone() }
+    }
+
+    /// Drains, points the disk at `layer`, lets requests go on. Gives the former layer back.
+    pub fn swap(&self, layer: Arc<dyn Layer>) -> Arc<dyn Layer> {
+        let drained = self.drain();
+        let former = drained.swap(layer);
+        drop(drained);
+        self.changed();
+        former
+    }
+
+    /// Changes the size under a running guest and tells the listeners.
+    ///
+    /// # Errors
+    /// As [`Layer::resize`].
+    pub fn resize(&self, size: u64) -> Result<(), BlockError> {
+        let drained = self.drain();
+        self.layer().resize(size, Preallocation::Off)?;
+        drop(drained);
+        self.changed();
+        Ok(())
+    }
+
+    fn changed(&self) {
+        let info = self.info();
+        for listener in lock(&self.shared.listeners).iter() {
+            listener(info);
+        }
+    }
+}
+
+impl Drained {
+    /// Points the disk at another layer while it is still.
+    pub fn swap(&self, layer: Arc<dyn Layer>) -> Arc<dyn Layer> {
+        let former = std::mem::replace(&mut *lock(&self.shared.layer), layer);
+        self.shared.version.fetch_add(1, Ordering::SeqCst);
+        former
+    }
+}
+
+impl Drop for Drained {
+    fn drop(&mut self) {
+        if self.shared.held.fetch_sub(1, Ordering::SeqCst) == 1 {
+            for queue in lock(&self.shared.queues).iter().filter_map(Weak::upgrade) {
+                // A full counter is readable already.
+                let _ = queue.wake.write(1);
+            }
+        }
+    }
+}
+
+impl Image for Disk {
+    fn info(&self) -> ImageInfo {
+        let layer = self.shared.layer();
+        let limits = layer.limits();
+        ImageInfo {
+            size: layer.size(),
+            physical_block: limits.physical_block,
+            alignment: limits.alignment,
+            read_only: limits.read_only,
+            discard: limits.discard,
+            discard_granularity: limits.discard_granularity,
+            write_cache: self.shared.write_cache.load(Ordering::Acquire),
+        }
+    }
+
+    fn open_queue(&self, depth: u32) -> Result<Box<dyn ImageQueue>, BlockError> {
+        let (queue, meeting) = DiskQueue::new(self.shared.clone(), depth)?;
+        lock(&self.shared.queues).push(Arc::downgrade(&meeting));
+        Ok(Box::new(queue))
+    }
+
+    fn on_change(&self, listener: Box<dyn Fn(ImageInfo) + Send + Sync>) {
+        lock(&self.shared.listeners).push(listener);
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,3 @@
+//! Image formats: where the bytes of a disk are in the file beneath. No system calls here.
+
+pub mod raw;

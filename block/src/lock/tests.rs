@@ -1,0 +1,119 @@
+use std::process::{Command, Stdio};
+
+use super::*;
+
+fn open(path: &Path, write: bool) -> File {
+    File::options().read(true).write(write).open(path).unwrap()
+}
+
+fn image() -> tempfile::NamedTempFile {
+    let file = tempfile::NamedTempFile::new().unwrap();
+    file.as_file().set_len(1 << 20).unwrap();
+    file
+}
+
+fn message(result: Result<bool, Refusal>) -> String {
+    result.unwrap_err().hint(Path::new("disk.img")).to_string()
+}
+
+#[test]
+fn second_writer_is_refused_with_qemus_words() {
+    let image = image();
+    let (a, b) = (open(image.path(), true), open(image.path(), true));
+    assert!(acquire(&a, None, Access::Write, true).unwrap());
+
+    let text = message(acquire(&b, None, Access::Write, true));
+
+    assert_eq!(text, "Failed to get \"write\" lock\nIs another process using the image [disk.img]?");
+}
+
+#[test]
+fn reader_beside_writer_is_refused_unless_it_shares() {
+    let image = image();
+    let (a, b) = (open(image.path(), true), open(image.path(), false));
+    acquire(&a, None, Access::Write, true).unwrap();
+
+    assert!(message(acquire(&b, None, Access::Read, true)).starts_with("Failed to get shared \"write\" lock"));
+    assert!(acquire(&b, None, Access::ReadShared, true).unwrap());
+}
+
+#[test]
+fn readers_share_and_one_of_them_cannot_become_the_writer() {
+    let image = image();
+    let (a, b) = (open(image.path(), true), open(image.path(), false));
+    acquire(&a, None, Access::Read, true).unwrap();
+    acquire(&b, None, Access::Read, true).unwrap();
+
+    assert!(acquire(&a, Some(Access::Read), Access::Write, true).is_err());
+    drop(b);
+    assert!(acquire(&a, Some(Access::Read), Access::Write, true).unwrap());
+}
+
+#[test]
+fn failed_upgrade_leaves_the_former_locks() {
+    let image = image();
+    let (a, b, c) = (open(image.path(), true), open(image.path(), false), open(image.path(), true));
+    acquire(&a, None, Access::Read, true).unwrap();
+    acquire(&b, None, Access::Read, true).unwrap();
+    assert!(acquire(&a, Some(Access::Read), Access::Write, true).is_err());
+    drop(b);
+
+    assert!(acquire(&c, None, Access::Write, true).is_err(), "the reader's lock must still be there");
+}
+
+fn qemu_io(path: &Path, args: &[&str]) -> String {
+    let output = Command::new("qemu-io")
+        .args(args)
+        .arg(path)
+        .stdin(Stdio::null())
+        .output()
+        .expect("qemu-io not found: install the package qemu-utils");
+    String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr)
+}
+
+#[test]
+fn qemu_does_not_write_to_what_we_write_to() {
+    let image = image();
+    let file = open(image.path(), true);
+    acquire(&file, None, Access::Write, true).unwrap();
+
+    let text = qemu_io(image.path(), &["-f", "raw", "-c", "write 0 512"]);
+
+    assert!(text.contains("Failed to get \"write\" lock"), "{text}");
+}
+
+#[test]
+fn qemu_does_not_write_to_what_we_read() {
+    let image = image();
+    let file = open(image.path(), false);
+    acquire(&file, None, Access::Read, true).unwrap();
+
+    let text = qemu_io(image.path(), &["-f", "raw", "-c", "write 0 512"]);
+    assert!(text.contains("Failed to get \"write\" lock"), "{text}");
+
+    let text = qemu_io(image.path(), &["-f", "raw", "-r", "-c", "read 0 512"]);
+    assert!(text.contains("read 512/512"), "{text}");
+}
+
+#[test]
+fn we_do_not_write_to_what_qemu_writes_to() {
+    let image = image();
+    let mut child = Command::new("qemu-io")
+        .args(["-f", "raw"])
+        .arg(image.path())
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .expect("qemu-io not found: install the package qemu-utils");
+    // The prompt is printed once the image is open.
+    let mut prompt = [0u8; 8];
+    std::io::Read::read_exact(child.stdout.as_mut().unwrap(), &mut prompt).unwrap();
+    let file = open(image.path(), true);
+
+    let text = message(acquire(&file, None, Access::Write, true));
+    drop(child.stdin.take());
+    child.wait().unwrap();
+
+    assert!(text.starts_with("Failed to get \"write\" lock"), "{text}");
+    assert!(acquire(&file, None, Access::Write, true).unwrap());
+}

@@ -1,0 +1,470 @@
+//! Drivers `file` and `host_device`: an image file or a block device of the host.
+
+use std::any::Any;
+use std::fs::{File, OpenOptions};
+use std::io;
+use std::os::fd::{AsRawFd, RawFd};
+use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
+use crate::error::{BlockError, ErrorKind};
+use crate::layer::{Direct, Fast, FastOp, Layer, Limits, Preallocation, Status};
+use crate::lock::{self, Access};
+use crate::mem::{AlignedBuf, Sink, Source};
+use crate::sys;
+
+/// How to open a host file.
+#[derive(Debug, Clone)]
+pub struct FileOptions {
+    /// Writes are refused.
+    pub read_only: bool,
+    /// Opens read-only where writing is not permitted, instead of failing.
+    pub auto_read_only: bool,
+    /// `cache.direct`: bypass the page cache (`O_DIRECT`).
+    pub direct: bool,
+    /// `cache.no-flush`: never sync.
+    pub no_flush: bool,
+    /// `discard=unmap`: discards punch holes.
+    pub discard: bool,
+    /// The ring may move the bytes.
+    pub ring: bool,
+    /// What to tell other programs through byte-range locks; `None` takes no locks.
+    pub lock: Option<Access>,
+    /// `locking=on`: fail where locks are not supported (with `auto` they are left out).
+    pub lock_required: bool,
+}
+
+impl Default for FileOptions {
+    fn default() -> Self {
+        Self {
+            read_only: false,
+            auto_read_only: false,
+            direct: false,
+            no_flush: false,
+            discard: true,
+            ring: false,
+            lock: Some(Access::Write),
+            lock_required: false,
+        }
+    }
+}
+
+/// An open host file or block device.
+#[derive(Debug)]
+pub struct HostFile {
+    file: File,
+    path: PathBuf,
+    device: bool,
+    options: FileOptions,
+    read_only: bool,
+    alignment: u32,
+    physical_block: u32,
+    len: AtomicU64,
+    /// A sync failed and the page cache may have dropped what it could not write: no later sync can make that good.
+    sync_lost: AtomicBool,
+    no_punch: AtomicBool,
+    no_zero_range: AtomicBool,
+    /// Held over read-modify-write of units smaller than the alignment.
+    edges: Mutex<()>,
+    /// What other programs are told through locks.
+    held: Mutex<Option<Access>>,
+}
+
+impl HostFile {
+    /// Opens `path`, which must be a regular file or a block device.
+    ///
+    /// # Errors
+    /// When the host refuses, another program has the file locked, or it is something else (a directory, a socket).
+    pub fn open(path: &Path, options: FileOptions) -> Result<Self, BlockError> {
+        let shown = path.display();
+        let fail = |e| BlockError::io(format!("could not open '{shown}'"), e);
+        let mut read_only = options.read_only;
+        let file = match open_as(path, read_only, options.direct) {
+            Ok(file) => file,
+            Err(e) if !read_only && options.auto_read_only && is_permission(&e) => {
+                read_only = true;
+                open_as(path, true, options.direct).map_err(fail)?
+            }
+            Err(e) if e.raw_os_error() == Some(libc::EINVAL) && options.direct => {
+                return Err(BlockError::new(
+                    ErrorKind::Unsupported,
+                    format!("could not open '{shown}': the file system does not support O_DIRECT (cache.direct)"),
+                ));
+            }
+            Err(e) => return Err(fail(e)),
+        };
+        Self::from_file(file, path, read_only, options)
+    }
+
+    /// Takes over an open file; `path` is only shown and locked names refer to it.
+    ///
+    /// # Errors
+    /// As [`HostFile::open`].
+    pub fn from_file(file: File, path: &Path, read_only: bool, options: FileOptions) -> Result<Self, BlockError> {
+        let shown = path.display();
+        let meta = file.metadata().map_err(|e| BlockError::io(format!("could not stat '{shown}'"), e))?;
+        let device = meta.file_type().is_block_device();
+        if !device && !meta.is_file() {
+            let text = format!("'{shown}' is neither a regular file nor a block device");
+            return Err(BlockError::new(ErrorKind::Unsupported, text));
+        }
+        let (len, logical, physical) = if device {
+            sys::device_geometry(&file).map_err(|e| BlockError::io(format!("could not size device '{shown}'"), e))?
+        } else {
+            (meta.len(), 512, 512)
+        };
+        let alignment = if options.direct { sys::direct_alignment(&file, logical) } else { 1 };
+        let mut held = None;
+        if let Some(access) = options.lock {
+            let access = if read_only { access.reading() } else { access };
+            let got = lock::acquire(&file, None, access, options.lock_required).map_err(|e| e.hint(path))?;
+            held = got.then_some(access);
+        }
+        Ok(Self {
+            file,
+            path: path.to_owned(),
+            device,
+            read_only,
+            alignment,
+            physical_block: physical.max(if alignment > 1 { alignment } else { 512 }),
+            len: AtomicU64::new(len),
+            sync_lost: AtomicBool::new(false),
+            no_punch: AtomicBool::new(false),
+            no_zero_range: AtomicBool::new(false),
+            edges: Mutex::new(()),
+            held: Mutex::new(held),
+            options,
+        })
+    }
+
+    /// The path it was opened by.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Whether it is a block device.
+    #[must_use]
+    pub fn is_device(&self) -> bool {
+        self.device
+    }
+
+    /// Changes what other programs are told, for instance before a backing file is written to.
+    ///
+    /// # Errors
+    /// When another program stands against it; the former locks are then still held.
+    pub fn relock(&self, access: Access) -> Result<(), BlockError> {
+        if self.options.lock.is_none() {
+            return Ok(());
+        }
+        let mut held = self.held.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let got =
+            lock::acquire(&self.file, *held, access, self.options.lock_required).map_err(|e| e.hint(&self.path))?;
+        *held = got.then_some(access);
+        Ok(())
+    }
+
+    fn error(&self, what: &str, offset: u64, source: io::Error) -> BlockError {
+        BlockError::io(format!("could not {what} '{}' at offset {offset:#x}", self.path.display()), source)
+    }
+
+    fn writable(&self) -> Result<(), BlockError> {
+        if self.read_only {
+            return Err(BlockError::new(ErrorKind::Permission, format!("'{}' is read-only", self.path.display())));
+        }
+        Ok(())
+    }
+
+    fn aligned(&self, offset: u64, len: usize) -> bool {
+        (offset | len as u64) & u64::from(self.alignment - 1) == 0
+    }
+
+    /// Reads an aligned window around the range and copies the middle out.
+    fn read_bounced(&self, into: Sink<'_>, offset: u64) -> io::Result<()> {
+        let align = u64::from(self.alignment);
+        let mut done = 0;
+        while done < into.len() {
+            let take = (into.len() - done).min(BOUNCE);
+            let at = offset + done as u64;
+            let start = at - at % align;
+            let end = (at + take as u64).next_multiple_of(align);
+            let mut window = AlignedBuf::new((end - start) as usize, self.alignment as usize);
+            sys::read_full(&self.file, Sink::of(&mut window), start)?;
+            let skip = (at - start) as usize;
+            into.part(done, take).copy_from(&window[skip..skip + take]);
+            done += take;
+        }
+        Ok(())
+    }
+
+    /// Reads what surrounds the range, puts the new bytes in and writes whole units, one at a time.
+    fn write_bounced(&self, from: Source<'_>, offset: u64) -> io::Result<()> {
+        let align = u64::from(self.alignment);
+        let _edges = self.edges.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let mut done = 0;
+        while done < from.len() {
+            let take = (from.len() - done).min(BOUNCE);
+            let at = offset + done as u64;
+            let start = at - at % align;
+            let end = (at + take as u64).next_multiple_of(align);
+            let mut window = AlignedBuf::new((end - start) as usize, self.alignment as usize);
+            if !self.aligned(at, take) {
+                sys::read_full(&self.file, Sink::of(&mut window), start)?;
+            }
+            let skip = (at - start) as usize;
+            from.part(done, take).copy_to(&mut window[skip..skip + take]);
+            sys::write_full(&self.file, Source::of(&window), start)?;
+            done += take;
+        }
+        // Whole units may have grown the file past what was asked for.
+        let end = offset + from.len() as u64;
+        if !self.device && !end.is_multiple_of(align) && end > self.len.load(Ordering::Relaxed) {
+            self.file.set_len(end)?;
+        }
+        Ok(())
+    }
+
+    fn write_plain_zeroes(&self, offset: u64, len: u64) -> Result<(), BlockError> {
+        let zeroes = AlignedBuf::new(BOUNCE.min(len as usize), self.alignment as usize);
+        let mut done = 0;
+        while done < len {
+            let take = (len - done).min(BOUNCE as u64);
+            self.write(Source::of(&zeroes[..take as usize]), offset + done)?;
+            done += take;
+        }
+        Ok(())
+    }
+
+    /// Tries one `fallocate` mode; false when the host cannot do it for this file.
+    fn try_fallocate(&self, mode: i32, no: &AtomicBool, offset: u64, len: u64) -> io::Result<bool> {
+        if no.load(Ordering::Relaxed) {
+            return Ok(false);
+        }
+        match sys::fallocate(&self.file, mode, offset, len) {
+            Ok(()) => Ok(true),
+            Err(e) if matches!(e.raw_os_error(), Some(libc::EOPNOTSUPP | libc::ENODEV | libc::ENOSYS)) => {
+                no.store(true, Ordering::Relaxed);
+                Ok(false)
+            }
+            // A block device wants whole sectors.
+            Err(e) if self.device && e.raw_os_error() == Some(libc::EINVAL) => Ok(false),
+            Err(e) => Err(e),
+        }
+    }
+}
+
+/// Largest piece that is copied for alignment, in bytes.
+const BOUNCE: usize = 1 << 20;
+
+fn open_as(path: &Path, read_only: bool, direct: bool) -> io::Result<File> {
+    let flags = libc::O_CLOEXEC | libc::O_NOCTTY | libc::O_NONBLOCK | if direct { libc::O_DIRECT } else { 0 };
+    OpenOptions::new().read(true).write(!read_only).custom_flags(flags).open(path)
+}
+
+fn is_permission(e: &io::Error) -> bool {
+    matches!(e.raw_os_error(), Some(libc::EACCES | libc::EPERM | libc::EROFS))
+}
+
+impl Layer for HostFile {
+    fn driver(&self) -> &'static str {
+        if self.device { "host_device" } else { "file" }
+    }
+
+    fn size(&self) -> u64 {
+        self.len.load(Ordering::Acquire)
+    }
+
+    fn limits(&self) -> Limits {
+        Limits {
+            read_only: self.read_only,
+            alignment: self.alignment,
+            physical_block: self.physical_block,
+            discard: self.options.discard && !self.read_only,
+            discard_granularity: if self.device { self.physical_block } else { 4096 },
+        }
+    }
+
+    fn read(&self, into: Sink<'_>, offset: u64) -> Result<(), BlockError> {
+        let result = if self.aligned(offset, into.len()) && into.is_aligned(self.alignment as usize) {
+            sys::read_full(&self.file, into, offset)
+        } else {
+            self.read_bounced(into, offset)
+        };
+        result.map_err(|e| self.error("read", offset, e))
+    }
+
+    fn write(&self, from: Source<'_>, offset: u64) -> Result<(), BlockError> {
+        self.writable()?;
+        let result = if self.aligned(offset, from.len()) && from.is_aligned(self.alignment as usize) {
+            sys::write_full(&self.file, from, offset)
+        } else {
+            self.write_bounced(from, offset)
+        };
+        result.map_err(|e| self.error("write to", offset, e))?;
+        if !self.device {
+            self.len.fetch_max(offset + from.len() as u64, Ordering::AcqRel);
+        }
+        Ok(())
+    }
+
+    fn flush(&self) -> Result<(), BlockError> {
+        if self.options.no_flush || self.read_only {
+            return Ok(());
+        }
+        if self.sync_lost.load(Ordering::Acquire) {
+            let text = format!("an earlier sync of '{}' failed, so written data may be lost", self.path.display());
+            return Err(BlockError::new(ErrorKind::Io, text));
+        }
+        self.file.sync_data().map_err(|e| {
+            self.sync_failed();
+            BlockError::io(format!("could not sync '{}'", self.path.display()), e)
+        })
+    }
+
+    fn sync_failed(&self) {
+        // With O_DIRECT the page cache holds nothing that the kernel could have dropped.
+        if !self.options.direct {
+            self.sync_lost.store(true, Ordering::Release);
+        }
+    }
+
+    fn discard(&self, offset: u64, len: u64) -> Result<(), BlockError> {
+        self.writable()?;
+        if !self.options.discard || len == 0 {
+            return Ok(());
+        }
+        if self.device {
+            // A hint: what the device does with it is its own affair.
+            let align = u64::from(self.physical_block.max(512));
+            let (start, end) = (offset.next_multiple_of(align), (offset + len) / align * align);
+            if start < end {
+                let _ = sys::device_discard(&self.file, start, end - start);
+            }
+            return Ok(());
+        }
+        let mode = libc::FALLOC_FL_PUNCH_HOLE | libc::FALLOC_FL_KEEP_SIZE;
+        self.try_fallocate(mode, &self.no_punch, offset, len).map_err(|e| self.error("discard in", offset, e))?;
+        Ok(())
+    }
+
+    fn write_zeroes(&self, offset: u64, len: u64, unmap: bool) -> Result<(), BlockError> {
+        self.writable()?;
+        if len == 0 {
+            return Ok(());
+        }
+        let end = offset.checked_add(len).ok_or_else(|| BlockError::new(ErrorKind::Invalid, "range past 2^64"))?;
+        let fail = |e| self.error("zero", offset, e);
+        if unmap && self.options.discard {
+            let mode = libc::FALLOC_FL_PUNCH_HOLE | libc::FALLOC_FL_KEEP_SIZE;
+            if self.try_fallocate(mode, &self.no_punch, offset, len).map_err(fail)? {
+                if !self.device && end > self.len.load(Ordering::Acquire) {
+                    self.file.set_len(end).map_err(fail)?;
+                    self.len.fetch_max(end, Ordering::AcqRel);
+                }
+                return Ok(());
+            }
+        }
+        let mode = libc::FALLOC_FL_ZERO_RANGE | if self.device { libc::FALLOC_FL_KEEP_SIZE } else { 0 };
+        if self.try_fallocate(mode, &self.no_zero_range, offset, len).map_err(fail)? {
+            if !self.device {
+                self.len.fetch_max(end, Ordering::AcqRel);
+            }
+            return Ok(());
+        }
+        self.write_plain_zeroes(offset, len)
+    }
+
+    fn status(&self, offset: u64, len: u64) -> Result<Status, BlockError> {
+        let size = self.size();
+        if offset >= size {
+            return Ok(Status::zero(len));
+        }
+        let len = len.min(size - offset);
+        if self.device {
+            return Ok(Status::data(len, Some(offset)));
+        }
+        Ok(match sys::data_extent(&self.file, offset) {
+            Ok(None) => Status { offset: Some(offset), ..Status::zero(len) },
+            Ok(Some(data)) if data.start > offset => {
+                Status { offset: Some(offset), ..Status::zero(len.min(data.start - offset)) }
+            }
+            Ok(Some(data)) => Status::data(len.min(data.end.saturating_sub(offset).max(1)), Some(offset)),
+            // File systems that cannot tell have no holes to tell of.
+            Err(_) => Status::data(len, Some(offset)),
+        })
+    }
+
+    fn fast(&self, op: FastOp, offset: u64, len: u64) -> Fast {
+        match op {
+            FastOp::Flush if self.options.no_flush || self.read_only => return Fast::Done,
+            FastOp::Flush if self.sync_lost.load(Ordering::Acquire) => return Fast::Slow,
+            // Past the end a read gives zeroes and a write moves the end.
+            FastOp::Read | FastOp::Write if offset.saturating_add(len) > self.size() => return Fast::Slow,
+            FastOp::Write if self.read_only => return Fast::Slow,
+            _ => {}
+        }
+        let fd = self.as_raw_fd();
+        Fast::Direct(Direct { fd, offset, alignment: self.alignment, ring: self.options.ring, pass: None })
+    }
+
+    fn resize(&self, size: u64, preallocation: Preallocation) -> Result<(), BlockError> {
+        self.writable()?;
+        let shown = self.path.display();
+        let old = self.size();
+        if self.device {
+            let (now, _, _) = sys::device_geometry(&self.file)
+                .map_err(|e| BlockError::io(format!("could not size device '{shown}'"), e))?;
+            self.len.store(now, Ordering::Release);
+            return if size <= now {
+                Ok(())
+            } else {
+                Err(BlockError::new(ErrorKind::Invalid, format!("device '{shown}' has only {now} bytes, not {size}")))
+            };
+        }
+        let fail = |e| BlockError::io(format!("could not resize '{shown}' to {size} bytes"), e);
+        if size < old && preallocation != Preallocation::Off {
+            return Err(BlockError::new(ErrorKind::Invalid, "preallocation cannot be used for shrinking files"));
+        }
+        match preallocation {
+            Preallocation::Metadata => {
+                let text = "preallocation mode 'metadata' is not for raw files; off, falloc and full are";
+                return Err(BlockError::new(ErrorKind::Invalid, text));
+            }
+            Preallocation::Off => self.file.set_len(size).map_err(fail)?,
+            Preallocation::Falloc if size > old => {
+                if let Err(e) = sys::fallocate(&self.file, 0, old, size - old) {
+                    let _ = self.file.set_len(old);
+                    return Err(fail(e));
+                }
+            }
+            Preallocation::Full if size > old => {
+                self.file.set_len(size).map_err(fail)?;
+                self.len.store(size, Ordering::Release);
+                if let Err(e) = self.write_plain_zeroes(old, size - old) {
+                    let _ = self.file.set_len(old);
+                    self.len.store(old, Ordering::Release);
+                    return Err(e);
+                }
+            }
+            Preallocation::Falloc | Preallocation::Full => {}
+        }
+        self.len.store(size, Ordering::Release);
+        Ok(())
+    }
+
+    fn allocated_bytes(&self) -> Option<u64> {
+        self.file.metadata().ok().map(|m| m.blocks() * 512)
+    }
+
+    fn as_any(&self) -> &dyn Any {
+        self
+    }
+}
+
+impl AsRawFd for HostFile {
+    fn as_raw_fd(&self) -> RawFd {
+        self.file.as_raw_fd()
+    }
+}

@@ -1,0 +1,5 @@
+//! Where bytes come from: host files and devices, memory, nothing at all. Layers without a layer beneath.
+
+pub mod file;
+pub mod memory;
+pub mod null;

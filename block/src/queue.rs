@@ -1,0 +1,384 @@
+//! One thread's path to a disk: requests in, completions out.
+//!
+//! ```text
+//!   submit ─> waiting ─> start ─┬─ fast: Zero, Done ─────────> done
+//!                               ├─ fast: Direct ─> ring ─────> done (short or EAGAIN: worker)
+//!                               └─ Slow ─> worker ─> returned ─> done
+//! ```
+//!
+//! A request that the ring did only in part is done again whole by a worker: reads and writes of the same bytes may be
+//! repeated. The path of a warm request allocates nothing and takes no lock but the format's look-up.
+
+use std::collections::VecDeque;
+use std::os::fd::{AsRawFd, BorrowedFd};
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
+
+use crate::disk::{Meeting, Shared};
+use crate::error::{BlockError, ErrorKind};
+use crate::image::{Buffers, Completion, ImageQueue, Op, Request};
+use crate::layer::{Direct, Fast, FastOp, Layer, Pass};
+use crate::mem::{Sink, Source};
+use crate::pool;
+use crate::ring::{Move, Ring};
+use crate::sys;
+
+/// Most requests in flight in one queue.
+const DEEPEST: u32 = 1024;
+
+/// A request on its way.
+struct Slot {
+    request: Request,
+    pass: Pass,
+}
+
+/// What workers give back.
+struct Returned {
+    index: u32,
+    request: Request,
+    result: Result<(), i32>,
+}
+
+/// What a request is told when a worker or the kernel does it.
+fn errno_of(error: &BlockError) -> i32 {
+    log::debug!("disk request failed: {error}");
+    error.errno()
+}
+
+/// Does a request with the layer's synchronous methods.
+fn perform(layer: &dyn Layer, request: &Request, write_through: bool) -> Result<(), BlockError> {
+    let (offset, len) = (request.offset, request.len);
+    let durable = match request.op {
+        Op::Read => {
+            layer.read(Sink::buffers(&request.buffers), offset)?;
+            false
+        }
+        Op::Write { fua } => {
+            layer.write(Source::buffers(&request.buffers), offset)?;
+            fua || write_through
+        }
+        Op::Flush => true,
+        Op::Discard => {
+            layer.discard(offset, len)?;
+            write_through
+        }
+        Op::WriteZeroes { unmap, fua } => {
+            layer.write_zeroes(offset, len, unmap)?;
+            fua || write_through
+        }
+    };
+    if durable { layer.flush() } else { Ok(()) }
+}
+
+pub(crate) struct DiskQueue {
+    shared: Arc<Shared>,
+    layer: Arc<dyn Layer>,
+    version: usize,
+    meeting: Arc<Meeting>,
+    ring: Option<Ring>,
+    /// Requests in flight by ring key; `free` lists the empty places. Never grows: the ring points into it.
+    slots: Vec<Option<Slot>>,
+    free: Vec<u32>,
+    waiting: VecDeque<Request>,
+    done: VecDeque<Completion>,
+    returned: Arc<Mutex<Vec<Returned>>>,
+    batch: Vec<Returned>,
+    active: usize,
+}
+
+impl DiskQueue {
+    pub(crate) fn new(shared: Arc<Shared>, depth: u32) -> Result<(Self, Arc<Meeting>), BlockError> {
+        let depth = depth.clamp(1, DEEPEST);
+        let version = shared.version.load(Ordering::SeqCst);
+        let layer = shared.layer();
+        let wants_ring = layer.wants_ring();
+        // The ring's read of the event descriptor must wait; without a ring nothing may.
+        let flags = if wants_ring { EFD_CLOEXEC } else { EFD_CLOEXEC | EFD_NONBLOCK };
+        let wake = EventFd::new(flags).map_err(|e| BlockError::io("could not make an event descriptor", e))?;
+        let ring = if wants_ring {
+            let ring = Ring::new(depth, wake.as_raw_fd());
+            Some(ring.map_err(|e| BlockError::io("could not set up io_uring", e))?)
+        } else {
+            None
+        };
+        let meeting = Arc::new(Meeting { active: 0.into(), wake });
+        let queue = Self {
+            shared,
+            layer,
+            version,
+            meeting: meeting.clone(),
+            ring,
+            slots: (0..depth).map(|_| None).collect(),
+            free: (0..depth).rev().collect(),
+            waiting: VecDeque::new(),
+            done: VecDeque::with_capacity(depth as usize),
+            returned: Arc::default(),
+            batch: Vec::new(),
+            active: 0,
+        };
+        Ok((queue, meeting))
+    }
+
+    /// Whether requests may start: false while the disk is held.
+    fn enter(&mut self) -> bool {
+        self.meeting.active.store(self.active + 1, Ordering::SeqCst);
+        if self.shared.held.load(Ordering::SeqCst) > 0 {
+            self.meeting.active.store(self.active, Ordering::SeqCst);
+            if self.active == 0 {
+                self.shared.became_quiet();
+            }
+            return false;
+        }
+        self.active += 1;
+        let version = self.shared.version.load(Ordering::SeqCst);
+        if version != self.version {
+            self.version = version;
+            self.layer = self.shared.layer();
+        }
+        true
+    }
+
+    fn leave(&mut self) {
+        self.active -= 1;
+        self.meeting.active.store(self.active, Ordering::SeqCst);
+        if self.active == 0 && self.shared.held.load(Ordering::SeqCst) > 0 {
+            self.shared.became_quiet();
+        }
+    }
+
+    /// Starts waiting requests while there is room and the disk is not held.
+    fn pump(&mut self) {
+        while !self.waiting.is_empty() && !self.free.is_empty() && self.enter() {
+            if let Some(request) = self.waiting.pop_front() {
+                self.start(request);
+            }
+        }
+    }
+
+    fn finish(&mut self, tag: u64, result: Result<(), i32>) {
+        self.done.push_back(Completion { tag, result });
+        self.leave();
+    }
+
+    /// Starts a request that was counted by `enter`.
+    fn start(&mut self, request: Request) {
+        if let Err(errno) = self.admit(&request) {
+            return self.finish(request.tag, Err(errno));
+        }
+        let write_through = !self.shared.write_cache.load(Ordering::Relaxed);
+        let fast = match request.op {
+            Op::Read => self.layer.fast(FastOp::Read, request.offset, request.len),
+            Op::Write { fua: false } if !write_through => {
+                self.layer.fast(FastOp::Write, request.offset, request.len)
+            }
+            Op::Flush => self.layer.fast(FastOp::Flush, 0, 0),
+            _ => Fast::Slow,
+        };
+        match fast {
+            Fast::Slow => self.start_worker(request, None),
+            Fast::Done => self.finish(request.tag, Ok(())),
+            Fast::Zero => {
+                Sink::buffers(&request.buffers).zero();
+                self.finish(request.tag, Ok(()));
+            }
+            Fast::Direct(direct) => self.start_direct(request, direct),
+        }
+    }
+
+    /// Refuses what no layer should see.
+    fn admit(&self, request: &Request) -> Result<(), i32> {
+        let end = request.offset.checked_add(request.len).ok_or(libc::EINVAL)?;
+        match request.op {
+            Op::Flush => return Ok(()),
+            Op::Read => {}
+            _ if self.layer.limits().read_only => return Err(libc::EROFS),
+            _ => {}
+        }
+        let moves = matches!(request.op, Op::Read | Op::Write { .. });
+        if end > self.layer.size() || (moves && request.len != request.buffers.len()) {
+            return Err(libc::EINVAL);
+        }
+        Ok(())
+    }
+
+    fn start_direct(&mut self, request: Request, direct: Direct) {
+        let Direct { fd, offset, alignment, ring, pass } = direct;
+        let iovecs = request.buffers.iovecs();
+        let aligned = alignment == 1 || {
+            let mask = u64::from(alignment) - 1;
+            (offset | request.len) & mask == 0 && Sink::buffers(&request.buffers).is_aligned(alignment as usize)
+        };
+        let fits = iovecs.len() <= 1024 && request.len <= 1 << 30;
+        if aligned && fits && ring && self.ring.is_some() {
+            return self.start_ring(request, fd, offset, pass);
+        }
+        if aligned && fits && alignment == 1 && request.op == Op::Read {
+            // What the page cache has costs no thread.
+            if let Ok(n) = sys::read_nowait(fd, iovecs, offset)
+                && n as u64 == request.len
+            {
+                return self.finish(request.tag, Ok(()));
+            }
+        }
+        self.start_worker(request, pass);
+    }
+
+    fn start_ring(&mut self, request: Request, fd: i32, offset: u64, pass: Pass) {
+        let what = match request.op {
+            Op::Read => Move::Read,
+            Op::Flush => Move::Sync,
+            _ => Move::Write,
+        };
+        let (Some(index), Some(ring)) = (self.free.pop(), self.ring.as_mut()) else {
+            return self.start_worker(request, pass);
+        };
+        let slot = self.slots[index as usize].insert(Slot { request, pass });
+        if let Err(e) = ring.submit(what, fd, slot.request.buffers.iovecs(), offset, index) {
+            log::error!("io_uring refuses a request: {e}");
+            self.free.push(index);
+            if let Some(slot) = self.slots[index as usize].take() {
+                self.finish(slot.request.tag, Err(libc::EIO));
+            }
+        }
+    }
+
+    fn start_worker(&mut self, request: Request, pass: Pass) {
+        // The caller saw a free place; a request sent on from the ring gave its own back just now.
+        let Some(index) = self.free.pop() else {
+            return self.finish(request.tag, Err(libc::EIO));
+        };
+        let layer = self.layer.clone();
+        let (returned, meeting) = (self.returned.clone(), self.meeting.clone());
+        let write_through = !self.shared.write_cache.load(Ordering::Relaxed);
+        pool::run(Box::new(move || {
+            let result = perform(layer.as_ref(), &request, write_through).map_err(|e| errno_of(&e));
+            drop((pass, layer));
+            returned.lock().unwrap_or_else(PoisonError::into_inner).push(Returned { index, request, result });
+            // A full counter is readable already.
+            let _ = meeting.wake.write(1);
+        }));
+    }
+
+    fn ring_completed(&mut self, index: u32, result: i32) {
+        let Some(Slot { request, pass }) = self.slots.get_mut(index as usize).and_then(Option::take) else {
+            return;
+        };
+        self.free.push(index);
+        if request.op == Op::Flush {
+            if result < 0 {
+                self.layer.sync_failed();
+            }
+            return self.finish(request.tag, if result < 0 { Err(-result) } else { Ok(()) });
+        }
+        if result >= 0 && result as u64 == request.len {
+            return self.finish(request.tag, Ok(()));
+        }
+        match -result {
+            // Short, or the kernel would not do it this way.
+            i32::MIN..=0 | libc::EAGAIN | libc::EINTR | libc::EINVAL | libc::EOPNOTSUPP => {
+                self.start_worker(request, pass);
+            }
+            errno => self.finish(request.tag, Err(errno)),
+        }
+    }
+
+    fn collect_returned(&mut self) {
+        std::mem::swap(&mut self.batch, &mut *self.returned.lock().unwrap_or_else(PoisonError::into_inner));
+        while let Some(Returned { index, request, result }) = self.batch.pop() {
+            self.free.push(index);
+            self.finish(request.tag, result);
+        }
+    }
+
+    /// Takes in what the kernel and the workers finished.
+    fn gather(&mut self) {
+        if self.ring.is_none() {
+            // Clear first, look second: what comes in between signals again.
+            let _ = self.meeting.wake.read();
+            self.collect_returned();
+            return;
+        }
+        while let Some((key, result)) = self.ring.as_mut().and_then(Ring::reap) {
+            match key {
+                Some(index) => self.ring_completed(index, result),
+                None => self.collect_returned(),
+            }
+        }
+    }
+}
+
+impl ImageQueue for DiskQueue {
+    fn submit(&mut self, request: Request) {
+        if self.waiting.is_empty() && !self.free.is_empty() && self.enter() {
+            self.start(request);
+        } else {
+            self.waiting.push_back(request);
+        }
+    }
+
+    fn kick(&mut self) {
+        if let Some(Err(e)) = self.ring.as_mut().map(Ring::kick) {
+            log::error!("io_uring takes no submissions: {e}");
+        }
+    }
+
+    fn reap(&mut self) -> Option<Completion> {
+        if self.done.is_empty() {
+            self.gather();
+            if !self.waiting.is_empty() {
+                self.pump();
+                self.kick();
+            }
+        }
+        self.done.pop_front()
+    }
+
+    fn notifier(&self) -> BorrowedFd<'_> {
+        use std::os::fd::AsFd;
+        match &self.ring {
+            Some(ring) => ring.as_fd(),
+            None => self.meeting.as_fd(),
+        }
+    }
+
+    fn in_flight(&self) -> usize {
+        self.active + self.waiting.len() + self.done.len()
+    }
+}
+
+impl Drop for DiskQueue {
+    fn drop(&mut self) {
+        // The kernel and the workers still hold the requests' memory.
+        self.waiting.clear();
+        while self.active > 0 {
+            self.kick();
+            self.gather();
+            if self.active > 0 {
+                wait_readable(self.notifier());
+            }
+        }
+    }
+}
+
+fn wait_readable(fd: BorrowedFd<'_>) {
+    sys::wait_readable(fd.as_raw_fd());
+}
+
+/// Why a ring could not be used, if it cannot.
+///
+/// # Errors
+/// When the kernel has no io_uring or forbids it.
+pub fn ring_available() -> Result<(), BlockError> {
+    io_uring::IoUring::new(1).map(drop).map_err(|e| {
+        let text = format!("io_uring is not available on this host ({e}); aio=threads works everywhere");
+        BlockError::new(ErrorKind::Unsupported, text)
+    })
+}
+
+impl Default for Buffers {
+    fn default() -> Self {
+        Self::none()
+    }
+}

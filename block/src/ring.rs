@@ -1,0 +1,119 @@
+//! An io_uring as a disk's queue uses it: whole reads, writes and syncs, and one event descriptor that wakes it.
+//!
+//! The ring's own descriptor is the queue's notifier: it is readable while completions wait. Worker threads cannot put
+//! completions there, so a read of their event descriptor is always pending in the ring; when a worker signals, that
+//! read completes and makes the ring readable too.
+
+use std::io;
+use std::os::fd::{AsRawFd, RawFd};
+
+use io_uring::{IoUring, opcode, squeue, types};
+
+/// Completion key of the event descriptor's read.
+const WAKE: u64 = u64::MAX;
+
+/// What the ring does with a range of a file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Move {
+    Read,
+    Write,
+    Sync,
+}
+
+/// One ring.
+pub(crate) struct Ring {
+    ring: IoUring,
+    wake_fd: RawFd,
+    /// Where the pending read of the event descriptor puts its count; boxed so that it stays where it is.
+    wake_count: Box<u64>,
+    queued: u32,
+}
+
+impl Ring {
+    /// A ring for `depth` requests, woken through `wake_fd` (a blocking eventfd that outlives the ring).
+    pub(crate) fn new(depth: u32, wake_fd: RawFd) -> io::Result<Self> {
+        let ring = IoUring::builder().setup_clamp().build((depth + 1).next_power_of_two())?;
+        let mut this = Self { ring, wake_fd, wake_count: Box::new(0), queued: 0 };
+        this.arm()?;
+        this.kick()?;
+        Ok(this)
+    }
+
+    fn arm(&mut self) -> io::Result<()> {
+        let target: *mut u64 = &raw mut *self.wake_count;
+        let entry = opcode::Read::new(types::Fd(self.wake_fd), target.cast(), 8).build().user_data(WAKE);
+        self.push(&entry)
+    }
+
+    #[expect(unsafe_code, reason = "io_uring's submission queue cannot check what an entry points to")]
+    fn push(&mut self, entry: &squeue::Entry) -> io::Result<()> {
+        // SAFETY: entries point to `wake_count`, which lives as long as the ring, or to memory that `submit`'s caller
+        // keeps until the completion is reaped.
+        while unsafe { self.ring.submission().push(entry) }.is_err() {
+            self.ring.submit()?;
+        }
+        self.queued += 1;
+        Ok(())
+    }
+
+    /// Queues one operation; `key` comes back with its result.
+    ///
+    /// The caller keeps the list and the memory it names in place until [`Ring::reap`] gives `key` back.
+    pub(crate) fn submit(
+        &mut self,
+        what: Move,
+        fd: RawFd,
+        iovecs: &[libc::iovec],
+        offset: u64,
+        key: u32,
+    ) -> io::Result<()> {
+        let fd = types::Fd(fd);
+        let entry = match (what, iovecs) {
+            (Move::Sync, _) => opcode::Fsync::new(fd).flags(types::FsyncFlags::DATASYNC).build(),
+            (Move::Read, [one]) => match u32::try_from(one.iov_len) {
+                Ok(len) => opcode::Read::new(fd, one.iov_base.cast(), len).offset(offset).build(),
+                Err(_) => return Err(io::Error::from_raw_os_error(libc::EINVAL)),
+            },
+            (Move::Write, [one]) => match u32::try_from(one.iov_len) {
+                Ok(len) => opcode::Write::new(fd, one.iov_base.cast(), len).offset(offset).build(),
+                Err(_) => return Err(io::Error::from_raw_os_error(libc::EINVAL)),
+            },
+            (Move::Read, many) => opcode::Readv::new(fd, many.as_ptr(), many.len() as u32).offset(offset).build(),
+            (Move::Write, many) => opcode::Writev::new(fd, many.as_ptr(), many.len() as u32).offset(offset).build(),
+        };
+        self.push(&entry.user_data(u64::from(key)))
+    }
+
+    /// Hands what is queued to the kernel.
+    pub(crate) fn kick(&mut self) -> io::Result<()> {
+        while self.queued > 0 {
+            match self.ring.submit() {
+                Ok(_) => self.queued = 0,
+                Err(e) if matches!(e.raw_os_error(), Some(libc::EINTR)) => {}
+                // Out of resources for a moment, or completions must be taken first: the next call tries again.
+                Err(e) if matches!(e.raw_os_error(), Some(libc::EAGAIN | libc::EBUSY)) => return Ok(()),
+                Err(e) => return Err(e),
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes one completion: the key and the kernel's result. `None` as key says that a worker signalled.
+    pub(crate) fn reap(&mut self) -> Option<(Option<u32>, i32)> {
+        let entry = self.ring.completion().next()?;
+        if entry.user_data() != WAKE {
+            return Some((Some(entry.user_data() as u32), entry.result()));
+        }
+        // Arming fails only when the kernel takes no submissions at all; requests then fail one by one.
+        if self.arm().and_then(|()| self.kick()).is_err() {
+            log::error!("io_uring takes no more submissions");
+        }
+        Some((None, 0))
+    }
+}
+
+impl AsRawFd for Ring {
+    fn as_raw_fd(&self) -> RawFd {
+        self.ring.as_raw_fd()
+    }
+}

@@ -1,0 +1,153 @@
+//! The system calls that `std` does not wrap: vectored reads and writes at an offset, holes, device geometry, locks.
+
+#![expect(unsafe_code, reason = "system calls that neither std nor vmm-sys-util wraps")]
+
+use std::fs::File;
+use std::io;
+use std::ops::Range;
+use std::os::fd::AsRawFd;
+
+use crate::mem::{Sink, Source};
+
+/// Most ranges in one vectored call (`IOV_MAX` on Linux).
+const IOV_MAX: usize = 1024;
+/// `BLKGETSIZE64`, `BLKSSZGET`, `BLKPBSZGET`, `BLKDISCARD` of `linux/fs.h`.
+const BLKGETSIZE64: libc::c_ulong = 0x8008_1272;
+const BLKSSZGET: libc::c_ulong = 0x1268;
+const BLKPBSZGET: libc::c_ulong = 0x127b;
+const BLKDISCARD: libc::c_ulong = 0x1277;
+
+fn check(result: i64) -> io::Result<usize> {
+    usize::try_from(result).map_err(|_| io::Error::last_os_error())
+}
+
+fn to_off(offset: u64) -> io::Result<libc::off_t> {
+    libc::off_t::try_from(offset).map_err(|_| io::Error::from_raw_os_error(libc::EFBIG))
+}
+
+/// Fills the whole view; past the end of the file it gives zeroes.
+pub(crate) fn read_full(file: &File, into: Sink<'_>, offset: u64) -> io::Result<()> {
+    let mut done = 0;
+    while done < into.len() {
+        let iovecs = into.part(done, into.len() - done).iovecs();
+        let count = iovecs.len().min(IOV_MAX);
+        let at = to_off(offset + done as u64)?;
+        // SAFETY: the ranges are valid for writes while `into` lives; the count does not exceed the list.
+        let n = unsafe { libc::preadv(file.as_raw_fd(), iovecs.as_ptr(), count as i32, at) };
+        match check(n as i64) {
+            Ok(0) => {
+                into.part(done, into.len() - done).zero();
+                return Ok(());
+            }
+            Ok(n) => done += n,
+            Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+            Err(e) => return Err(e),
+        }
+    }
+    Ok(())
+}
+
+/// Writes the whole view.
+pub(crate) fn write_full(file: &File, from: Source<'_>, offset: u64) -> io::Result<()> {
+    let mut done = 0;
+    while done < from.len() {
+        let iovecs = from.part(done, from.len() - done).iovecs();
+        let count = iovecs.len().min(IOV_MAX);
+        let at = to_off(offset + done as u64)?;
+        // SAFETY: the ranges are valid for reads while `from` lives; the count does not exceed the list.
+        let n = unsafe { libc::pwritev(file.as_raw_fd(), iovecs.as_ptr(), count as i32, at) };
+        match check(n as i64) {
+            Ok(0) => return Err(io::Error::from_raw_os_error(libc::ENOSPC)),
+            Ok(n) => done += n,
+            Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+            Err(e) => return Err(e),
+        }
+    }
+    Ok(())
+}
+
+/// Reads what the page cache has, without waiting for a device; how many bytes that was.
+pub(crate) fn read_nowait(fd: i32, iovecs: &[libc::iovec], offset: u64) -> io::Result<usize> {
+    let count = iovecs.len().min(IOV_MAX) as i32;
+    // SAFETY: the caller's buffers are valid for writes until the call returns; the count does not exceed the list.
+    let n = unsafe { libc::preadv2(fd, iovecs.as_ptr(), count, to_off(offset)?, libc::RWF_NOWAIT) };
+    check(n as i64)
+}
+
+/// `fallocate(2)`, continued over signals.
+pub(crate) fn fallocate(file: &File, mode: i32, offset: u64, len: u64) -> io::Result<()> {
+    let (offset, len) = (to_off(offset)?, to_off(len)?);
+    loop {
+        // SAFETY: no memory is passed.
+        match check(i64::from(unsafe { libc::fallocate(file.as_raw_fd(), mode, offset, len) })) {
+            Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+            other => return other.map(drop),
+        }
+    }
+}
+
+/// The first run of data at or after `offset`; `None` when there are only holes.
+pub(crate) fn data_extent(file: &File, offset: u64) -> io::Result<Option<Range<u64>>> {
+    let seek = |at: u64, whence| {
+        // SAFETY: no memory is passed.
+        check(unsafe { libc::lseek(file.as_raw_fd(), to_off(at)?, whence) }).map(|n| n as u64)
+    };
+    let start = match seek(offset, libc::SEEK_DATA) {
+        Ok(start) => start,
+        Err(e) if e.raw_os_error() == Some(libc::ENXIO) => return Ok(None),
+        Err(e) => return Err(e),
+    };
+    Ok(Some(start..seek(start, libc::SEEK_HOLE)?))
+}
+
+/// Size, logical and physical block of a block device, in bytes.
+pub(crate) fn device_geometry(file: &File) -> io::Result<(u64, u32, u32)> {
+    let fd = file.as_raw_fd();
+    let (mut size, mut logical, mut physical) = (0u64, 0i32, 0u32);
+    // SAFETY: each request writes one value of the type that its pointer has.
+    unsafe {
+        check(i64::from(libc::ioctl(fd, BLKGETSIZE64, &raw mut size)))?;
+        check(i64::from(libc::ioctl(fd, BLKSSZGET, &raw mut logical)))?;
+        check(i64::from(libc::ioctl(fd, BLKPBSZGET, &raw mut physical)))?;
+    }
+    let logical = u32::try_from(logical).unwrap_or(512).clamp(512, 1 << 16);
+    Ok((size, logical, physical.clamp(logical, 1 << 16)))
+}
+
+/// Tells a block device that a range is no longer needed.
+pub(crate) fn device_discard(file: &File, offset: u64, len: u64) -> io::Result<()> {
+    let range = [offset, len];
+    // SAFETY: BLKDISCARD reads two 64-bit values.
+    check(i64::from(unsafe { libc::ioctl(file.as_raw_fd(), BLKDISCARD, range.as_ptr()) })).map(drop)
+}
+
+/// The alignment in bytes that direct I/O on `file` needs: what `statx` says, or else the logical block.
+pub(crate) fn direct_alignment(file: &File, logical: u32) -> u32 {
+    // SAFETY: statx is plain data for which all zeroes is a value.
+    let mut facts: libc::statx = unsafe { std::mem::zeroed() };
+    // SAFETY: the empty path with AT_EMPTY_PATH names the descriptor; `facts` is writable.
+    let result =
+        unsafe { libc::statx(file.as_raw_fd(), c"".as_ptr(), libc::AT_EMPTY_PATH, STATX_DIOALIGN, &raw mut facts) };
+    let told = if result == 0 && facts.stx_mask & STATX_DIOALIGN != 0 {
+        facts.stx_dio_mem_align.max(facts.stx_dio_offset_align)
+    } else {
+        0
+    };
+    if told.is_power_of_two() && told <= 1 << 16 { told.max(512) } else { logical.max(4096) }
+}
+
+/// `STATX_DIOALIGN` of `linux/stat.h`.
+const STATX_DIOALIGN: u32 = 0x2000;
+
+/// One `fcntl` on an open-file-description lock of one byte.
+pub(crate) fn ofd_lock(file: &File, command: i32, kind: i32, byte: u64) -> io::Result<libc::flock> {
+    // SAFETY: flock is plain data for which all zeroes is a value.
+    let mut lock: libc::flock = unsafe { std::mem::zeroed() };
+    lock.l_type = kind as libc::c_short;
+    lock.l_whence = libc::SEEK_SET as libc::c_short;
+    lock.l_start = to_off(byte)?;
+    lock.l_len = 1;
+    // SAFETY: the commands used take a pointer to a flock, read and written in place.
+    check(i64::from(unsafe { libc::fcntl(file.as_raw_fd(), command, &raw mut lock) }))?;
+    Ok(lock)
+}
