@@ -188,6 +188,11 @@ pub trait Layer: Send + Sync {
         Fast::Slow
     }
 
+    /// Whether an answer of [`Layer::fast`] may ask for the ring.
+    fn wants_ring(&self) -> bool {
+        false
+    }
+
     /// Changes the size in bytes.
     ///
     /// # Errors

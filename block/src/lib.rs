@@ -1,15 +1,21 @@
 //! Disk images: raw and qcow2 formats, the node graph, the engines that move bytes. No guest, no bus.
 
+pub mod disk;
 pub mod error;
 pub mod format;
 pub mod image;
 pub mod layer;
 pub mod lock;
 pub mod mem;
+mod pool;
 pub mod probe;
 pub mod protocol;
+mod queue;
+mod ring;
 mod sys;
 pub mod thread;
 
+pub use disk::{Disk, Drained};
 pub use error::{BlockError, ErrorKind};
 pub use image::{Buffers, Completion, Image, ImageInfo, ImageQueue, IoVecs, Op, Request};
+pub use queue::ring_available;

@@ -18,7 +18,7 @@ use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
 
 use crate::disk::{Meeting, Shared};
 use crate::error::{BlockError, ErrorKind};
-use crate::image::{Buffers, Completion, ImageQueue, Op, Request};
+use crate::image::{Completion, ImageQueue, Op, Request};
 use crate::layer::{Direct, Fast, FastOp, Layer, Pass};
 use crate::mem::{Sink, Source};
 use crate::pool;
@@ -170,9 +170,7 @@ impl DiskQueue {
         let write_through = !self.shared.write_cache.load(Ordering::Relaxed);
         let fast = match request.op {
             Op::Read => self.layer.fast(FastOp::Read, request.offset, request.len),
-            Op::Write { fua: false } if !write_through => {
-                self.layer.fast(FastOp::Write, request.offset, request.len)
-            }
+            Op::Write { fua: false } if !write_through => self.layer.fast(FastOp::Write, request.offset, request.len),
             Op::Flush => self.layer.fast(FastOp::Flush, 0, 0),
             _ => Fast::Slow,
         };
@@ -336,10 +334,9 @@ impl ImageQueue for DiskQueue {
     }
 
     fn notifier(&self) -> BorrowedFd<'_> {
-        use std::os::fd::AsFd;
         match &self.ring {
-            Some(ring) => ring.as_fd(),
-            None => self.meeting.as_fd(),
+            Some(ring) => sys::borrow_fd(ring),
+            None => sys::borrow_fd(&self.meeting.wake),
         }
     }
 
@@ -356,14 +353,10 @@ impl Drop for DiskQueue {
             self.kick();
             self.gather();
             if self.active > 0 {
-                wait_readable(self.notifier());
+                sys::wait_readable(self.notifier());
             }
         }
     }
-}
-
-fn wait_readable(fd: BorrowedFd<'_>) {
-    sys::wait_readable(fd.as_raw_fd());
 }
 
 /// Why a ring could not be used, if it cannot.
@@ -375,10 +368,4 @@ pub fn ring_available() -> Result<(), BlockError> {
         let text = format!("io_uring is not available on this host ({e}); aio=threads works everywhere");
         BlockError::new(ErrorKind::Unsupported, text)
     })
-}
-
-impl Default for Buffers {
-    fn default() -> Self {
-        Self::none()
-    }
 }

@@ -5,7 +5,7 @@
 use std::fs::File;
 use std::io;
 use std::ops::Range;
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsRawFd, BorrowedFd};
 
 use crate::mem::{Sink, Source};
 
@@ -150,4 +150,17 @@ pub(crate) fn ofd_lock(file: &File, command: i32, kind: i32, byte: u64) -> io::R
     // SAFETY: the commands used take a pointer to a flock, read and written in place.
     check(i64::from(unsafe { libc::fcntl(file.as_raw_fd(), command, &raw mut lock) }))?;
     Ok(lock)
+}
+
+/// Waits until `fd` is readable, or a signal comes.
+pub(crate) fn wait_readable(fd: BorrowedFd<'_>) {
+    let mut poll = libc::pollfd { fd: fd.as_raw_fd(), events: libc::POLLIN, revents: 0 };
+    // SAFETY: one entry, writable.
+    unsafe { libc::poll(&raw mut poll, 1, -1) };
+}
+
+/// Borrows a descriptor that `owner` keeps open.
+pub(crate) fn borrow_fd<T: AsRawFd>(owner: &T) -> BorrowedFd<'_> {
+    // SAFETY: the descriptor is open as long as its owner lives, which the borrow's lifetime is tied to.
+    unsafe { BorrowedFd::borrow_raw(owner.as_raw_fd()) }
 }

@@ -133,6 +133,10 @@ impl Layer for Raw {
         self.file.fast(op, self.offset + offset, len)
     }
 
+    fn wants_ring(&self) -> bool {
+        self.file.wants_ring()
+    }
+
     fn resize(&self, size: u64, preallocation: Preallocation) -> Result<(), BlockError> {
         if self.fixed {
             return Err(BlockError::new(ErrorKind::Unsupported, "a raw node with a fixed size cannot be resized"));

@@ -409,6 +409,10 @@ impl Layer for HostFile {
         Fast::Direct(Direct { fd, offset, alignment: self.alignment, ring: self.options.ring, pass: None })
     }
 
+    fn wants_ring(&self) -> bool {
+        self.options.ring
+    }
+
     fn resize(&self, size: u64, preallocation: Preallocation) -> Result<(), BlockError> {
         self.writable()?;
         let shown = self.path.display();

@@ -1,0 +1,150 @@
+use std::io::Write;
+use std::sync::Barrier;
+use std::time::Duration;
+
+use super::*;
+use crate::image::{Buffers, Completion, Op, Request};
+use crate::layer::read_vec;
+use crate::protocol::file::{FileOptions, HostFile};
+use crate::protocol::memory::Memory;
+use crate::sys;
+
+/// Guest memory of a test: leaked, so that no reference into it exists while the queue uses it.
+fn memory(len: usize, fill: u8) -> *mut u8 {
+    vec![fill; len].leak().as_mut_ptr()
+}
+
+#[expect(unsafe_code, reason = "test memory is leaked and so outlives everything")]
+fn buffers(at: *mut u8, len: usize) -> Buffers {
+    // SAFETY: the memory is leaked and only read back after completion.
+    unsafe { Buffers::new(vec![libc::iovec { iov_base: at.cast(), iov_len: len }], None) }
+}
+
+#[expect(unsafe_code, reason = "test memory is leaked and so outlives everything")]
+fn content(at: *mut u8, len: usize) -> Vec<u8> {
+    // SAFETY: the memory is leaked and no request is in flight any more.
+    unsafe { std::slice::from_raw_parts(at, len) }.to_vec()
+}
+
+fn request(tag: u64, op: Op, offset: u64, len: usize, at: *mut u8) -> Request {
+    let buffers = if matches!(op, Op::Read | Op::Write { .. }) { buffers(at, len) } else { Buffers::none() };
+    Request { tag, op, offset, len: len as u64, buffers }
+}
+
+fn wait(queue: &mut dyn ImageQueue, count: usize) -> Vec<Completion> {
+    let mut done = Vec::new();
+    queue.kick();
+    while done.len() < count {
+        match queue.reap() {
+            Some(completion) => done.push(completion),
+            None => sys::wait_readable(queue.notifier()),
+        }
+    }
+    done.sort_by_key(|c| c.tag);
+    done
+}
+
+const WRITE: Op = Op::Write { fua: false };
+
+fn file_disk(len: usize, ring: bool) -> (tempfile::NamedTempFile, Disk) {
+    let mut file = tempfile::NamedTempFile::new().unwrap();
+    file.write_all(&vec![7; len]).unwrap();
+    let layer = HostFile::open(file.path(), FileOptions { ring, ..FileOptions::default() }).unwrap();
+    (file, Disk::new(Arc::new(layer), true))
+}
+
+fn writes_come_back_by_read(ring: bool) {
+    let (_file, disk) = file_disk(1 << 20, ring);
+    let mut queue = disk.open_queue(4).unwrap();
+    for n in 0..16u64 {
+        queue.submit(request(n, WRITE, n * 4096, 4096, memory(4096, n as u8)));
+    }
+    assert!(wait(queue.as_mut(), 16).iter().all(|c| c.result.is_ok()));
+    queue.submit(request(99, Op::Flush, 0, 0, std::ptr::null_mut()));
+    assert!(wait(queue.as_mut(), 1)[0].result.is_ok());
+
+    let at = memory(16 * 4096, 0xff);
+    queue.submit(request(1, Op::Read, 0, 16 * 4096, at));
+    wait(queue.as_mut(), 1);
+
+    let expected: Vec<u8> = (0..16u8).flat_map(|n| [n; 4096]).collect();
+    assert_eq!(content(at, 16 * 4096), expected);
+    assert_eq!(queue.in_flight(), 0);
+}
+
+#[test]
+fn writes_beyond_the_depth_come_back_by_read_through_the_ring() {
+    writes_come_back_by_read(true);
+}
+
+#[test]
+fn writes_beyond_the_depth_come_back_by_read_through_threads() {
+    writes_come_back_by_read(false);
+}
+
+#[test]
+fn range_past_the_end_is_einval_and_write_to_read_only_is_erofs() {
+    let disk = Disk::new(Arc::new(Memory::read_only(vec![0; 4096])), true);
+    let mut queue = disk.open_queue(4).unwrap();
+    queue.submit(request(0, Op::Read, 4096, 512, memory(512, 0)));
+    queue.submit(request(1, Op::Read, u64::MAX - 100, 512, memory(512, 0)));
+    queue.submit(request(2, WRITE, 0, 512, memory(512, 0)));
+
+    let results: Vec<_> = wait(queue.as_mut(), 3).into_iter().map(|c| c.result).collect();
+
+    assert_eq!(results, [Err(libc::EINVAL), Err(libc::EINVAL), Err(libc::EROFS)]);
+}
+
+#[test]
+fn swap_waits_for_what_is_in_flight_and_later_requests_see_the_new_layer() {
+    let (_file, disk) = file_disk(4096, true);
+    let other = Disk::new(Arc::new(Memory::new(vec![9; 4096])), true);
+    let start = Arc::new(Barrier::new(2));
+    let (mine, go) = (disk.clone(), start.clone());
+    let reader = std::thread::spawn(move || {
+        let mut queue = mine.open_queue(8).unwrap();
+        go.wait();
+        let at = memory(512, 0);
+        let mut seen = Vec::new();
+        for n in 0.. {
+            queue.submit(request(n, Op::Read, 0, 512, at));
+            wait(queue.as_mut(), 1);
+            seen.push(content(at, 1)[0]);
+            if seen.last() == Some(&9) {
+                break;
+            }
+        }
+        seen
+    });
+    start.wait();
+    std::thread::sleep(Duration::from_millis(5));
+
+    disk.swap(other.layer());
+    let seen = reader.join().unwrap();
+
+    assert_eq!(seen.iter().filter(|b| **b != 7).count(), 1, "old content until the swap, new content after");
+}
+
+#[test]
+fn dropping_a_queue_waits_for_its_requests() {
+    let (file, disk) = file_disk(1 << 20, true);
+    let mut queue = disk.open_queue(64).unwrap();
+    for n in 0..64u64 {
+        queue.submit(request(n, WRITE, n * 4096, 4096, memory(4096, 3)));
+    }
+    drop(queue);
+
+    let layer = HostFile::open(file.path(), FileOptions { lock: None, ..FileOptions::default() }).unwrap();
+    assert_eq!(read_vec(&layer, 0, 64 * 4096).unwrap(), vec![3; 64 * 4096]);
+}
+
+#[test]
+fn resize_tells_listeners_the_new_size() {
+    let disk = Disk::new(Arc::new(Memory::new(vec![0; 4096])), true);
+    let (send, receive) = std::sync::mpsc::channel();
+    disk.on_change(Box::new(move |info| send.send(info.size).unwrap()));
+
+    disk.resize(8192).unwrap();
+
+    assert_eq!(receive.try_recv(), Ok(8192));
+}
