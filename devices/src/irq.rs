@@ -6,7 +6,8 @@ use thiserror::Error;
 
 /// A level-sensitive wire. Edge-triggered chips pulse it: high, then low.
 pub trait IrqLine: Send + Sync {
-    /// Drives the wire. Idempotent; callable from any thread.
+    /// Drives the wire; callable from any thread. Chips call it after every access, mostly with the level that it has:
+    /// that has to be cheap (a tap of a [`WiredOr`] is).
     fn set(&self, high: bool);
 }
 

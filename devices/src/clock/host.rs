@@ -1,9 +1,12 @@
 //! The host's time: one thread sleeps until the nearest deadline of all timers.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::io;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use rhea_block::thread::{ThreadKind, spawn};
 
 use super::{Clock, Expiry, Timer};
 
@@ -73,7 +76,7 @@ impl Shared {
     }
 }
 
-/// The host's monotonic clock, stopped while the machine is; its one thread starts with the first armed timer.
+/// The host's monotonic clock, stopped while the machine is. Timers expire once [`HostClock::start`] was called.
 pub struct HostClock {
     shared: Arc<Shared>,
     origin: Instant,
@@ -105,6 +108,20 @@ impl HostClock {
         };
         let shared = Arc::new(Shared { state: Mutex::new(state), changed: Condvar::new() });
         Self { shared, origin: Instant::now() }
+    }
+
+    /// Starts the thread that runs the timers, once. Not left to the first armed timer: that may be a vCPU's doing,
+    /// whose system call filter knows no new threads.
+    ///
+    /// # Errors
+    /// When the host refuses a thread.
+    pub fn start(&self) -> io::Result<()> {
+        let mut state = self.shared.lock();
+        if state.thread.is_none() {
+            let shared = Arc::clone(&self.shared);
+            state.thread = Some(spawn(ThreadKind::Timer, THREAD_NAME, move || shared.run())?);
+        }
+        Ok(())
     }
 
     /// The machine runs: time passes. Does nothing if it did.
@@ -181,13 +198,6 @@ impl Timer for HostTimer {
         state.disarm(self.id);
         state.armed.insert((deadline, self.id));
         state.deadline_of.insert(self.id, deadline);
-        if state.thread.is_none() && !state.closing {
-            let shared = Arc::clone(&self.shared);
-            match thread::Builder::new().name(THREAD_NAME.to_owned()).spawn(move || shared.run()) {
-                Ok(thread) => state.thread = Some(thread),
-                Err(error) => log::error!("no thread for timers: {error}"),
-            }
-        }
         if state.armed.first() == Some(&(deadline, self.id)) {
             self.shared.changed.notify_all();
         }

@@ -50,6 +50,7 @@ fn dropped_timer_does_not_expire() {
 #[test]
 fn host_timer_expires_after_its_deadline() {
     let clock = Arc::new(HostClock::running());
+    clock.start().unwrap();
     let (sender, receiver) = mpsc::channel();
     let reader = Arc::clone(&clock);
     let timer = clock.timer(Box::new(move || sender.send(reader.now()).unwrap()));
@@ -63,6 +64,7 @@ fn host_timer_expires_after_its_deadline() {
 #[test]
 fn earlier_deadline_overtakes_a_later_one() {
     let clock = HostClock::running();
+    clock.start().unwrap();
     let (sender, receiver) = mpsc::channel();
     let far = clock.timer(Box::new(|| unreachable!("expires in an hour")));
     let near = clock.timer(Box::new(move || sender.send(()).unwrap()));
@@ -76,6 +78,7 @@ fn earlier_deadline_overtakes_a_later_one() {
 #[test]
 fn stopped_host_clock_holds_time_and_timers() {
     let clock = HostClock::stopped();
+    clock.start().unwrap();
     let (sender, receiver) = mpsc::channel();
     let timer = clock.timer(Box::new(move || sender.send(()).unwrap()));
     timer.arm(0);

@@ -101,14 +101,14 @@ impl Regs {
         if self.full.is_some() {
             return;
         }
-        let next = self.answers.pop_front().or_else(|| self.from_keyboard()).or_else(|| self.from_mouse());
+        let next = self.answers.pop_front().or_else(|| self.next_of_keyboard()).or_else(|| self.next_of_mouse());
         if let Some((byte, source)) = next {
             self.output = byte;
             self.full = Some(source);
         }
     }
 
-    fn from_keyboard(&mut self) -> Option<(u8, Source)> {
+    fn next_of_keyboard(&mut self) -> Option<(u8, Source)> {
         if self.mode & mode::KEYBOARD_OFF != 0 {
             return None;
         }
@@ -116,7 +116,7 @@ impl Regs {
         self.keyboard.next(translate).map(|byte| (byte, Source::Keyboard))
     }
 
-    fn from_mouse(&mut self) -> Option<(u8, Source)> {
+    fn next_of_mouse(&mut self) -> Option<(u8, Source)> {
         if self.mode & mode::AUX_OFF != 0 {
             return None;
         }

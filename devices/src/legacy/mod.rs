@@ -2,6 +2,7 @@
 //!
 //! The interrupt controllers and the interval timer (with the speaker port 0x61) are the hypervisor's and not here.
 
+pub mod cmos;
 pub mod debug;
 pub mod i8042;
 pub mod serial;

@@ -104,3 +104,6 @@ pub trait PciFunction: Lifecycle {
         Vec::new()
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,56 @@
+//! What firmware reads from CMOS memory: memory sizes, processors, boot order.
+
+use super::BYTES;
+
+const KIB: u64 = 1 << 10;
+const MIB: u64 = 1 << 20;
+const GIB: u64 = 1 << 30;
+
+/// What the machine has, for firmware.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct CmosLayout {
+    /// Bytes of memory below 4 GiB.
+    pub below_4g: u64,
+    /// Bytes of memory above 4 GiB.
+    pub above_4g: u64,
+    /// Processors at start.
+    pub cpus: u8,
+    /// Boot devices, first to third: 1 floppy, 2 hard disk, 3 CD-ROM, 4 network, 0 none.
+    pub boot_order: [u8; 3],
+    /// Look for a signature on a floppy before booting from it.
+    pub check_floppy_signature: bool,
+}
+
+impl CmosLayout {
+    /// Writes the bytes that depend on the machine.
+    pub(super) fn fill(&self, memory: &mut [u8; BYTES]) {
+        let words = [
+            // Conventional memory and memory above 1 MiB in KiB, the latter twice; above 16 MiB in 64 KiB.
+            (0x15, (self.below_4g / KIB).min(640)),
+            (0x17, self.below_4g.saturating_sub(MIB) / KIB),
+            (0x30, self.below_4g.saturating_sub(MIB) / KIB),
+            (0x34, self.below_4g.saturating_sub(16 * MIB) / (64 * KIB)),
+        ];
+        for (at, value) in words {
+            let [low, high] = u16::try_from(value).unwrap_or(u16::MAX).to_le_bytes();
+            put(memory, at, &[low, high]);
+        }
+        // Above 4 GiB in 64 KiB, three bytes.
+        let high = u32::try_from((self.above_4g / (64 * KIB)).min(0xff_ffff)).unwrap_or(0).to_le_bytes();
+        put(memory, 0x5b, high.get(..3).unwrap_or_default());
+        put(memory, 0x5f, &[self.cpus.saturating_sub(1)]);
+        // Equipment: a coprocessor and a pointing device; no floppy.
+        put(memory, 0x14, &[0x06]);
+        let [first, second, third] = self.boot_order.map(|device| device & 0xf);
+        let unchecked = u8::from(!self.check_floppy_signature);
+        put(memory, 0x3d, &[first | (second << 4)]);
+        put(memory, 0x38, &[(third << 4) | unchecked]);
+        debug_assert!(self.below_4g <= 4 * GIB);
+    }
+}
+
+fn put(memory: &mut [u8; BYTES], at: usize, bytes: &[u8]) {
+    for (slot, byte) in memory.iter_mut().skip(at).zip(bytes) {
+        *slot = *byte;
+    }
+}
