@@ -177,3 +177,6 @@ impl Bus {
         })
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::bus::{BusDevice, BusFault, Effect, PowerRequest};
-use crate::chardev::CharBackend;
+use crate::chardev::{CharBackend, CharEvent, CharFrontend};
 use crate::lifecycle::{DeviceError, Lifecycle, SaveRestore, Saver, decode, encode};
 
 use super::{LegacyChip, PortRange, lock};
@@ -95,10 +95,30 @@ impl BusDevice for DebugConsole {
     }
 }
 
+/// The guest's end of a console that has no input.
+struct Deaf;
+
+impl CharFrontend for Deaf {
+    fn room(&self) -> usize {
+        0
+    }
+    fn receive(&self, _data: &[u8]) {}
+    fn event(&self, _event: CharEvent) {}
+}
+
 impl Lifecycle for DebugConsole {
     fn name(&self) -> &str {
         "isa-debugcon"
     }
+
+    /// Attaches to the character device.
+    fn start(&self) -> Result<(), DeviceError> {
+        if self.backend.attach(Some(Arc::new(Deaf))) {
+            return Ok(());
+        }
+        Err(DeviceError::Invalid(format!("character device \"{}\" is in use", self.backend.label())))
+    }
+
     fn reset(&self) {}
     fn saver(&self) -> Saver<'_> {
         Saver::Stateless

@@ -32,6 +32,17 @@ fn debug_console_writes_out_and_tells_that_it_is_there() {
 }
 
 #[test]
+fn debug_console_takes_its_chardev_for_itself() {
+    let chardev = MemoryChar::new();
+    let console = || DebugConsole::new(0x402, 0xe9, Arc::clone(&chardev) as Arc<dyn CharBackend>);
+
+    console().start().unwrap();
+
+    assert_eq!(chardev.frontend().unwrap().room(), 0);
+    assert!(console().start().is_err());
+}
+
+#[test]
 fn fast_reset_needs_a_rising_bit() {
     let ports = Arc::new(SystemPorts::new());
     let control = Arc::clone(&ports).ports().into_iter().find(|p| p.base == 0x92).unwrap().device;

@@ -205,3 +205,20 @@ fn no_access_panics() {
 
     hammer(fresh, 4096);
 }
+
+#[test]
+fn no_signal_is_lost_while_another_thread_masks_and_unmasks() {
+    let mut b = Bench::new(1);
+    b.program(0, 0x41, 0);
+    b.control(ENABLE);
+
+    for round in 0..500 {
+        std::thread::scope(|scope| {
+            scope.spawn(|| b.msix.signal(0));
+            for mask in [1, 0, 1, 0] {
+                poke(&b.msix, 12, 4, mask).unwrap();
+            }
+        });
+        assert_eq!(b.data(), [0x41], "round {round}");
+    }
+}
