@@ -118,14 +118,20 @@ pub(super) fn load<M: GuestMemoryBackend>(
 ) -> Result<Loaded, BootError> {
     let (start, size) = header.run_range();
     files::check_range(mem, "the kernel", start, size)?;
-    let (entry, description) = match unpacked(mem, kernel, header, options)? {
-        Ok(unpacked) => (Some(unpacked.entry), format!("bzImage, {} payload unpacked on the host", unpacked.packing)),
+    let mut options = *options;
+    let (entry, end, description) = match unpacked(mem, kernel, header, &options)? {
+        Ok(unpacked) => {
+            let description = format!("bzImage, {} payload unpacked on the host", unpacked.packing);
+            (Some(unpacked.entry), unpacked.end, description)
+        }
         Err(why) => {
-            kernel.read_into(mem, header.code_start, GuestAddress(start), header.code_size)?;
-            (None, format!("bzImage, unpacked by the guest ({why})"))
+            // An attempt to unpack may have left bytes in memory.
+            options.fresh_memory &= options.unpack == Unpack::Guest;
+            kernel.load(mem, header.code_start, GuestAddress(start), header.code_size, options.fresh_memory)?;
+            (None, start + size, format!("bzImage, unpacked by the guest ({why})"))
         }
     };
-    let page = zero_page::write(mem, filled(header, start), initrd, start + size, header.initrd_limit(), options)?;
+    let page = zero_page::write(mem, filled(header, start), initrd, end, header.initrd_limit(), &options)?;
     let entry = match entry {
         Some(rip) => EntryState::Linux64 { rip, rsi: page.0 },
         None if header.is_64() => EntryState::Linux64 { rip: start + ENTRY_64_OFFSET, rsi: page.0 },

@@ -8,7 +8,11 @@ use std::path::{Path, PathBuf};
 use vm_memory::{Bytes, GuestAddress, GuestMemoryBackend};
 
 use super::BootError;
+use super::direct::{self, Mapped};
 use crate::x86_64::layout::{FOUR_GIB, HIGH_MEMORY_START, MemoryLayout, PAGE_SIZE};
+
+/// Bytes of a file that are mapped at once: little beside what the program needs anyway.
+const PIECE: u64 = 2 << 20;
 
 /// An open regular file, its name for messages, and its length when it was opened.
 #[derive(Debug)]
@@ -45,8 +49,32 @@ impl Opened {
         Ok(head)
     }
 
-    /// Reads `length` bytes from `offset` straight into guest memory.
-    pub(super) fn read_into<M: GuestMemoryBackend>(
+    /// Brings `length` bytes from `offset` into guest memory, which may be known to read as zero.
+    pub(super) fn load<M: GuestMemoryBackend>(
+        &self,
+        mem: &M,
+        offset: u64,
+        at: GuestAddress,
+        length: u64,
+        fresh: bool,
+    ) -> Result<(), BootError> {
+        let mut done = 0;
+        while done < length {
+            let piece = (length - done).min(PIECE);
+            let mapped = Mapped::new(&self.file, offset + done, piece).ok();
+            let copied = mapped.and_then(|mapped| {
+                direct::with_guest(mem, at.0 + done, piece, |to| direct::copy(mapped.bytes(), to, fresh))
+            });
+            if copied.is_none() {
+                self.read_into(mem, offset + done, GuestAddress(at.0 + done), piece)?;
+            }
+            done += piece;
+        }
+        Ok(())
+    }
+
+    /// Reads `length` bytes from `offset`, where they cannot be mapped or memory is not contiguous.
+    fn read_into<M: GuestMemoryBackend>(
         &self,
         mem: &M,
         offset: u64,
@@ -85,6 +113,7 @@ pub(super) fn load_initrd<M: GuestMemoryBackend>(
     layout: &MemoryLayout,
     kernel_end: u64,
     limit: u64,
+    fresh: bool,
 ) -> Result<GuestAddress, BootError> {
     let no_room = BootError::NoRoom { what: initrd.what, size: initrd.len, kernel_end, limit };
     let fits = |bottom: u64, top: u64| {
@@ -94,7 +123,7 @@ pub(super) fn load_initrd<M: GuestMemoryBackend>(
     let below = fits(kernel_end, layout.below_4g().min(limit));
     let above = || fits(FOUR_GIB.max(kernel_end), (FOUR_GIB + layout.above_4g()).min(limit));
     let at = below.or_else(above).ok_or(no_room)?;
-    initrd.read_into(mem, 0, at, initrd.len)?;
+    initrd.load(mem, 0, at, initrd.len, fresh)?;
     Ok(at)
 }
 

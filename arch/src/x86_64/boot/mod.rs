@@ -25,6 +25,7 @@ use super::entry::EntryState;
 use super::layout::MemoryLayout;
 
 mod bzimage;
+mod direct;
 mod elf;
 mod error;
 mod files;

@@ -50,7 +50,7 @@ pub(super) fn enter<M: GuestMemoryBackend>(
     let module = match initrd.filter(|initrd| initrd.len > 0) {
         // Linux' PVH entry keeps only the lower half of a module's address.
         Some(initrd) => {
-            let at = files::load_initrd(mem, initrd, options.layout, kernel_end, FOUR_GIB)?;
+            let at = files::load_initrd(mem, initrd, options.layout, kernel_end, FOUR_GIB, options.fresh_memory)?;
             info.nr_modules = 1;
             info.modlist_paddr = MODULES.0;
             Some(hvm_modlist_entry { paddr: at.raw_value(), size: initrd.len, ..Default::default() })

@@ -61,7 +61,7 @@ pub(super) fn write<M: GuestMemoryBackend>(
     header.type_of_loader = LOADER_UNDEFINED;
     header.loadflags &= !(KASLR_FLAG | CAN_USE_HEAP);
     if let Some(initrd) = initrd.filter(|initrd| initrd.len > 0) {
-        let at = files::load_initrd(mem, initrd, options.layout, kernel_end, initrd_limit)?.0;
+        let at = files::load_initrd(mem, initrd, options.layout, kernel_end, initrd_limit, options.fresh_memory)?.0;
         header.ramdisk_image = at as u32;
         header.ramdisk_size = initrd.len as u32;
         params.ext_ramdisk_image = (at >> 32) as u32;

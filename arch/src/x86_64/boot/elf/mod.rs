@@ -325,7 +325,7 @@ pub(super) fn load<M: GuestMemoryBackend>(
 }
 
 /// Brings one segment into memory: whole pages by mapping where the program offers it, the rest by one read.
-fn load_segment<M: GuestMemoryBackend>(
+pub(super) fn load_segment<M: GuestMemoryBackend>(
     mem: &M,
     kernel: &Opened,
     segment: &Segment,
@@ -335,7 +335,7 @@ fn load_segment<M: GuestMemoryBackend>(
     let mapped = map_pages(kernel, segment, options)?;
     let at = GuestAddress(segment.address + mapped);
     if mapped < segment.file_size {
-        kernel.read_into(mem, segment.offset + mapped, at, segment.file_size - mapped)?;
+        kernel.load(mem, segment.offset + mapped, at, segment.file_size - mapped, options.fresh_memory)?;
     }
     if !options.fresh_memory {
         let bss = segment.memory_size - segment.file_size;

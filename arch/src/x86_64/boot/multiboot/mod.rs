@@ -153,8 +153,8 @@ pub(super) fn load<M: GuestMemoryBackend>(
         return Err(broken(MultibootError::Features(unknown)));
     }
     let (entry, end, form) = match header.addresses {
-        Some(addresses) => load_flat(mem, kernel, header.offset, addresses)?,
-        None => load_elf(mem, kernel)?,
+        Some(addresses) => load_flat(mem, kernel, header.offset, addresses, options.fresh_memory)?,
+        None => load_elf(mem, kernel, options)?,
     };
     let placed = load_modules(mem, modules, end, options)?;
     let information = information(kernel, modules, &placed, options)?;
@@ -171,6 +171,7 @@ fn load_flat<M: GuestMemoryBackend>(
     kernel: &Opened,
     header_offset: u64,
     addresses: Addresses,
+    fresh: bool,
 ) -> Result<Placed, BootError> {
     let Addresses { header, load, load_end, bss_end, entry } = addresses;
     let wrong = || BootError::Multiboot {
@@ -187,12 +188,14 @@ fn load_flat<M: GuestMemoryBackend>(
     let start = u64::from(load);
     let end = if bss_end == 0 { start + size } else { u64::from(bss_end).max(start + size) };
     files::check_range(mem, "the kernel", start, end - start)?;
-    kernel.read_into(mem, offset, GuestAddress(start), size)?;
-    files::clear(mem, "the kernel", start + size, end - start - size)?;
+    kernel.load(mem, offset, GuestAddress(start), size, fresh)?;
+    if !fresh {
+        files::clear(mem, "the kernel", start + size, end - start - size)?;
+    }
     Ok((entry, end, "addresses from its header"))
 }
 
-fn load_elf<M: GuestMemoryBackend>(mem: &M, kernel: &Opened) -> Result<Placed, BootError> {
+fn load_elf<M: GuestMemoryBackend>(mem: &M, kernel: &Opened, options: &Options<'_>) -> Result<Placed, BootError> {
     let broken = |source| BootError::Multiboot { path: kernel.path.clone(), source };
     if !kernel.head(4)?.starts_with(super::elf::MAGIC) {
         return Err(broken(MultibootError::NoAddresses));
@@ -200,10 +203,7 @@ fn load_elf<M: GuestMemoryBackend>(mem: &M, kernel: &Opened) -> Result<Placed, B
     let image = ElfImage::parse(&kernel.file, kernel.len).map_err(|source| broken(MultibootError::Elf(source)))?;
     let entry = u32::try_from(image.entry).map_err(|_| broken(MultibootError::Entry(image.entry)))?;
     for segment in &image.segments {
-        files::check_range(mem, "a kernel segment", segment.address, segment.memory_size)?;
-        kernel.read_into(mem, segment.offset, GuestAddress(segment.address), segment.file_size)?;
-        let bss = segment.memory_size - segment.file_size;
-        files::clear(mem, "a kernel segment", segment.address + segment.file_size, bss)?;
+        super::elf::load_segment(mem, kernel, segment, options)?;
     }
     Ok((entry, image.end(), "ELF"))
 }
@@ -222,7 +222,7 @@ fn load_modules<M: GuestMemoryBackend>(
         let no_room = || BootError::NoRoom { what: module.what, size: module.len, kernel_end, limit };
         let start = next.checked_next_multiple_of(PAGE_SIZE).ok_or_else(no_room)?;
         let end = start.checked_add(module.len).filter(|end| *end <= limit).ok_or_else(no_room)?;
-        module.read_into(mem, 0, GuestAddress(start), module.len)?;
+        module.load(mem, 0, GuestAddress(start), module.len, options.fresh_memory)?;
         // Both lie below 4 GiB.
         placed.push((start as u32, end as u32));
         next = end;
