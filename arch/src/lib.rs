@@ -2,4 +2,5 @@
 //!
 //! This crate knows no devices and no disks. Guest memory is the vocabulary it shares with the rest of Rhea.
 
+pub mod kvm;
 pub mod x86_64;
