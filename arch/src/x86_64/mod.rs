@@ -4,3 +4,4 @@ pub mod acpi;
 pub mod boot;
 pub mod entry;
 pub mod layout;
+pub mod smbios;

@@ -2,7 +2,7 @@ use std::path::Path;
 use std::process::Command;
 
 use super::*;
-use crate::x86_64::layout::{BIOS_AREA_START, BIOS_SEGMENT_START, ports};
+use crate::x86_64::layout::{ACPI_AREA, BIOS_AREA_START, ports};
 use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
 
 const MIB: u64 = 1 << 20;
@@ -39,7 +39,7 @@ fn memory() -> GuestMemoryMmap {
 /// Places the tables and finds them again as an operating system does, from the root pointer.
 fn walk(spec: &AcpiSpec) -> Vec<(String, Vec<u8>)> {
     let mem = memory();
-    let placed = build(spec).place(&mem, BIOS_AREA_START..BIOS_SEGMENT_START).unwrap();
+    let placed = build(spec).place(&mem, ACPI_AREA).unwrap();
     let read = |at: u64, len: usize| {
         let mut bytes = vec![0; len];
         mem.read_slice(&mut bytes, GuestAddress(at)).unwrap();

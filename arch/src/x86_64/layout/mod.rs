@@ -32,6 +32,10 @@ pub const OPTION_ROM_START: u64 = 0xc_0000;
 pub const BIOS_AREA_START: u64 = 0xe_0000;
 /// First byte of the segment in which anchors of SMBIOS and ACPI are searched (SMBIOS 3.2, 5.2.1).
 pub const BIOS_SEGMENT_START: u64 = 0xf_0000;
+/// Where a direct boot puts the ACPI tables, the root pointer first.
+pub const ACPI_AREA: Range<u64> = BIOS_AREA_START..BIOS_SEGMENT_START;
+/// Where a direct boot puts the SMBIOS tables, the anchor first.
+pub const SMBIOS_AREA: Range<u64> = BIOS_SEGMENT_START..HIGH_MEMORY_START;
 /// First byte of extended memory, where kernels are loaded.
 pub const HIGH_MEMORY_START: u64 = 0x10_0000;
 

@@ -96,8 +96,7 @@ impl Cursor<'_> {
                     break;
                 }
                 let offset_at = read + 1 + literals;
-                let distance = usize::from(input.add(offset_at).cast::<[u8; 2]>().read()[0])
-                    | usize::from(input.add(offset_at + 1).read()) << 8;
+                let distance = usize::from(u16::from_le(input.add(offset_at).cast::<u16>().read_unaligned()));
                 if distance < 16 || distance > written + literals {
                     break;
                 }
