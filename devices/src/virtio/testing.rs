@@ -21,7 +21,7 @@ use vm_memory::GuestAddress;
 use crate::memory::GuestRam;
 
 /// How long a test waits for what must happen; only a failure takes that long.
-pub const PATIENCE: Duration = Duration::from_secs(20);
+pub const PATIENCE: Duration = Duration::from_secs(10);
 
 /// RAM at 0 to `len`, and a second region of 64 KiB at 1 GiB.
 #[must_use]

@@ -204,7 +204,7 @@ fn more_available_than_the_queue_holds_breaks_the_ring() {
 fn rings_outside_of_ram_or_misaligned_do_not_start() {
     let rig = rig();
     let mut cases = Vec::new();
-    for bad in [1 << 40, (1 << 20) - 16, u64::MAX & !15] {
+    for bad in [1 << 40, (1 << 20) - 16, !15] {
         let layout = rig.driver.layout;
         cases.push(RingLayout { desc: bad, ..layout });
         cases.push(RingLayout { avail: bad + 2, ..layout });

@@ -143,11 +143,12 @@ impl DriverRing {
         self.used
     }
 
-    /// The next used entry: head and bytes written.
+    /// The next used entry: head and bytes written. When there is none, the driver wants to hear of the next.
     pub fn take_used(&mut self) -> Option<(u16, u32)> {
         if self.used == self.used_index() {
             return None;
         }
+        self.set_used_event(self.used.wrapping_add(1));
         let at = self.layout.used + 4 + 8 * u64::from(self.used % self.layout.size);
         self.used = self.used.wrapping_add(1);
         let [id, len]: [u32; 2] = self.ram.read_obj(GuestAddress(at)).expect("used entry");

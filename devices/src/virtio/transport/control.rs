@@ -35,6 +35,12 @@ pub(super) enum Run {
     Lost,
 }
 
+impl Run {
+    fn has_stopped(&self) -> bool {
+        !matches!(self, Self::Running | Self::Stopping)
+    }
+}
+
 /// The runs of all queues, and the bell for those who wait for a stop.
 pub(super) struct Runs {
     list: Mutex<Vec<Run>>,
@@ -58,11 +64,11 @@ impl Runs {
     }
 
     fn stopped(&self, n: usize) -> bool {
-        self.lock().get(n).is_none_or(|run| !matches!(run, Run::Running | Run::Stopping))
+        self.lock().get(n).is_none_or(Run::has_stopped)
     }
 
     fn all_stopped(&self) -> bool {
-        (0..self.lock().len()).all(|n| self.stopped(n))
+        self.lock().iter().all(Run::has_stopped)
     }
 
     /// Returns when no queue is on its way to a stop.
