@@ -8,6 +8,7 @@ pub mod block_stats;
 pub mod bus;
 pub mod chardev;
 pub mod clock;
+pub mod fw_cfg;
 pub mod irq;
 pub mod legacy;
 pub mod lifecycle;
