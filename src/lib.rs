@@ -3,3 +3,4 @@ pub mod chardev;
 pub mod logging;
 pub mod qmp;
 pub mod seccomp;
+pub mod spec;

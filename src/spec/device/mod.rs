@@ -1,0 +1,97 @@
+//! Devices a user can add: one type for `-device` and `device_add`.
+
+use serde_json::{Map, Value};
+
+use super::describe::{DescribeUnion, Union};
+use super::error::{Shown, SpecError, Words, did_you_mean};
+use super::pci::PciSpec;
+use super::read::{self, Source};
+
+mod blk;
+mod isa;
+mod rng;
+
+pub use blk::{OnError, VirtioBlkSpec};
+pub use isa::{IsaDebugExitSpec, IsaDebugconSpec, IsaSerialSpec, IsaSpec};
+pub use rng::VirtioRngSpec;
+
+spec_union! {
+    /// A device and its properties.
+    pub enum DeviceSpec by "driver" {
+        /// A disk.
+        VirtioBlk(VirtioBlkSpec) = "virtio-blk-pci" | "virtio-blk",
+        /// A source of random numbers.
+        VirtioRng(VirtioRngSpec) = "virtio-rng-pci" | "virtio-rng",
+        /// A serial port.
+        IsaSerial(IsaSerialSpec) = "isa-serial",
+        /// A port that ends the process.
+        IsaDebugExit(IsaDebugExitSpec) = "isa-debug-exit",
+        /// A port that prints.
+        IsaDebugcon(IsaDebugconSpec) = "isa-debugcon",
+    }
+}
+
+impl DeviceSpec {
+    /// Reads the properties, with `driver` among them, and checks those that depend on each other.
+    ///
+    /// # Errors
+    /// One sentence, in the words of `-device` and `device_add`.
+    pub fn read(object: Map<String, Value>, source: Source) -> Result<Self, SpecError> {
+        let spec: Self = read::read_union(object, source, |variant| Words::Properties(variant.name), unknown_driver)?;
+        spec.check()?;
+        Ok(spec)
+    }
+
+    fn check(&self) -> Result<(), SpecError> {
+        if let Some(id) = self.id() {
+            super::check_id(id)?;
+        }
+        match self {
+            Self::VirtioBlk(spec) => spec.check(),
+            Self::VirtioRng(spec) => spec.check(),
+            Self::IsaSerial(spec) => spec.check(),
+            Self::IsaDebugExit(_) | Self::IsaDebugcon(_) => Ok(()),
+        }
+    }
+
+    /// The `id=`.
+    #[must_use]
+    pub fn id(&self) -> Option<&str> {
+        match self {
+            Self::VirtioBlk(spec) => spec.pci.id.as_deref(),
+            Self::VirtioRng(spec) => spec.pci.id.as_deref(),
+            Self::IsaSerial(spec) => spec.isa.id.as_deref(),
+            Self::IsaDebugExit(spec) => spec.isa.id.as_deref(),
+            Self::IsaDebugcon(spec) => spec.isa.id.as_deref(),
+        }
+    }
+
+    /// The place on the PCI bus and what goes with it; nothing for a device that is on another bus.
+    #[must_use]
+    pub fn pci(&self) -> Option<&PciSpec> {
+        match self {
+            Self::VirtioBlk(spec) => Some(&spec.pci),
+            Self::VirtioRng(spec) => Some(&spec.pci),
+            Self::IsaSerial(_) | Self::IsaDebugExit(_) | Self::IsaDebugcon(_) => None,
+        }
+    }
+
+    /// The bus asked for.
+    #[must_use]
+    pub fn bus(&self) -> Option<&str> {
+        match self {
+            Self::VirtioBlk(spec) => spec.pci.bus.as_deref(),
+            Self::VirtioRng(spec) => spec.pci.bus.as_deref(),
+            Self::IsaSerial(spec) => spec.isa.bus.as_deref(),
+            Self::IsaDebugExit(spec) => spec.isa.bus.as_deref(),
+            Self::IsaDebugcon(spec) => spec.isa.bus.as_deref(),
+        }
+    }
+}
+
+/// QEMU's words for a driver that there is not.
+fn unknown_driver(name: &str) -> SpecError {
+    let drivers: &Union = DeviceSpec::UNION;
+    let hint = did_you_mean(name, drivers.names());
+    SpecError::new(format!("'{}' is not a valid device model name{hint}", Shown(name)))
+}

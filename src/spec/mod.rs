@@ -1,0 +1,166 @@
+//! What a user can ask for: one serde type for each thing, shared by the command line and QMP.
+//!
+//! ```text
+//!  -device virtio-rng-pci,id=r  ──cli──┐
+//!  -device {"driver": …}        ──cli──┼─> serde_json object ── check by Description ── serde ──> DeviceSpec ──> VmSpec
+//!  device_add {"driver": …}     ──qmp──┘
+//! ```
+//!
+//! Each type is declared once, by `spec_struct!`, `spec_enum!` or `spec_union!` ([`describe`]): the same lines make the
+//! serde type, the check with QEMU's words for mistakes ([`read()`]), the help and QMP's introspection.
+//!
+//! What this module refuses to know: how the board is wired, whether files and objects that are named exist. A spec is
+//! what was asked for, complete and consistent in itself; the board makes a plan of it.
+
+#[macro_use]
+mod macros;
+
+pub mod boot;
+pub mod chardev;
+pub mod cpu;
+pub mod describe;
+pub mod device;
+pub mod drive;
+pub mod error;
+pub mod ident;
+pub mod machine;
+pub mod memory;
+pub mod number;
+pub mod object;
+pub mod pci;
+pub mod process;
+pub mod read;
+pub mod smbios;
+#[cfg(test)]
+mod tests;
+pub mod topology;
+
+use serde_json::{Map, Value};
+
+pub use boot::BootSpec;
+pub use chardev::ChardevSpec;
+pub use cpu::CpuSpec;
+pub use device::DeviceSpec;
+pub use drive::DriveSpec;
+pub use error::SpecError;
+pub use ident::{Uuid, check_id};
+pub use machine::{Accel, MachineType};
+pub use memory::{MemorySpec, NumaSpec};
+pub use number::ByteSize;
+pub use object::ObjectSpec;
+pub use pci::PciAddr;
+pub use process::{Actions, MonitorSpec, NameSpec, OvercommitSpec, ProcessSpec, RtcSpec};
+pub use smbios::SmbiosSpec;
+pub use topology::SmpSpec;
+
+/// Everything that a command line asks for. Lists are in the order of the command line.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct VmSpec {
+    /// The board.
+    pub machine: MachineSpec,
+    /// What runs the vCPUs.
+    pub accel: Accel,
+    /// The vCPUs' model; the board's default when not given.
+    pub cpu: Option<CpuSpec>,
+    /// How many vCPUs.
+    pub smp: SmpSpec,
+    /// How much memory.
+    pub memory: MemorySpec,
+    /// NUMA nodes.
+    pub numa: Vec<NumaSpec>,
+    /// What to start.
+    pub boot: BootSpec,
+    /// `-object`.
+    pub objects: Vec<ObjectSpec>,
+    /// `-chardev`, and those that `-serial`, `-monitor`, `-qmp` and `-debugcon` make.
+    pub chardevs: Vec<ChardevSpec>,
+    /// Monitors, each on one of `chardevs`.
+    pub monitors: Vec<MonitorSpec>,
+    /// The serial ports COM1 to COM4 that `-serial` makes, each with the name of its character device; nothing for
+    /// `-serial none`. The machine's own first port is among them unless `-nodefaults`.
+    pub serials: Vec<Option<String>>,
+    /// `-blockdev`: the arguments of `blockdev-add`, with how they were written.
+    pub blockdevs: Vec<BlockdevArgs>,
+    /// `-drive` and its short forms.
+    pub drives: Vec<DriveSpec>,
+    /// `-snapshot`: what guests write is thrown away, on every drive that does not say otherwise.
+    pub snapshot: bool,
+    /// `-device`.
+    pub devices: Vec<DeviceSpec>,
+    /// Properties of chips that are part of the board.
+    pub chips: ChipSpec,
+    /// `-name`.
+    pub name: NameSpec,
+    /// `-uuid`.
+    pub uuid: Option<Uuid>,
+    /// `-smbios`.
+    pub smbios: Vec<SmbiosSpec>,
+    /// `-rtc`.
+    pub rtc: RtcSpec,
+    /// `-overcommit`.
+    pub overcommit: OvercommitSpec,
+    /// `-S`: the guest does not run until `cont`.
+    pub start_paused: bool,
+    /// What happens on reboot and power-off.
+    pub actions: Actions,
+    /// The process.
+    pub process: ProcessSpec,
+    /// Things that are accepted but deserve a word, for the log once it is there.
+    pub warnings: Vec<String>,
+}
+
+/// The board and its properties.
+#[derive(Debug, Clone, PartialEq)]
+pub struct MachineSpec {
+    /// Which board.
+    pub kind: &'static MachineType,
+    /// Describe it in ACPI tables.
+    pub acpi: bool,
+    /// Include guest memory in a core dump of this process.
+    pub dump_guest_core: bool,
+    /// Let the host merge equal pages of guest memory.
+    pub mem_merge: bool,
+    /// The memory object that is the guest's memory.
+    pub memory_backend: Option<String>,
+    /// Leave out the devices that the user did not ask for (`-nodefaults`).
+    pub no_defaults: bool,
+}
+
+impl Default for MachineSpec {
+    fn default() -> Self {
+        Self {
+            kind: Default::default(),
+            acpi: true,
+            dump_guest_core: true,
+            mem_merge: true,
+            memory_backend: None,
+            no_defaults: false,
+        }
+    }
+}
+
+/// Arguments of `blockdev-add` as they were written.
+#[derive(Debug, Clone, PartialEq)]
+pub struct BlockdevArgs {
+    /// `driver`, `node-name` and the driver's options.
+    pub options: Map<String, Value>,
+    /// In option text every scalar is a string.
+    pub source: read::Source,
+}
+
+spec_enum! {
+    /// What becomes of the timer's ticks that the guest missed.
+    pub enum LostTicks as "LostTickPolicy" {
+        /// They are given later, one by one.
+        Delay = "delay",
+        /// They are dropped.
+        Discard = "discard",
+    }
+}
+
+/// Properties of chips that are part of the board, set with `-global`.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct ChipSpec {
+    /// `kvm-pit.lost_tick_policy`.
+    pub pit_lost_ticks: LostTicks,
+}
