@@ -172,7 +172,8 @@ impl Mux {
         let mut todo = Vec::new();
         let mut inner = self.lock();
         let is_open = inner.is_open;
-        let old_focus = inner.focus;
+        // Who comes first has the input; who comes later is told before anything else that it has not.
+        let has_focus = inner.frontend(inner.focus).is_none();
         let Some(face) = inner.faces.get_mut(number) else { return false };
         if frontend.is_some() && face.frontend.is_some() {
             return false;
@@ -181,12 +182,14 @@ impl Mux {
         face.frontend_open = frontend.is_some();
         face.held.clear();
         if let Some(frontend) = frontend {
+            let focus = if has_focus { CharEvent::MuxIn } else { CharEvent::MuxOut };
+            todo.push(Todo::Event(Arc::clone(&frontend), focus));
             if is_open {
                 todo.push(Todo::Event(frontend, CharEvent::Opened));
             }
-            // The one that came last begins with the input, as the command line gives the monitor last.
-            inner.focus = number;
-            inner.tell_focus(old_focus, &mut todo);
+            if has_focus {
+                inner.focus = number;
+            }
         }
         drop(inner);
         self.perform(todo);

@@ -158,3 +158,9 @@ impl Chardevs {
         super::terminal::restore();
     }
 }
+
+impl std::fmt::Debug for Chardevs {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_list().entries(self.lock().keys()).finish()
+    }
+}

@@ -13,6 +13,7 @@ use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
 
 use super::command::Command;
 use super::error::QmpError;
+use super::services::Services;
 use super::state::{Decision, RunState, accept};
 
 /// How a command ends: a value (the empty object for commands without a result) or an error.
@@ -135,12 +136,22 @@ pub struct Request {
     pub command: Command,
     /// Where to say how it went.
     pub reply: Reply,
+    services: Arc<Services>,
 }
 
 impl Request {
-    /// Runs the command if the state of the machine allows it, and answers.
+    /// A command of a monitor; `services` answers what needs no machine.
+    pub fn new(command: Command, reply: Reply, services: Arc<Services>) -> Self {
+        Self { command, reply, services }
+    }
+
+    /// Runs the command if the state of the machine allows it, and answers. Lines for the human monitor are taken
+    /// apart here and reach the target as the commands they stand for.
     pub fn serve(self, target: &mut dyn Target) {
-        let answer = execute(target, self.command);
+        let answer = match self.command {
+            Command::HumanMonitorCommand(args) => crate::hmp::execute(target, &self.services, &args),
+            command => execute(target, command),
+        };
         self.reply.send(answer);
     }
 }

@@ -10,9 +10,6 @@ use super::error::QmpError;
 
 mod builtin;
 mod schema;
-#[cfg(test)]
-mod tests;
-
 pub use schema::{Case, Member, Schema, TypeRef};
 
 /// A type that can be in a QMP message.
@@ -117,19 +114,19 @@ pub fn wire_name(rust: &str) -> String {
 macro_rules! qapi_struct {
     (
         $(#[$meta:meta])*
-        pub struct $name:ident {
-            $( $(#[$member_meta:meta])* pub $member:ident : $type:ty $(= $wire:literal)? ),* $(,)?
+        $vis:vis struct $name:ident {
+            $( $(#[$member_meta:meta])* $member_vis:vis $member:ident : $type:ty $(= $wire:literal)? ),* $(,)?
         }
     ) => {
         $(#[$meta])*
         #[derive(Debug, Clone, PartialEq, serde::Serialize, serde::Deserialize)]
         #[serde(rename_all = "kebab-case", deny_unknown_fields)]
-        pub struct $name {
+        $vis struct $name {
             $(
                 $(#[$member_meta])*
                 $(#[serde(rename = $wire)])?
                 #[serde(skip_serializing_if = "crate::qmp::Qapi::absent")]
-                pub $member: $type
+                $member_vis $member: $type
             ),*
         }
 
@@ -163,22 +160,22 @@ macro_rules! qapi_name {
 macro_rules! qapi_enum {
     (
         $(#[$meta:meta])*
-        pub enum $name:ident {
+        $vis:vis enum $name:ident {
             $( $(#[$value_meta:meta])* $value:ident = $wire:literal ),* $(,)?
         }
     ) => {
         $(#[$meta])*
         #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
-        pub enum $name {
+        $vis enum $name {
             $( $(#[$value_meta])* #[serde(rename = $wire)] $value ),*
         }
 
         impl $name {
             /// Every value, in order.
-            pub const ALL: &'static [Self] = &[ $( Self::$value ),* ];
+            $vis const ALL: &'static [Self] = &[ $( Self::$value ),* ];
 
             /// The name on the wire.
-            pub fn as_str(self) -> &'static str {
+            $vis fn as_str(self) -> &'static str {
                 match self { $( Self::$value => $wire ),* }
             }
         }
@@ -204,3 +201,7 @@ macro_rules! qapi_enum {
         }
     };
 }
+
+// Last, after the macros it uses.
+#[cfg(test)]
+mod tests;

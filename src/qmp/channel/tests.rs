@@ -26,11 +26,19 @@ fn reply_to(answers: &Sender<Answer>) -> Reply {
     Reply::new(move |answer| answers.send(answer).unwrap())
 }
 
+/// A request of a monitor that has no character devices.
+fn request(command: Command, answers: &Sender<Answer>) -> Request {
+    let chardevs = crate::chardev::Chardevs::new(Arc::default(), Arc::new(|| {})).unwrap();
+    let services = Services::new(crate::qmp::command::Offer::all(), "test", Arc::new(chardevs));
+    services.chardevs().shut_down();
+    Request::new(command, reply_to(answers), services)
+}
+
 #[test]
 fn request_is_served_and_answered_once() {
     let (sender, queue) = request_channel().unwrap();
     let (answers, answered) = channel();
-    sender.send(Request { command: Command::QueryStatus, reply: reply_to(&answers) });
+    sender.send(request(Command::QueryStatus, &answers));
 
     queue.take().unwrap().serve(&mut Fixed(RunState::Running));
 
@@ -42,7 +50,7 @@ fn request_is_served_and_answered_once() {
 #[test]
 fn refused_command_does_not_reach_the_target() {
     let (answers, answered) = channel();
-    let request = Request { command: Command::Cont, reply: reply_to(&answers) };
+    let request = request(Command::Cont, &answers);
 
     request.serve(&mut Fixed(RunState::Shutdown));
 
@@ -64,7 +72,7 @@ fn request_to_an_ended_main_thread_is_answered_with_an_error() {
     drop(queue);
     let (answers, answered) = channel();
 
-    sender.send(Request { command: Command::Stop, reply: reply_to(&answers) });
+    sender.send(request(Command::Stop, &answers));
 
     assert!(answered.try_recv().unwrap().is_err());
 }
@@ -74,7 +82,7 @@ fn request_beyond_the_queue_is_answered_with_an_error_and_the_others_are_kept() 
     let (sender, queue) = request_channel().unwrap();
     let (answers, answered) = channel();
     for _ in 0..=QUEUE_LENGTH {
-        sender.send(Request { command: Command::Stop, reply: reply_to(&answers) });
+        sender.send(request(Command::Stop, &answers));
     }
 
     assert_eq!(answered.try_iter().count(), 1);

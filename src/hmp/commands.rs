@@ -1,0 +1,342 @@
+//! The commands by name, and what is said about a line that is none.
+
+use crate::qmp::command::args::{BlockResize, Id, RingbufRead, RingbufWrite};
+use crate::qmp::{Command, QmpError};
+
+use super::{Context, info, memory};
+
+/// The words of a line after the command's name.
+pub(crate) struct Words<'a>(&'a [String]);
+
+impl<'a> Words<'a> {
+    /// The `index`th word.
+    pub(crate) fn get(&self, index: usize) -> Option<&'a str> {
+        self.0.get(index).map(String::as_str)
+    }
+
+    /// The `index`th word, which has to be there.
+    pub(crate) fn need(&self, index: usize, what: &str) -> Result<&'a str, Failure> {
+        self.get(index).ok_or_else(|| Failure::Usage(format!("{what} is missing")))
+    }
+
+    /// All words as they were, with a space between.
+    pub(crate) fn rest(&self, from: usize) -> String {
+        self.0.get(from..).unwrap_or_default().join(" ")
+    }
+
+    /// How many there are.
+    pub(crate) fn len(&self) -> usize {
+        self.0.len()
+    }
+}
+
+/// Why a command printed no result.
+#[derive(Debug)]
+pub(crate) enum Failure {
+    /// The words are wrong; a hint to `help` follows.
+    Usage(String),
+    /// The machine said so.
+    Error(QmpError),
+}
+
+impl From<QmpError> for Failure {
+    fn from(error: QmpError) -> Self {
+        Self::Error(error)
+    }
+}
+
+/// What a command prints.
+pub(crate) type Printed = Result<String, Failure>;
+
+/// A command of the monitor.
+pub(crate) struct Entry {
+    /// The name and short forms: `stop|s`.
+    pub(crate) names: &'static str,
+    /// What follows it.
+    pub(crate) parameters: &'static str,
+    /// The most words that follow it.
+    pub(crate) words: usize,
+    /// One line.
+    pub(crate) help: &'static str,
+    /// Does it.
+    pub(crate) run: fn(&mut Context<'_>, &Words<'_>) -> Printed,
+}
+
+impl Entry {
+    fn answers_to(&self, name: &str) -> bool {
+        self.names.split('|').any(|one| one == name)
+    }
+
+    fn describe(&self, before: &str) -> String {
+        format!("{before}{} {} -- {}\n", self.names, self.parameters, self.help)
+    }
+}
+
+/// All commands, by name.
+pub(crate) const COMMANDS: &[Entry] = &[
+    Entry {
+        names: "block_resize",
+        parameters: "device size",
+        words: 2,
+        help: "resize a block image",
+        run: block_resize,
+    },
+    Entry {
+        names: "chardev-remove",
+        parameters: "id",
+        words: 1,
+        help: "remove chardev",
+        run: |context, words| {
+            let id = words.need(0, "id")?.to_owned();
+            quiet(context, Command::ChardevRemove(Id { id }))
+        },
+    },
+    Entry {
+        names: "chardev-send-break",
+        parameters: "id",
+        words: 1,
+        help: "send a break on chardev",
+        run: |context, words| {
+            let id = words.need(0, "id")?.to_owned();
+            quiet(context, Command::ChardevSendBreak(Id { id }))
+        },
+    },
+    Entry {
+        names: "cont|c",
+        parameters: "",
+        words: 0,
+        help: "resume emulation",
+        run: |context, _| quiet(context, Command::Cont),
+    },
+    Entry { names: "help|?", parameters: "[cmd]", words: 2, help: "show the help", run: help },
+    Entry {
+        names: "info",
+        parameters: "[subcommand]",
+        words: usize::MAX,
+        help: "show various information about the system state",
+        run: run_info,
+    },
+    Entry {
+        names: "nmi",
+        parameters: "",
+        words: 0,
+        help: "inject an NMI on all of the guest's CPUs",
+        run: |context, _| quiet(context, Command::InjectNmi),
+    },
+    Entry {
+        names: "print|p",
+        parameters: "/fmt expr",
+        words: usize::MAX,
+        help: "print expression value",
+        run: |_, words| memory::print(words),
+    },
+    Entry {
+        names: "quit|q",
+        parameters: "",
+        words: 0,
+        help: "quit the emulator",
+        run: |context, _| quiet(context, Command::Quit),
+    },
+    Entry {
+        names: "ringbuf_read",
+        parameters: "device size",
+        words: 2,
+        help: "Read from a ring buffer character device",
+        run: ringbuf_read,
+    },
+    Entry {
+        names: "ringbuf_write",
+        parameters: "device data",
+        words: 2,
+        help: "Write to a ring buffer character device",
+        run: |context, words| {
+            let (device, data) = (words.need(0, "device")?.to_owned(), words.need(1, "data")?.to_owned());
+            quiet(context, Command::RingbufWrite(RingbufWrite { device, data, format: None }))
+        },
+    },
+    Entry {
+        names: "stop|s",
+        parameters: "",
+        words: 0,
+        help: "stop emulation",
+        run: |context, _| quiet(context, Command::Stop),
+    },
+    Entry {
+        names: "system_powerdown",
+        parameters: "",
+        words: 0,
+        help: "send system power down event",
+        run: |context, _| quiet(context, Command::SystemPowerdown),
+    },
+    Entry {
+        names: "system_reset",
+        parameters: "",
+        words: 0,
+        help: "reset the system",
+        run: |context, _| quiet(context, Command::SystemReset),
+    },
+    Entry {
+        names: "system_wakeup",
+        parameters: "",
+        words: 0,
+        help: "wakeup guest from suspend",
+        run: |context, _| quiet(context, Command::SystemWakeup),
+    },
+    Entry {
+        names: "x",
+        parameters: "/fmt addr",
+        words: usize::MAX,
+        help: "virtual memory dump starting at 'addr'",
+        run: |context, words| memory::examine(context, words, memory::Space::Virtual),
+    },
+    Entry {
+        names: "xp",
+        parameters: "/fmt addr",
+        words: usize::MAX,
+        help: "physical memory dump starting at 'addr'",
+        run: |context, words| memory::examine(context, words, memory::Space::Physical),
+    },
+];
+
+/// Runs a line; what goes wrong is printed like what goes right.
+pub(crate) fn run(context: &mut Context<'_>, line: &str) -> String {
+    let words = match split(line) {
+        Ok(words) => words,
+        Err(why) => return format!("{why}\n"),
+    };
+    let Some((name, rest)) = words.split_first() else { return String::new() };
+    // `x/4xw 0` is as good as `x /4xw 0`.
+    let (name, joined) = match name.split_once('/') {
+        Some((name, format)) => (name, [vec![format!("/{format}")], rest.to_vec()].concat()),
+        None => (name.as_str(), rest.to_vec()),
+    };
+    run_in(COMMANDS, context, name, &joined, "")
+}
+
+fn run_in(table: &[Entry], context: &mut Context<'_>, name: &str, words: &[String], before: &str) -> String {
+    let Some(entry) = table.iter().find(|entry| entry.answers_to(name)) else {
+        return format!("unknown command: '{before}{name}'\n");
+    };
+    let usage = |why: &str| format!("{why}\nTry \"help {before}{name}\" for more information\n");
+    if words.len() > entry.words {
+        return usage(&format!("{}: extraneous characters at the end of line", entry.names));
+    }
+    match (entry.run)(context, &Words(words)) {
+        Ok(text) => text,
+        Err(Failure::Usage(why)) => usage(&why),
+        Err(Failure::Error(error)) => format!("Error: {error}\n"),
+    }
+}
+
+/// Words are parted by blanks; in double quotes a blank is part of a word.
+fn split(line: &str) -> Result<Vec<String>, &'static str> {
+    let mut words = Vec::new();
+    let mut letters = line.trim().chars().peekable();
+    while let Some(first) = letters.peek().copied() {
+        if first.is_whitespace() {
+            letters.next();
+            continue;
+        }
+        words.push(if first == '"' { quoted(&mut letters)? } else { plain(&mut letters) });
+    }
+    Ok(words)
+}
+
+type Letters<'a> = std::iter::Peekable<std::str::Chars<'a>>;
+
+fn plain(letters: &mut Letters<'_>) -> String {
+    std::iter::from_fn(|| letters.next_if(|letter| !letter.is_whitespace())).collect()
+}
+
+fn quoted(letters: &mut Letters<'_>) -> Result<String, &'static str> {
+    letters.next();
+    let mut word = String::new();
+    while let Some(letter) = letters.next() {
+        match letter {
+            '"' => return Ok(word),
+            '\\' => word.push(match letters.next() {
+                Some('n') => '\n',
+                Some('r') => '\r',
+                Some(other) => other,
+                None => break,
+            }),
+            other => word.push(other),
+        }
+    }
+    Err("unterminated string")
+}
+
+/// For commands that print nothing when all is well.
+fn quiet(context: &mut Context<'_>, command: Command) -> Printed {
+    context.run(command)?;
+    Ok(String::new())
+}
+
+fn help(_: &mut Context<'_>, words: &Words<'_>) -> Printed {
+    let describe = |table: &[Entry], before: &str, name: Option<&str>| -> String {
+        let chosen = table.iter().filter(|entry| name.is_none_or(|name| entry.answers_to(name)));
+        chosen.map(|entry| entry.describe(before)).collect()
+    };
+    Ok(match (words.get(0), words.get(1)) {
+        (Some("info"), name) => describe(info::TOPICS, "info ", name),
+        (name, _) => describe(COMMANDS, "", name),
+    })
+}
+
+fn run_info(context: &mut Context<'_>, words: &Words<'_>) -> Printed {
+    Ok(match words.0.split_first() {
+        None => info::TOPICS.iter().map(|entry| entry.describe("info ")).collect(),
+        Some((topic, rest)) => run_in(info::TOPICS, context, topic, rest, "info "),
+    })
+}
+
+fn block_resize(context: &mut Context<'_>, words: &Words<'_>) -> Printed {
+    let device = words.need(0, "device")?.to_owned();
+    let size = words.get(1).and_then(size_in_mebibytes).ok_or_else(|| Failure::Usage("invalid size".into()))?;
+    quiet(context, Command::BlockResize(BlockResize { device: Some(device), node_name: None, size }))
+}
+
+/// A number with a suffix; mebibytes without one.
+fn size_in_mebibytes(text: &str) -> Option<i64> {
+    let digits = text.trim_end_matches(|letter: char| !letter.is_ascii_digit());
+    let shift = match text.get(digits.len()..)?.to_ascii_uppercase().as_str() {
+        "B" => 0,
+        "K" => 10,
+        "" | "M" => 20,
+        "G" => 30,
+        "T" => 40,
+        "P" => 50,
+        _ => return None,
+    };
+    digits.parse::<i64>().ok()?.checked_mul(1 << shift)
+}
+
+fn ringbuf_read(context: &mut Context<'_>, words: &Words<'_>) -> Printed {
+    let device = words.need(0, "device")?.to_owned();
+    let size = words.need(1, "size")?.parse().map_err(|_| Failure::Usage("invalid size".into()))?;
+    let text: String = context.ask(Command::RingbufRead(RingbufRead { device, size, format: None }))?;
+    let mut printed = String::new();
+    for letter in text.chars() {
+        match letter {
+            '\\' => printed.push_str("\\\\"),
+            '\n' | '\t' => printed.push(letter),
+            control if control < ' ' || control == '\x7f' => {
+                printed.push_str(&format!("\\u{:04X}", u32::from(control)))
+            }
+            other => printed.push(other),
+        }
+    }
+    printed.push('\n');
+    Ok(printed)
+}
+
+/// What the words typed so far may go on as: for the Tab key.
+pub(crate) fn complete(line: &str) -> Vec<&'static str> {
+    let (table, start) = match line.trim_start().strip_prefix("info ").or(line.trim_start().strip_prefix("help ")) {
+        Some(rest) if line.trim_start().starts_with("info") => (info::TOPICS, rest),
+        Some(rest) => (COMMANDS, rest),
+        None => (COMMANDS, line.trim_start()),
+    };
+    let names = table.iter().filter_map(|entry| entry.names.split('|').next());
+    names.filter(|name| name.starts_with(start)).collect()
+}

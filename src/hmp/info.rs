@@ -1,0 +1,179 @@
+//! `info`: what the machine is and does, for people.
+
+use crate::qmp::reply::cpu::CpuInfoFast;
+use crate::qmp::reply::machine::{IoThreadInfo, KvmInfo, Memdev, NameInfo, StatusInfo, UuidInfo};
+use crate::qmp::reply::monitor::ChardevInfo;
+use crate::qmp::{Command, Inspect, Inspection, RunState};
+
+use super::commands::{Entry, Failure, Printed, Words};
+use super::{Context, info_block, info_pci};
+
+/// All topics, by name.
+pub(crate) const TOPICS: &[Entry] = &[
+    Entry {
+        names: "block",
+        parameters: "[-n] [-v] [device]",
+        words: 3,
+        help: "show info of one block device or all block devices (-n: show named nodes; -v: show details)",
+        run: info_block::block,
+    },
+    Entry {
+        names: "block-jobs",
+        parameters: "",
+        words: 0,
+        help: "show progress of ongoing block device operations",
+        run: info_block::jobs,
+    },
+    Entry {
+        names: "blockstats",
+        parameters: "",
+        words: 0,
+        help: "show block device statistics",
+        run: info_block::stats,
+    },
+    Entry { names: "chardev", parameters: "", words: 0, help: "show the character devices", run: chardev },
+    Entry { names: "cpus", parameters: "", words: 0, help: "show infos for each CPU", run: cpus },
+    Entry { names: "iothreads", parameters: "", words: 0, help: "show iothreads", run: iothreads },
+    Entry { names: "kvm", parameters: "", words: 0, help: "show KVM information", run: kvm },
+    Entry { names: "memdev", parameters: "", words: 0, help: "show memory backends", run: memdev },
+    Entry {
+        names: "mtree",
+        parameters: "",
+        words: 0,
+        help: "show memory tree",
+        run: |context, _| text(context, Inspect::MemoryTree),
+    },
+    Entry { names: "name", parameters: "", words: 0, help: "show the current VM name", run: name },
+    Entry { names: "network", parameters: "", words: 0, help: "show the network state", run: |_, _| Ok(String::new()) },
+    Entry { names: "pci", parameters: "", words: 0, help: "show PCI info", run: info_pci::pci },
+    Entry {
+        names: "qtree",
+        parameters: "",
+        words: 0,
+        help: "show device tree",
+        run: |context, _| text(context, Inspect::DeviceTree),
+    },
+    Entry {
+        names: "registers",
+        parameters: "[-a|vcpu]",
+        words: 1,
+        help: "show the cpu registers (-a: show register info for all cpus; vcpu: specific vCPU to query)",
+        run: registers,
+    },
+    Entry {
+        names: "roms",
+        parameters: "",
+        words: 0,
+        help: "show roms",
+        run: |context, _| text(context, Inspect::Roms),
+    },
+    Entry {
+        names: "status",
+        parameters: "",
+        words: 0,
+        help: "show the current VM status (running|paused)",
+        run: status,
+    },
+    Entry { names: "uuid", parameters: "", words: 0, help: "show the current VM UUID", run: uuid },
+    Entry {
+        names: "version",
+        parameters: "",
+        words: 0,
+        help: "show the version of QEMU",
+        run: |context, _| Ok(format!("{}\n", context.version())),
+    },
+];
+
+fn text(context: &mut Context<'_>, query: Inspect) -> Printed {
+    match context.inspect(query)? {
+        Inspection::Text(text) => Ok(text),
+        Inspection::Bytes(bytes) => Ok(String::from_utf8_lossy(&bytes).into_owned()),
+    }
+}
+
+fn status(context: &mut Context<'_>, _: &Words<'_>) -> Printed {
+    let info: StatusInfo = context.ask(Command::QueryStatus)?;
+    let word = if info.running { "running" } else { "paused" };
+    let why = match info.status {
+        RunState::Running | RunState::Paused => String::new(),
+        other => format!(" ({other})"),
+    };
+    Ok(format!("VM status: {word}{why}\n"))
+}
+
+fn name(context: &mut Context<'_>, _: &Words<'_>) -> Printed {
+    let info: NameInfo = context.ask(Command::QueryName)?;
+    Ok(info.name.map(|name| format!("{name}\n")).unwrap_or_default())
+}
+
+fn uuid(context: &mut Context<'_>, _: &Words<'_>) -> Printed {
+    let info: UuidInfo = context.ask(Command::QueryUuid)?;
+    Ok(format!("{}\n", info.uuid))
+}
+
+fn kvm(context: &mut Context<'_>, _: &Words<'_>) -> Printed {
+    let info: KvmInfo = context.ask(Command::QueryKvm)?;
+    let state = match info {
+        KvmInfo { present: false, .. } => "not compiled",
+        KvmInfo { enabled: true, .. } => "enabled",
+        KvmInfo { enabled: false, .. } => "disabled",
+    };
+    Ok(format!("kvm support: {state}\n"))
+}
+
+fn chardev(context: &mut Context<'_>, _: &Words<'_>) -> Printed {
+    let devices: Vec<ChardevInfo> = context.ask(Command::QueryChardev)?;
+    Ok(devices.iter().map(|device| format!("{}: filename={}\n", device.label, device.filename)).collect())
+}
+
+fn cpus(context: &mut Context<'_>, _: &Words<'_>) -> Printed {
+    let cpus: Vec<CpuInfoFast> = context.ask(Command::QueryCpusFast)?;
+    let line = |cpu: &CpuInfoFast| {
+        let mark = if cpu.cpu_index == i64::from(context.cpu) { '*' } else { ' ' };
+        format!("{mark} CPU #{}: thread_id={}\n", cpu.cpu_index, cpu.thread_id)
+    };
+    Ok(cpus.iter().map(line).collect())
+}
+
+fn iothreads(context: &mut Context<'_>, _: &Words<'_>) -> Printed {
+    let threads: Vec<IoThreadInfo> = context.ask(Command::QueryIothreads)?;
+    let lines = |thread: &IoThreadInfo| {
+        let IoThreadInfo { id, thread_id, poll_max_ns, poll_grow, poll_shrink, aio_max_batch } = thread;
+        format!(
+            "{id}:\n  thread_id={thread_id}\n  poll-max-ns={poll_max_ns}\n  poll-grow={poll_grow}\n  \
+             poll-shrink={poll_shrink}\n  aio-max-batch={aio_max_batch}\n"
+        )
+    };
+    Ok(threads.iter().map(lines).collect())
+}
+
+fn memdev(context: &mut Context<'_>, _: &Words<'_>) -> Printed {
+    let backends: Vec<Memdev> = context.ask(Command::QueryMemdev)?;
+    let lines = |backend: &Memdev| {
+        let nodes: Vec<String> = backend.host_nodes.iter().map(ToString::to_string).collect();
+        format!(
+            "memory backend: {}\n  size:  {}\n  merge: {}\n  dump: {}\n  prealloc: {}\n  share: {}\n{}  policy: {}\n  \
+             host nodes: {}\n",
+            backend.id.as_deref().unwrap_or_default(),
+            backend.size,
+            backend.merge,
+            backend.dump,
+            backend.prealloc,
+            backend.share,
+            backend.reserve.map(|reserve| format!("  reserve: {reserve}\n")).unwrap_or_default(),
+            backend.policy,
+            nodes.join(",")
+        )
+    };
+    let text: String = backends.iter().map(lines).collect();
+    Ok(text + "\n")
+}
+
+fn registers(context: &mut Context<'_>, words: &Words<'_>) -> Printed {
+    let cpu = match words.get(0) {
+        None => Some(context.cpu),
+        Some("-a") => None,
+        Some(word) => Some(word.parse().map_err(|_| Failure::Usage("invalid CPU index".into()))?),
+    };
+    text(context, Inspect::Registers { cpu })
+}

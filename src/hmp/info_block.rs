@@ -1,0 +1,195 @@
+//! `info block`, `info blockstats`, `info block-jobs`.
+
+use std::fmt::Write;
+
+use crate::qmp::Command;
+use crate::qmp::command::args::{QueryBlockstats, QueryNamedBlockNodes};
+use crate::qmp::reply::block::{
+    BlockDeviceInfo, BlockInfo, BlockJobInfo, BlockStats, BlockdevCacheInfo, DetectZeroes, ImageInfo,
+};
+
+use super::Context;
+use super::commands::{Failure, Printed, Words};
+
+/// `info block [-n] [-v] [device]`.
+pub(crate) fn block(context: &mut Context<'_>, words: &Words<'_>) -> Printed {
+    let (mut nodes, mut verbose, mut wanted) = (false, false, None);
+    for index in 0..words.len() {
+        match words.get(index) {
+            Some("-n") => nodes = true,
+            Some("-v") => verbose = true,
+            Some(flag) if flag.starts_with('-') => return Err(Failure::Usage(format!("unsupported option {flag}"))),
+            word => wanted = word,
+        }
+    }
+    let parts: Vec<String> = if nodes {
+        let nodes: Vec<BlockDeviceInfo> =
+            context.ask(Command::QueryNamedBlockNodes(QueryNamedBlockNodes { flat: Some(!verbose) }))?;
+        let is_wanted = |node: &&BlockDeviceInfo| wanted.is_none_or(|wanted| node.node_name.as_deref() == Some(wanted));
+        nodes.iter().filter(is_wanted).map(|node| one(None, Some(node), verbose)).collect()
+    } else {
+        let disks: Vec<BlockInfo> = context.ask(Command::QueryBlock)?;
+        let is_wanted = |disk: &&BlockInfo| wanted.is_none_or(|wanted| is_called(disk, wanted));
+        disks.iter().filter(is_wanted).map(|disk| one(Some(disk), disk.inserted.as_ref(), verbose)).collect()
+    };
+    Ok(parts.join("\n"))
+}
+
+fn is_called(disk: &BlockInfo, name: &str) -> bool {
+    let node = disk.inserted.as_ref().and_then(|node| node.node_name.as_deref());
+    disk.device == name || disk.qdev.as_deref() == Some(name) || node == Some(name)
+}
+
+/// The title: the drive's name, else the device's or the node's.
+fn title(disk: Option<&BlockInfo>, node: Option<&BlockDeviceInfo>) -> String {
+    let node_name = node.and_then(|node| node.node_name.as_deref());
+    match (disk, node_name) {
+        (Some(disk), Some(node)) if !disk.device.is_empty() => format!("{} ({node})", disk.device),
+        (Some(disk), _) if !disk.device.is_empty() => disk.device.clone(),
+        (_, Some(node)) => node.to_owned(),
+        (Some(disk), None) => disk.qdev.clone().unwrap_or_default(),
+        (None, None) => String::new(),
+    }
+}
+
+fn one(disk: Option<&BlockInfo>, node: Option<&BlockDeviceInfo>, verbose: bool) -> String {
+    let mut text = title(disk, node);
+    match node {
+        Some(node) => {
+            let read_only = if node.ro { ", read-only" } else { "" };
+            let encrypted = if node.encrypted { ", encrypted" } else { "" };
+            let _ = writeln!(text, ": {} ({}{read_only}{encrypted})", node.file, node.drv);
+        }
+        None => text.push_str(": [not inserted]\n"),
+    }
+    if let Some(disk) = disk {
+        describe_disk(&mut text, disk);
+    }
+    if let Some(node) = node {
+        describe_node(&mut text, node);
+        if verbose {
+            text.push_str("\nImages:\n");
+            describe_image(&mut text, &node.image);
+        }
+    }
+    text
+}
+
+fn describe_disk(text: &mut String, disk: &BlockInfo) {
+    if let Some(qdev) = &disk.qdev {
+        let _ = writeln!(text, "    Attached to:      {qdev}");
+    }
+    if disk.removable {
+        let locked = if disk.locked { "" } else { "not " };
+        let tray = disk.tray_open.map(|open| if open { ", tray open" } else { ", tray closed" });
+        let _ = writeln!(text, "    Removable device: {locked}locked{}", tray.unwrap_or_default());
+    }
+}
+
+fn describe_node(text: &mut String, node: &BlockDeviceInfo) {
+    let BlockdevCacheInfo { writeback, direct, no_flush } = &node.cache;
+    let mut modes = vec![if *writeback { "writeback" } else { "writethrough" }];
+    if *direct {
+        modes.push("direct");
+    }
+    if *no_flush {
+        modes.push("ignore flushes");
+    }
+    let _ = writeln!(text, "    Cache mode:       {}", modes.join(", "));
+    if let Some(backing) = &node.backing_file {
+        let _ = writeln!(text, "    Backing file:     {backing} (chain depth: {})", node.backing_file_depth);
+    }
+    if node.detect_zeroes != DetectZeroes::Off {
+        let _ = writeln!(text, "    Detect zeroes:    {}", node.detect_zeroes);
+    }
+    let limits = [node.bps, node.bps_rd, node.bps_wr, node.iops, node.iops_rd, node.iops_wr];
+    if limits != [0; 6] {
+        let [bps, bps_rd, bps_wr, iops, iops_rd, iops_wr] = limits;
+        let _ = writeln!(
+            text,
+            "    I/O throttling:   bps={bps} bps_rd={bps_rd} bps_wr={bps_wr} iops={iops} iops_rd={iops_rd} \
+             iops_wr={iops_wr}"
+        );
+    }
+}
+
+fn describe_image(text: &mut String, image: &ImageInfo) {
+    let mut next = Some(image);
+    while let Some(image) = next {
+        let bytes = image.virtual_size;
+        let _ = writeln!(text, "image: {}\nfile format: {}", image.filename, image.format);
+        let _ = writeln!(text, "virtual size: {} ({bytes} bytes)", human_size(bytes));
+        if let Some(actual) = image.actual_size {
+            let _ = writeln!(text, "disk size: {}", human_size(actual));
+        }
+        if let Some(cluster) = image.cluster_size {
+            let _ = writeln!(text, "cluster_size: {cluster}");
+        }
+        if let Some(backing) = &image.backing_filename {
+            let _ = writeln!(text, "backing file: {backing}");
+        }
+        next = image.backing_image.as_deref();
+    }
+}
+
+/// Three digits and a unit: `1 MiB`, `1.5 GiB`.
+#[expect(clippy::cast_precision_loss, reason = "three digits are shown")]
+fn human_size(bytes: i64) -> String {
+    let units = ["B", "KiB", "MiB", "GiB", "TiB", "PiB", "EiB"];
+    let mut value = bytes as f64;
+    let mut unit = 0;
+    while value >= 1000.0 && unit + 1 < units.len() {
+        value /= 1024.0;
+        unit += 1;
+    }
+    let digits = if value >= 100.0 {
+        0
+    } else if value >= 10.0 {
+        1
+    } else {
+        2
+    };
+    let number = format!("{value:.digits$}");
+    let number = if number.contains('.') { number.trim_end_matches('0').trim_end_matches('.') } else { &number };
+    format!("{number} {}", units.get(unit).copied().unwrap_or_default())
+}
+
+/// `info blockstats`.
+pub(crate) fn stats(context: &mut Context<'_>, _: &Words<'_>) -> Printed {
+    let disks: Vec<BlockStats> = context.ask(Command::QueryBlockstats(QueryBlockstats { query_nodes: None }))?;
+    let line = |disk: &BlockStats| {
+        let stats = &disk.stats;
+        format!(
+            "{}: rd_bytes={} wr_bytes={} rd_operations={} wr_operations={} flush_operations={} wr_total_time_ns={} \
+             rd_total_time_ns={} flush_total_time_ns={} rd_merged={} wr_merged={} idle_time_ns={}\n",
+            disk.device.as_deref().unwrap_or_default(),
+            stats.rd_bytes,
+            stats.wr_bytes,
+            stats.rd_operations,
+            stats.wr_operations,
+            stats.flush_operations,
+            stats.wr_total_time_ns,
+            stats.rd_total_time_ns,
+            stats.flush_total_time_ns,
+            stats.rd_merged,
+            stats.wr_merged,
+            stats.idle_time_ns.unwrap_or_default(),
+        )
+    };
+    Ok(disks.iter().map(line).collect())
+}
+
+/// `info block-jobs`.
+pub(crate) fn jobs(context: &mut Context<'_>, _: &Words<'_>) -> Printed {
+    let jobs: Vec<BlockJobInfo> = context.ask(Command::QueryBlockJobs)?;
+    if jobs.is_empty() {
+        return Ok("No active jobs\n".into());
+    }
+    let line = |job: &BlockJobInfo| {
+        format!(
+            "Type {}, device {}: Completed {} of {} bytes, speed limit {} bytes/s\n",
+            job.r#type, job.device, job.offset, job.len, job.speed
+        )
+    };
+    Ok(jobs.iter().map(line).collect())
+}

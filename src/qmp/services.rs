@@ -1,0 +1,171 @@
+//! The commands that need no machine: about the protocol itself, descriptors and character devices.
+
+use std::sync::{Arc, OnceLock};
+
+use serde_json::{Value, json};
+
+use super::channel::{Answer, answer, done};
+use super::command::args::{DataFormat, RingbufRead, RingbufWrite};
+use super::command::{Command, Offer};
+use super::error::QmpError;
+use super::event::Event;
+use super::qapi::Schema;
+use super::reply::monitor::{CommandInfo, VersionInfo, VersionTriple};
+use crate::chardev::{Chardev, ChardevError, Chardevs};
+
+/// What all monitors share.
+#[derive(Debug)]
+pub struct Services {
+    offer: Offer,
+    package: String,
+    chardevs: Arc<Chardevs>,
+    schema: OnceLock<Value>,
+}
+
+/// The QEMU whose protocol, names and machine types these are.
+const VERSION: VersionTriple = VersionTriple { major: 7, minor: 2, micro: 0 };
+
+impl Services {
+    /// `offer` is what the machine can do, `package` what `query-version` says this program is.
+    pub fn new(offer: Offer, package: impl Into<String>, chardevs: Arc<Chardevs>) -> Arc<Self> {
+        Arc::new(Self { offer, package: package.into(), chardevs, schema: OnceLock::new() })
+    }
+
+    /// The character devices.
+    pub fn chardevs(&self) -> &Arc<Chardevs> {
+        &self.chardevs
+    }
+
+    /// The commands there are.
+    pub fn offer(&self) -> &Offer {
+        &self.offer
+    }
+
+    /// The version, for the greeting and `query-version`.
+    pub fn version(&self) -> VersionInfo {
+        VersionInfo { qemu: VERSION, package: self.package.clone() }
+    }
+
+    /// `query-qmp-schema`.
+    pub fn schema(&self) -> &Value {
+        self.schema.get_or_init(|| {
+            let mut schema = Schema::new();
+            Command::describe_all(&mut schema, &self.offer);
+            Event::describe_all(&mut schema);
+            schema.finish()
+        })
+    }
+
+    /// Runs a command that needs no machine; `None` for any other. `from` is the monitor's own connection, on which
+    /// descriptors come.
+    pub fn execute(&self, command: &Command, from: Option<&dyn Chardev>) -> Option<Answer> {
+        let fds = self.chardevs.fds();
+        let received = || from.and_then(Chardev::take_fd).ok_or_else(no_descriptor);
+        Some(match command {
+            Command::QueryVersion => answer(&self.version()),
+            Command::QueryCommands => {
+                let names = self.offer.names();
+                answer(&names.map(|name| CommandInfo { name: name.into() }).collect::<Vec<_>>())
+            }
+            Command::QueryQmpSchema => Ok(self.schema().clone()),
+            Command::GetFd(args) => received().and_then(|fd| fds.name(&args.fdname, fd)).and_then(|()| done()),
+            Command::CloseFd(args) => fds.take(&args.fdname).and_then(|_| done()),
+            Command::AddFd(args) => {
+                received().and_then(|fd| fds.add(args.fdset_id, fd, args.opaque.clone())).and_then(|info| answer(&info))
+            }
+            Command::RemoveFd(args) => fds.remove(args.fdset_id, args.fd).and_then(|()| done()),
+            Command::QueryFdsets => answer(&fds.query()),
+            Command::QueryChardev => answer(&self.chardevs.query()),
+            Command::QueryChardevBackends => answer(&Chardevs::backends()),
+            Command::ChardevRemove(args) => result(self.chardevs.remove(&args.id)),
+            Command::ChardevSendBreak(args) => result(self.chardevs.device(&args.id).map(|device| device.send_break())),
+            Command::RingbufWrite(args) => self.ring_write(args),
+            Command::RingbufRead(args) => self.ring_read(args),
+            _ => return None,
+        })
+    }
+
+    fn ring(&self, name: &str) -> Result<Arc<dyn Chardev>, QmpError> {
+        self.chardevs.device(name).map_err(|_| QmpError::generic(format!("Device '{name}' not found")))
+    }
+
+    fn ring_write(&self, args: &RingbufWrite) -> Answer {
+        let device = self.ring(&args.device)?;
+        let data = match args.format {
+            Some(DataFormat::Base64) => base64::decode(&args.data)
+                .ok_or_else(|| QmpError::generic("Base64 data contains invalid characters"))?,
+            _ => args.data.clone().into_bytes(),
+        };
+        if device.ring_write(&data) { done() } else { Err(not_a_ring(&args.device)) }
+    }
+
+    fn ring_read(&self, args: &RingbufRead) -> Answer {
+        let device = self.ring(&args.device)?;
+        let size = usize::try_from(args.size).ok().filter(|size| *size > 0);
+        let size = size.ok_or_else(|| QmpError::generic("size must be greater than zero"))?;
+        let data = device.ring_read(size).ok_or_else(|| not_a_ring(&args.device))?;
+        Ok(json!(match args.format {
+            Some(DataFormat::Base64) => base64::encode(&data),
+            _ => String::from_utf8_lossy(&data).into_owned(),
+        }))
+    }
+}
+
+fn no_descriptor() -> QmpError {
+    QmpError::generic("No file descriptor supplied via SCM_RIGHTS")
+}
+
+fn not_a_ring(name: &str) -> QmpError {
+    QmpError::generic(format!("{name} is not a ringbuf device"))
+}
+
+fn result(outcome: Result<(), ChardevError>) -> Answer {
+    match outcome {
+        Ok(()) => done(),
+        Err(error) => Err(QmpError::from_error(&error)),
+    }
+}
+
+/// Base64 (RFC 4648, section 4).
+mod base64 {
+    const ALPHABET: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+
+    pub(super) fn encode(data: &[u8]) -> String {
+        let mut text = String::new();
+        for group in data.chunks(3) {
+            let bits = group.iter().fold(0_u32, |bits, byte| bits << 8 | u32::from(*byte)) << (8 * (3 - group.len()));
+            for place in 0..4 {
+                let index = (bits >> (18 - 6 * place)) & 63;
+                let symbol = ALPHABET.get(index as usize).copied().unwrap_or(b'=');
+                text.push(if place > group.len() { '=' } else { char::from(symbol) });
+            }
+        }
+        text
+    }
+
+    pub(super) fn decode(text: &str) -> Option<Vec<u8>> {
+        let text = text.as_bytes();
+        if !text.len().is_multiple_of(4) {
+            return None;
+        }
+        let padding = text.iter().rev().take_while(|byte| **byte == b'=').count();
+        if padding > 2 {
+            return None;
+        }
+        let (symbols, _) = text.split_at(text.len() - padding);
+        let mut data = Vec::with_capacity(text.len() / 4 * 3);
+        for group in symbols.chunks(4) {
+            let mut bits = 0_u32;
+            for symbol in group {
+                let value = ALPHABET.iter().position(|candidate| candidate == symbol)?;
+                bits = bits << 6 | u32::try_from(value).ok()?;
+            }
+            let [_, first, second, third] = (bits << (6 * (4 - group.len()))).to_be_bytes();
+            data.extend([first, second, third].iter().take(group.len() - 1));
+        }
+        Some(data)
+    }
+}
+
+#[cfg(test)]
+mod tests;
