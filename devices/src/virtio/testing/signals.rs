@@ -56,7 +56,7 @@ impl SignalSink {
         self.0.wait(data, count, "message");
     }
 
-    /// Looks after each message.
+    /// Looks after each message. Only for what comes with a message: a driver that looks early may be spared one.
     pub fn wait_until(&self, what: &str, done: impl FnMut() -> bool) {
         self.0.wait_until(what, done);
     }
