@@ -1,5 +1,6 @@
 //! Rhea: a microVM monitor in QEMU-KVM's place. The program is `main.rs`; everything else is here so that tests can reach it.
 pub mod chardev;
+pub mod ctl;
 pub mod hmp;
 pub mod logging;
 pub mod qmp;

@@ -1,5 +1,7 @@
 //! The commands by name, and what is said about a line that is none.
 
+use std::fmt::Write;
+
 use crate::qmp::command::args::{BlockResize, Id, RingbufRead, RingbufWrite};
 use crate::qmp::{Command, QmpError};
 
@@ -321,7 +323,7 @@ fn ringbuf_read(context: &mut Context<'_>, words: &Words<'_>) -> Printed {
             '\\' => printed.push_str("\\\\"),
             '\n' | '\t' => printed.push(letter),
             control if control < ' ' || control == '\x7f' => {
-                printed.push_str(&format!("\\u{:04X}", u32::from(control)))
+                let _ = write!(printed, "\\u{:04X}", u32::from(control));
             }
             other => printed.push(other),
         }

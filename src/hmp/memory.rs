@@ -57,8 +57,8 @@ impl Format {
     fn show(self, value: u64) -> String {
         let bits = self.size * 8;
         match self.letter {
-            'd' => format!("{:width$}", sign_extend(value, bits), width = (bits * 10 + 32) / 33),
-            'u' => format!("{value:width$}", width = (bits * 10 + 32) / 33),
+            'd' => format!("{:width$}", sign_extend(value, bits), width = (bits * 10).div_ceil(33)),
+            'u' => format!("{value:width$}", width = (bits * 10).div_ceil(33)),
             'o' => format!("0{value:0width$o}", width = bits.div_ceil(3)),
             'c' => show_character(value.to_le_bytes()[0]),
             _ => format!("0x{value:0width$x}", width = bits / 4),

@@ -27,8 +27,8 @@ qapi_struct! {
     }
 }
 
-fn wrong(value: Value) -> String {
-    Thing::check(&value, &At::TOP).unwrap_err().desc
+fn wrong(value: impl std::borrow::Borrow<Value>) -> String {
+    Thing::check(value.borrow(), &At::TOP).unwrap_err().desc
 }
 
 #[test]
