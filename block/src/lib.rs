@@ -2,7 +2,9 @@
 
 pub mod disk;
 pub mod error;
+pub mod filter;
 pub mod format;
+pub mod graph;
 pub mod image;
 pub mod layer;
 pub mod lock;
@@ -12,6 +14,7 @@ pub mod probe;
 pub mod protocol;
 mod queue;
 mod ring;
+pub mod spec;
 mod sys;
 pub mod thread;
 

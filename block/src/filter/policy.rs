@@ -1,0 +1,111 @@
+//! What a node does with discards and zeroes: `discard=` and `detect-zeroes=`.
+
+use std::any::Any;
+use std::sync::Arc;
+
+use crate::error::{BlockError, ErrorKind};
+use crate::layer::{Fast, FastOp, Layer, Limits, Preallocation, Status};
+use crate::mem::{Sink, Source};
+use crate::spec::DetectZeroes;
+
+/// A layer with a rule for discards and zeroes on top. It shows itself as the layer beneath.
+pub struct Policy {
+    inner: Arc<dyn Layer>,
+    discard: bool,
+    detect_zeroes: DetectZeroes,
+    read_only: bool,
+}
+
+impl Policy {
+    /// `inner` as it is, if there is nothing to change, or with the rules on top.
+    #[must_use]
+    pub fn over(inner: Arc<dyn Layer>, discard: bool, detect_zeroes: DetectZeroes, read_only: bool) -> Arc<dyn Layer> {
+        let limits = inner.limits();
+        if detect_zeroes == DetectZeroes::Off && discard == limits.discard && read_only == limits.read_only {
+            return inner;
+        }
+        Arc::new(Self { inner, discard, detect_zeroes, read_only })
+    }
+
+    fn writable(&self) -> Result<(), BlockError> {
+        if self.read_only { Err(BlockError::new(ErrorKind::Permission, "the node is read-only")) } else { Ok(()) }
+    }
+}
+
+impl Layer for Policy {
+    fn driver(&self) -> &'static str {
+        self.inner.driver()
+    }
+
+    fn size(&self) -> u64 {
+        self.inner.size()
+    }
+
+    fn limits(&self) -> Limits {
+        let inner = self.inner.limits();
+        Limits { read_only: inner.read_only || self.read_only, discard: inner.discard && self.discard, ..inner }
+    }
+
+    fn read(&self, into: Sink<'_>, offset: u64) -> Result<(), BlockError> {
+        self.inner.read(into, offset)
+    }
+
+    fn write(&self, from: Source<'_>, offset: u64) -> Result<(), BlockError> {
+        self.writable()?;
+        if self.detect_zeroes != DetectZeroes::Off && from.is_zero() {
+            let unmap = self.detect_zeroes == DetectZeroes::Unmap && self.discard;
+            return self.inner.write_zeroes(offset, from.len() as u64, unmap);
+        }
+        self.inner.write(from, offset)
+    }
+
+    fn flush(&self) -> Result<(), BlockError> {
+        self.inner.flush()
+    }
+
+    fn sync_failed(&self) {
+        self.inner.sync_failed();
+    }
+
+    fn discard(&self, offset: u64, len: u64) -> Result<(), BlockError> {
+        self.writable()?;
+        if self.discard { self.inner.discard(offset, len) } else { Ok(()) }
+    }
+
+    fn write_zeroes(&self, offset: u64, len: u64, unmap: bool) -> Result<(), BlockError> {
+        self.writable()?;
+        self.inner.write_zeroes(offset, len, unmap && self.discard)
+    }
+
+    fn status(&self, offset: u64, len: u64) -> Result<Status, BlockError> {
+        self.inner.status(offset, len)
+    }
+
+    fn fast(&self, op: FastOp, offset: u64, len: u64) -> Fast {
+        if op == FastOp::Write && (self.read_only || self.detect_zeroes != DetectZeroes::Off) {
+            return Fast::Slow;
+        }
+        self.inner.fast(op, offset, len)
+    }
+
+    fn wants_ring(&self) -> bool {
+        self.inner.wants_ring()
+    }
+
+    fn resize(&self, size: u64, preallocation: Preallocation) -> Result<(), BlockError> {
+        self.writable()?;
+        self.inner.resize(size, preallocation)
+    }
+
+    fn close(&self) -> Result<(), BlockError> {
+        self.inner.close()
+    }
+
+    fn allocated_bytes(&self) -> Option<u64> {
+        self.inner.allocated_bytes()
+    }
+
+    fn as_any(&self) -> &dyn Any {
+        self.inner.as_any()
+    }
+}

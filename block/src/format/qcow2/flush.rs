@@ -1,0 +1,185 @@
+//! Writing metadata back in an order that a crash cannot break.
+//!
+//! ```text
+//!   1  new refcount blocks ─ sync ─ their table entries        (only when there are new ones)
+//!   2  dirty refcount blocks; slices of L2 tables that no L1 entry on disk names yet
+//!   3  sync            guest data, counts and new tables are durable
+//!   4  slices of the other L2 tables, as they were at step 2; L1 entries of the new tables
+//!   5  sync            the new map is durable, so the clusters it no longer names have no name left
+//!   6  those clusters go to a batch; when I/O from before has ended, their counts go down and they can be taken
+//! ```
+//!
+//! Without the lock between 2 and 6, so that writes go on: a slice that changed meanwhile stays dirty, and what is
+//! written at step 4 is the copy from step 2, whose data step 3 made durable.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use super::entry::OFFSET;
+use super::maps::SliceImage;
+use super::refcount::{Batch, Freed};
+use super::{Alloc, Qcow2, lock};
+use crate::error::BlockError;
+use crate::layer::write_all;
+
+/// What steps 3 to 6 work on.
+struct Work {
+    images: Vec<SliceImage>,
+    /// Slices (by position in `images`) of tables that the disk's L1 names.
+    linked: Vec<(usize, u64)>,
+    l1: Vec<(usize, u64)>,
+    freed: Vec<Freed>,
+}
+
+impl Qcow2 {
+    /// Steps 1 to 6; at the end everything completed before the call is durable.
+    pub(super) fn write_back(&self) -> Result<(), BlockError> {
+        let _flushing = lock(&self.flushing);
+        self.release_drained(&mut lock(&self.alloc))?;
+        let work = {
+            let mut alloc = lock(&self.alloc);
+            let work = self.gather(&mut alloc);
+            match self.write_counts(&mut alloc).and_then(|()| self.write_unlinked(&work)) {
+                Ok(()) => work,
+                Err(e) => {
+                    put_back(&mut alloc, work);
+                    return Err(e);
+                }
+            }
+        };
+        let result = self.publish(&work);
+        let mut alloc = lock(&self.alloc);
+        if let Err(e) = result {
+            put_back(&mut alloc, work);
+            return Err(e);
+        }
+        let mut maps = self.maps_mut();
+        maps.written(&work.images);
+        if !work.freed.is_empty() {
+            let token = std::mem::replace(&mut maps.token, Arc::new(()));
+            alloc.counts.batches.push_back(Batch { token, freed: work.freed });
+        }
+        let clean = !maps.has_dirty()
+            && alloc.unlinked.is_empty()
+            && alloc.counts.pending.is_empty()
+            && alloc.counts.batches.is_empty()
+            && !alloc.counts.has_dirty();
+        self.dirty.store(!clean, Ordering::Release);
+        Ok(())
+    }
+
+    /// Step 2's copies, and what steps 4 and 6 will do.
+    fn gather(&self, alloc: &mut Alloc) -> Work {
+        let maps = self.maps();
+        let images = maps.dirty_images();
+        let l1_of = |index: usize| maps.l1.get(index).copied().unwrap_or(0);
+        let l1: Vec<_> = std::mem::take(&mut alloc.unlinked).into_iter().map(|i| (i, l1_of(i))).collect();
+        let place = |image: &SliceImage| {
+            let index = self.geometry.slice_l1_index(image.key);
+            let new = l1.binary_search_by_key(&index, |(i, _)| *i).is_ok();
+            (new, (l1_of(index) & OFFSET) + self.geometry.slice_place(image.key))
+        };
+        let linked = images.iter().enumerate().filter_map(|(n, image)| {
+            let (new, offset) = place(image);
+            (!new).then_some((n, offset))
+        });
+        let linked = linked.collect();
+        drop(maps);
+        Work { images, linked, l1, freed: std::mem::take(&mut alloc.counts.pending) }
+    }
+
+    /// Steps 1 and the first half of 2.
+    pub(super) fn write_counts(&self, alloc: &mut Alloc) -> Result<(), BlockError> {
+        let file = self.file.as_ref();
+        if alloc.counts.write_back(file, &|| file.flush())? {
+            let mut fields = alloc.counts.table_offset.to_be_bytes().to_vec();
+            fields.extend(alloc.counts.table_clusters.to_be_bytes());
+            write_all(file, &fields, 48)?;
+            alloc.header.reftable_offset = alloc.counts.table_offset;
+            alloc.header.reftable_clusters = alloc.counts.table_clusters;
+            // The old table is only freed by a flush that syncs after this.
+            alloc.counts.table_moved = false;
+        }
+        Ok(())
+    }
+
+    /// The second half of step 2.
+    fn write_unlinked(&self, work: &Work) -> Result<(), BlockError> {
+        let mut linked = work.linked.iter().map(|(n, _)| *n).peekable();
+        for (n, image) in work.images.iter().enumerate() {
+            if linked.next_if_eq(&n).is_some() {
+                continue;
+            }
+            let index = self.geometry.slice_l1_index(image.key);
+            let table = work.l1.iter().find(|(i, _)| *i == index).map_or(0, |(_, l1)| l1 & OFFSET);
+            write_all(self.file.as_ref(), &image.bytes, table + self.geometry.slice_place(image.key))?;
+        }
+        Ok(())
+    }
+
+    /// Steps 3 to 5.
+    fn publish(&self, work: &Work) -> Result<(), BlockError> {
+        if self.geometry.external {
+            self.data.flush()?;
+        }
+        self.file.flush()?;
+        if work.linked.is_empty() && work.l1.is_empty() {
+            return Ok(());
+        }
+        for (n, offset) in &work.linked {
+            write_all(self.file.as_ref(), &work.images[*n].bytes, *offset)?;
+        }
+        let l1_offset = lock(&self.alloc).header.l1_offset;
+        for (index, entry) in &work.l1 {
+            write_all(self.file.as_ref(), &entry.to_be_bytes(), l1_offset + 8 * *index as u64)?;
+        }
+        self.file.flush()
+    }
+
+    /// Lets go of what no table on disk names and no I/O from before can touch.
+    pub(super) fn release_drained(&self, alloc: &mut Alloc) -> Result<(), BlockError> {
+        // In order: an older token may still be held by I/O to a cluster of a younger batch.
+        while let Some(batch) = alloc.counts.batches.front_mut() {
+            if Arc::strong_count(&batch.token) > 1 {
+                break;
+            }
+            self.unpacked.clear();
+            let Some(freed) = batch.freed.pop() else {
+                alloc.counts.batches.pop_front();
+                continue;
+            };
+            alloc.counts.release(self.file.as_ref(), freed)?;
+        }
+        Ok(())
+    }
+
+    /// Leaves the image as a closed one: everything written, nothing waiting to be freed unless I/O is still going on.
+    pub(super) fn settle(&self) -> Result<(), BlockError> {
+        if !self.touched.load(Ordering::Acquire) {
+            return Ok(());
+        }
+        self.write_back()?;
+        if self.dirty.load(Ordering::Acquire) {
+            // The first time freed the clusters' names, this time their counts are written.
+            self.write_back()?;
+        }
+        Ok(())
+    }
+}
+
+/// Undoes `gather`, after a failure: the next flush tries all of it again.
+fn put_back(alloc: &mut Alloc, work: Work) {
+    alloc.unlinked.extend(work.l1.iter().map(|(index, _)| *index));
+    let later = std::mem::replace(&mut alloc.counts.pending, work.freed);
+    alloc.counts.pending.extend(later);
+}
+
+impl Drop for Qcow2 {
+    fn drop(&mut self) {
+        if !self.read_only
+            && let Err(e) = self.settle()
+        {
+            log::error!("qcow2: could not write back metadata at the end: {e}");
+        }
+    }
+}

@@ -1,0 +1,175 @@
+//! From a guest range to what is there.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use super::entry::{Entry, Mapping, OFFSET, SUBCLUSTERS};
+use super::header::corrupt;
+use super::maps::{Maps, Slice};
+use super::{Qcow2, SHARDS, lock};
+use crate::error::BlockError;
+use crate::layer::{Fast, FastOp, read_vec};
+
+/// A run of bytes of one kind.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Run {
+    pub(super) mapping: Mapping,
+    /// Host offset of the first byte, for data.
+    pub(super) host: u64,
+    pub(super) len: u64,
+    /// May be overwritten in place, for data.
+    pub(super) copied: bool,
+    /// The first byte's entry.
+    pub(super) entry: Entry,
+    /// What is wrong with that entry.
+    pub(super) fault: Option<&'static str>,
+}
+
+impl Qcow2 {
+    /// The run at `offset`, at most `len` bytes; `Err(key)` names a slice that is not in memory.
+    #[inline]
+    pub(super) fn run(&self, maps: &Maps, offset: u64, len: u64) -> Result<Run, u64> {
+        let geometry = self.geometry;
+        let len = len.min(geometry.slice_end(offset) - offset);
+        let l1 = maps.l1.get(geometry.l1_index(offset)).copied().unwrap_or(0);
+        if l1 & OFFSET == 0 {
+            let entry = Entry::default();
+            return Ok(Run { mapping: Mapping::Absent, host: 0, len, copied: false, entry, fault: None });
+        }
+        let key = geometry.key(offset);
+        let slice = maps.get(key).ok_or(key)?;
+        Ok(self.run_in(slice, offset, len))
+    }
+
+    fn run_in(&self, slice: &Slice, offset: u64, len: u64) -> Run {
+        let g = self.geometry;
+        let (unit, cluster) = (g.subcluster(), g.cluster());
+        let sub_of = |at: u64| if g.extended { (at / unit) % SUBCLUSTERS } else { 0 };
+        let entry = slice.entry(g.index(offset), g.extended);
+        let mapping = entry.mapping(g.extended, g.external, sub_of(offset));
+        let within = offset & (cluster - 1);
+        let host = if let Mapping::Data(host) = mapping { host + within } else { 0 };
+        let mut run = Run { mapping, host, len: 0, copied: entry.is_copied(), entry, fault: self.fault(entry) };
+        if mapping == Mapping::Compressed || run.fault.is_some() {
+            run.len = len.min(cluster - within);
+            return run;
+        }
+        let mut at = offset;
+        let end = offset + len;
+        loop {
+            at = (at / unit + 1) * unit;
+            if at >= end {
+                run.len = len;
+                return run;
+            }
+            let next = slice.entry(g.index(at), g.extended);
+            let mapping = next.mapping(g.extended, g.external, sub_of(at));
+            let same = match (run.mapping, mapping) {
+                (Mapping::Data(_), Mapping::Data(host)) => {
+                    host + (at & (cluster - 1)) == run.host + (at - offset) && next.is_copied() == run.copied
+                }
+                (first, next) => first == next,
+            };
+            if !same || self.fault(next).is_some() {
+                run.len = at - offset;
+                return run;
+            }
+        }
+    }
+
+    /// What is wrong with an entry of this image.
+    fn fault(&self, entry: Entry) -> Option<&'static str> {
+        let g = self.geometry;
+        let fault = entry.fault(g.cluster_bits, g.extended);
+        // Cluster 0 is the header's.
+        let in_header = !g.external && entry.host().is_some_and(|host| host < g.cluster());
+        fault.or(in_header.then_some("the host offset lies in the header"))
+    }
+
+    /// The run at `offset`, reading its slice if need be, with a token that keeps its host clusters from being reused.
+    pub(super) fn find(&self, offset: u64, len: u64) -> Result<(Run, Arc<()>), BlockError> {
+        loop {
+            let found = {
+                let maps = self.maps();
+                self.run(&maps, offset, len).map(|run| (run, maps.token.clone()))
+            };
+            match found {
+                Ok((Run { fault: Some(fault), .. }, _)) => {
+                    return Err(corrupt(format!("qcow2 L2 entry for guest offset {offset:#x}: {fault}")));
+                }
+                Ok(found) => return Ok(found),
+                Err(key) => self.load_slice(key)?,
+            }
+        }
+    }
+
+    /// Reads a slice into memory, unless another thread was faster.
+    pub(super) fn load_slice(&self, key: u64) -> Result<(), BlockError> {
+        let _one = lock(&self.loading[key as usize % SHARDS]);
+        let (l1, _token) = {
+            let maps = self.maps();
+            if maps.contains(key) {
+                return Ok(());
+            }
+            let l1 = maps.l1.get(self.geometry.slice_l1_index(key)).copied().unwrap_or(0);
+            (l1, maps.token.clone())
+        };
+        let table = self.checked_table(l1)?;
+        if table == 0 {
+            return Ok(());
+        }
+        let bytes = (self.geometry.entry_bytes() << self.geometry.slice_bits) as usize;
+        let bytes = read_vec(self.file.as_ref(), table + self.geometry.slice_place(key), bytes)?;
+        let words = bytes.as_chunks::<8>().0.iter().map(|word| u64::from_be_bytes(*word)).collect();
+        self.maps_mut().insert(key, Slice::new(words));
+        Ok(())
+    }
+
+    /// Host offset of the L2 table that an L1 entry names, 0 for none.
+    pub(super) fn checked_table(&self, l1: u64) -> Result<u64, BlockError> {
+        let table = l1 & OFFSET;
+        if table & (self.geometry.cluster() - 1) != 0 {
+            return Err(corrupt(format!(
+                "qcow2 L1 entry {l1:#x}: the table's offset is not a multiple of the cluster"
+            )));
+        }
+        Ok(table)
+    }
+
+    /// [`crate::layer::Layer::fast`].
+    pub(super) fn fast_range(&self, op: FastOp, offset: u64, len: u64) -> Fast {
+        match op {
+            FastOp::Flush if self.read_only => return Fast::Done,
+            FastOp::Flush if self.dirty.load(Ordering::Acquire) || self.geometry.external => return Fast::Slow,
+            FastOp::Flush => return self.file.fast(FastOp::Flush, 0, 0),
+            // The first write changes the header.
+            FastOp::Write if !self.touched.load(Ordering::Acquire) => return Fast::Slow,
+            FastOp::Read | FastOp::Write => {}
+        }
+        let Ok(maps) = self.maps.try_read() else { return Fast::Slow };
+        let Ok(run) = self.run(&maps, offset, len) else { return Fast::Slow };
+        if run.len < len || run.fault.is_some() || maps.frozen {
+            return Fast::Slow;
+        }
+        match run.mapping {
+            Mapping::Data(_) if op == FastOp::Read || run.copied => match self.data.fast(op, run.host, len) {
+                Fast::Direct(mut direct) if direct.pass.is_none() => {
+                    direct.pass = Some(maps.token.clone());
+                    Fast::Direct(direct)
+                }
+                // A layer beneath with tokens of its own: the slow way keeps both.
+                _ => Fast::Slow,
+            },
+            Mapping::Zero if op == FastOp::Read => Fast::Zero,
+            Mapping::Absent if op == FastOp::Read => match &maps.backing {
+                None => Fast::Zero,
+                Some(backing) => match backing.size() {
+                    size if offset >= size => Fast::Zero,
+                    size if offset + len <= size => backing.fast(op, offset, len),
+                    _ => Fast::Slow,
+                },
+            },
+            _ => Fast::Slow,
+        }
+    }
+}

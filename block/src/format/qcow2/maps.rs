@@ -1,0 +1,204 @@
+//! The guest's address map in memory: the L1 table and slices of L2 tables, bounded.
+//!
+//! Everything here is memory only. A slice is keyed by where in the guest's disk it is, so a lookup needs no L1.
+
+use std::collections::HashMap;
+use std::hash::{BuildHasherDefault, Hasher};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use super::entry::{ALL_ALLOCATED, Entry};
+use crate::layer::Layer;
+
+/// Mixes a slice number: neighbours must not collide, nobody else chooses the keys' spread.
+#[derive(Default)]
+pub(super) struct Mix(u64);
+
+impl Hasher for Mix {
+    fn finish(&self) -> u64 {
+        self.0
+    }
+    fn write(&mut self, bytes: &[u8]) {
+        for byte in bytes {
+            self.write_u64(u64::from(*byte));
+        }
+    }
+    fn write_u64(&mut self, value: u64) {
+        self.0 = (self.0 ^ value).wrapping_mul(0x9e37_79b9_7f4a_7c15).rotate_left(26);
+    }
+}
+
+/// A piece of an L2 table, entries as on disk but in host byte order.
+pub(super) struct Slice {
+    words: Box<[u64]>,
+    /// Counts changes; written back up to `clean`.
+    changes: u64,
+    clean: u64,
+    used: AtomicU64,
+}
+
+impl Slice {
+    pub(super) fn new(words: Box<[u64]>) -> Self {
+        Self { words, changes: 0, clean: 0, used: AtomicU64::new(0) }
+    }
+
+    pub(super) fn is_dirty(&self) -> bool {
+        self.changes != self.clean
+    }
+
+    pub(super) fn entry(&self, index: usize, extended: bool) -> Entry {
+        if extended {
+            Entry { word: self.words[2 * index], bitmap: self.words[2 * index + 1] }
+        } else {
+            Entry { word: self.words[index], bitmap: ALL_ALLOCATED }
+        }
+    }
+
+    fn set(&mut self, index: usize, extended: bool, entry: Entry) {
+        if extended {
+            self.words[2 * index] = entry.word;
+            self.words[2 * index + 1] = entry.bitmap;
+        } else {
+            self.words[index] = entry.word;
+        }
+        self.changes += 1;
+    }
+
+    pub(super) fn to_bytes(&self) -> Vec<u8> {
+        self.words.iter().flat_map(|w| w.to_be_bytes()).collect()
+    }
+}
+
+/// A dirty slice as it was at one moment, to be written.
+pub(super) struct SliceImage {
+    pub(super) key: u64,
+    pub(super) bytes: Vec<u8>,
+    changes: u64,
+}
+
+/// The map.
+pub(super) struct Maps {
+    pub(super) l1: Vec<u64>,
+    pub(super) backing: Option<Arc<dyn Layer>>,
+    /// Clones of it mark I/O to host clusters that were in use when it was handed out.
+    pub(super) token: Arc<()>,
+    /// Fast answers are held back: somebody changes the image as a whole.
+    pub(super) frozen: bool,
+    slices: HashMap<u64, Slice, BuildHasherDefault<Mix>>,
+    /// Most slices.
+    capacity: usize,
+    dirty: usize,
+    clock: AtomicU64,
+}
+
+impl Maps {
+    pub(super) fn new(l1: Vec<u64>, backing: Option<Arc<dyn Layer>>, capacity: usize) -> Self {
+        let capacity = capacity.max(4);
+        Self {
+            l1,
+            backing,
+            token: Arc::new(()),
+            frozen: false,
+            slices: HashMap::default(),
+            capacity,
+            dirty: 0,
+            clock: AtomicU64::new(1),
+        }
+    }
+
+    pub(super) fn get(&self, key: u64) -> Option<&Slice> {
+        let slice = self.slices.get(&key)?;
+        // Not exact on purpose: the stamp is only written when it is old, so that readers share the cache line.
+        let now = self.clock.load(Ordering::Relaxed);
+        if slice.used.load(Ordering::Relaxed) != now {
+            slice.used.store(now, Ordering::Relaxed);
+        }
+        Some(slice)
+    }
+
+    pub(super) fn contains(&self, key: u64) -> bool {
+        self.slices.contains_key(&key)
+    }
+
+    /// Puts a slice in, in the place of clean ones that were not used for long.
+    pub(super) fn insert(&mut self, key: u64, slice: Slice) {
+        if self.slices.len() >= self.capacity {
+            self.evict();
+        }
+        *self.clock.get_mut() += 1;
+        slice.used.store(*self.clock.get_mut(), Ordering::Relaxed);
+        self.slices.insert(key, slice);
+    }
+
+    /// Drops an eighth of the slices, clean ones only, the longest unused first.
+    fn evict(&mut self) {
+        let mut clean: Vec<_> = self
+            .slices
+            .iter()
+            .filter(|(_, slice)| !slice.is_dirty())
+            .map(|(key, slice)| (slice.used.load(Ordering::Relaxed), *key))
+            .collect();
+        let count = (self.capacity / 8 + 1).min(clean.len());
+        if count > 0 && count < clean.len() {
+            clean.select_nth_unstable(count - 1);
+        }
+        for (_, key) in clean.into_iter().take(count) {
+            self.slices.remove(&key);
+        }
+    }
+
+    /// Changes one entry of a slice that is there; false when it is not.
+    pub(super) fn set(&mut self, key: u64, index: usize, extended: bool, entry: Entry) -> bool {
+        let Some(slice) = self.slices.get_mut(&key) else { return false };
+        let was_dirty = slice.is_dirty();
+        slice.set(index, extended, entry);
+        if !was_dirty {
+            self.dirty += 1;
+        }
+        true
+    }
+
+    /// Whether it is time to write back: half of the places are dirty.
+    pub(super) fn is_heavy(&self) -> bool {
+        self.dirty * 2 >= self.capacity
+    }
+
+    pub(super) fn has_dirty(&self) -> bool {
+        self.dirty > 0
+    }
+
+    /// All dirty slices as they are now, in order of their place.
+    pub(super) fn dirty_images(&self) -> Vec<SliceImage> {
+        let dirty = self.slices.iter().filter(|(_, slice)| slice.is_dirty());
+        let mut images: Vec<_> = dirty
+            .map(|(key, slice)| SliceImage { key: *key, bytes: slice.to_bytes(), changes: slice.changes })
+            .collect();
+        images.sort_unstable_by_key(|image| image.key);
+        images
+    }
+
+    /// Notes that `images` are on disk.
+    pub(super) fn written(&mut self, images: &[SliceImage]) {
+        for image in images {
+            if let Some(slice) = self.slices.get_mut(&image.key) {
+                slice.clean = image.changes;
+                if !slice.is_dirty() {
+                    self.dirty -= 1;
+                }
+            }
+        }
+    }
+
+    /// Forgets every slice. Only when none is dirty, or the image was changed underneath on purpose.
+    pub(super) fn clear(&mut self) {
+        self.slices.clear();
+        self.dirty = 0;
+    }
+
+    /// Drops what was not used since the last call (`cache-clean-interval`).
+    pub(super) fn drop_unused(&mut self) {
+        let now = *self.clock.get_mut();
+        self.slices.retain(|_, slice| slice.is_dirty() || *slice.used.get_mut() >= now);
+        *self.clock.get_mut() += 1;
+    }
+}

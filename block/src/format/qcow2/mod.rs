@@ -1,0 +1,289 @@
+//! Driver `qcow2`, versions 2 and 3.
+//!
+//! ```text
+//!   fast()      maps (read lock, memory only) ──────────────> host range, handed to the ring
+//!   read()      maps, loading slices as needed ─────────────> file, backing, unpacking
+//!   write()     plan under `alloc` ─ data without locks ─ commit under `alloc` and `maps`
+//!   flush()     counts + data ─ sync ─ L2, L1 ─ sync ─ what was freed can be taken again
+//! ```
+//!
+//! # Locks
+//!
+//! In this order, each held over as little as its comment says: `flushing` (a whole flush), `alloc` (metadata I/O of
+//! the allocator, never guest data), a `loading` shard (reading one slice), `maps` (memory only).
+//!
+//! # Why a kill cannot alias clusters
+//!
+//! 1. A cluster is taken by a count of 1 in memory before its data are written. No one else takes it after that.
+//! 2. An L2 entry is changed in memory only when its data are written, and reaches the disk only after a sync that
+//!    covers those data and the counts ([`flush`]). So an entry on disk names a cluster with its own data and a count
+//!    of at least 1.
+//! 3. A cluster that loses its last name in memory keeps its count until the table without the name is synced, and
+//!    until all I/O that may have looked it up before has ended (clones of `maps.token`). Only then can it be taken.
+//! 4. Hence at any moment each cluster that an entry on disk names is counted on disk, and no cluster is named by an
+//!    old entry on disk and a new one. A kill leaks clusters; it cannot do more.
+
+use std::any::Any;
+use std::ops::Range;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+
+use crate::error::{BlockError, ErrorKind};
+use crate::layer::{Fast, FastOp, Layer, Limits, Preallocation, Status};
+use crate::mem::{Sink, Source};
+
+mod create;
+mod entry;
+mod flush;
+mod header;
+mod lookup;
+mod maps;
+mod open;
+mod pack;
+mod read;
+mod refcount;
+mod resize;
+mod status;
+mod write;
+mod zero;
+
+pub use create::{CreateOptions, create};
+pub use header::Compression;
+pub use open::{OpenOptions, data_file_of};
+
+use header::Header;
+use maps::Maps;
+use refcount::Refcounts;
+
+/// Shards of the locks that keep two readers from loading one slice twice.
+const SHARDS: usize = 16;
+
+/// Numbers that never change while the image is open.
+#[derive(Debug, Clone, Copy)]
+struct Geometry {
+    cluster_bits: u32,
+    /// Entries in one slice, as a power of two.
+    slice_bits: u32,
+    /// Guest bytes under one L2 table, as a power of two.
+    l2_span_bits: u32,
+    extended: bool,
+    external: bool,
+    version: u32,
+}
+
+impl Geometry {
+    fn cluster(self) -> u64 {
+        1 << self.cluster_bits
+    }
+
+    /// Slice that the guest offset is in.
+    fn key(self, guest: u64) -> u64 {
+        guest >> (self.cluster_bits + self.slice_bits)
+    }
+
+    /// Entry in the slice.
+    fn index(self, guest: u64) -> usize {
+        (guest >> self.cluster_bits) as usize & ((1 << self.slice_bits) - 1)
+    }
+
+    /// Guest offset where the slice after `guest`'s begins.
+    fn slice_end(self, guest: u64) -> u64 {
+        (self.key(guest) + 1).checked_shl(self.cluster_bits + self.slice_bits).unwrap_or(u64::MAX)
+    }
+
+    fn entry_bytes(self) -> u64 {
+        if self.extended { 16 } else { 8 }
+    }
+
+    fn l1_index(self, guest: u64) -> usize {
+        (guest >> self.l2_span_bits) as usize
+    }
+
+    /// Byte offset of a slice in its L2 table.
+    fn slice_place(self, key: u64) -> u64 {
+        let slices_bits = self.l2_span_bits - self.cluster_bits - self.slice_bits;
+        (key & ((1 << slices_bits) - 1)) * (self.entry_bytes() << self.slice_bits)
+    }
+
+    fn slice_l1_index(self, key: u64) -> usize {
+        (key >> (self.l2_span_bits - self.cluster_bits - self.slice_bits)) as usize
+    }
+
+    /// Bytes of the smallest unit that is allocated on its own.
+    fn subcluster(self) -> u64 {
+        if self.extended { self.cluster() / entry::SUBCLUSTERS } else { self.cluster() }
+    }
+}
+
+/// State of the allocator.
+struct Alloc {
+    counts: Refcounts,
+    header: Header,
+    /// Guest ranges (whole clusters) whose new place is being written.
+    in_flight: Vec<Range<u64>>,
+    /// L1 entries that the disk does not have yet.
+    unlinked: std::collections::BTreeSet<usize>,
+}
+
+/// An open qcow2 image.
+pub struct Qcow2 {
+    geometry: Geometry,
+    file: Arc<dyn Layer>,
+    /// Where the guest's bytes are: `file`, or an external data file.
+    data: Arc<dyn Layer>,
+    read_only: bool,
+    discard: bool,
+    size: AtomicU64,
+    maps: RwLock<Maps>,
+    loading: [Mutex<()>; SHARDS],
+    alloc: Mutex<Alloc>,
+    /// An allocation ended; goes with `alloc`.
+    settled: Condvar,
+    flushing: Mutex<()>,
+    /// There is metadata in memory that the disk does not have.
+    dirty: AtomicBool,
+    /// The first write of this opening has happened: unknown autoclear bits are gone.
+    touched: AtomicBool,
+    compression: Compression,
+    unpacked: pack::Cache,
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Qcow2 {
+    fn maps(&self) -> RwLockReadGuard<'_, Maps> {
+        self.maps.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn maps_mut(&self) -> RwLockWriteGuard<'_, Maps> {
+        self.maps.write().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Name of the backing file and its format, as the header has them.
+    #[must_use]
+    pub fn backing_name(&self) -> (Option<String>, Option<String>) {
+        let alloc = lock(&self.alloc);
+        (alloc.header.backing_file.clone(), alloc.header.backing_format.clone())
+    }
+
+    /// Puts `backing` beneath; used when the graph has opened it, or changes it.
+    pub fn set_backing(&self, backing: Option<Arc<dyn Layer>>) {
+        self.maps_mut().backing = backing;
+    }
+
+    fn writable(&self) -> Result<(), BlockError> {
+        if self.read_only {
+            return Err(BlockError::new(ErrorKind::Permission, "the qcow2 image is read-only"));
+        }
+        Ok(())
+    }
+
+    /// Fills in what `query-named-block-nodes` and `info` show of this format.
+    pub(crate) fn describe(&self, details: &mut crate::graph::ImageDetails) {
+        use header::incompatible as bit;
+        let alloc = lock(&self.alloc);
+        let header = &alloc.header;
+        details.cluster_size = Some(self.geometry.cluster());
+        details.dirty_flag = Some(header.incompatible & bit::DIRTY != 0);
+        details.backing_filename.clone_from(&header.backing_file);
+        details.backing_filename_format.clone_from(&header.backing_format);
+        let mut data = serde_json::Map::new();
+        data.insert("compat".into(), if header.version == 2 { "0.10" } else { "1.1" }.into());
+        let compression = if header.compression == Compression::Zstd { "zstd" } else { "zlib" };
+        data.insert("compression-type".into(), compression.into());
+        if header.version == 3 {
+            data.insert("lazy-refcounts".into(), (header.compatible & header::LAZY_REFCOUNTS != 0).into());
+        }
+        data.insert("refcount-bits".into(), (1u64 << header.refcount_order).into());
+        if header.version == 3 {
+            data.insert("corrupt".into(), (header.incompatible & bit::CORRUPT != 0).into());
+            data.insert("extended-l2".into(), self.geometry.extended.into());
+        }
+        if let Some(name) = &header.data_file {
+            data.insert("data-file".into(), name.clone().into());
+            data.insert("data-file-raw".into(), (header.autoclear & header::AUTOCLEAR_RAW_DATA != 0).into());
+        }
+        details.format_specific = Some(serde_json::json!({ "type": "qcow2", "data": data }));
+    }
+}
+
+impl Layer for Qcow2 {
+    fn driver(&self) -> &'static str {
+        "qcow2"
+    }
+
+    fn size(&self) -> u64 {
+        self.size.load(Ordering::Acquire)
+    }
+
+    fn limits(&self) -> Limits {
+        let below = self.data.limits();
+        Limits {
+            read_only: self.read_only,
+            discard: self.discard,
+            discard_granularity: u32::try_from(self.geometry.subcluster()).unwrap_or(0),
+            ..below
+        }
+    }
+
+    fn read(&self, into: Sink<'_>, offset: u64) -> Result<(), BlockError> {
+        self.read_range(into, offset)
+    }
+
+    fn write(&self, from: Source<'_>, offset: u64) -> Result<(), BlockError> {
+        self.writable()?;
+        self.write_range(from, offset)
+    }
+
+    fn flush(&self) -> Result<(), BlockError> {
+        if self.read_only { Ok(()) } else { self.write_back() }
+    }
+
+    fn sync_failed(&self) {
+        self.data.sync_failed();
+    }
+
+    fn discard(&self, offset: u64, len: u64) -> Result<(), BlockError> {
+        self.writable()?;
+        self.discard_range(offset, len)
+    }
+
+    fn write_zeroes(&self, offset: u64, len: u64, unmap: bool) -> Result<(), BlockError> {
+        self.writable()?;
+        self.zero_range(offset, len, unmap)
+    }
+
+    fn status(&self, offset: u64, len: u64) -> Result<Status, BlockError> {
+        self.status_of(offset, len)
+    }
+
+    fn fast(&self, op: FastOp, offset: u64, len: u64) -> Fast {
+        self.fast_range(op, offset, len)
+    }
+
+    fn wants_ring(&self) -> bool {
+        self.data.wants_ring() || self.maps().backing.as_ref().is_some_and(|b| b.wants_ring())
+    }
+
+    fn resize(&self, size: u64, preallocation: Preallocation) -> Result<(), BlockError> {
+        self.writable()?;
+        self.resize_to(size, preallocation)
+    }
+
+    fn close(&self) -> Result<(), BlockError> {
+        if self.read_only { Ok(()) } else { self.settle() }
+    }
+
+    fn allocated_bytes(&self) -> Option<u64> {
+        self.file.allocated_bytes()
+    }
+
+    fn as_any(&self) -> &dyn Any {
+        self
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,163 @@
+//! Opening: the header, the tables that stay in memory, the sizes of the caches.
+
+use std::sync::atomic::{AtomicBool, AtomicU64};
+use std::sync::{Arc, Condvar, Mutex, RwLock};
+
+use super::header::{Header, corrupt, incompatible, unsupported};
+use super::maps::Maps;
+use super::refcount::Refcounts;
+use super::{Alloc, Geometry, Qcow2, pack};
+use crate::error::{BlockError, ErrorKind};
+use crate::layer::{Layer, read_vec};
+
+/// How to open an image.
+#[derive(Clone, Default)]
+pub struct OpenOptions {
+    /// Refuse writes.
+    pub read_only: bool,
+    /// Discards free host space.
+    pub discard: bool,
+    /// The external data file, where the header names one.
+    pub data_file: Option<Arc<dyn Layer>>,
+    /// Bytes for L2 slices (as much as the disk needs, at most 32 MiB).
+    pub l2_cache_size: Option<u64>,
+    /// Bytes of one slice (4 KiB, at most a cluster).
+    pub l2_cache_entry_size: Option<u64>,
+    /// Bytes for refcount blocks (four clusters).
+    pub refcount_cache_size: Option<u64>,
+    /// Bytes for both together.
+    pub cache_size: Option<u64>,
+}
+
+/// Most bytes of L2 slices without a wish, as QEMU has on Linux.
+const L2_CACHE: u64 = 32 << 20;
+/// Bytes of one slice without a wish.
+const L2_ENTRY: u64 = 4096;
+
+/// A table of big-endian words.
+pub(super) fn read_words(file: &dyn Layer, offset: u64, count: u64) -> Result<Vec<u64>, BlockError> {
+    let bytes = read_vec(file, offset, (count * 8) as usize)?;
+    Ok(bytes.as_chunks::<8>().0.iter().map(|word| u64::from_be_bytes(*word)).collect())
+}
+
+/// Bytes for L2 slices and refcount blocks.
+fn cache_sizes(options: &OpenOptions, header: &Header, l2_bytes: u64) -> Result<(u64, u64), BlockError> {
+    let least = 4 * header.cluster_size();
+    let invalid = |text: &str| BlockError::new(ErrorKind::Invalid, text);
+    Ok(match (options.cache_size, options.l2_cache_size, options.refcount_cache_size) {
+        (Some(_), Some(_), Some(_)) => {
+            return Err(invalid("cache-size, l2-cache-size and refcount-cache-size may not be set at the same time"));
+        }
+        (Some(all), Some(l2), None) => {
+            let rest = all.checked_sub(l2);
+            (l2, rest.ok_or_else(|| invalid("l2-cache-size may not exceed cache-size"))?)
+        }
+        (Some(all), None, Some(counts)) => {
+            let rest = all.checked_sub(counts);
+            (rest.ok_or_else(|| invalid("refcount-cache-size may not exceed cache-size"))?, counts)
+        }
+        (Some(all), None, None) => {
+            let l2 = l2_bytes.min(all);
+            (l2, (all - l2).max(least))
+        }
+        (None, l2, counts) => (l2.unwrap_or(L2_CACHE.min(l2_bytes)), counts.unwrap_or(least)),
+    })
+}
+
+/// Name of the external data file that the header of `file` asks for (empty when it has none to offer), if it does.
+///
+/// # Errors
+/// When `file` is not a qcow2 image that can be used.
+pub fn data_file_of(file: &dyn Layer) -> Result<Option<String>, BlockError> {
+    let header = Header::read(file)?;
+    Ok((header.incompatible & incompatible::DATA_FILE != 0).then(|| header.data_file.unwrap_or_default()))
+}
+
+impl Qcow2 {
+    /// Opens the image in `file`. The backing file is not opened: see [`Qcow2::backing_name`], [`Qcow2::set_backing`].
+    ///
+    /// # Errors
+    /// When it is no qcow2 image, breaks the format's rules, or uses what is not supported.
+    pub fn open(file: Arc<dyn Layer>, options: &OpenOptions) -> Result<Self, BlockError> {
+        let header = Header::read(file.as_ref())?;
+        let read_only = options.read_only || file.limits().read_only;
+        if header.crypt_method != 0 {
+            return Err(unsupported("encrypted qcow2 images are not supported"));
+        }
+        if !read_only && header.incompatible & incompatible::CORRUPT != 0 {
+            return Err(corrupt("qcow2: Image is corrupt; cannot be opened read/write"));
+        }
+        if !read_only && header.incompatible & incompatible::DIRTY != 0 {
+            return Err(corrupt("the qcow2 image was not closed (lazy refcounts): run check -r all on it first"));
+        }
+        let external = header.incompatible & incompatible::DATA_FILE != 0;
+        let data = match (external, &options.data_file) {
+            (true, Some(data)) => data.clone(),
+            (true, None) => {
+                return Err(BlockError::new(ErrorKind::Invalid, "'data-file' is required for this image"));
+            }
+            (false, None) => file.clone(),
+            (false, Some(_)) => {
+                return Err(BlockError::new(
+                    ErrorKind::Invalid,
+                    "'data-file' can only be set for images with an external data file",
+                ));
+            }
+        };
+        let geometry = geometry(&header, options)?;
+        let l1 = read_words(file.as_ref(), header.l1_offset, u64::from(header.l1_size))?;
+        let table_entries = u64::from(header.reftable_clusters) << (header.cluster_bits - 3);
+        let table =
+            if read_only { Vec::new() } else { read_words(file.as_ref(), header.reftable_offset, table_entries)? };
+        let l2_bytes = header.size.div_ceil(geometry.cluster()).saturating_mul(geometry.entry_bytes());
+        let (l2_cache, counts_cache) = cache_sizes(options, &header, l2_bytes)?;
+        let slice_bytes = geometry.entry_bytes() << geometry.slice_bits;
+        let mut counts = Refcounts::new(
+            header.cluster_bits,
+            header.refcount_order,
+            table,
+            header.reftable_offset,
+            header.reftable_clusters,
+            (counts_cache >> header.cluster_bits) as usize,
+            file.size(),
+        );
+        counts.fixed.push(0..geometry.cluster());
+        counts.fixed.push(header.l1_offset..header.l1_offset + 8 * u64::from(header.l1_size));
+        let maps = Maps::new(l1, None, l2_cache.div_ceil(slice_bytes) as usize);
+        Ok(Self {
+            geometry,
+            compression: header.compression,
+            read_only: read_only || (external && data.limits().read_only),
+            discard: options.discard && file.limits().discard,
+            size: AtomicU64::new(header.size),
+            maps: RwLock::new(maps),
+            loading: Default::default(),
+            alloc: Mutex::new(Alloc { counts, header, in_flight: Vec::new(), unlinked: Default::default() }),
+            settled: Condvar::new(),
+            flushing: Mutex::new(()),
+            dirty: AtomicBool::new(false),
+            touched: AtomicBool::new(false),
+            unpacked: pack::Cache::new(),
+            data,
+            file,
+        })
+    }
+}
+
+fn geometry(header: &Header, options: &OpenOptions) -> Result<Geometry, BlockError> {
+    let extended = header.incompatible & incompatible::EXTENDED_L2 != 0;
+    let entry_bits = if extended { 4 } else { 3 };
+    let slice = options.l2_cache_entry_size.unwrap_or(L2_ENTRY.min(header.cluster_size()));
+    if !slice.is_power_of_two() || slice < 512 || slice > header.cluster_size() {
+        let text = "L2 cache entry size must be a power of two between 512 and the cluster size";
+        return Err(BlockError::new(ErrorKind::Invalid, text));
+    }
+    Ok(Geometry {
+        cluster_bits: header.cluster_bits,
+        slice_bits: slice.trailing_zeros() - entry_bits,
+        l2_span_bits: header.l2_span_bits(),
+        extended,
+        external: header.incompatible & incompatible::DATA_FILE != 0,
+        version: header.version,
+    })
+}

@@ -1,0 +1,418 @@
+//! Reference counts and the search for free clusters.
+//!
+//! Counts go up in memory when a cluster is taken and reach the disk before any table that names it. They go down only
+//! when no table on disk names the cluster any more and no I/O to it is in flight: see `flush.rs`.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::ops::Range;
+use std::sync::Arc;
+
+use super::header::corrupt;
+use crate::error::{BlockError, ErrorKind};
+use crate::layer::{Layer, read_vec, write_all};
+
+/// A run of host clusters that lost one reference.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Freed {
+    pub(super) offset: u64,
+    pub(super) clusters: u64,
+    /// Punch a hole where the count reaches zero.
+    pub(super) discard: bool,
+}
+
+/// Runs that no table on disk names any more, waiting for I/O that began before.
+pub(super) struct Batch {
+    pub(super) token: Arc<()>,
+    pub(super) freed: Vec<Freed>,
+}
+
+struct Block {
+    bytes: Vec<u8>,
+    dirty: bool,
+    used: u64,
+}
+
+/// Clusters taken in one go.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Taken {
+    pub(super) offset: u64,
+    pub(super) clusters: u64,
+    /// Never written since the file was shorter: reads as zeroes.
+    pub(super) fresh: bool,
+}
+
+/// All that is known of the host file's clusters. Everything is in units of clusters unless it says bytes.
+pub(super) struct Refcounts {
+    pub(super) cluster_bits: u32,
+    order: u32,
+    pub(super) table: Vec<u64>,
+    pub(super) table_offset: u64,
+    pub(super) table_clusters: u32,
+    blocks: BTreeMap<u64, Block>,
+    /// Table entries that are not on disk yet.
+    new_blocks: Vec<u64>,
+    capacity: usize,
+    clock: u64,
+    cursor: u64,
+    /// Bytes of the host file that may hold something: what is beyond reads as zeroes.
+    written_end: u64,
+    /// What lost its last name in memory; the names on disk are still there.
+    pub(super) pending: Vec<Freed>,
+    /// What lost its last name on disk.
+    pub(super) batches: VecDeque<Batch>,
+    /// Something was taken since the last sync.
+    pub(super) taken_since_sync: bool,
+    /// Host ranges (bytes) that must never be handed out, whatever the counts say.
+    pub(super) fixed: Vec<Range<u64>>,
+    /// The table moved: the header must be written.
+    pub(super) table_moved: bool,
+}
+
+/// Largest refcount table, in bytes, as for reading.
+const MOST_TABLE: u64 = 8 << 20;
+
+impl Refcounts {
+    pub(super) fn new(
+        cluster_bits: u32,
+        order: u32,
+        table: Vec<u64>,
+        table_offset: u64,
+        table_clusters: u32,
+        capacity: usize,
+        file_size: u64,
+    ) -> Self {
+        Self {
+            cluster_bits,
+            order,
+            table,
+            table_offset,
+            table_clusters,
+            blocks: BTreeMap::new(),
+            new_blocks: Vec::new(),
+            capacity: capacity.max(4),
+            clock: 0,
+            cursor: 0,
+            written_end: file_size,
+            pending: Vec::new(),
+            batches: VecDeque::new(),
+            taken_since_sync: false,
+            fixed: Vec::new(),
+            table_moved: false,
+        }
+    }
+
+    fn cluster(&self) -> u64 {
+        1 << self.cluster_bits
+    }
+
+    /// Counts in one block.
+    pub(super) fn per_block(&self) -> u64 {
+        1 << (self.cluster_bits + 3 - self.order)
+    }
+
+    fn largest(&self) -> u64 {
+        if self.order == 6 { u64::MAX } else { (1 << (1 << self.order)) - 1 }
+    }
+
+    pub(super) fn has_dirty(&self) -> bool {
+        self.blocks.values().any(|b| b.dirty) || !self.new_blocks.is_empty()
+    }
+
+    /// Makes block `number` present; false when the table has none.
+    fn load(&mut self, file: &dyn Layer, number: u64) -> Result<bool, BlockError> {
+        self.clock += 1;
+        let clock = self.clock;
+        if let Some(block) = self.blocks.get_mut(&number) {
+            block.used = clock;
+            return Ok(true);
+        }
+        let offset = self.table.get(number as usize).copied().unwrap_or(0);
+        if offset == 0 {
+            return Ok(false);
+        }
+        if offset % self.cluster() != 0 || offset >= 1 << 56 {
+            return Err(corrupt(format!("refcount table entry {number} has the impossible offset {offset:#x}")));
+        }
+        let bytes = read_vec(file, offset, self.cluster() as usize)?;
+        self.make_room(file)?;
+        self.blocks.insert(number, Block { bytes, dirty: false, used: clock });
+        Ok(true)
+    }
+
+    /// Drops the block that was not used for longest. Counts on disk may be high at any time, so when it is written
+    /// does not matter.
+    fn make_room(&mut self, file: &dyn Layer) -> Result<(), BlockError> {
+        while self.blocks.len() >= self.capacity {
+            let Some((&number, _)) = self.blocks.iter().min_by_key(|(_, b)| b.used) else { break };
+            self.write_block(file, number)?;
+            self.blocks.remove(&number);
+        }
+        Ok(())
+    }
+
+    fn write_block(&mut self, file: &dyn Layer, number: u64) -> Result<(), BlockError> {
+        let offset = self.table.get(number as usize).copied().unwrap_or(0);
+        if let Some(block) = self.blocks.get_mut(&number)
+            && block.dirty
+        {
+            write_all(file, &block.bytes, offset)?;
+            block.dirty = false;
+        }
+        Ok(())
+    }
+
+    fn peek(&self, number: u64, index: u64) -> u64 {
+        let Some(block) = self.blocks.get(&number) else { return 0 };
+        get_count(&block.bytes, self.order, index)
+    }
+
+    fn poke(&mut self, number: u64, index: u64, count: u64) {
+        let order = self.order;
+        if let Some(block) = self.blocks.get_mut(&number) {
+            set_count(&mut block.bytes, order, index, count);
+            block.dirty = true;
+        }
+    }
+
+    /// The count of one host cluster.
+    pub(super) fn get(&mut self, file: &dyn Layer, cluster: u64) -> Result<u64, BlockError> {
+        let per = self.per_block();
+        Ok(if self.load(file, cluster / per)? { self.peek(cluster / per, cluster % per) } else { 0 })
+    }
+
+    /// Adds one to the counts of a run.
+    pub(super) fn add(&mut self, file: &dyn Layer, offset: u64, clusters: u64) -> Result<(), BlockError> {
+        for cluster in (offset >> self.cluster_bits)..(offset >> self.cluster_bits) + clusters {
+            let count = self.get(file, cluster)?;
+            if count == self.largest() {
+                return Err(BlockError::new(ErrorKind::Unsupported, "a reference count would pass its width"));
+            }
+            self.ensure_block(file, cluster / self.per_block())?;
+            self.poke(cluster / self.per_block(), cluster % self.per_block(), count + 1);
+        }
+        self.taken_since_sync = true;
+        Ok(())
+    }
+
+    /// Takes one from the counts of a run whose names are gone from the disk; free clusters can be taken again.
+    pub(super) fn release(&mut self, file: &dyn Layer, freed: Freed) -> Result<(), BlockError> {
+        let per = self.per_block();
+        let first = freed.offset >> self.cluster_bits;
+        let mut hole: Option<Range<u64>> = None;
+        for cluster in first..first + freed.clusters {
+            let count = self.get(file, cluster)?;
+            if count == 0 {
+                log::warn!("qcow2: cluster {cluster:#x} is freed but has no references");
+                continue;
+            }
+            if count == 1 {
+                hole = Some(hole.map_or(cluster, |h| h.start)..cluster + 1);
+                self.cursor = self.cursor.min(cluster);
+            }
+            if count == 1 && freed.discard {
+                // Before anybody can take it: a late hole would hit the next owner.
+                file.discard(cluster << self.cluster_bits, self.cluster())?;
+            }
+            self.poke(cluster / per, cluster % per, count - 1);
+        }
+        Ok(())
+    }
+
+    /// Makes a block for a region that has none, in the region's first cluster.
+    fn ensure_block(&mut self, file: &dyn Layer, number: u64) -> Result<(), BlockError> {
+        if self.load(file, number)? {
+            return Ok(());
+        }
+        if number >= self.table.len() as u64 {
+            return self.grow_table(file, number);
+        }
+        let offset = number * self.per_block() << self.cluster_bits;
+        self.make_room(file)?;
+        self.put_new_block(number, offset);
+        self.poke(number, 0, 1);
+        self.written_end = self.written_end.max(offset + self.cluster());
+        Ok(())
+    }
+
+    fn put_new_block(&mut self, number: u64, offset: u64) {
+        self.clock += 1;
+        let block = Block { bytes: vec![0; self.cluster() as usize], dirty: true, used: self.clock };
+        self.blocks.insert(number, block);
+        self.table[number as usize] = offset;
+        self.new_blocks.push(number);
+        self.taken_since_sync = true;
+    }
+
+    /// Moves the table to a larger place, in the region of block `number`, which nothing uses yet.
+    ///
+    /// Order: blocks and new table, sync, then the header (which `flush.rs` writes at once), then the old table is free.
+    fn grow_table(&mut self, file: &dyn Layer, number: u64) -> Result<(), BlockError> {
+        let (per, cluster) = (self.per_block(), self.cluster());
+        let start = number * per;
+        // The new blocks and the table must themselves be counted.
+        let (mut blocks, mut clusters) = (1, 0);
+        loop {
+            let entries = (number + blocks + 1).max(self.table.len() as u64 * 3 / 2);
+            let next = (entries * 8).div_ceil(cluster);
+            let needed = (blocks + next).div_ceil(per);
+            if next == clusters && needed == blocks {
+                break;
+            }
+            clusters = next;
+            blocks = needed;
+        }
+        if clusters * cluster > MOST_TABLE {
+            return Err(BlockError::new(ErrorKind::NoSpace, "the image is at the largest size its refcounts allow"));
+        }
+        let old = Freed { offset: self.table_offset, clusters: u64::from(self.table_clusters), discard: false };
+        self.table.resize((clusters * cluster / 8) as usize, 0);
+        self.capacity = self.capacity.max(blocks as usize + 2);
+        self.make_room(file)?;
+        for n in 0..blocks {
+            self.put_new_block(number + n, (start + n) << self.cluster_bits);
+        }
+        for used in 0..blocks + clusters {
+            self.poke(number + used / per, used % per, 1);
+        }
+        self.table_offset = (start + blocks) << self.cluster_bits;
+        self.table_clusters = clusters as u32;
+        self.table_moved = true;
+        self.written_end = self.written_end.max(self.table_offset + clusters * cluster);
+        if old.clusters > 0 {
+            self.pending.push(old);
+        }
+        Ok(())
+    }
+
+    /// Takes up to `most` clusters that lie side by side, at least one.
+    pub(super) fn take(&mut self, file: &dyn Layer, most: u64) -> Result<Taken, BlockError> {
+        let per = self.per_block();
+        loop {
+            let number = self.cursor / per;
+            self.ensure_block(file, number)?;
+            let first = (self.cursor % per..per).find(|i| self.peek(number, *i) == 0);
+            let Some(first) = first else {
+                self.cursor = (number + 1) * per;
+                continue;
+            };
+            let count = (first..per).take(most as usize).take_while(|i| self.peek(number, *i) == 0).count() as u64;
+            self.cursor = number * per + first + count;
+            let offset = (number * per + first) << self.cluster_bits;
+            let bytes = count << self.cluster_bits;
+            if offset + bytes > 1 << 56 {
+                return Err(BlockError::new(ErrorKind::NoSpace, "the image file is at the format's largest size"));
+            }
+            if let Some(fixed) = self.fixed.iter().find(|r| r.start < offset + bytes && offset < r.end) {
+                return Err(corrupt(format!(
+                    "the cluster at {offset:#x} has no references but lies in the table at {fixed:#x?}"
+                )));
+            }
+            (first..first + count).for_each(|i| self.poke(number, i, 1));
+            let fresh = offset >= self.written_end;
+            self.written_end = self.written_end.max(offset + bytes);
+            self.taken_since_sync = true;
+            return Ok(Taken { offset, clusters: count, fresh });
+        }
+    }
+
+    /// Takes exactly `count` clusters side by side, for tables.
+    pub(super) fn take_run(&mut self, file: &dyn Layer, count: u64) -> Result<Taken, BlockError> {
+        if count <= 1 {
+            return self.take(file, 1);
+        }
+        let per = self.per_block();
+        let mut start = self.cursor;
+        let mut have = 0;
+        while have < count {
+            let cluster = start + have;
+            self.ensure_block(file, cluster / per)?;
+            if self.get(file, cluster)? == 0 {
+                have += 1;
+            } else {
+                start = cluster + 1;
+                have = 0;
+            }
+        }
+        // A block that was made on the way lies in the run's own region and was counted before it was looked at.
+        for cluster in start..start + count {
+            self.load(file, cluster / per)?;
+            self.poke(cluster / per, cluster % per, 1);
+        }
+        let (offset, bytes) = (start << self.cluster_bits, count << self.cluster_bits);
+        let fresh = offset >= self.written_end;
+        self.written_end = self.written_end.max(offset + bytes);
+        self.taken_since_sync = true;
+        Ok(Taken { offset, clusters: count, fresh })
+    }
+
+    /// Gives back what was taken and never named anywhere.
+    pub(super) fn untake(&mut self, taken: Taken) {
+        self.pending.push(Freed { offset: taken.offset, clusters: taken.clusters, discard: false });
+    }
+
+    /// Writes dirty blocks and the table's new entries, a block before the entry that names it. `sync` is the file's.
+    ///
+    /// Returns whether the header must be written (the table moved).
+    pub(super) fn write_back(
+        &mut self,
+        file: &dyn Layer,
+        sync: &dyn Fn() -> Result<(), BlockError>,
+    ) -> Result<bool, BlockError> {
+        let dirty: Vec<u64> = self.blocks.iter().filter(|(_, b)| b.dirty).map(|(n, _)| *n).collect();
+        for number in dirty {
+            self.write_block(file, number)?;
+        }
+        if self.table_moved {
+            let bytes: Vec<u8> = self.table.iter().flat_map(|e| e.to_be_bytes()).collect();
+            write_all(file, &bytes, self.table_offset)?;
+            sync()?;
+            self.new_blocks.clear();
+            return Ok(true);
+        }
+        if !self.new_blocks.is_empty() {
+            sync()?;
+            for number in &self.new_blocks {
+                let entry = self.table[*number as usize];
+                write_all(file, &entry.to_be_bytes(), self.table_offset + number * 8)?;
+            }
+            self.new_blocks.clear();
+        }
+        Ok(false)
+    }
+
+    /// Host bytes that may be in use.
+    pub(super) fn written_end(&self) -> u64 {
+        self.written_end
+    }
+}
+
+/// Count `index` of a block with counts of `1 << order` bits. Counts narrower than a byte start at its lowest bit.
+pub(super) fn get_count(bytes: &[u8], order: u32, index: u64) -> u64 {
+    if order < 3 {
+        let per_byte = 8 >> order;
+        let byte = bytes.get((index / per_byte) as usize).copied().unwrap_or(0);
+        let shift = (index % per_byte) << order;
+        return u64::from(byte >> shift) & ((1 << (1 << order)) - 1);
+    }
+    let width = 1usize << (order - 3);
+    let at = index as usize * width;
+    bytes.get(at..at + width).map_or(0, |b| b.iter().fold(0, |n, byte| n << 8 | u64::from(*byte)))
+}
+
+/// Sets count `index`; `count` fits the width.
+pub(super) fn set_count(bytes: &mut [u8], order: u32, index: u64, count: u64) {
+    if order < 3 {
+        let per_byte = 8 >> order;
+        let shift = (index % per_byte) << order;
+        let mask = ((1u8 << (1 << order)) - 1) << shift;
+        if let Some(byte) = bytes.get_mut((index / per_byte) as usize) {
+            *byte = *byte & !mask | ((count as u8) << shift & mask);
+        }
+        return;
+    }
+    let width = 1usize << (order - 3);
+    let at = index as usize * width;
+    if let Some(place) = bytes.get_mut(at..at + width) {
+        place.copy_from_slice(&count.to_be_bytes()[8 - width..]);
+    }
+}

@@ -1,0 +1,159 @@
+//! Growing and shrinking the disk.
+
+use std::ops::Range;
+use std::sync::atomic::Ordering;
+
+use super::entry::{ALL_ALLOCATED, Entry, OFFSET};
+use super::header::corrupt;
+use super::refcount::Freed;
+use super::{Qcow2, lock};
+use crate::error::{BlockError, ErrorKind};
+use crate::layer::{Preallocation, write_all};
+
+/// Largest L1 table, in bytes.
+const MOST_L1: u64 = 32 << 20;
+
+impl Qcow2 {
+    pub(super) fn resize_to(&self, size: u64, preallocation: Preallocation) -> Result<(), BlockError> {
+        if !size.is_multiple_of(512) {
+            return Err(BlockError::new(ErrorKind::Invalid, "The new size must be a multiple of 512"));
+        }
+        self.touch()?;
+        let old = self.size.load(Ordering::Acquire);
+        if lock(&self.alloc).header.snapshots > 0 && self.geometry.version == 2 {
+            let text = "Can't resize a v2 image which has snapshots";
+            return Err(BlockError::new(ErrorKind::Unsupported, text));
+        }
+        if size < old {
+            if preallocation != Preallocation::Off {
+                return Err(BlockError::new(ErrorKind::Invalid, "Preallocation can't be used for shrinking an image"));
+            }
+            self.forget_from(size)?;
+        } else {
+            // What lies past the old end in its last cluster must read as zeroes.
+            self.clear_tail(old, size)?;
+            self.grow_l1(size)?;
+        }
+        self.write_back()?;
+        if self.geometry.external {
+            let kind = if preallocation == Preallocation::Metadata { Preallocation::Off } else { preallocation };
+            self.data.resize(size, kind)?;
+        }
+        {
+            let mut alloc = lock(&self.alloc);
+            write_all(self.file.as_ref(), &size.to_be_bytes(), 24)?;
+            self.file.flush()?;
+            alloc.header.size = size;
+            self.size.store(size, Ordering::Release);
+        }
+        if size > old {
+            self.preallocate(old..size, preallocation)?;
+        }
+        self.write_back()
+    }
+
+    /// Frees every cluster wholly past `size`.
+    fn forget_from(&self, size: u64) -> Result<(), BlockError> {
+        let g = self.geometry;
+        let start = size.next_multiple_of(g.cluster());
+        let end = self.size.load(Ordering::Acquire).next_multiple_of(g.cluster());
+        self.change_entries(start..end, true, |_| {
+            Some(Entry { word: 0, bitmap: if g.extended { 0 } else { ALL_ALLOCATED } })
+        })
+    }
+
+    /// Writes zeroes from the old end to the end of its cluster, where data are left from before a shrink.
+    fn clear_tail(&self, old: u64, size: u64) -> Result<(), BlockError> {
+        let end = old.next_multiple_of(self.geometry.cluster()).min(size);
+        if old < end && !self.is_zero(old..end)? { self.write_zero_bytes(old..end) } else { Ok(()) }
+    }
+
+    /// Moves the L1 table to where it has room for a disk of `size` bytes.
+    fn grow_l1(&self, size: u64) -> Result<(), BlockError> {
+        let _flushing = lock(&self.flushing);
+        let mut alloc = lock(&self.alloc);
+        let needed = alloc.header.l1_needed(size);
+        if needed <= u64::from(alloc.header.l1_size) {
+            return Ok(());
+        }
+        if needed * 8 > MOST_L1 {
+            return Err(BlockError::new(ErrorKind::NoSpace, "The image size is too large for the cluster size"));
+        }
+        let file = self.file.as_ref();
+        self.dirty.store(true, Ordering::Release);
+        let clusters = (needed * 8).div_ceil(self.geometry.cluster());
+        let taken = alloc.counts.take_run(file, clusters)?;
+        // Entries that the disk does not have yet stay out: their tables are not written.
+        let unlinked = alloc.unlinked.clone();
+        let disk = super::open::read_words(file, alloc.header.l1_offset, u64::from(alloc.header.l1_size))?;
+        let mut bytes: Vec<u8> = disk.iter().flat_map(|e| e.to_be_bytes()).collect();
+        bytes.resize((clusters * self.geometry.cluster()) as usize, 0);
+        write_all(file, &bytes, taken.offset)?;
+        self.write_counts(&mut alloc)?;
+        file.flush()?;
+        let old = Freed {
+            offset: alloc.header.l1_offset,
+            clusters: (u64::from(alloc.header.l1_size) * 8).div_ceil(self.geometry.cluster()),
+            discard: false,
+        };
+        let mut fields = (needed as u32).to_be_bytes().to_vec();
+        fields.extend(taken.offset.to_be_bytes());
+        write_all(file, &fields, 36)?;
+        file.flush()?;
+        alloc.header.l1_size = needed as u32;
+        alloc.header.l1_offset = taken.offset;
+        alloc.unlinked = unlinked;
+        alloc.counts.fixed.retain(|r| r.start != old.offset);
+        alloc.counts.fixed.push(taken.offset..taken.offset + needed * 8);
+        if old.clusters > 0 {
+            alloc.counts.pending.push(old);
+        }
+        self.maps_mut().l1.resize(needed as usize, 0);
+        Ok(())
+    }
+
+    /// Gives every cluster of `range` a place, in order.
+    pub(super) fn preallocate(&self, range: Range<u64>, how: Preallocation) -> Result<(), BlockError> {
+        if how == Preallocation::Off || range.is_empty() {
+            return Ok(());
+        }
+        self.touch()?;
+        let g = self.geometry;
+        let mut at = range.start.next_multiple_of(g.cluster());
+        while at < range.end {
+            self.relieve()?;
+            let mut alloc = lock(&self.alloc);
+            self.ensure_table(&mut alloc, at)?;
+            let end = g.slice_end(at).min(range.end.next_multiple_of(g.cluster()));
+            let wanted = (end - at) / g.cluster();
+            let (host, got) = if g.external {
+                (at, wanted)
+            } else {
+                let taken = alloc.counts.take(self.file.as_ref(), wanted)?;
+                match how {
+                    Preallocation::Full => self.data.write_zeroes(taken.offset, taken.clusters * g.cluster(), false)?,
+                    _ if !taken.fresh => self.data.write_zeroes(taken.offset, taken.clusters * g.cluster(), true)?,
+                    _ => {}
+                }
+                (taken.offset, taken.clusters)
+            };
+            let bitmap = if g.extended { 0 } else { ALL_ALLOCATED };
+            for n in 0..got {
+                if self.find(at, 1)?.0.entry.word & OFFSET != 0 {
+                    return Err(corrupt("a cluster past the end of the disk is in use"));
+                }
+                self.set_entry(at, Entry::data(host + n * g.cluster(), bitmap))?;
+                at += g.cluster();
+            }
+        }
+        if !g.external {
+            // The file covers all it names: for holes that is its length, else reserved space.
+            let end = lock(&self.alloc).counts.written_end();
+            if self.file.size() < end {
+                let kind = if how == Preallocation::Falloc { Preallocation::Falloc } else { Preallocation::Off };
+                self.file.resize(end, kind)?;
+            }
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,1 @@
+//! Kills and power cuts at every point, with reordering between flushes.

@@ -1,0 +1,4 @@
+mod crash;
+mod model;
+mod qemu;
+mod rig;

@@ -1,0 +1,131 @@
+//! Random operations on every option mix, beside a plain byte array.
+
+use std::sync::Arc;
+
+use super::rig::{Dice, image, mixes, qemu_check, reopen, rounds};
+use crate::format::qcow2::Qcow2;
+use crate::layer::{Layer, Preallocation, read_vec, write_all};
+
+const SIZE: u64 = 3 << 20;
+
+/// One random operation on both; false when the operation was a flush.
+fn step(dice: &mut Dice, image: &Qcow2, model: &mut Vec<u8>, unsure: &mut [bool]) {
+    let size = model.len() as u64;
+    let largest = if dice.roll(4) == 0 { 300_000 } else { 6000 };
+    let offset = dice.roll(size);
+    let len = (1 + dice.roll(largest)).min(size - offset);
+    let range = offset as usize..(offset + len) as usize;
+    match dice.roll(20) {
+        0..=9 => {
+            let bytes = dice.bytes(len as usize);
+            write_all(image, &bytes, offset).unwrap();
+            model[range.clone()].copy_from_slice(&bytes);
+            unsure[range].fill(false);
+        }
+        10..=12 => {
+            image.write_zeroes(offset, len, dice.roll(2) == 0).unwrap();
+            model[range.clone()].fill(0);
+            unsure[range].fill(false);
+        }
+        13..=15 => {
+            image.discard(offset, len).unwrap();
+            unsure[range].fill(true);
+        }
+        16 => image.flush().unwrap(),
+        _ => {
+            let read = read_vec(image, offset, len as usize).unwrap();
+            compare(&read, &model[range.clone()], &unsure[range], offset);
+        }
+    }
+}
+
+/// Where a discard made the content unsure, zero and what was there before are both right.
+fn compare(read: &[u8], model: &[u8], unsure: &[bool], offset: u64) {
+    for (i, ((read, model), unsure)) in read.iter().zip(model).zip(unsure).enumerate() {
+        let right = read == model || (*unsure && *read == 0);
+        assert!(right, "byte {:#x} is {read:#x}, should be {model:#x} (unsure: {unsure})", offset + i as u64);
+    }
+}
+
+fn run(seed: u64, mix: usize, backing: usize) {
+    let options = mixes(SIZE).swap_remove(mix);
+    let (recorder, mut disk) = image(&options, backing);
+    let mut dice = Dice::new(seed);
+    let mut model = vec![0u8; SIZE as usize];
+    model[..backing].fill(0xbb);
+    let mut unsure = vec![false; SIZE as usize];
+    if options.preallocation != Preallocation::Off {
+        // Preallocated clusters are of this image, so the backing file is hidden.
+        model.fill(0);
+    }
+    for n in 0..150 {
+        step(&mut dice, &disk, &mut model, &mut unsure);
+        if n % 50 == 49 {
+            drop(disk);
+            let (code, text) = qemu_check(&recorder.memory.bytes());
+            assert_eq!(code, 0, "seed {seed}, mix {options:?}: {text}");
+            disk = Arc::new(reopen(recorder.clone(), backing).unwrap());
+        }
+    }
+    let read = read_vec(disk.as_ref(), 0, SIZE as usize).unwrap();
+    compare(&read, &model, &unsure, 0);
+}
+
+#[test]
+fn random_operations_read_back_and_check_clean() {
+    for seed in 0..rounds(3) {
+        for mix in 0..mixes(SIZE).len() {
+            run(seed, mix, 0);
+        }
+    }
+}
+
+#[test]
+fn random_operations_over_a_shorter_backing_image_read_back() {
+    for seed in 100..100 + rounds(2) {
+        for mix in 0..mixes(SIZE).len() {
+            run(seed, mix, 1_234_567);
+        }
+    }
+}
+
+#[test]
+fn threads_that_write_discard_and_flush_at_once_keep_to_their_own() {
+    for (seed, options) in mixes(4 << 20).into_iter().enumerate() {
+        let (recorder, disk) = image(&options, 0);
+        std::thread::scope(|scope| {
+            for thread in 0..4u64 {
+                let disk = disk.clone();
+                scope.spawn(move || {
+                    let mut dice = Dice::new(seed as u64 * 31 + thread);
+                    // Interleaved pieces: neighbours share clusters.
+                    let mut model = vec![0u8; 64 * 700];
+                    for _ in 0..rounds(150) {
+                        let n = dice.roll(64);
+                        let at = (n * 4 + thread) * 700;
+                        let mine = n as usize * 700..(n as usize + 1) * 700;
+                        match dice.roll(8) {
+                            0 => disk.flush().unwrap(),
+                            1 => {
+                                disk.write_zeroes(at, 700, true).unwrap();
+                                model[mine].fill(0);
+                            }
+                            2..=4 => {
+                                let bytes = dice.bytes(700);
+                                write_all(disk.as_ref(), &bytes, at).unwrap();
+                                model[mine].copy_from_slice(&bytes);
+                            }
+                            5 => disk.discard((3 << 20) + dice.roll(64) * 4096, 65536).unwrap(),
+                            6 => write_all(disk.as_ref(), &[thread as u8; 5000], (3 << 20) + dice.roll(200) * 4096)
+                                .unwrap(),
+                            _ => assert_eq!(read_vec(disk.as_ref(), at, 700).unwrap(), model[mine], "{n}"),
+                        }
+                    }
+                });
+            }
+        });
+        drop(disk);
+        let (code, text) = qemu_check(&recorder.memory.bytes());
+        assert_eq!(code, 0, "{options:?}: {text}");
+    }
+}

@@ -1,0 +1,182 @@
+//! What the tests stand on: option mixes, a random source, a store that records, a plain model of a disk.
+
+use std::any::Any;
+use std::sync::{Arc, Mutex};
+
+use crate::error::BlockError;
+use crate::format::qcow2::{CreateOptions, OpenOptions, Qcow2, create};
+use crate::layer::{Layer, Limits, Preallocation, Status};
+use crate::mem::{Sink, Source};
+use crate::protocol::memory::Memory;
+
+/// A small random source: the tests print its seed.
+pub(super) struct Dice(u64);
+
+impl Dice {
+    pub(super) fn new(seed: u64) -> Self {
+        Self(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1)
+    }
+
+    pub(super) fn roll(&mut self, below: u64) -> u64 {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        (self.0 >> 11) % below.max(1)
+    }
+
+    pub(super) fn bytes(&mut self, len: usize) -> Vec<u8> {
+        let byte = self.roll(255) as u8 + 1;
+        let mut bytes = vec![byte; len];
+        if let Some(first) = bytes.first_mut() {
+            *first = self.roll(256) as u8;
+        }
+        bytes
+    }
+}
+
+/// How much to do: `RHEA_HEAVY` multiplies.
+pub(super) fn rounds(few: u64) -> u64 {
+    std::env::var("RHEA_HEAVY").ok().and_then(|n| n.parse::<u64>().ok()).unwrap_or(1) * few
+}
+
+/// The mixes of options that everything is tried on, for disks of `size` bytes.
+pub(super) fn mixes(size: u64) -> Vec<CreateOptions> {
+    let base = CreateOptions { size, ..CreateOptions::default() };
+    vec![
+        CreateOptions { cluster_size: 512, ..base.clone() },
+        CreateOptions { cluster_size: 4096, version: 2, ..base.clone() },
+        CreateOptions { cluster_size: 4096, refcount_bits: 1, ..base.clone() },
+        CreateOptions { cluster_size: 1024, refcount_bits: 64, ..base.clone() },
+        CreateOptions { cluster_size: 16384, extended_l2: true, ..base.clone() },
+        CreateOptions { cluster_size: 65536, refcount_bits: 8, ..base.clone() },
+        CreateOptions { cluster_size: 4096, preallocation: Preallocation::Metadata, ..base.clone() },
+        CreateOptions { cluster_size: 2 << 20, ..base },
+    ]
+}
+
+/// One change of the file.
+#[derive(Clone)]
+pub(super) enum Event {
+    Write(u64, Vec<u8>),
+    Zero(u64, u64),
+    Flush,
+    /// A mark of the test: this many operations of the guest are complete.
+    Mark(usize),
+}
+
+/// A file in memory that notes every change.
+pub(super) struct Recorder {
+    pub(super) memory: Memory,
+    pub(super) events: Mutex<Vec<Event>>,
+    /// Fails the call after this many.
+    pub(super) fail_after: Mutex<Option<u64>>,
+}
+
+impl Recorder {
+    pub(super) fn new(bytes: Vec<u8>) -> Arc<Self> {
+        Arc::new(Self { memory: Memory::new(bytes), events: Mutex::default(), fail_after: Mutex::new(None) })
+    }
+
+    pub(super) fn note(&self, event: Event) {
+        self.events.lock().unwrap().push(event);
+    }
+
+    fn maybe_fail(&self) -> Result<(), BlockError> {
+        let mut left = self.fail_after.lock().unwrap();
+        match left.as_mut() {
+            Some(0) => {
+                *left = None;
+                Err(BlockError::io("injected", std::io::Error::from_raw_os_error(libc::EIO)))
+            }
+            Some(n) => {
+                *n -= 1;
+                Ok(())
+            }
+            None => Ok(()),
+        }
+    }
+}
+
+impl Layer for Recorder {
+    fn driver(&self) -> &'static str {
+        "recorder"
+    }
+    fn size(&self) -> u64 {
+        self.memory.size()
+    }
+    fn limits(&self) -> Limits {
+        self.memory.limits()
+    }
+    fn read(&self, into: Sink<'_>, offset: u64) -> Result<(), BlockError> {
+        self.maybe_fail()?;
+        self.memory.read(into, offset)
+    }
+    fn write(&self, from: Source<'_>, offset: u64) -> Result<(), BlockError> {
+        self.maybe_fail()?;
+        self.note(Event::Write(offset, from.to_vec()));
+        self.memory.write(from, offset)
+    }
+    fn flush(&self) -> Result<(), BlockError> {
+        self.maybe_fail()?;
+        self.note(Event::Flush);
+        Ok(())
+    }
+    fn discard(&self, offset: u64, len: u64) -> Result<(), BlockError> {
+        self.note(Event::Zero(offset, len));
+        self.memory.discard(offset, len)
+    }
+    fn write_zeroes(&self, offset: u64, len: u64, unmap: bool) -> Result<(), BlockError> {
+        self.maybe_fail()?;
+        self.note(Event::Zero(offset, len));
+        self.memory.write_zeroes(offset, len, unmap)
+    }
+    fn status(&self, offset: u64, len: u64) -> Result<Status, BlockError> {
+        self.memory.status(offset, len)
+    }
+    fn resize(&self, size: u64, how: Preallocation) -> Result<(), BlockError> {
+        self.memory.resize(size, how)
+    }
+    fn as_any(&self) -> &dyn Any {
+        self
+    }
+}
+
+/// A fresh image of `options` in a recorder, with a backing image of `backing` bytes of 0xbb if not 0.
+pub(super) fn image(options: &CreateOptions, backing: usize) -> (Arc<Recorder>, Arc<Qcow2>) {
+    let recorder = Recorder::new(Vec::new());
+    let file: Arc<dyn Layer> = recorder.clone();
+    let image = create(&file, None, options).unwrap();
+    if backing > 0 {
+        image.set_backing(Some(Arc::new(Memory::read_only(vec![0xbb; backing]))));
+    }
+    (recorder, Arc::new(image))
+}
+
+/// The image in `file` opened again with the smallest caches.
+pub(super) fn reopen(file: Arc<dyn Layer>, backing: usize) -> Result<Qcow2, BlockError> {
+    let small = OpenOptions {
+        discard: true,
+        l2_cache_size: Some(2048),
+        l2_cache_entry_size: Some(512),
+        refcount_cache_size: Some(1),
+        ..OpenOptions::default()
+    };
+    let image = Qcow2::open(file, &small)?;
+    if backing > 0 {
+        image.set_backing(Some(Arc::new(Memory::read_only(vec![0xbb; backing]))));
+    }
+    Ok(image)
+}
+
+/// What `qemu-img check` says of these bytes: its exit code and text.
+pub(super) fn qemu_check(bytes: &[u8]) -> (i32, String) {
+    let file = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(file.path(), bytes).unwrap();
+    let output = std::process::Command::new("qemu-img")
+        .args(["check", "-f", "qcow2"])
+        .arg(file.path())
+        .output()
+        .expect("qemu-img not found: install the package qemu-utils");
+    let text = String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
+    (output.status.code().unwrap_or(-1), text)
+}

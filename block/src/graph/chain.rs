@@ -1,0 +1,146 @@
+//! Images on images: opening what a qcow2 header names, no further than that and never by a guess.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use super::drive::{check_protocol, probe_layer};
+use super::open::{Inherited, Parts, Settings, Trail};
+use super::{Graph, Node};
+use crate::error::{BlockError, ErrorKind};
+use crate::format::qcow2::{OpenOptions, Qcow2, data_file_of};
+use crate::format::raw::Raw;
+use crate::spec::{self, Backing, BlockdevSpec, NodeRef};
+
+impl Graph {
+    pub(super) fn open_qcow2(
+        &self,
+        spec: &spec::Qcow2,
+        settings: &Settings,
+        trail: &Trail<'_>,
+    ) -> Result<Parts, BlockError> {
+        let file = self.resolve(&spec.file, settings.below(), trail)?;
+        let filename = file.filename().to_owned();
+        let context = |e: BlockError| e.within(format!("could not open '{}'", filename.display()));
+        let mut children = vec![("file", file.clone())];
+        let data_file = self.open_data_file(spec, settings, &file, trail)?;
+        if let Some(data) = &data_file {
+            children.push(("data-file", data.clone()));
+        }
+        let options = OpenOptions {
+            read_only: settings.read_only,
+            discard: spec.pass_discard_request.unwrap_or(settings.discard),
+            data_file: data_file.map(|node| node.layer().clone()),
+            l2_cache_size: spec.l2_cache_size,
+            l2_cache_entry_size: spec.l2_cache_entry_size,
+            refcount_cache_size: spec.refcount_cache_size,
+            cache_size: spec.cache_size,
+        };
+        let image = Qcow2::open(file.layer().clone(), &options).map_err(context)?;
+        if let Some(backing) = self.open_backing(&image, spec, settings, &filename, trail)? {
+            image.set_backing(Some(backing.layer().clone()));
+            children.push(("backing", backing));
+        }
+        Ok(Parts { layer: Arc::new(image), filename, children })
+    }
+
+    fn open_data_file(
+        &self,
+        spec: &spec::Qcow2,
+        settings: &Settings,
+        file: &Arc<Node>,
+        trail: &Trail<'_>,
+    ) -> Result<Option<Arc<Node>>, BlockError> {
+        if let Some(node) = &spec.data_file {
+            return self.resolve(node, settings.below(), trail).map(Some);
+        }
+        let Some(name) = data_file_of(file.layer().as_ref())? else { return Ok(None) };
+        if name.is_empty() {
+            return Err(BlockError::new(ErrorKind::Invalid, "'data-file' is required for this image"));
+        }
+        let path = relative_to(file.filename(), &name)?;
+        self.open_spec(&file_spec(&path), settings.below(), &trail.deeper()).map(Some)
+    }
+
+    fn open_backing(
+        &self,
+        image: &Qcow2,
+        spec: &spec::Qcow2,
+        settings: &Settings,
+        filename: &Path,
+        trail: &Trail<'_>,
+    ) -> Result<Option<Arc<Node>>, BlockError> {
+        let above = settings.behind();
+        match &spec.backing {
+            Backing::None => return Ok(None),
+            Backing::Node(node) => return self.resolve(node, above, trail).map(Some),
+            Backing::Header => {}
+        }
+        let (Some(name), format) = image.backing_name() else { return Ok(None) };
+        let path = relative_to(filename, &name)?;
+        let context = |e: BlockError| e.within(format!("could not open the backing file of '{}'", filename.display()));
+        self.open_named(&path, format.as_deref(), filename, above, &trail.into_file(&path)?).map(Some).map_err(context)
+    }
+
+    /// Opens the image at `path` that the header of `namer` names.
+    fn open_named(
+        &self,
+        path: &Path,
+        format: Option<&str>,
+        namer: &Path,
+        above: Inherited,
+        trail: &Trail<'_>,
+    ) -> Result<Arc<Node>, BlockError> {
+        let file = self.open_spec(&file_spec(path), above, &trail.deeper())?;
+        let format = match format {
+            Some(format) => format.to_owned(),
+            None if self.probe_backing => {
+                probe_layer(file.layer().as_ref())?.map_or("raw", crate::probe::Probed::name).to_owned()
+            }
+            None => {
+                let text = format!(
+                    "image '{}' names the backing file '{}' without its format, and formats are not guessed; give it \
+                     with rebase -u -F FORMAT, or with backing.driver=",
+                    namer.display(),
+                    path.display()
+                );
+                return Err(BlockError::new(ErrorKind::Unsupported, text));
+            }
+        };
+        let below = NodeRef::Name(file.name().to_owned());
+        let spec = match format.as_str() {
+            "raw" | "file" | "host_device" => BlockdevSpec::Raw(spec::Raw { file: below, ..spec::Raw::default() }),
+            "qcow2" => BlockdevSpec::Qcow2(Box::new(spec::Qcow2 { file: below, ..spec::Qcow2::default() })),
+            other => {
+                let text = format!("Unknown driver '{other}' for '{}'; raw and qcow2 can be used", path.display());
+                return Err(BlockError::new(ErrorKind::Unsupported, text));
+            }
+        };
+        self.open_spec(&spec, above, trail)
+    }
+
+    /// A raw node whose guest must not make it look like another format.
+    pub(super) fn add_guarded(&self, spec: &spec::Raw) -> Result<Arc<Node>, BlockError> {
+        let settings = Settings::of(&BlockdevSpec::Raw(spec.clone()), Inherited::default())?;
+        let file = self.resolve(&spec.file, settings.below(), &Trail::default())?;
+        let layer = Arc::new(Raw::new(file.layer().clone(), 0, None)?.guarded());
+        let parts = Parts { layer, filename: file.filename().to_owned(), children: vec![("file", file)] };
+        self.finish(spec.node_name.as_deref(), &settings, parts)
+    }
+}
+
+fn file_spec(path: &Path) -> BlockdevSpec {
+    let filename = path.display().to_string();
+    let device = std::fs::metadata(path).is_ok_and(|m| std::os::unix::fs::FileTypeExt::is_block_device(&m.file_type()));
+    let file = spec::File { filename, ..spec::File::default() };
+    if device { BlockdevSpec::HostDevice(file) } else { BlockdevSpec::File(file) }
+}
+
+/// The path that `name`, found in the header of the image at `image`, means.
+fn relative_to(image: &Path, name: &str) -> Result<PathBuf, BlockError> {
+    check_protocol(name)?;
+    let name = Path::new(name.strip_prefix("file:").unwrap_or(name));
+    Ok(match image.parent() {
+        Some(folder) if name.is_relative() => folder.join(name),
+        _ => name.to_owned(),
+    })
+}

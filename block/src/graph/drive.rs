@@ -1,0 +1,228 @@
+//! `-drive` and `-hda`: a file name, a format or none, a cache mode, turned into nodes.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use super::{Graph, Node};
+use crate::error::{BlockError, ErrorKind};
+use crate::layer::Layer;
+use crate::mem::Sink;
+use crate::probe::{self, Probed};
+use crate::spec::{self, Aio, BlockdevSpec, Cache, DetectZeroes, Discard, Locking, NodeRef};
+
+/// `cache=`: what the host's page cache and the guest's idea of a write cache are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum CacheMode {
+    /// Page cache, the guest flushes.
+    #[default]
+    Writeback,
+    /// No page cache, the guest flushes.
+    None,
+    /// Page cache, every write is flushed.
+    Writethrough,
+    /// No page cache, every write is flushed.
+    Directsync,
+    /// Page cache, flushes are ignored.
+    Unsafe,
+}
+
+impl CacheMode {
+    /// The mode by its name on the command line.
+    #[must_use]
+    pub fn by_name(name: &str) -> Option<Self> {
+        Some(match name {
+            "writeback" => Self::Writeback,
+            "none" | "off" => Self::None,
+            "writethrough" => Self::Writethrough,
+            "directsync" => Self::Directsync,
+            "unsafe" => Self::Unsafe,
+            _ => return None,
+        })
+    }
+
+    /// Bypass the page cache.
+    #[must_use]
+    pub fn direct(self) -> bool {
+        matches!(self, Self::None | Self::Directsync)
+    }
+
+    /// Ignore flushes.
+    #[must_use]
+    pub fn no_flush(self) -> bool {
+        self == Self::Unsafe
+    }
+
+    /// The guest sees a volatile write cache.
+    #[must_use]
+    pub fn write_cache(self) -> bool {
+        !matches!(self, Self::Writethrough | Self::Directsync)
+    }
+}
+
+/// What `-drive` says about an image.
+#[derive(Debug, Clone, Default)]
+pub struct DriveSpec {
+    /// The image's path.
+    pub file: String,
+    /// Its format; without, it is probed.
+    pub format: Option<String>,
+    /// Name for the node on top.
+    pub node_name: Option<String>,
+    /// Refuse writes.
+    pub read_only: bool,
+    /// Where not read-only: fall back to it if the host refuses writing.
+    pub auto_read_only: bool,
+    /// `cache.direct`.
+    pub direct: bool,
+    /// `cache.no-flush`.
+    pub no_flush: bool,
+    /// Who moves the bytes.
+    pub aio: Option<Aio>,
+    /// What happens to discards.
+    pub discard: Discard,
+    /// What happens to zeroes.
+    pub detect_zeroes: DetectZeroes,
+    /// Locks.
+    pub locking: Option<Locking>,
+    /// Let others write at the same time.
+    pub force_share: bool,
+    /// Throw-away writes: an overlay in an unlinked temporary file.
+    pub snapshot: bool,
+}
+
+/// An opened drive.
+pub struct OpenedDrive {
+    /// The node on top.
+    pub node: Arc<Node>,
+    /// What to tell the user.
+    pub warning: Option<String>,
+}
+
+impl Graph {
+    /// Opens what `-drive` asks for.
+    ///
+    /// # Errors
+    /// As [`Graph::add`], and when the format is none of ours.
+    pub fn open_drive(&self, drive: &DriveSpec) -> Result<OpenedDrive, BlockError> {
+        let path = drive.file.strip_prefix("file:").unwrap_or(&drive.file);
+        check_protocol(path)?;
+        let device =
+            std::fs::metadata(path).is_ok_and(|m| std::os::unix::fs::FileTypeExt::is_block_device(&m.file_type()));
+        // Beneath a throw-away overlay nothing is written.
+        let read_only = drive.read_only || drive.snapshot;
+        let file = spec::File {
+            filename: path.to_owned(),
+            aio: drive.aio,
+            locking: drive.locking,
+            read_only: Some(read_only),
+            auto_read_only: Some(drive.auto_read_only),
+            force_share: Some(drive.force_share),
+            discard: Some(Discard::Unmap),
+            cache: Some(Cache { direct: Some(drive.direct), no_flush: Some(drive.no_flush) }),
+            ..spec::File::default()
+        };
+        let file = self.add(&if device { BlockdevSpec::HostDevice(file) } else { BlockdevSpec::File(file) })?;
+        let below = file.name().to_owned();
+        let opened = self
+            .open_format(drive, read_only, file)
+            .and_then(|opened| if drive.snapshot { self.add_throw_away(drive, opened) } else { Ok(opened) });
+        if opened.is_err() {
+            // The names of what was opened on the way; closing what was never written cannot lose anything.
+            let _ = self.remove(&below);
+        }
+        opened
+    }
+
+    fn open_format(&self, drive: &DriveSpec, read_only: bool, file: Arc<Node>) -> Result<OpenedDrive, BlockError> {
+        let mut warning = None;
+        let format = match drive.format.as_deref() {
+            Some(format) => format.to_owned(),
+            None => match probe_layer(file.layer().as_ref())? {
+                Some(found) => found.name().to_owned(),
+                None => {
+                    if !read_only {
+                        warning = Some(raw_warning(&drive.file));
+                    }
+                    "raw".to_owned()
+                }
+            },
+        };
+        let guard = drive.format.is_none() && !read_only;
+        let name = (!drive.snapshot).then(|| drive.node_name.clone()).flatten();
+        let common = |node_name| spec::Raw {
+            node_name,
+            read_only: Some(read_only),
+            auto_read_only: Some(drive.auto_read_only),
+            force_share: Some(drive.force_share),
+            discard: Some(drive.discard),
+            detect_zeroes: Some(drive.detect_zeroes),
+            cache: Some(Cache { direct: Some(drive.direct), no_flush: Some(drive.no_flush) }),
+            file: NodeRef::Name(file.name().to_owned()),
+            ..spec::Raw::default()
+        };
+        let node = match format.as_str() {
+            "raw" if guard => self.add_guarded(&common(name))?,
+            "raw" => self.add(&BlockdevSpec::Raw(common(name)))?,
+            "qcow2" => {
+                let spec::Raw {
+                    node_name,
+                    read_only,
+                    auto_read_only,
+                    force_share,
+                    discard,
+                    detect_zeroes,
+                    cache,
+                    file,
+                    ..
+                } = common(name);
+                let spec = spec::Qcow2 {
+                    node_name,
+                    read_only,
+                    auto_read_only,
+                    force_share,
+                    discard,
+                    detect_zeroes,
+                    cache,
+                    file,
+                    ..spec::Qcow2::default()
+                };
+                self.add(&BlockdevSpec::Qcow2(Box::new(spec)))?
+            }
+            other => {
+                let text = format!("Unknown driver '{other}' for '{}'; raw and qcow2 can be used", drive.file);
+                return Err(BlockError::new(ErrorKind::Unsupported, text));
+            }
+        };
+        Ok(OpenedDrive { node, warning })
+    }
+}
+
+/// Refuses names that ask for something else than a file.
+pub(super) fn check_protocol(name: &str) -> Result<(), BlockError> {
+    if name.starts_with("json:") {
+        let text = "file names of the form json:{...} are not followed: define the node with -blockdev";
+        return Err(BlockError::new(ErrorKind::Unsupported, text));
+    }
+    let scheme = name.split_once(':').map(|(scheme, _)| scheme);
+    if let Some(scheme) = scheme.filter(|s| !s.is_empty() && !s.contains('/') && *s != "file") {
+        let text = format!("Unknown protocol '{scheme}' in '{name}' (write ./{name} for a file of that name)");
+        return Err(BlockError::new(ErrorKind::Unsupported, text));
+    }
+    Ok(())
+}
+
+/// What the content of `layer` looks like.
+pub(super) fn probe_layer(layer: &dyn Layer) -> Result<Option<Probed>, BlockError> {
+    let mut head = [0u8; probe::SECTOR];
+    layer.read(Sink::of(&mut head), 0)?;
+    Ok(probe::format_of(&head))
+}
+
+fn raw_warning(file: &str) -> String {
+    format!(
+        "Image format was not specified for '{}' and probing guessed raw.\n         Automatically detecting the format \
+         is dangerous for raw images, write operations on block 0 will be restricted.\n         Specify the 'raw' \
+         format explicitly to remove the restrictions.",
+        Path::new(file).display()
+    )
+}

@@ -1,0 +1,233 @@
+//! Named nodes: who sits on whom.
+//!
+//! A [`Graph`] turns [`BlockdevSpec`]s into [`Node`]s, keeps their names, and gives the ones on top to front ends as
+//! [`Disk`]s. A node lives as long as someone above it, or its name, needs it.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use crate::disk::Disk;
+use crate::error::{BlockError, ErrorKind};
+use crate::layer::Layer;
+use crate::spec::{BlockdevSpec, DetectZeroes};
+
+mod chain;
+mod drive;
+mod info;
+mod open;
+mod throw_away;
+
+pub use drive::{CacheMode, DriveSpec, OpenedDrive};
+pub use info::{CacheInfo, ChildInfo, ImageDetails, NodeInfo};
+pub use open::Inherited;
+
+use open::Trail;
+
+/// One node of the graph.
+pub struct Node {
+    name: String,
+    layer: Arc<dyn Layer>,
+    /// The host path at the bottom, as the user or the header gave it.
+    filename: PathBuf,
+    children: Vec<(&'static str, Arc<Node>)>,
+    detect_zeroes: DetectZeroes,
+    direct: bool,
+    no_flush: bool,
+    /// A front end writes to it.
+    attached: AtomicBool,
+}
+
+impl Node {
+    /// Its name.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Its content.
+    #[must_use]
+    pub fn layer(&self) -> &Arc<dyn Layer> {
+        &self.layer
+    }
+
+    /// The host path at the bottom.
+    #[must_use]
+    pub fn filename(&self) -> &std::path::Path {
+        &self.filename
+    }
+
+    /// The nodes beneath with what they are to this one (`file`, `backing`, `data-file`).
+    #[must_use]
+    pub fn children(&self) -> &[(&'static str, Arc<Node>)] {
+        &self.children
+    }
+
+    /// The node beneath in the role `role`.
+    #[must_use]
+    pub fn child(&self, role: &str) -> Option<&Arc<Self>> {
+        self.children.iter().find(|(r, _)| *r == role).map(|(_, node)| node)
+    }
+}
+
+/// A node given to a front end; dropped, another may have it.
+pub struct Attached {
+    node: Arc<Node>,
+    disk: Disk,
+}
+
+impl Attached {
+    /// The disk for the front end.
+    #[must_use]
+    pub fn disk(&self) -> &Disk {
+        &self.disk
+    }
+
+    /// The node beneath it as it was attached.
+    #[must_use]
+    pub fn node(&self) -> &Arc<Node> {
+        &self.node
+    }
+}
+
+impl Drop for Attached {
+    fn drop(&mut self) {
+        self.node.attached.store(false, Ordering::Release);
+    }
+}
+
+/// All nodes of a machine, or of one run of the image tool.
+#[derive(Default)]
+pub struct Graph {
+    nodes: Mutex<BTreeMap<String, Arc<Node>>>,
+    next: AtomicU64,
+    probe_backing: bool,
+}
+
+impl Graph {
+    /// No nodes. A backing file whose format the header does not name is refused.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// No nodes. Where a header does not name its backing file's format, that is probed: for tools, never for disks
+    /// that guests write.
+    #[must_use]
+    pub fn probing() -> Self {
+        Self { probe_backing: true, ..Self::default() }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<String, Arc<Node>>> {
+        self.nodes.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Makes the node that `spec` asks for, with those inside it, and keeps its name.
+    ///
+    /// # Errors
+    /// When a name is taken or bad, a file cannot be opened, or an image is not what it should be.
+    pub fn add(&self, spec: &BlockdevSpec) -> Result<Arc<Node>, BlockError> {
+        self.open_spec(spec, Inherited::default(), &Trail::default())
+    }
+
+    /// The node named `name`.
+    #[must_use]
+    pub fn get(&self, name: &str) -> Option<Arc<Node>> {
+        self.lock().get(name).cloned()
+    }
+
+    /// All nodes by name.
+    #[must_use]
+    pub fn nodes(&self) -> Vec<Arc<Node>> {
+        self.lock().values().cloned().collect()
+    }
+
+    /// Writes back and forgets the node named `name` and what only it used.
+    ///
+    /// # Errors
+    /// When there is none, it is in use, or its metadata could not be written.
+    pub fn remove(&self, name: &str) -> Result<(), BlockError> {
+        let mut nodes = self.lock();
+        let Some(node) = nodes.get(name) else {
+            return Err(BlockError::new(ErrorKind::NotFound, format!("Failed to find node with node-name='{name}'")));
+        };
+        if node.attached.load(Ordering::Acquire) || nodes.values().any(|n| is_child(n, node)) {
+            return Err(BlockError::new(ErrorKind::Invalid, format!("Block device {name} is in use")));
+        }
+        node.layer.close()?;
+        if let Some(node) = nodes.remove(name) {
+            forget_children(&mut nodes, &node);
+        }
+        Ok(())
+    }
+
+    /// Writes back every node, the upper ones first; the first error is reported, all are tried.
+    ///
+    /// # Errors
+    /// When metadata could not be written.
+    pub fn close_all(&self) -> Result<(), BlockError> {
+        let nodes = self.nodes();
+        let top = |node: &&Arc<Node>| !nodes.iter().any(|above| is_child(above, node));
+        nodes.iter().filter(top).map(|node| node.layer.close()).fold(Ok(()), Result::and)
+    }
+
+    /// Gives the node named `name` to a front end.
+    ///
+    /// # Errors
+    /// When there is none, or another front end has it.
+    pub fn attach(&self, name: &str, write_cache: bool) -> Result<Attached, BlockError> {
+        let node = self.get(name).ok_or_else(|| {
+            BlockError::new(ErrorKind::NotFound, format!("Cannot find device='' nor node-name='{name}'"))
+        })?;
+        if node.attached.swap(true, Ordering::AcqRel) {
+            return Err(BlockError::new(ErrorKind::Invalid, format!("node '{name}' is used by another device")));
+        }
+        let disk = Disk::new(node.layer.clone(), write_cache);
+        Ok(Attached { node, disk })
+    }
+
+    /// Keeps `node` by its name.
+    fn keep(&self, node: Node) -> Result<Arc<Node>, BlockError> {
+        let mut nodes = self.lock();
+        if nodes.contains_key(&node.name) {
+            let text = format!("Duplicate nodes with node-name='{}'", node.name);
+            return Err(BlockError::new(ErrorKind::Invalid, text));
+        }
+        let node = Arc::new(node);
+        nodes.insert(node.name.clone(), node.clone());
+        Ok(node)
+    }
+
+    /// The name asked for, checked, or one of our own.
+    fn name_for(&self, asked: Option<&str>) -> Result<String, BlockError> {
+        let Some(name) = asked else {
+            return Ok(format!("#block{:03}", self.next.fetch_add(1, Ordering::Relaxed)));
+        };
+        let plain = |c: char| c.is_ascii_alphanumeric() || "-._".contains(c);
+        // QEMU keeps node names in 32 bytes with an end mark.
+        let good = name.starts_with(|c: char| c.is_ascii_alphabetic()) && name.chars().all(plain) && name.len() < 32;
+        if good {
+            Ok(name.to_owned())
+        } else {
+            Err(BlockError::new(ErrorKind::Invalid, format!("Invalid node-name: '{name}'")))
+        }
+    }
+}
+
+fn is_child(above: &Arc<Node>, node: &Arc<Node>) -> bool {
+    above.children.iter().any(|(_, child)| Arc::ptr_eq(child, node))
+}
+
+/// Forgets children with names of ours, which nobody else can have asked for.
+fn forget_children(nodes: &mut BTreeMap<String, Arc<Node>>, node: &Arc<Node>) {
+    for (_, child) in &node.children {
+        if child.name.starts_with('#') && !nodes.values().any(|n| is_child(n, child)) {
+            nodes.remove(&child.name);
+            forget_children(nodes, child);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,240 @@
+//! From a spec to an open node.
+
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+
+use super::{Graph, Node};
+use crate::error::{BlockError, ErrorKind};
+use crate::filter::policy::Policy;
+use crate::format::raw::Raw;
+use crate::layer::Layer;
+use crate::lock::Access;
+use crate::protocol::file::{FileOptions, HostFile};
+use crate::protocol::null::Null;
+use crate::queue::ring_available;
+use crate::spec::{self, Aio, BlockdevSpec, DetectZeroes, Discard, Locking, NodeRef};
+
+/// Most nodes on top of each other.
+const DEEPEST: usize = 200;
+
+/// The nodes above the one that is being opened, for limits and loops.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Trail<'a> {
+    above: Option<&'a Trail<'a>>,
+    depth: usize,
+    /// Device and number of the file that the header above named.
+    file: Option<(u64, u64)>,
+}
+
+impl Trail<'_> {
+    pub(super) fn deeper(&self) -> Trail<'_> {
+        Trail { above: Some(self), depth: self.depth + 1, file: None }
+    }
+
+    /// One step down into the file at `path`, which must not be above already.
+    pub(super) fn into_file(&self, path: &Path) -> Result<Trail<'_>, BlockError> {
+        let file = std::fs::metadata(path).ok().map(|m| (m.dev(), m.ino()));
+        let mut above = Some(self);
+        while let Some(trail) = above {
+            if file.is_some() && trail.file == file {
+                let text = format!("'{}' is above itself: the backing chain is a loop", path.display());
+                return Err(BlockError::new(ErrorKind::Invalid, text));
+            }
+            above = trail.above;
+        }
+        Ok(Trail { above: Some(self), depth: self.depth + 1, file })
+    }
+}
+
+/// What a node defined in place takes over from the one above where it does not say otherwise.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Inherited {
+    /// The node above is read-only.
+    pub read_only: Option<bool>,
+    /// Fall back to reading where the host refuses writing.
+    pub auto_read_only: bool,
+    /// Bypass the page cache.
+    pub direct: bool,
+    /// Ignore flushes.
+    pub no_flush: bool,
+    /// Share with other writers.
+    pub force_share: bool,
+    /// Discards were decided on above already.
+    pub discard: bool,
+}
+
+/// One node's settings, from its spec and from above.
+pub(super) struct Settings {
+    pub(super) read_only: bool,
+    pub(super) auto_read_only: bool,
+    pub(super) direct: bool,
+    pub(super) no_flush: bool,
+    pub(super) force_share: bool,
+    pub(super) discard: bool,
+    pub(super) detect_zeroes: DetectZeroes,
+}
+
+impl Settings {
+    pub(super) fn of(spec: &BlockdevSpec, above: Inherited) -> Result<Self, BlockError> {
+        let common = spec.common();
+        let this = Self {
+            read_only: common.read_only.or(above.read_only).unwrap_or(false),
+            auto_read_only: common.auto_read_only.unwrap_or(above.auto_read_only),
+            direct: common.cache.direct.unwrap_or(above.direct),
+            no_flush: common.cache.no_flush.unwrap_or(above.no_flush),
+            force_share: common.force_share || above.force_share,
+            discard: common.discard.map_or(above.discard, |d| d == Discard::Unmap),
+            detect_zeroes: common.detect_zeroes,
+        };
+        if this.detect_zeroes == DetectZeroes::Unmap && !this.discard {
+            let text = "setting detect-zeroes to unmap is not allowed without setting discard operation to unmap";
+            return Err(BlockError::new(ErrorKind::Invalid, text));
+        }
+        Ok(this)
+    }
+
+    /// What a node in the role of `file` takes over.
+    pub(super) fn below(&self) -> Inherited {
+        Inherited {
+            read_only: Some(self.read_only),
+            auto_read_only: self.auto_read_only,
+            direct: self.direct,
+            no_flush: self.no_flush,
+            force_share: self.force_share,
+            discard: true,
+        }
+    }
+
+    /// What a node in the role of `backing` takes over.
+    pub(super) fn behind(&self) -> Inherited {
+        Inherited { read_only: Some(true), auto_read_only: false, discard: false, ..self.below() }
+    }
+
+    fn file_options(&self, aio: Option<Aio>, locking: Option<Locking>) -> Result<FileOptions, BlockError> {
+        let ring = match aio {
+            Some(Aio::Threads) => false,
+            Some(Aio::Native) if !self.direct => {
+                let text = "aio=native was specified, but it requires cache.direct=on, which was not specified.";
+                return Err(BlockError::new(ErrorKind::Invalid, text));
+            }
+            Some(Aio::Native | Aio::IoUring) => {
+                ring_available()?;
+                true
+            }
+            None => ring_available().is_ok(),
+        };
+        let locking = locking.unwrap_or_default();
+        let access = match (self.read_only, self.force_share) {
+            (false, false) => Access::Write,
+            (false, true) => Access::WriteShared,
+            (true, false) => Access::Read,
+            (true, true) => Access::ReadShared,
+        };
+        Ok(FileOptions {
+            read_only: self.read_only,
+            auto_read_only: self.auto_read_only,
+            direct: self.direct,
+            no_flush: self.no_flush,
+            discard: self.discard,
+            ring,
+            lock: (locking != Locking::Off).then_some(access),
+            lock_required: locking == Locking::On,
+        })
+    }
+}
+
+/// The parts of a node before it has a name.
+pub(super) struct Parts {
+    pub(super) layer: Arc<dyn Layer>,
+    pub(super) filename: PathBuf,
+    pub(super) children: Vec<(&'static str, Arc<Node>)>,
+}
+
+impl Graph {
+    pub(super) fn open_spec(
+        &self,
+        spec: &BlockdevSpec,
+        above: Inherited,
+        trail: &Trail<'_>,
+    ) -> Result<Arc<Node>, BlockError> {
+        if trail.depth > DEEPEST {
+            let text = format!("more than {DEEPEST} nodes on top of each other");
+            return Err(BlockError::new(ErrorKind::Invalid, text));
+        }
+        let name = spec.node_name();
+        if let Some(name) = name.filter(|name| self.get(name).is_some()) {
+            return Err(BlockError::new(ErrorKind::Invalid, format!("Duplicate nodes with node-name='{name}'")));
+        }
+        let settings = Settings::of(spec, above)?;
+        let parts = self.open_parts(spec, &settings, trail)?;
+        self.finish(name, &settings, parts)
+    }
+
+    /// Gives an open node its rules and its name.
+    pub(super) fn finish(
+        &self,
+        name: Option<&str>,
+        settings: &Settings,
+        parts: Parts,
+    ) -> Result<Arc<Node>, BlockError> {
+        let name = self.name_for(name)?;
+        let read_only = settings.read_only || parts.layer.limits().read_only;
+        let layer = Policy::over(parts.layer, settings.discard, settings.detect_zeroes, read_only);
+        self.keep(Node {
+            name,
+            layer,
+            filename: parts.filename,
+            children: parts.children,
+            detect_zeroes: settings.detect_zeroes,
+            direct: settings.direct,
+            no_flush: settings.no_flush,
+            attached: AtomicBool::new(false),
+        })
+    }
+
+    fn open_parts(&self, spec: &BlockdevSpec, settings: &Settings, trail: &Trail<'_>) -> Result<Parts, BlockError> {
+        match spec {
+            BlockdevSpec::File(file) => open_file(file, settings, false),
+            BlockdevSpec::HostDevice(file) => open_file(file, settings, true),
+            BlockdevSpec::Raw(raw) => {
+                let file = self.resolve(&raw.file, settings.below(), trail)?;
+                let layer = Arc::new(Raw::new(file.layer.clone(), raw.offset.unwrap_or(0), raw.size)?);
+                Ok(Parts { layer, filename: file.filename.clone(), children: vec![("file", file)] })
+            }
+            BlockdevSpec::NullCo(null) => Ok(open_null("null-co", null, settings)),
+            BlockdevSpec::NullAio(null) => Ok(open_null("null-aio", null, settings)),
+            BlockdevSpec::Qcow2(qcow2) => self.open_qcow2(qcow2, settings, trail),
+        }
+    }
+
+    /// The node that `what` names or defines.
+    pub(super) fn resolve(&self, what: &NodeRef, above: Inherited, trail: &Trail<'_>) -> Result<Arc<Node>, BlockError> {
+        match what {
+            NodeRef::Inline(spec) => self.open_spec(spec, above, &trail.deeper()),
+            NodeRef::Name(name) => self.get(name).ok_or_else(|| {
+                let text = format!("Cannot find device='{name}' nor node-name='{name}'");
+                BlockError::new(ErrorKind::NotFound, text)
+            }),
+        }
+    }
+}
+
+fn open_file(spec: &spec::File, settings: &Settings, device: bool) -> Result<Parts, BlockError> {
+    let options = settings.file_options(spec.aio, spec.locking)?;
+    let path = Path::new(spec.filename.strip_prefix("file:").unwrap_or(&spec.filename));
+    let file = HostFile::open(path, options)?;
+    if file.is_device() != device {
+        let (asked, other) = if device { ("host_device", "file") } else { ("file", "host_device") };
+        let text = format!("'{}' is not for driver '{asked}': use driver '{other}'", path.display());
+        return Err(BlockError::new(ErrorKind::Invalid, text));
+    }
+    Ok(Parts { layer: Arc::new(file), filename: path.to_owned(), children: Vec::new() })
+}
+
+fn open_null(driver: &'static str, spec: &spec::Null, settings: &Settings) -> Parts {
+    let size = spec.size.unwrap_or(1 << 30);
+    let layer = Null::new(driver, size, spec.read_zeroes.unwrap_or(false), settings.read_only);
+    Parts { layer: Arc::new(layer), filename: PathBuf::from(format!("{driver}://")), children: Vec::new() }
+}

@@ -1,0 +1,263 @@
+//! What a user can ask for of a disk: the arguments of `blockdev-add` and `-blockdev`, one type for both.
+//!
+//! Names and meaning are those of QEMU's QMP reference ("Block device definitions", `BlockdevOptions`). Unknown names
+//! are refused. The command line gives every value as text, so numbers and flags are taken as text too.
+
+use serde::{Deserialize, Serialize};
+
+mod text;
+
+pub use text::{Backing, FileRef, NodeRef};
+
+/// `discard`: what happens to discards.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Discard {
+    /// They succeed and do nothing.
+    #[default]
+    #[serde(alias = "off")]
+    Ignore,
+    /// They reach the host.
+    #[serde(alias = "on")]
+    Unmap,
+}
+
+/// `detect-zeroes`: whether writes of zeroes become write-zeroes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum DetectZeroes {
+    /// They stay writes.
+    #[default]
+    Off,
+    /// They become write-zeroes that keep space.
+    On,
+    /// They become write-zeroes that may free space; needs `discard=unmap`.
+    Unmap,
+}
+
+/// `aio`: who moves the bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Aio {
+    /// Worker threads.
+    Threads,
+    /// Kernel asynchronous I/O for direct I/O; io_uring does its work here.
+    Native,
+    /// io_uring.
+    IoUring,
+}
+
+/// `locking`: whether other programs are told through byte-range locks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Locking {
+    /// Where the file system can.
+    #[default]
+    Auto,
+    /// Or fail.
+    On,
+    /// Not at all.
+    Off,
+}
+
+/// `cache`: how the host caches.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub struct Cache {
+    /// Bypass the host's page cache.
+    #[serde(default, deserialize_with = "text::flag", skip_serializing_if = "Option::is_none")]
+    pub direct: Option<bool>,
+    /// Ignore flushes.
+    #[serde(default, deserialize_with = "text::flag", skip_serializing_if = "Option::is_none")]
+    pub no_flush: Option<bool>,
+}
+
+/// Makes one struct per driver with the fields that every driver has.
+macro_rules! driver {
+    ($(#[$doc:meta])* $name:ident { $($(#[$attr:meta])* $field:ident: $ty:ty,)* }) => {
+        $(#[$doc])*
+        #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+        #[serde(deny_unknown_fields, rename_all = "kebab-case")]
+        pub struct $name {
+            /// The node's name.
+            #[serde(default, skip_serializing_if = "Option::is_none")]
+            pub node_name: Option<String>,
+            /// Refuse writes.
+            #[serde(default, deserialize_with = "text::flag", skip_serializing_if = "Option::is_none")]
+            pub read_only: Option<bool>,
+            /// Fall back to refusing writes where the host refuses them.
+            #[serde(default, deserialize_with = "text::flag", skip_serializing_if = "Option::is_none")]
+            pub auto_read_only: Option<bool>,
+            /// Let others write at the same time.
+            #[serde(default, deserialize_with = "text::flag", skip_serializing_if = "Option::is_none")]
+            pub force_share: Option<bool>,
+            /// What happens to discards.
+            #[serde(default, skip_serializing_if = "Option::is_none")]
+            pub discard: Option<Discard>,
+            /// Whether writes of zeroes become write-zeroes.
+            #[serde(default, skip_serializing_if = "Option::is_none")]
+            pub detect_zeroes: Option<DetectZeroes>,
+            /// How the host caches.
+            #[serde(default, skip_serializing_if = "Option::is_none")]
+            pub cache: Option<Cache>,
+            $($(#[$attr])* pub $field: $ty,)*
+        }
+        impl $name {
+            fn common(&self) -> Common<'_> {
+                Common {
+                    node_name: self.node_name.as_deref(),
+                    read_only: self.read_only,
+                    auto_read_only: self.auto_read_only,
+                    force_share: self.force_share.unwrap_or(false),
+                    discard: self.discard,
+                    detect_zeroes: self.detect_zeroes.unwrap_or_default(),
+                    cache: self.cache.unwrap_or_default(),
+                }
+            }
+        }
+    };
+}
+
+/// The fields that every driver has, resolved.
+#[derive(Debug, Clone, Copy)]
+pub struct Common<'a> {
+    /// The node's name.
+    pub node_name: Option<&'a str>,
+    /// Refuse writes; not said means what the parent says, or writable.
+    pub read_only: Option<bool>,
+    /// Fall back to refusing writes.
+    pub auto_read_only: Option<bool>,
+    /// Let others write at the same time.
+    pub force_share: bool,
+    /// What happens to discards; not said means what the parent says, or `ignore`.
+    pub discard: Option<Discard>,
+    /// Whether writes of zeroes become write-zeroes.
+    pub detect_zeroes: DetectZeroes,
+    /// How the host caches.
+    pub cache: Cache,
+}
+
+driver! {
+    /// Drivers `file` and `host_device`.
+    File {
+        /// Path of the file or device.
+        filename: String,
+        /// Who moves the bytes; not said means io_uring where there is one, else threads.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        aio: Option<Aio>,
+        /// Whether other programs are told.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        locking: Option<Locking>,
+    }
+}
+
+driver! {
+    /// Driver `raw`.
+    Raw {
+        /// The node beneath.
+        file: FileRef,
+        /// First byte of the disk in it.
+        #[serde(default, deserialize_with = "text::size", skip_serializing_if = "Option::is_none")]
+        offset: Option<u64>,
+        /// Length of the disk in bytes.
+        #[serde(default, deserialize_with = "text::size", skip_serializing_if = "Option::is_none")]
+        size: Option<u64>,
+    }
+}
+
+driver! {
+    /// Driver `qcow2`.
+    Qcow2 {
+        /// The node with the metadata, and the data unless `data-file` has them.
+        file: FileRef,
+        /// The node for what this one does not hold; not said means what the header names.
+        #[serde(default, skip_serializing_if = "Backing::is_default")]
+        backing: Backing,
+        /// The node with the guest's data; not said means what the header names.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        data_file: Option<NodeRef>,
+        /// Postpone reference counts; not said means what the header says.
+        #[serde(default, deserialize_with = "text::flag", skip_serializing_if = "Option::is_none")]
+        lazy_refcounts: Option<bool>,
+        /// Pass guest discards down; not said means `discard=unmap`.
+        #[serde(default, deserialize_with = "text::flag", skip_serializing_if = "Option::is_none")]
+        pass_discard_request: Option<bool>,
+        /// Pass discards of deleted snapshots down (on).
+        #[serde(default, deserialize_with = "text::flag", skip_serializing_if = "Option::is_none")]
+        pass_discard_snapshot: Option<bool>,
+        /// Pass other discards down (off).
+        #[serde(default, deserialize_with = "text::flag", skip_serializing_if = "Option::is_none")]
+        pass_discard_other: Option<bool>,
+        /// Bytes for both metadata caches together.
+        #[serde(default, deserialize_with = "text::size", skip_serializing_if = "Option::is_none")]
+        cache_size: Option<u64>,
+        /// Bytes for the cache of L2 tables.
+        #[serde(default, deserialize_with = "text::size", skip_serializing_if = "Option::is_none")]
+        l2_cache_size: Option<u64>,
+        /// Bytes of one entry of it, a power of two from 512 to the cluster size.
+        #[serde(default, deserialize_with = "text::size", skip_serializing_if = "Option::is_none")]
+        l2_cache_entry_size: Option<u64>,
+        /// Bytes for the cache of refcount blocks.
+        #[serde(default, deserialize_with = "text::size", skip_serializing_if = "Option::is_none")]
+        refcount_cache_size: Option<u64>,
+        /// Seconds after which unused cache entries are dropped; 0 never.
+        #[serde(default, deserialize_with = "text::size", skip_serializing_if = "Option::is_none")]
+        cache_clean_interval: Option<u64>,
+    }
+}
+
+driver! {
+    /// Drivers `null-co` and `null-aio`.
+    Null {
+        /// Size in bytes (1 GiB).
+        #[serde(default, deserialize_with = "text::size", skip_serializing_if = "Option::is_none")]
+        size: Option<u64>,
+        /// Whether reads give zeroes.
+        #[serde(default, deserialize_with = "text::flag", skip_serializing_if = "Option::is_none")]
+        read_zeroes: Option<bool>,
+    }
+}
+
+/// One node, as `blockdev-add` takes it.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "driver")]
+#[expect(missing_docs, reason = "variants are drivers; their structs say what they are")]
+pub enum BlockdevSpec {
+    #[serde(rename = "file")]
+    File(File),
+    #[serde(rename = "host_device")]
+    HostDevice(File),
+    #[serde(rename = "raw")]
+    Raw(Raw),
+    #[serde(rename = "qcow2")]
+    Qcow2(Box<Qcow2>),
+    #[serde(rename = "null-co")]
+    NullCo(Null),
+    #[serde(rename = "null-aio")]
+    NullAio(Null),
+}
+
+impl BlockdevSpec {
+    /// The drivers that can be asked for.
+    pub const DRIVERS: [&'static str; 6] = ["file", "host_device", "null-aio", "null-co", "qcow2", "raw"];
+
+    /// The fields that every driver has.
+    #[must_use]
+    pub fn common(&self) -> Common<'_> {
+        match self {
+            Self::File(spec) | Self::HostDevice(spec) => spec.common(),
+            Self::Raw(spec) => spec.common(),
+            Self::Qcow2(spec) => spec.common(),
+            Self::NullCo(spec) | Self::NullAio(spec) => spec.common(),
+        }
+    }
+
+    /// The node's name, if one was given.
+    #[must_use]
+    pub fn node_name(&self) -> Option<&str> {
+        self.common().node_name
+    }
+}
+
+#[cfg(test)]
+mod tests;
