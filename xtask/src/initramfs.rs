@@ -55,10 +55,16 @@ impl Initramfs {
         Ok(self)
     }
 
-    /// Adds a file of this machine under another path.
-    pub(crate) fn file(mut self, path: &str, source: &Path) -> Result<Self> {
-        self.archive.file(path, 0o644, &read(source)?);
+    /// Adds a program from `resources/guest`.
+    pub(crate) fn recipe(mut self, path: &str, recipe: &str) -> Result<Self> {
+        self.archive.file(path, 0o755, &read(&paths::guest_recipe(recipe))?);
         Ok(self)
+    }
+
+    /// Adds a file.
+    pub(crate) fn file(mut self, path: &str, permissions: u32, content: &[u8]) -> Self {
+        self.archive.file(path, permissions, content);
+        self
     }
 
     /// The archive, not compressed: unpacking costs a guest more than reading.

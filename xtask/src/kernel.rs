@@ -29,7 +29,8 @@ pub(crate) struct Kernel {
 }
 
 impl Flavor {
-    fn name(self) -> &'static str {
+    /// Its name in paths and on command lines.
+    pub(crate) fn name(self) -> &'static str {
         match self {
             Self::Generic => "generic",
             Self::Cloud => "cloud",

@@ -1,8 +1,11 @@
 //! Rhea's developer commands. Each works on a fresh Debian machine: what is missing is installed by name, with the
 //! reason said, and nothing is fetched twice.
 
+mod bench;
 mod command;
 mod cpio;
+mod demo;
+mod guest;
 mod host;
 mod initramfs;
 mod kernel;
@@ -11,6 +14,9 @@ mod modules;
 mod packages;
 mod paths;
 mod payload;
+mod process;
+mod suite;
+mod test;
 
 use std::process::ExitCode;
 
@@ -26,8 +32,15 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Verb {
+    Demo(demo::DemoArgs),
+    Test(test::TestArgs),
     /// Run a program on a machine with working KVM: here if the hardware has it, else in an emulated machine
     Lab(lab::cli::LabArgs),
+    /// Measure Rhea beside QEMU
+    #[command(subcommand)]
+    Bench(bench::BenchVerb),
+    /// Run the scenarios with stock kernels, in the lab
+    Suite(suite::SuiteArgs),
 }
 
 fn main() -> ExitCode {
@@ -43,6 +56,10 @@ fn main() -> ExitCode {
 /// Runs one verb; the number is the exit status to end with.
 fn dispatch(cli: Cli) -> Result<u8> {
     match cli.verb {
+        Verb::Demo(args) => demo::run(&args),
+        Verb::Test(args) => test::run(&args),
         Verb::Lab(args) => lab::cli::run(&args),
+        Verb::Bench(verb) => bench::run(&verb),
+        Verb::Suite(args) => suite::run(&args),
     }
 }

@@ -25,6 +25,18 @@ pub(crate) const LAB: &[Package] = &[
 pub(crate) const DISK: &[Package] =
     &[Package { name: "e2fsprogs", program: "mke2fs", why: "makes a guest's file system without mounting it" }];
 
+/// What the tests compare with and verify by.
+pub(crate) const TOOLS: &[Package] = &[
+    Package { name: "qemu-utils", program: "qemu-img", why: "checks the images that Rhea writes" },
+    Package { name: "fio", program: "fio", why: "verifies in a guest what it has written" },
+];
+
+/// What the unit and interface tests use.
+pub(crate) const TESTS: &[Package] = &[
+    Package { name: "acpica-tools", program: "iasl", why: "reads the ACPI tables that Rhea makes" },
+    Package { name: "python3-venv", program: "python3", why: "runs the public QMP client against Rhea" },
+];
+
 /// Installs those of `wanted` that are missing, saying what and why.
 pub(crate) fn ensure(wanted: &[Package]) -> Result<()> {
     let missing: Vec<_> = wanted.iter().filter(|package| !host::has_program(package.program)).collect();

@@ -1,17 +1,14 @@
-//! The emulated machine of the lab: its parts, its start, its watch.
+//! The emulated machine of the lab: its parts and its files.
 
 use std::fs::{self, File};
-use std::io::{Read, Write};
+use std::io::Write;
 use std::path::{Path, PathBuf};
-use std::process::{Child, ChildStdout, Command, Stdio};
-use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
-use std::thread;
-use std::time::{Duration, Instant};
+use std::process::Command;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 
 use super::Lab;
-use super::markers::{Filter, Marker};
+use super::emulator::Emulator;
 use crate::initramfs::Initramfs;
 use crate::kernel::{Flavor, Kernel};
 use crate::{command, host, packages};
@@ -43,8 +40,14 @@ pub(super) fn run(lab: &Lab, program: &[String]) -> Result<u8> {
     let kernel = Flavor::Generic.get()?;
     let run = RunDirectory::new(program, &kernel)?;
     fs::create_dir_all(super::out())?;
-    let mut machine = Machine::start(lab, &kernel, &run)?;
-    machine.watch(lab.limit).with_context(|| format!("the lab machine's log ends with:\n{}", run.log_tail()))
+    let mut emulator = Emulator::start(emulator(lab, &kernel, &run))?;
+    let mut stdout = std::io::stdout();
+    let mut show = |bytes: &[u8]| {
+        stdout.write_all(bytes)?;
+        Ok(stdout.flush()?)
+    };
+    let watched = emulator.watch(lab.limit, lab.limit, &mut show);
+    watched.with_context(|| format!("the lab machine's log ends with:\n{}", run.log_tail()))
 }
 
 /// What one run needs on the host; gone when the run is over.
@@ -103,59 +106,6 @@ fn script(program: &[String]) -> Result<String> {
     Ok(format!("{script}exec {}\n", words.join(" ")))
 }
 
-/// The running emulator; ended when dropped.
-struct Machine {
-    process: Child,
-    output: Receiver<Vec<u8>>,
-    start: Instant,
-}
-
-impl Machine {
-    fn start(lab: &Lab, kernel: &Kernel, run: &RunDirectory) -> Result<Self> {
-        let mut emulator = emulator(lab, kernel, run);
-        let mut process = emulator
-            .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            .spawn()
-            .with_context(|| format!("cannot start {}", command::line(&emulator)))?;
-        let stdout = process.stdout.take().context("the emulator has no standard output")?;
-        let (sender, output) = channel();
-        thread::spawn(move || forward(stdout, &sender));
-        Ok(Self { process, output, start: Instant::now() })
-    }
-
-    /// Passes the program's output on until its exit status comes.
-    fn watch(&mut self, limit: Duration) -> Result<u8> {
-        let (mut filter, mut stdout) = (Filter::default(), std::io::stdout());
-        loop {
-            let left = limit.saturating_sub(self.start.elapsed());
-            let bytes = match self.output.recv_timeout(left) {
-                Ok(bytes) => bytes,
-                Err(RecvTimeoutError::Timeout) => bail!("the lab took longer than {} s", limit.as_secs()),
-                Err(RecvTimeoutError::Disconnected) => bail!("the lab machine ended without an exit status"),
-            };
-            let mut plain = Vec::new();
-            let markers = filter.feed(&bytes, &mut plain);
-            stdout.write_all(&plain)?;
-            stdout.flush()?;
-            for marker in markers {
-                match marker {
-                    Marker::Up => println!("lab: up after {:.1} s", self.start.elapsed().as_secs_f64()),
-                    Marker::Exit(status) => return Ok(status),
-                }
-            }
-        }
-    }
-}
-
-impl Drop for Machine {
-    fn drop(&mut self) {
-        // It has written all that matters: the output directory is the host's own, the rest is thrown away.
-        let _ = self.process.kill();
-        let _ = self.process.wait();
-    }
-}
-
 fn emulator(lab: &Lab, kernel: &Kernel, run: &RunDirectory) -> Command {
     let out = super::out();
     let share = |tag: &str, path: &Path, more: &str| {
@@ -180,13 +130,4 @@ fn emulator(lab: &Lab, kernel: &Kernel, run: &RunDirectory) -> Command {
 /// A path inside option text, where a comma must be doubled.
 fn comma(path: &Path) -> String {
     path.to_string_lossy().replace(',', ",,")
-}
-
-fn forward(mut from: ChildStdout, to: &Sender<Vec<u8>>) {
-    let mut buffer = [0; 4096];
-    while let Ok(length @ 1..) = from.read(&mut buffer) {
-        if to.send(buffer[..length].to_vec()).is_err() {
-            break;
-        }
-    }
 }

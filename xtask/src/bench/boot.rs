@@ -1,0 +1,113 @@
+//! `cargo xtask bench boot`.
+
+mod cell;
+mod driver;
+mod qmp;
+mod report;
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, bail};
+use clap::Args;
+
+use super::counted::Counted;
+use crate::initramfs::Initramfs;
+use crate::kernel::Flavor;
+use crate::{demo, guest, host};
+use cell::{Cell, Image, Measured, Monitor, Work};
+
+/// A counting machine that stops this often without a result has another trouble.
+const ATTEMPTS: u32 = 8;
+
+/// Boot Debian's cloud kernel under Rhea and QEMU, and compare
+///
+/// Each boot is timed from the start of the monitor to a line that the guest's init prints, in a lab machine on which
+/// one instruction takes one nanosecond: what is printed as ms are millions of instructions. The same kernel and the
+/// same initramfs for all; one vCPU, 128 MiB; the kernel as an ELF file and as Debian's bzImage; quiet and with its
+/// log on the serial console. Beside it: the guest's own clock at that line, KVM's exits until then, and the monitor's
+/// resident memory without the guest's. A first boot of each kind is not counted. Then, on this machine itself: the
+/// processor time from the start of a monitor to its answer to a QMP command. Ratios are to QEMU's `-M pc` with the
+/// ELF file. The results are also written to target/bench/boot.json.
+#[derive(Args)]
+pub(crate) struct BootArgs {
+    /// The monitor to compare with QEMU; built first if this is not given
+    #[arg(long)]
+    monitor: Option<PathBuf>,
+    /// Only cells with one of these in their names, such as "rhea", "elf" or "pc bzimage quiet"
+    #[arg(long)]
+    only: Vec<String>,
+    /// How many boots of each kind are counted; the smallest is shown
+    #[arg(long, default_value_t = 1)]
+    runs: u32,
+    /// Leave out the boots, and measure only the answer to QMP
+    #[arg(long)]
+    qmp_only: bool,
+    /// Measure here and now: this is what runs in the lab machine
+    #[arg(long, hide = true)]
+    here: bool,
+}
+
+/// Measures, prints and saves.
+pub(super) fn run(args: &BootArgs) -> Result<u8> {
+    if args.here {
+        return driver::run();
+    }
+    let monitor = match &args.monitor {
+        Some(path) => std::path::absolute(path)?,
+        None => demo::build()?,
+    };
+    let boots = if args.qmp_only { Vec::new() } else { boots(args, &monitor)? };
+    let answers = qmp::measure(&monitor)?;
+    report::print(&boots, &answers);
+    report::save(&boots, &answers)?;
+    Ok(0)
+}
+
+fn boots(args: &BootArgs, monitor: &Path) -> Result<Vec<Measured>> {
+    let wanted = |cell: &Cell| args.only.is_empty() || args.only.iter().any(|word| cell.to_string().contains(word));
+    let mut left: Vec<_> = Cell::all().filter(wanted).collect();
+    if left.is_empty() {
+        bail!("no cell has one of these in its name: {}", args.only.join(", "));
+    }
+    let mut machine = machine(monitor)?;
+    let mut measured: Vec<Measured> = Vec::new();
+    for _ in 0..ATTEMPTS {
+        let work = Work { rhea: monitor.to_path_buf(), runs: args.runs, cells: left.clone() };
+        let mut line = |line: &str| match serde_json::from_str::<Measured>(line) {
+            Ok(result) => {
+                println!("{}: {:.0} ms", result.cell, result.total);
+                measured.push(result);
+            }
+            Err(_) => println!("{line}"),
+        };
+        let outcome = machine.run(&serde_json::to_string(&work)?, &mut line);
+        left.retain(|cell| !measured.iter().any(|result| result.cell == *cell));
+        match outcome {
+            Ok(0) if left.is_empty() => return Ok(measured),
+            Ok(status) => bail!("the benchmark's driver ended with status {status}"),
+            Err(error) => println!("again with the {} cells left: {error:#}", left.len()),
+        }
+    }
+    bail!("the counting machine stopped {ATTEMPTS} times");
+}
+
+/// A counting machine with all that is booted and compared.
+fn machine(monitor: &Path) -> Result<Counted> {
+    let kernel = Flavor::Cloud.get()?;
+    let initramfs = guest::directory()?.join("initramfs-bench");
+    std::fs::write(&initramfs, Initramfs::new("bench-init")?.finish())?;
+    let qemu = host::find_program("qemu-system-x86_64").context("QEMU is not installed")?;
+    let driver = std::env::current_exe()?;
+    let mut files = vec![
+        (Image::Elf.path().to_owned(), kernel.vmlinux),
+        (Image::Bzimage.path().to_owned(), kernel.vmlinuz),
+        (cell::INITRAMFS.to_owned(), initramfs),
+        (cell::DRIVER.to_owned(), driver.clone()),
+    ];
+    files.extend(Monitor::firmware()?);
+    let mut programs = vec![qemu, driver];
+    if monitor.is_file() {
+        programs.push(monitor.to_path_buf());
+    }
+    Counted::new(programs, files)
+}

@@ -1,0 +1,154 @@
+//! One cell of the comparison: which monitor boots what, and what came of it.
+
+use std::fmt;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context, Result};
+use serde::{Deserialize, Serialize};
+
+/// Where the counting machine has the guest's initramfs and the driver.
+pub(super) const INITRAMFS: &str = "bench/initramfs";
+pub(super) const DRIVER: &str = "bench/driver";
+
+/// The guest's memory.
+pub(super) const MEMORY_MIB: u64 = 128;
+
+/// A monitor with its machine.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum Monitor {
+    Rhea,
+    QemuPc,
+    QemuMicrovm,
+}
+
+/// The form of the kernel.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum Image {
+    Elf,
+    Bzimage,
+}
+
+/// Whether the kernel prints its log.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum Console {
+    Quiet,
+    Log,
+}
+
+/// One cell.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Cell {
+    pub(crate) monitor: Monitor,
+    pub(crate) image: Image,
+    pub(crate) console: Console,
+}
+
+/// What the driver is to do.
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) struct Work {
+    pub(super) rhea: PathBuf,
+    pub(super) runs: u32,
+    pub(super) cells: Vec<Cell>,
+}
+
+/// What one cell came to.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct Measured {
+    pub(crate) cell: Cell,
+    /// From the start of the monitor to init's mark, in ms of counted time.
+    pub(crate) total: f64,
+    /// The guest's own clock at the mark, in ms.
+    pub(crate) guest: f64,
+    /// KVM's exits until the mark.
+    pub(crate) exits: Option<u64>,
+    /// Resident memory of the monitor without the guest's, in KiB.
+    pub(crate) memory: u64,
+}
+
+impl Monitor {
+    /// The firmware that QEMU loads, by its path in QEMU's own directory.
+    pub(super) fn firmware() -> Result<Vec<(String, PathBuf)>> {
+        let names = ["bios-256k.bin", "bios-microvm.bin", "kvmvapic.bin", "linuxboot_dma.bin", "pvh.bin"];
+        names.into_iter().map(|name| Ok((format!("usr/share/qemu/{name}"), find_firmware(name)?))).collect()
+    }
+
+    fn name(self) -> &'static str {
+        match self {
+            Self::Rhea => "rhea",
+            Self::QemuPc => "qemu pc",
+            Self::QemuMicrovm => "qemu microvm",
+        }
+    }
+
+    fn machine(self) -> &'static str {
+        match self {
+            Self::Rhea | Self::QemuPc => "pc",
+            Self::QemuMicrovm => "microvm,rtc=on",
+        }
+    }
+}
+
+fn find_firmware(name: &str) -> Result<PathBuf> {
+    let directories = ["/usr/share/qemu", "/usr/share/seabios"];
+    let found = directories.iter().map(|directory| Path::new(directory).join(name)).find(|path| path.is_file());
+    found.with_context(|| format!("QEMU's firmware {name} is in none of {}", directories.join(", ")))
+}
+
+impl Image {
+    /// Where the counting machine has it, below the root.
+    pub(super) fn path(self) -> &'static str {
+        match self {
+            Self::Elf => "bench/vmlinux",
+            Self::Bzimage => "bench/vmlinuz",
+        }
+    }
+}
+
+impl Cell {
+    /// All cells.
+    pub(super) fn all() -> impl Iterator<Item = Self> {
+        let monitors = [Monitor::QemuPc, Monitor::QemuMicrovm, Monitor::Rhea];
+        let of_monitor = |monitor| {
+            [Image::Elf, Image::Bzimage].into_iter().flat_map(move |image| {
+                [Console::Quiet, Console::Log].into_iter().map(move |console| Self { monitor, image, console })
+            })
+        };
+        monitors.into_iter().flat_map(of_monitor)
+    }
+
+    /// The command line. The same for every monitor, but for the machine's name.
+    pub(super) fn command(&self, rhea: &Path) -> Command {
+        let program = match self.monitor {
+            Monitor::Rhea => rhea,
+            Monitor::QemuPc | Monitor::QemuMicrovm => Path::new("/usr/bin/qemu-system-x86_64"),
+        };
+        let append = match self.console {
+            Console::Quiet => "console=ttyS0 quiet",
+            Console::Log => "console=ttyS0",
+        };
+        let mut command = Command::new(program);
+        command.args(["-machine", self.monitor.machine(), "-accel", "kvm", "-cpu", "host", "-nodefaults"]);
+        command.args(["-display", "none", "-serial", "stdio", "-smp", "1", "-m", &MEMORY_MIB.to_string()]);
+        command.arg("-kernel").arg(Path::new("/").join(self.image.path()));
+        command.arg("-initrd").arg(Path::new("/").join(INITRAMFS)).args(["-append", append]);
+        command
+    }
+}
+
+impl fmt::Display for Cell {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let image = match self.image {
+            Image::Elf => "elf",
+            Image::Bzimage => "bzimage",
+        };
+        let console = match self.console {
+            Console::Quiet => "quiet",
+            Console::Log => "log",
+        };
+        write!(f, "{} {image} {console}", self.monitor.name())
+    }
+}

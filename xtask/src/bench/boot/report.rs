@@ -1,0 +1,58 @@
+//! The comparison in print and as a file.
+
+use std::fs;
+
+use anyhow::Result;
+use serde_json::json;
+
+use super::super::table;
+use super::cell::{Cell, Console, Image, Measured, Monitor};
+use super::qmp::Answer;
+use crate::paths;
+
+/// All ratios are to this.
+const BASE: Cell = Cell { monitor: Monitor::QemuPc, image: Image::Elf, console: Console::Quiet };
+
+/// Prints both tables.
+pub(super) fn print(boots: &[Measured], answers: &[Answer]) {
+    let base = boots.iter().find(|boot| boot.cell == BASE).map(|boot| boot.total);
+    let mut rows = vec![heads(&["boot", "ms", "ratio", "guest's own ms", "exits", "own memory, MiB"])];
+    rows.extend(boots.iter().map(|boot| {
+        vec![
+            boot.cell.to_string(),
+            format!("{:.0}", boot.total),
+            base.map_or_else(|| "-".into(), |base| format!("{:.3}", boot.total / base)),
+            format!("{:.0}", boot.guest),
+            boot.exits.map_or_else(|| "-".into(), |exits| exits.to_string()),
+            format!("{:.1}", mebibytes(boot.memory)),
+        ]
+    }));
+    if !boots.is_empty() {
+        println!("\nfrom exec to init, 1 ms = 1 million instructions\n{}", table::format(&rows));
+    }
+    let mut rows = vec![heads(&["answer", "processor ms"])];
+    rows.extend(
+        answers
+            .iter()
+            .map(|answer| vec![format!("{} {}", answer.monitor, answer.kernel), format!("{:.1}", answer.processor)]),
+    );
+    println!("\nfrom exec to an answer on the QMP socket\n{}", table::format(&rows));
+}
+
+/// Writes `target/bench/boot.json`.
+pub(super) fn save(boots: &[Measured], answers: &[Answer]) -> Result<()> {
+    let directory = paths::target().join("bench");
+    fs::create_dir_all(&directory)?;
+    let file = directory.join("boot.json");
+    fs::write(&file, serde_json::to_vec_pretty(&json!({"boots": boots, "answers": answers}))?)?;
+    println!("\nsaved in {}", file.display());
+    Ok(())
+}
+
+fn heads(words: &[&str]) -> Vec<String> {
+    words.iter().map(|word| (*word).to_owned()).collect()
+}
+
+fn mebibytes(kibibytes: u64) -> f64 {
+    f64::from(u32::try_from(kibibytes).unwrap_or(u32::MAX)) / 1024.0
+}

@@ -1,0 +1,127 @@
+//! The counting lab: a machine on which time is a count of instructions, so that two runs of the same work differ by
+//! less than a thousandth, whatever else the host does.
+//!
+//! All programs and images lie in its initramfs: a host disk would bring the host's time in. It has one processor.
+//! About half of its runs stop at some point without an error, so it is watched, and started again with the work that
+//! is left and another content, for the same content would stop at the same place.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+
+use crate::initramfs::Initramfs;
+use crate::kernel::{Flavor, Kernel};
+use crate::lab::emulator::Emulator;
+use crate::{packages, paths};
+
+const MODULES: &[&str] = &["virtio_pci", "virtio_console", "kvm_amd"];
+
+/// One instruction is one nanosecond, and nothing is random.
+const MACHINE: &[&str] = &[
+    "-accel",
+    "tcg,thread=single",
+    "-icount",
+    "shift=0,sleep=off",
+    "-smp",
+    "1",
+    "-cpu",
+    "max,-rdrand,-rdseed",
+    "-rtc",
+    "base=2026-01-01,clock=vm",
+    "-seed",
+    "1",
+    "-machine",
+    "q35",
+    "-m",
+    "2048",
+    "-nodefaults",
+    "-no-reboot",
+    "-display",
+    "none",
+    "-device",
+    "virtio-serial-pci",
+    "-chardev",
+    "stdio,id=out,signal=off",
+    "-device",
+    "virtconsole,chardev=out",
+];
+
+const KERNEL_ARGUMENTS: &str = "console=ttyS0 quiet panic=-1 mitigations=off nokaslr norandmaps tsc=reliable \
+                                clocksource=tsc no_timer_check";
+
+/// A run of this much host time is a run that has stopped.
+const LIMIT: Duration = Duration::from_secs(900);
+/// So is one that prints nothing for this long; a measured boot takes a tenth of it.
+const SILENCE: Duration = Duration::from_secs(120);
+
+/// The files of a counting machine, and the number of times it was started.
+pub(super) struct Counted {
+    kernel: Kernel,
+    files: Vec<(String, PathBuf)>,
+    programs: Vec<PathBuf>,
+    attempt: u32,
+}
+
+impl Counted {
+    /// A machine with these programs at their own paths and these files at the paths given.
+    pub(super) fn new(programs: Vec<PathBuf>, files: Vec<(String, PathBuf)>) -> Result<Self> {
+        packages::ensure(packages::LAB)?;
+        Ok(Self { kernel: Flavor::Generic.get()?, files, programs, attempt: 0 })
+    }
+
+    /// Runs the benchmark's driver on `work`; its lines go to `line`. An error means that the machine stopped.
+    pub(super) fn run(&mut self, work: &str, line: &mut dyn FnMut(&str)) -> Result<u8> {
+        self.attempt += 1;
+        let directory = paths::cache().join(format!("bench-{}", std::process::id()));
+        fs::create_dir_all(&directory)?;
+        let outcome = self.run_in(&directory, work, line);
+        fs::remove_dir_all(&directory)?;
+        outcome
+    }
+
+    fn run_in(&self, directory: &Path, work: &str, line: &mut dyn FnMut(&str)) -> Result<u8> {
+        let initramfs = directory.join("initramfs");
+        fs::write(&initramfs, self.initramfs(work)?)?;
+        let mut machine = Command::new("qemu-system-x86_64");
+        machine.args(MACHINE).arg("-kernel").arg(&self.kernel.vmlinux).arg("-initrd").arg(&initramfs);
+        machine.args(["-append", KERNEL_ARGUMENTS]);
+        machine.arg("-serial").arg(format!("file:{}", directory.join("kernel.log").display()));
+        let mut lines = Lines::default();
+        let mut show = |bytes: &[u8]| {
+            lines.feed(bytes, line);
+            Ok(())
+        };
+        Emulator::start(machine)?.watch(LIMIT, SILENCE, &mut show).context("the counting machine stopped")
+    }
+
+    fn initramfs(&self, work: &str) -> Result<Vec<u8>> {
+        let mut initramfs = Initramfs::new("bench-lab-init")?.modules(&self.kernel.modules, MODULES)?;
+        for program in &self.programs {
+            initramfs = initramfs.program(program)?;
+        }
+        for (path, source) in &self.files {
+            initramfs = initramfs.file(path, 0o755, &fs::read(source)?);
+        }
+        let salt = "salt ".repeat(usize::try_from(self.attempt)? * 1000);
+        Ok(initramfs.file("bench/work", 0o644, work.as_bytes()).file("bench/salt", 0o644, salt.as_bytes()).finish())
+    }
+}
+
+/// Bytes to lines.
+#[derive(Default)]
+struct Lines(Vec<u8>);
+
+impl Lines {
+    fn feed(&mut self, bytes: &[u8], line: &mut dyn FnMut(&str)) {
+        for byte in bytes {
+            if *byte == b'\n' {
+                line(&String::from_utf8_lossy(&std::mem::take(&mut self.0)));
+            } else {
+                self.0.push(*byte);
+            }
+        }
+    }
+}

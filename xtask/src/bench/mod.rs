@@ -1,0 +1,21 @@
+//! Benchmarks: Rhea beside QEMU in one run, on the same files.
+
+mod boot;
+mod counted;
+mod table;
+
+use anyhow::Result;
+use clap::Subcommand;
+
+/// What to measure.
+#[derive(Subcommand)]
+pub(crate) enum BenchVerb {
+    Boot(boot::BootArgs),
+}
+
+/// Runs one benchmark.
+pub(crate) fn run(verb: &BenchVerb) -> Result<u8> {
+    match verb {
+        BenchVerb::Boot(args) => boot::run(args),
+    }
+}

@@ -1,0 +1,79 @@
+//! A running emulator that talks to us in [markers](super::markers): its start, its watch, its end.
+
+use std::io::Read;
+use std::process::{Child, ChildStdout, Command, Stdio};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+
+use super::markers::{Filter, Marker};
+use crate::command;
+
+/// The running emulator; ended when dropped.
+pub(crate) struct Emulator {
+    process: Child,
+    output: Receiver<Vec<u8>>,
+    start: Instant,
+}
+
+impl Emulator {
+    /// Starts it; its standard output is ours to read.
+    pub(crate) fn start(mut emulator: Command) -> Result<Self> {
+        let mut process = emulator
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .spawn()
+            .with_context(|| format!("cannot start {}", command::line(&emulator)))?;
+        let stdout = process.stdout.take().context("the emulator has no standard output")?;
+        let (sender, output) = channel();
+        thread::spawn(move || forward(stdout, &sender));
+        Ok(Self { process, output, start: Instant::now() })
+    }
+
+    /// Passes the program's output on until its exit status comes. It is an error if that takes longer than `limit`,
+    /// or if for as long as `silence` nothing comes at all.
+    pub(crate) fn watch(
+        &mut self,
+        limit: Duration,
+        silence: Duration,
+        show: &mut dyn FnMut(&[u8]) -> Result<()>,
+    ) -> Result<u8> {
+        let mut filter = Filter::default();
+        loop {
+            let left = limit.saturating_sub(self.start.elapsed()).min(silence);
+            let bytes = match self.output.recv_timeout(left) {
+                Ok(bytes) => bytes,
+                Err(RecvTimeoutError::Timeout) => bail!("the lab said nothing more, {} s long", left.as_secs()),
+                Err(RecvTimeoutError::Disconnected) => bail!("the lab machine ended without an exit status"),
+            };
+            let mut plain = Vec::new();
+            let markers = filter.feed(&bytes, &mut plain);
+            show(&plain)?;
+            for marker in markers {
+                match marker {
+                    Marker::Up => println!("lab: up after {:.1} s", self.start.elapsed().as_secs_f64()),
+                    Marker::Exit(status) => return Ok(status),
+                }
+            }
+        }
+    }
+}
+
+impl Drop for Emulator {
+    fn drop(&mut self) {
+        // It has written all that matters: the output directory is the host's own, the rest is thrown away.
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
+
+fn forward(mut from: ChildStdout, to: &Sender<Vec<u8>>) {
+    let mut buffer = [0; 4096];
+    while let Ok(length @ 1..) = from.read(&mut buffer) {
+        if to.send(buffer[..length].to_vec()).is_err() {
+            break;
+        }
+    }
+}

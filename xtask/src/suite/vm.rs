@@ -1,0 +1,257 @@
+//! A virtual machine under test: a monitor's process, the guest's console, QMP.
+
+use std::fs;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::process::{Child, ChildStdin, Command, ExitStatus, Stdio};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail, ensure};
+
+use super::console::Console;
+use super::qmp::Qmp;
+use super::stage::Stage;
+use crate::command;
+use crate::kernel::Flavor;
+
+/// A guest boots within this, even on a busy machine that emulates its processor's virtualization.
+const BOOT: Duration = Duration::from_secs(120);
+/// A command in a guest ends within this.
+const COMMAND: Duration = Duration::from_secs(90);
+/// A monitor that was asked to end does so within this.
+const END: Duration = Duration::from_secs(30);
+
+/// What a machine is to be like.
+pub(crate) struct Recipe<'a> {
+    stage: &'a Stage<'a>,
+    flavor: Flavor,
+    elf: bool,
+    memory: u32,
+    processors: u32,
+    append: String,
+    arguments: Vec<String>,
+    has_init: bool,
+}
+
+impl<'a> Recipe<'a> {
+    pub(super) fn new(stage: &'a Stage<'a>) -> Self {
+        Self {
+            stage,
+            flavor: Flavor::Cloud,
+            elf: false,
+            memory: 256,
+            processors: 1,
+            append: "console=ttyS0 quiet panic=-1".into(),
+            arguments: Vec::new(),
+            has_init: false,
+        }
+    }
+
+    /// Boots another of Debian's kernels.
+    pub(crate) fn flavor(mut self, flavor: Flavor) -> Self {
+        self.flavor = flavor;
+        self
+    }
+
+    /// Boots the ELF file out of the bzImage.
+    pub(crate) fn elf(mut self) -> Self {
+        self.elf = true;
+        self
+    }
+
+    /// Gives it this many processors.
+    pub(crate) fn processors(mut self, count: u32) -> Self {
+        self.processors = count;
+        self
+    }
+
+    /// Mounts this as the root file system and runs its init.
+    pub(crate) fn root_on(mut self, device: &str) -> Self {
+        self.has_init = true;
+        self.append(&format!("root={device}"))
+    }
+
+    /// Adds to the kernel's command line.
+    pub(crate) fn append(mut self, words: &str) -> Self {
+        self.append += &format!(" {words}");
+        self
+    }
+
+    /// Adds to the monitor's command line.
+    pub(crate) fn with(mut self, arguments: &[&str]) -> Self {
+        self.arguments.extend(arguments.iter().map(|&argument| argument.to_owned()));
+        self
+    }
+
+    /// Adds a virtio disk.
+    pub(crate) fn disk(self, image: &Path, format: &str) -> Self {
+        let drive = format!("file={},format={format},if=virtio", image.display());
+        self.with(&["-drive", &drive])
+    }
+
+    /// Boots from the first virtio disk.
+    pub(crate) fn root(self, image: &Path, format: &str) -> Self {
+        self.disk(image, format).root_on("/dev/vda")
+    }
+
+    /// Starts the monitor.
+    pub(crate) fn launch(self) -> Result<Vm> {
+        let qmp = self.stage.scratch().join("qmp");
+        // A socket that an earlier machine of the same scenario left would be taken for this one's.
+        let _ = fs::remove_file(&qmp);
+        let mut monitor = self.command(&qmp)?;
+        self.stage.note(&command::line(&monitor));
+        let mut process = monitor.spawn().with_context(|| format!("cannot start {}", command::line(&monitor)))?;
+        let input = process.stdin.take().context("the monitor has no standard input")?;
+        let output = process.stdout.take().context("the monitor has no standard output")?;
+        let console = Console::start(output, &self.stage.log("console"))?;
+        Ok(Vm { process, input, console, qmp, has_init: self.has_init })
+    }
+
+    /// Starts the monitor and waits for the guest's shell.
+    pub(crate) fn boot(self) -> Result<Vm> {
+        let mut vm = self.launch()?;
+        vm.ready()?;
+        Ok(vm)
+    }
+
+    fn command(&self, qmp: &Path) -> Result<Command> {
+        let boot = self.stage.boot(self.flavor);
+        let mut monitor = Command::new(self.stage.monitor());
+        monitor.args(["-machine", "pc", "-accel", "kvm", "-cpu", "host", "-nodefaults", "-display", "none"]);
+        monitor.args(["-m", &self.memory.to_string(), "-smp", &self.processors.to_string()]);
+        monitor.arg("-kernel").arg(if self.elf { &boot.kernel.vmlinux } else { &boot.kernel.vmlinuz });
+        monitor.arg("-initrd").arg(&boot.initramfs).args(["-append", &self.append]);
+        monitor.args(["-serial", "stdio", "-qmp", &format!("unix:{},server=on,wait=off", qmp.display())]);
+        monitor.args(&self.arguments);
+        monitor.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(self.stage.log_file("stderr")?);
+        Ok(monitor)
+    }
+}
+
+/// A running machine; killed when dropped.
+pub(crate) struct Vm {
+    process: Child,
+    input: ChildStdin,
+    console: Console,
+    qmp: PathBuf,
+    has_init: bool,
+}
+
+impl Vm {
+    /// Waits for the guest's shell to come up.
+    pub(crate) fn ready(&mut self) -> Result<()> {
+        self.wait_for("guest ready after ", BOOT)?;
+        self.wait_for("\n", COMMAND).map(drop)
+    }
+
+    /// Waits until the console shows this, and gives what came before.
+    pub(crate) fn wait_for(&mut self, text: &str, limit: Duration) -> Result<String> {
+        self.console.wait_for(text, limit).with_context(|| format!("the monitor's threads:\n{}", self.threads()))
+    }
+
+    /// What each thread of the monitor is waiting for in the kernel, for whoever has to explain a hang.
+    fn threads(&self) -> String {
+        let tasks = fs::read_dir(format!("/proc/{}/task", self.pid())).into_iter().flatten().flatten();
+        let line = |task: fs::DirEntry| {
+            let read = |name| fs::read_to_string(task.path().join(name)).unwrap_or_default().trim().to_owned();
+            format!("  {} in {} ({})", read("comm"), read("wchan"), read("syscall"))
+        };
+        tasks.map(line).collect::<Vec<_>>().join("\n")
+    }
+
+    /// Runs a command in the guest and gives what it printed; its failure is ours.
+    pub(crate) fn run(&mut self, line: &str) -> Result<String> {
+        self.run_within(line, COMMAND)
+    }
+
+    /// The same for a command that takes its time.
+    pub(crate) fn run_within(&mut self, line: &str, limit: Duration) -> Result<String> {
+        self.type_line(&format!("{{ {line}; }} 2>&1; echo \"[status $?]\""))?;
+        let said = self.wait_for("[status ", limit).with_context(|| format!("guest command {line:?}"))?;
+        let status = self.wait_for("]", limit)?;
+        ensure!(status == "0", "guest command {line:?} ended with {status}: {said}");
+        Ok(said.replace('\r', "").trim().to_owned())
+    }
+
+    /// Types a line on the console.
+    pub(crate) fn type_line(&mut self, line: &str) -> Result<()> {
+        self.input.write_all(format!("{line}\n").as_bytes()).context("the monitor takes no more input")?;
+        self.input.flush().context("the monitor takes no more input")
+    }
+
+    /// How many bytes the console has shown; they count as looked at.
+    pub(crate) fn console_length(&mut self) -> usize {
+        self.console.skip()
+    }
+
+    /// Opens a QMP session.
+    pub(crate) fn qmp(&self) -> Result<Qmp> {
+        Qmp::connect(&self.qmp, END)
+    }
+
+    /// The monitor's process id.
+    pub(crate) fn pid(&self) -> u32 {
+        self.process.id()
+    }
+
+    /// Asks the guest to power off and expects the monitor to end well.
+    pub(crate) fn power_off(mut self) -> Result<()> {
+        self.ask_init("poweroff")?;
+        self.ends_well()
+    }
+
+    /// Has the guest reboot, and waits for its shell to come up again.
+    pub(crate) fn reboot(&mut self) -> Result<()> {
+        self.ask_init("reboot")?;
+        self.ready()
+    }
+
+    /// Without an init program, the kernel is asked directly.
+    fn ask_init(&mut self, action: &str) -> Result<()> {
+        let force = if self.has_init { "" } else { " -f" };
+        self.type_line(&format!("{action}{force}"))
+    }
+
+    /// Expects the monitor to end with status 0.
+    pub(crate) fn ends_well(mut self) -> Result<()> {
+        let status = self.wait()?;
+        ensure!(status.success(), "the monitor ended with {status}");
+        Ok(())
+    }
+
+    /// Ends the monitor as a power failure of its host would: at once.
+    pub(crate) fn kill(mut self) -> Result<()> {
+        self.process.kill()?;
+        self.process.wait()?;
+        Ok(())
+    }
+
+    /// Asks the monitor to end as an administrator would, and expects it to do so well.
+    pub(crate) fn terminate(self) -> Result<()> {
+        command::run(Command::new("kill").arg("-TERM").arg(self.pid().to_string()))?;
+        self.ends_well()
+    }
+
+    /// Waits for the monitor to end.
+    pub(crate) fn wait(&mut self) -> Result<ExitStatus> {
+        let start = Instant::now();
+        loop {
+            if let Some(status) = self.process.try_wait()? {
+                return Ok(status);
+            }
+            if start.elapsed() > END {
+                bail!("the monitor has not ended after {} s", END.as_secs());
+            }
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+}
+
+impl Drop for Vm {
+    fn drop(&mut self) {
+        // It may have ended long since, and then there is nothing to do.
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
