@@ -15,6 +15,7 @@ mod packages;
 mod paths;
 mod payload;
 mod process;
+mod python;
 mod suite;
 mod test;
 

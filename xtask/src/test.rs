@@ -3,13 +3,14 @@
 mod counts;
 
 use std::io::{BufRead, BufReader};
+use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use clap::Args;
 
-use crate::{command, host, packages, paths};
+use crate::{command, host, packages, paths, python};
 use counts::Counts;
 
 /// Run everything that continuous integration runs: format, lints, tests, documentation, scenarios in the lab
@@ -49,11 +50,12 @@ pub(crate) fn run(args: &TestArgs) -> Result<u8> {
     for needed in [packages::LAB, packages::DISK, packages::TOOLS, packages::TESTS] {
         packages::ensure(needed)?;
     }
+    let python = python::interpreter()?;
     let start = Instant::now();
     let mut total = Counts::default();
     let wanted = |step: &&Step| args.steps.is_empty() || args.steps.iter().any(|name| name == step.name);
     for step in STEPS.iter().filter(wanted) {
-        total += step.run()?;
+        total += step.run(&python)?;
     }
     println!("all steps took {}", minutes(start.elapsed()));
     println!("{} passed, {} failed", total.passed, total.failed);
@@ -61,12 +63,13 @@ pub(crate) fn run(args: &TestArgs) -> Result<u8> {
 }
 
 impl Step {
-    fn run(&self) -> Result<Counts> {
+    fn run(&self, python: &Path) -> Result<Counts> {
         let start = Instant::now();
         let mut counts = Counts::default();
         for words in self.commands {
             let mut command = Command::new(words[0]);
-            command.args(&words[1..]).envs(self.env.iter().copied()).current_dir(paths::root());
+            command.args(&words[1..]).envs(self.env.iter().copied()).env("RHEA_TEST_PYTHON", python);
+            command.current_dir(paths::root());
             println!("== {}: {}", self.name, command::line(&command));
             counts += follow(&mut command)?;
         }
