@@ -1,8 +1,15 @@
-//! Rhea: a microVM monitor in QEMU-KVM's place. The program is `main.rs`; everything else is here so that tests can reach it.
+//! Rhea: a microVM monitor in QEMU-KVM's place. The program is `main.rs`; everything else is here so that tests can
+//! reach it.
+
+pub mod board;
 pub mod chardev;
+pub mod cpu;
 pub mod ctl;
 pub mod hmp;
 pub mod logging;
+pub mod machine;
+pub mod process;
 pub mod qmp;
 pub mod seccomp;
 pub mod spec;
+pub mod vcpu;

@@ -236,6 +236,15 @@ impl Vcpu {
         self.fd.set_regs(regs).map_err(self.failed("KVM_SET_REGS"))
     }
 
+    /// The guest-physical address behind a linear one, by the vCPU's page tables; `None` where nothing is mapped.
+    ///
+    /// # Errors
+    /// When the ioctl fails.
+    pub fn translate(&self, linear: u64) -> Result<Option<u64>, VcpuError> {
+        let found = self.fd.translate_gva(linear).map_err(self.failed("KVM_TRANSLATE"))?;
+        Ok((found.valid != 0).then_some(found.physical_address))
+    }
+
     /// The segment, control and descriptor table registers.
     ///
     /// # Errors

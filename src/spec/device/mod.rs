@@ -54,6 +54,18 @@ impl DeviceSpec {
         }
     }
 
+    /// The name of its driver, as `-device` lists it.
+    #[must_use]
+    pub fn driver(&self) -> &'static str {
+        match self {
+            Self::VirtioBlk(_) => "virtio-blk-pci",
+            Self::VirtioRng(_) => "virtio-rng-pci",
+            Self::IsaSerial(_) => "isa-serial",
+            Self::IsaDebugExit(_) => "isa-debug-exit",
+            Self::IsaDebugcon(_) => "isa-debugcon",
+        }
+    }
+
     /// The `id=`.
     #[must_use]
     pub fn id(&self) -> Option<&str> {

@@ -1,0 +1,208 @@
+//! One short step for each kind of device: make it, wire it, put it where the plan says.
+
+use std::sync::Arc;
+
+use rhea_block::Image;
+use rhea_devices::block_errors::ErrorPolicy;
+use rhea_devices::block_stats::BlockStats;
+use rhea_devices::chardev::CharBackend;
+use rhea_devices::irq::{IrqLine, WiredOr};
+use rhea_devices::legacy::LegacyChip;
+use rhea_devices::legacy::cmos::{Cmos, CmosLayout};
+use rhea_devices::legacy::debug::{DebugConsole, DebugExit, SystemPorts};
+use rhea_devices::legacy::i8042::I8042;
+use rhea_devices::legacy::serial::Serial;
+use rhea_devices::lifecycle::Lifecycle;
+use rhea_devices::pci::host::{CONFIG_PORT_COUNT, CONFIG_PORTS};
+use rhea_devices::pci::i440fx::I440fx;
+use rhea_devices::pci::piix3::Piix3;
+use rhea_devices::pci::piix4_pm::{Piix4Pm, PmOptions};
+use rhea_devices::pci::{Bdf, PciFunction};
+use rhea_devices::virtio::blk::{BlkConnections, VirtioBlk};
+use rhea_devices::virtio::device::VirtioDevice;
+use rhea_devices::virtio::iothread::{IoThread, Placement};
+use rhea_devices::virtio::rng::{RngConfig, RngSource, VirtioRng};
+use rhea_devices::virtio::transport::{Connections, VirtioPci, VirtioPciConfig};
+
+use super::plan::{BlkPlan, IsaDevice, IsaPlan, PciDevice, PciPlan, Plan, RngPlan};
+use super::{BoardError, Wiring};
+
+/// The ISA interrupts of the fixed chips.
+mod interrupt {
+    pub(super) const KEYBOARD: usize = 1;
+    pub(super) const CLOCK: usize = 8;
+    pub(super) const SCI: usize = 9;
+    pub(super) const MOUSE: usize = 12;
+}
+
+/// Where the board's own functions are.
+pub(super) mod slot {
+    use rhea_devices::pci::Bdf;
+    pub(in crate::board) const HOST: Bdf = Bdf::new(0, 0, 0);
+    pub(in crate::board) const ISA: Bdf = Bdf::new(0, 1, 0);
+    pub(in crate::board) const POWER: Bdf = Bdf::new(0, 1, 3);
+}
+
+/// What the host gives to devices: ends of character devices, disks, threads, and ears for errors.
+pub trait Backends {
+    /// The character device with this id.
+    ///
+    /// # Errors
+    /// When there is none, or a device has it.
+    fn chardev(&self, id: &str) -> Result<Arc<dyn CharBackend>, BoardError>;
+    /// The block node with this name, for the guest to use.
+    ///
+    /// # Errors
+    /// When there is none, it is in use, or cannot be used as the plan asks.
+    fn image(&self, plan: &BlkPlan, id: &str) -> Result<Arc<dyn Image>, BoardError>;
+    /// The counters of a disk.
+    fn stats(&self, id: &str) -> Arc<BlockStats>;
+    /// What to do about a disk's errors.
+    fn errors(&self, plan: &BlkPlan, id: &str) -> ErrorPolicy;
+    /// The thread of an `iothread` object.
+    ///
+    /// # Errors
+    /// When there is none.
+    fn iothread(&self, id: &str) -> Result<Arc<IoThread>, BoardError>;
+}
+
+/// The interrupts of the ISA bus, each of which several chips may pull.
+pub(super) struct IsaInterrupts([Arc<WiredOr>; 16]);
+
+impl IsaInterrupts {
+    pub(super) fn new(pin: impl Fn(u32) -> Arc<dyn IrqLine>) -> Self {
+        let mut number = 0;
+        Self(std::array::from_fn(|_| {
+            let wire = WiredOr::new(pin(number));
+            number += 1;
+            wire
+        }))
+    }
+
+    pub(super) fn tap(&self, number: usize) -> Arc<dyn IrqLine> {
+        self.0.get(number).map_or_else(|| Arc::new(rhea_devices::irq::Unconnected) as Arc<dyn IrqLine>, WiredOr::tap)
+    }
+
+    /// One for each that PCI can be led to.
+    pub(super) fn for_pci(&self) -> [Option<Arc<dyn IrqLine>>; 16] {
+        std::array::from_fn(|number| Some(self.tap(number)))
+    }
+}
+
+/// Adds devices to a board that is being built.
+pub(super) struct Attacher<'a> {
+    pub(super) wiring: &'a Wiring,
+    pub(super) isa: &'a IsaInterrupts,
+    pub(super) backends: &'a dyn Backends,
+    pub(super) devices: Vec<Arc<dyn Lifecycle>>,
+}
+
+impl Attacher<'_> {
+    fn chip<C: LegacyChip + 'static>(&mut self, chip: C) -> Result<(), BoardError> {
+        let chip = Arc::new(chip);
+        for range in Arc::clone(&chip).ports() {
+            self.wiring.spaces.insert_ports(range.base, range.len, range.device)?;
+        }
+        self.devices.push(chip);
+        Ok(())
+    }
+
+    fn function<F: PciFunction + 'static>(&mut self, bdf: Bdf, function: Arc<F>) -> Result<(), BoardError> {
+        self.wiring.pci.insert(bdf, Arc::clone(&function) as Arc<dyn PciFunction>)?;
+        self.devices.push(function);
+        Ok(())
+    }
+
+    /// The configuration ports, and the chips without which the board is none.
+    pub(super) fn attach_chipset(&mut self, isa_bridge: Arc<Piix3>) -> Result<Arc<Piix4Pm>, BoardError> {
+        let ports = Arc::clone(&self.wiring.pci) as Arc<dyn rhea_devices::bus::BusDevice>;
+        self.wiring.spaces.insert_ports(CONFIG_PORTS as u16, CONFIG_PORT_COUNT as u16, ports)?;
+        self.devices.push(Arc::clone(&self.wiring.pci) as Arc<dyn Lifecycle>);
+        self.function(slot::HOST, Arc::new(I440fx::new()))?;
+        self.function(slot::ISA, isa_bridge)?;
+        // Without firmware nothing would wake the guest.
+        let options = PmOptions { disable_s3: true, disable_s4: true, ..PmOptions::default() };
+        let sci = self.isa.tap(interrupt::SCI);
+        let power = Arc::new(Piix4Pm::new(slot::POWER, options, Arc::clone(&self.wiring.clock), sci));
+        self.function(slot::POWER, Arc::clone(&power))?;
+        Ok(power)
+    }
+
+    /// The keyboard controller, the clock and the odd ports that every PC has.
+    pub(super) fn attach_fixed_chips(&mut self, plan: &Plan) -> Result<(), BoardError> {
+        self.chip(I8042::new(self.isa.tap(interrupt::KEYBOARD), self.isa.tap(interrupt::MOUSE)))?;
+        let present = plan.processors.iter().filter(|p| p.1).count();
+        let memory = CmosLayout {
+            below_4g: plan.layout.below_4g(),
+            above_4g: plan.layout.above_4g(),
+            cpus: u8::try_from(present).unwrap_or(u8::MAX),
+            boot_order: [0; 3],
+            check_floppy_signature: false,
+        };
+        let irq = self.isa.tap(interrupt::CLOCK);
+        self.chip(Cmos::new(plan.rtc, &memory, Arc::clone(&self.wiring.clock), irq))?;
+        self.chip(SystemPorts::new())
+    }
+
+    pub(super) fn attach_isa(&mut self, plan: &IsaPlan) -> Result<(), BoardError> {
+        match &plan.device {
+            IsaDevice::Serial { base, irq, chardev, .. } => {
+                let backend = self.backends.chardev(chardev)?;
+                let irq = self.isa.tap(usize::from(*irq));
+                self.chip(Serial::new(plan.id.clone(), *base, irq, backend, Arc::clone(&self.wiring.clock)))
+            }
+            IsaDevice::DebugExit { base, size } => {
+                self.chip(DebugExit::new(*base, *size).map_err(BoardError::device(&plan.id))?)
+            }
+            IsaDevice::DebugConsole { base, readback, chardev } => {
+                self.chip(DebugConsole::new(*base, *readback, self.backends.chardev(chardev)?))
+            }
+        }
+    }
+
+    pub(super) fn attach_pci(&mut self, plan: &PciPlan) -> Result<(), BoardError> {
+        let device = match &plan.device {
+            PciDevice::Blk(blk) => self.blk(&plan.id, blk)?,
+            PciDevice::Rng(rng) => self.rng(&plan.id, rng)?,
+        };
+        let config = VirtioPciConfig {
+            interfaces: plan.virtio.interfaces,
+            vectors: plan.virtio.vectors,
+            multifunction: plan.multifunction,
+            indirect_desc: plan.virtio.indirect_desc,
+            event_idx: plan.virtio.event_idx,
+            queue_reset: plan.virtio.queue_reset,
+            ..VirtioPciConfig::new(&*plan.id, plan.bdf)
+        };
+        let to = Connections {
+            memory: Arc::clone(&self.wiring.ram),
+            line: self.wiring.intx.line(plan.bdf.device(), 1),
+            msi: Arc::clone(&self.wiring.msi),
+        };
+        let function = VirtioPci::new(config, device, to).map_err(BoardError::device(&plan.id))?;
+        self.function(plan.bdf, function)
+    }
+
+    fn blk(&self, id: &str, plan: &BlkPlan) -> Result<Box<dyn VirtioDevice>, BoardError> {
+        let placement = match &plan.iothread {
+            Some(thread) => Placement::Shared(self.backends.iothread(thread)?),
+            None => Placement::PerQueue,
+        };
+        let to = BlkConnections {
+            image: self.backends.image(plan, id)?,
+            placement,
+            stats: self.backends.stats(id),
+            errors: self.backends.errors(plan, id),
+        };
+        Ok(VirtioBlk::new(plan.config.clone(), to).map_err(BoardError::device(id))?)
+    }
+
+    fn rng(&self, id: &str, plan: &RngPlan) -> Result<Box<dyn VirtioDevice>, BoardError> {
+        let source = match &plan.filename {
+            Some(path) => RngSource::open(path).map_err(BoardError::device(id))?,
+            None => RngSource::Builtin,
+        };
+        let config = RngConfig { id: id.to_owned(), rate: plan.rate };
+        Ok(VirtioRng::new(config, source, Placement::PerQueue).map_err(BoardError::device(id))?)
+    }
+}

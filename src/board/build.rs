@@ -1,0 +1,115 @@
+//! From a plan to a board.
+
+use std::sync::Arc;
+
+use rhea_arch::kvm::Vm;
+use rhea_arch::x86_64::acpi::{AcpiSpec, Processor, SerialPort};
+use rhea_devices::clock::SharedClock;
+use rhea_devices::memory::GuestRam;
+use rhea_devices::pci::host::PciHost;
+use rhea_devices::pci::intx::{PirqRouter, pirq_of};
+use rhea_devices::pci::piix3::Piix3;
+use rhea_devices::pci::{Bdf, PciFunction};
+
+use super::attach::{Attacher, Backends, IsaInterrupts, slot};
+use super::bars::Assigner;
+use super::irq::{Doorbells, Messages, Wire};
+use super::load::Kernel;
+use super::memory::KernelMapper;
+use super::plan::{IsaDevice, Plan};
+use super::space::AddressSpaces;
+use super::{Board, BoardError, Wiring};
+
+/// PIIX3 PIRQ route registers, and the interrupts SeaBIOS leads the four wires to.
+const PIRQ_ROUTE: u8 = 0x60;
+const PIRQ_ROUTES: [u8; 4] = [10, 10, 11, 11];
+/// PIIX4: base of the power management registers and what enables it (82371AB, 7.1.18 and 7.1.24).
+const PM_BASE: u8 = 0x40;
+const PM_MISC: u8 = 0x80;
+const PM_ENABLE: u8 = 1;
+
+impl Board {
+    /// Makes and wires every device; nothing runs yet. `ram` is registered with `vm` already.
+    ///
+    /// # Errors
+    /// The first device that cannot be made.
+    pub fn build(
+        plan: &Plan,
+        vm: &Arc<Vm>,
+        ram: Arc<GuestRam>,
+        clock: SharedClock,
+        backends: &dyn Backends,
+    ) -> Result<Self, BoardError> {
+        let isa = IsaInterrupts::new(|gsi| Wire::connect(vm, gsi));
+        let intx = PirqRouter::new(isa.for_pci());
+        let isa_bridge = Arc::new(Piix3::new(Arc::clone(&intx)));
+        let wiring = Wiring {
+            ram,
+            clock,
+            msi: Arc::new(Messages(Arc::clone(vm))),
+            spaces: Arc::new(AddressSpaces::new(Box::new(Doorbells(Arc::clone(vm))))),
+            pci: Arc::new(PciHost::new(isa_bridge.reset_control())),
+            intx,
+        };
+        let mut attacher = Attacher { wiring: &wiring, isa: &isa, backends, devices: Vec::new() };
+        let power = attacher.attach_chipset(isa_bridge)?;
+        attacher.attach_fixed_chips(plan)?;
+        plan.isa.iter().try_for_each(|chip| attacher.attach_isa(chip))?;
+        plan.pci.iter().try_for_each(|function| attacher.attach_pci(function))?;
+        let devices = attacher.devices;
+        let acpi = plan.acpi.then(|| describe(plan));
+        let mapper = KernelMapper::new(Arc::clone(&wiring.ram));
+        let kernel = plan.kernel.as_ref().map(|kernel| Kernel::open(kernel, plan, acpi, mapper)).transpose()?;
+        Ok(Self { wiring, kernel, power, layout: plan.layout.clone(), ram_ranges: plan.ram.ranges.clone(), devices })
+    }
+
+    /// What firmware would have done for PCI before it started the operating system.
+    ///
+    /// # Errors
+    /// When the BARs do not fit the board's windows.
+    pub(super) fn configure_pci(&self) -> Result<(), BoardError> {
+        let pci = &self.wiring.pci;
+        if let Some(bridge) = pci.get(slot::ISA) {
+            for (register, route) in (PIRQ_ROUTE..).zip(PIRQ_ROUTES) {
+                let _ = bridge.config_write(register, &[route]);
+            }
+        }
+        if let Some(power) = pci.get(slot::POWER) {
+            let base = u32::from(rhea_arch::x86_64::layout::ports::PM_BASE) | 1;
+            let _ = power.config_write(PM_BASE, &base.to_le_bytes());
+            let _ = power.config_write(PM_MISC, &[PM_ENABLE]);
+        }
+        let mut assigner = Assigner::new(self.layout.pci_window_32());
+        for (bdf, function) in pci.functions() {
+            assigner.assign(bdf, &*function, |pin| interrupt_of(bdf, &*function, pin))?;
+        }
+        Ok(())
+    }
+}
+
+/// The ISA interrupt that a function's pin leads to; the PIIX4's own is fixed.
+fn interrupt_of(bdf: Bdf, _: &dyn PciFunction, pin: u8) -> Option<u8> {
+    match (bdf, pin) {
+        (_, 0) => None,
+        (slot::POWER, _) => Some(9),
+        _ => PIRQ_ROUTES.get(pirq_of(bdf.device(), pin)).copied(),
+    }
+}
+
+/// What ACPI says of the machine.
+fn describe(plan: &Plan) -> AcpiSpec {
+    let processors =
+        plan.processors.iter().map(|&(apic_id, present)| Processor { apic_id, present, node: 0 }).collect();
+    let mut spec = AcpiSpec::new(plan.layout.clone(), processors);
+    spec.keyboard = true;
+    spec.mouse = true;
+    spec.serial_ports = plan.isa.iter().filter_map(|chip| serial_port(&chip.device)).collect();
+    spec
+}
+
+fn serial_port(device: &IsaDevice) -> Option<SerialPort> {
+    match *device {
+        IsaDevice::Serial { index, base, irq, .. } => Some(SerialPort { number: index + 1, base, irq }),
+        _ => None,
+    }
+}

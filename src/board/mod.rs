@@ -1,0 +1,216 @@
+//! The board: devices made and wired to buses, interrupts and memory, one short `attach_*` for each kind.
+//!
+//! A [`plan::Plan`] says what there is and where; nothing here decides, and nothing is refused that a plan could have
+//! refused. The board knows every room (arch, devices, block) and is known by the machine only.
+
+pub mod attach;
+mod bars;
+mod build;
+mod irq;
+mod load;
+pub mod memory;
+pub mod plan;
+mod space;
+
+use std::fmt::Write as _;
+use std::sync::Arc;
+
+use kvm_bindings::{kvm_regs, kvm_sregs};
+use rhea_arch::x86_64::boot::BootError;
+use rhea_arch::x86_64::layout::MemoryLayout;
+use rhea_devices::bus::Effect;
+use rhea_devices::clock::SharedClock;
+use rhea_devices::irq::MsiSink;
+use rhea_devices::lifecycle::{DeviceError, Lifecycle};
+use rhea_devices::memory::GuestRam;
+use rhea_devices::pci::host::{PciError, PciHost};
+use rhea_devices::pci::intx::PirqRouter;
+use rhea_devices::pci::piix4_pm::Piix4Pm;
+use rhea_devices::pci::{Bdf, PciFunction, Space};
+use thiserror::Error;
+
+use crate::vcpu::Platform;
+use load::Kernel;
+use space::AddressSpaces;
+
+/// Why the board cannot be built or started.
+#[derive(Debug, Error)]
+#[non_exhaustive]
+pub enum BoardError {
+    /// Guest memory.
+    #[error(transparent)]
+    Ram(#[from] memory::RamError),
+    /// KVM's virtual machine.
+    #[error("KVM")]
+    Vm(#[source] Box<dyn std::error::Error + Send + Sync>),
+    /// A device refuses its configuration, or the host what it needs.
+    #[error("device \"{id}\"")]
+    Device {
+        /// `id=` of the device.
+        id: String,
+        /// Why.
+        #[source]
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+    /// Two devices want one PCI address.
+    #[error(transparent)]
+    Pci(#[from] PciError),
+    /// Two devices want the same ports.
+    #[error(transparent)]
+    Ports(#[from] rhea_devices::bus::Overlap),
+    /// BARs do not fit.
+    #[error(transparent)]
+    Bars(#[from] bars::NoRoom),
+    /// The kernel, its initrd or command line.
+    #[error("cannot boot")]
+    Boot(#[from] BootError),
+    /// The tables handed to the guest do not fit.
+    #[error("cannot write the firmware tables into guest memory")]
+    Tables(#[source] Box<dyn std::error::Error + Send + Sync>),
+    /// A device did not start.
+    #[error(transparent)]
+    Start(#[from] DeviceError),
+}
+
+impl BoardError {
+    /// Wraps what a device's constructor said.
+    pub(crate) fn device<E: std::error::Error + Send + Sync + 'static>(id: &str) -> impl FnOnce(E) -> Self {
+        let id = id.to_owned();
+        move |source| Self::Device { id, source: Box::new(source) }
+    }
+}
+
+/// What every device is wired to.
+struct Wiring {
+    ram: Arc<GuestRam>,
+    clock: SharedClock,
+    msi: Arc<dyn MsiSink>,
+    spaces: Arc<AddressSpaces>,
+    pci: Arc<PciHost>,
+    intx: Arc<PirqRouter>,
+}
+
+/// The devices of a machine, wired.
+pub struct Board {
+    wiring: Wiring,
+    layout: MemoryLayout,
+    ram_ranges: Vec<(u64, u64)>,
+    kernel: Option<Kernel>,
+    power: Arc<Piix4Pm>,
+
+    /// In the order in which they start, pause and drain.
+    devices: Vec<Arc<dyn Lifecycle>>,
+}
+
+impl Board {
+    /// Every device, in the order in which they start, pause and drain.
+    #[must_use]
+    pub fn devices(&self) -> &[Arc<dyn Lifecycle>] {
+        &self.devices
+    }
+
+    /// Starts the devices' threads.
+    ///
+    /// # Errors
+    /// The first device that cannot start.
+    pub fn start(&self) -> Result<(), BoardError> {
+        self.devices.iter().try_for_each(|device| device.start()).map_err(BoardError::from)
+    }
+
+    /// What a vCPU reaches.
+    #[must_use]
+    pub fn platform(&self) -> Arc<dyn Platform> {
+        Arc::new(BoardPlatform { spaces: Arc::clone(&self.wiring.spaces), pci: Arc::clone(&self.wiring.pci) })
+    }
+
+    /// Puts the kernel and the firmware's tables into guest memory and does what firmware would have done; gives the
+    /// first vCPU's registers, made from what it has after power-on. Without a kernel there is nothing to load.
+    ///
+    /// # Errors
+    /// When something does not fit, or a file cannot be read any more.
+    pub fn load(&self, mut sregs: kvm_sregs) -> Result<Option<(kvm_regs, kvm_sregs)>, BoardError> {
+        let Some(kernel) = &self.kernel else { return Ok(None) };
+        self.configure_pci()?;
+        let regs = kernel.load(&self.wiring.ram, &self.layout, &mut sregs)?;
+        Ok(Some((regs, sregs)))
+    }
+
+    /// Maps every PCI function where it decodes now: after power-on and reset.
+    pub fn remap_all(&self) {
+        for (bdf, function) in self.wiring.pci.functions() {
+            self.wiring.spaces.remap(bdf, || function.regions());
+        }
+    }
+
+    /// Presses the power button.
+    pub fn press_power_button(&self) {
+        self.power.press_power_button();
+    }
+
+    /// The PCI functions, ascending by address.
+    #[must_use]
+    pub fn pci_functions(&self) -> Vec<(Bdf, Arc<dyn PciFunction>)> {
+        self.wiring.pci.functions()
+    }
+
+    /// What was put into guest memory at start.
+    #[must_use]
+    pub fn loaded(&self) -> Option<String> {
+        self.kernel.as_ref().map(Kernel::description)
+    }
+
+    /// Makes the guest's copies of what still is the kernel's file; see [`memory::KernelMapper::settle`].
+    pub fn settle(&self) {
+        if let Some(kernel) = &self.kernel {
+            kernel.settle();
+        }
+    }
+
+    /// Which device answers where: a line a range.
+    pub fn describe_ranges(&self, text: &mut String) {
+        for &(start, size) in &self.ram_ranges {
+            let _ = writeln!(text, "  {start:016x}-{:016x} ram", start + size - 1);
+        }
+        for (bdf, function) in self.pci_functions() {
+            for region in function.regions() {
+                let kind = if region.space == Space::Io { "i/o" } else { "mmio" };
+                let end = region.base + (region.len - 1);
+                let _ = writeln!(text, "  {:016x}-{end:016x} {kind} {} ({bdf})", region.base, function.name());
+            }
+        }
+    }
+
+    /// Guest memory.
+    #[must_use]
+    pub fn ram(&self) -> &Arc<GuestRam> {
+        &self.wiring.ram
+    }
+}
+
+/// The address spaces as a vCPU uses them.
+struct BoardPlatform {
+    spaces: Arc<AddressSpaces>,
+    pci: Arc<PciHost>,
+}
+
+impl Platform for BoardPlatform {
+    fn read_port(&self, port: u16, data: &mut [u8]) {
+        self.spaces.io.read(u64::from(port), data);
+    }
+
+    fn write_port(&self, port: u16, data: &[u8]) -> Effect {
+        self.spaces.io.write(u64::from(port), data)
+    }
+
+    fn read_memory(&self, address: u64, data: &mut [u8]) {
+        self.spaces.memory.read(address, data);
+    }
+
+    fn write_memory(&self, address: u64, data: &[u8]) -> Effect {
+        self.spaces.memory.write(address, data)
+    }
+
+    fn remap(&self, bdf: Bdf) {
+        self.spaces.remap(bdf, || self.pci.get(bdf).map(|f| f.regions()).unwrap_or_default());
+    }
+}

@@ -1,0 +1,461 @@
+//! From what was asked for to what will be: addresses are given out, names are resolved, conflicts are refused.
+
+use std::collections::BTreeSet;
+
+use rhea_arch::x86_64::boot::{ElfEntry, Unpack};
+use rhea_arch::x86_64::layout::{LayoutError, MemoryLayout};
+use rhea_devices::block_errors::OnError as Policy;
+use rhea_devices::legacy::cmos::{RtcClock as Clock, RtcOptions, RtcStart, local_offset};
+use rhea_devices::legacy::serial::COM;
+use rhea_devices::pci::Bdf;
+use rhea_devices::virtio::blk::{BlkConfig, Geometry};
+use rhea_devices::virtio::rng::RngRate;
+use rhea_devices::virtio::transport::Interfaces;
+use thiserror::Error;
+
+use super::{BlkPlan, IsaDevice, IsaPlan, KernelPlan, PciDevice, PciPlan, Plan, RngPlan, VirtioPlan};
+use crate::board::memory::{Backing, RamPlan};
+use crate::spec::device::{IsaSerialSpec, OnError, VirtioBlkSpec, VirtioRngSpec};
+use crate::spec::object::{MemoryCommon, ObjectSpec};
+use crate::spec::pci::{PciSpec, VirtioSpec};
+use crate::spec::process::{RtcBase, RtcClock};
+use crate::spec::{DeviceSpec, VmSpec};
+
+/// Physical address bits of the guest when the CPU model does not say: QEMU's for its models.
+const PHYS_BITS: u8 = 40;
+/// Slots 0 and 1 are the board's own.
+const FIRST_SLOT: u8 = 2;
+const SLOTS: u8 = 32;
+
+/// What was asked for cannot be had.
+#[derive(Debug, Error)]
+#[non_exhaustive]
+pub enum PlanError {
+    /// The memory size.
+    #[error("-m")]
+    Memory(#[from] LayoutError),
+    /// The object named as memory.
+    #[error("memory backend \"{0}\" is not there; give -object memory-backend-ram,id={0},size=…")]
+    NoMemoryBackend(String),
+    /// Its size and `-m` disagree.
+    #[error("memory backend \"{id}\" has {backend} bytes and -m asks for {asked}: give both the same size")]
+    MemorySize {
+        /// The object.
+        id: String,
+        /// Its bytes.
+        backend: u64,
+        /// Those of `-m`.
+        asked: u64,
+    },
+    /// Nothing to boot.
+    #[error("there is nothing to boot: give -kernel, or with -S add what the guest needs first")]
+    NothingToBoot,
+    /// `-append` or `-initrd` without `-kernel`.
+    #[error("{0} only allowed with -kernel option")]
+    NeedsKernel(&'static str),
+    /// No slot is free.
+    #[error("device \"{0}\": all PCI slots are taken; put several functions into one with addr=SLOT.FUNCTION")]
+    NoSlot(String),
+    /// The address is taken.
+    #[error("device \"{id}\": PCI: slot {slot} function {function} is taken by \"{by}\"")]
+    SlotTaken {
+        /// The device.
+        id: String,
+        /// Its slot.
+        slot: u8,
+        /// Its function.
+        function: u8,
+        /// Who is there.
+        by: String,
+    },
+    /// The bus is not there.
+    #[error("Bus '{bus}' not found; there are pci.0 and isa.0")]
+    NoBus {
+        /// The bus named.
+        bus: String,
+    },
+    /// An object is not there or of the wrong kind.
+    #[error("device \"{id}\": {property} '{name}' not found; give -object {kind},id={name}")]
+    NoObject {
+        /// The device.
+        id: String,
+        /// The property that names it.
+        property: &'static str,
+        /// The name.
+        name: String,
+        /// What it would have to be.
+        kind: &'static str,
+    },
+    /// No serial port is left.
+    #[error("Max. supported number of ISA serial ports is 4.")]
+    SerialPorts,
+    /// A name is there twice.
+    #[error("Duplicate ID '{0}' for device")]
+    DuplicateId(String),
+    /// A file for SMBIOS cannot be read.
+    #[error("-smbios type=11,path={path}")]
+    OemString {
+        /// The file.
+        path: String,
+        /// Why.
+        #[source]
+        source: std::io::Error,
+    },
+    /// A property is out of range.
+    #[error("device \"{id}\": {property} is {value}, and at most {most} is possible")]
+    TooLarge {
+        /// The device.
+        id: String,
+        /// The property.
+        property: &'static str,
+        /// Its value.
+        value: u64,
+        /// The greatest possible.
+        most: u64,
+    },
+}
+
+/// Checks `spec`; the APIC IDs of its vCPUs come from the CPU model.
+///
+/// # Errors
+/// The first thing that cannot be had.
+pub fn check(spec: &VmSpec, processors: Vec<(u32, bool)>, disks: &[DrivePlan]) -> Result<Plan, PlanError> {
+    let layout = MemoryLayout::new(spec.memory.size.0, PHYS_BITS)?;
+    let ram = ram(spec, &layout)?;
+    let mut names = Names::default();
+    let mut pci = PciSlots::default();
+    let isa = isa(spec, &mut names)?;
+    let functions = functions(spec, disks, &mut names, &mut pci)?;
+    Ok(Plan {
+        ram,
+        processors,
+        kernel: kernel(spec)?,
+        acpi: spec.machine.acpi,
+        smbios: super::identity::smbios(spec, &layout)?,
+        rtc: rtc(spec),
+        isa,
+        pci: functions,
+        layout,
+    })
+}
+
+/// A `-drive` of which the guest gets a device of its own (`if=virtio`).
+#[derive(Debug, Clone)]
+pub struct DrivePlan {
+    /// `id=`, or the name QEMU makes up (`virtio0`).
+    pub id: String,
+    /// The node on top.
+    pub node: String,
+    /// The guest sees a volatile write cache.
+    pub write_cache: bool,
+    /// `werror`.
+    pub on_write_error: OnError,
+    /// `rerror`.
+    pub on_read_error: OnError,
+    /// The guest gets a `virtio-blk-pci` for it; otherwise a `-device` names it.
+    pub own_device: bool,
+}
+
+/// Names of devices, each once.
+#[derive(Default)]
+struct Names {
+    taken: BTreeSet<String>,
+    counter: usize,
+}
+
+impl Names {
+    /// The user's name, or one made up in QEMU's manner, which no user can give.
+    fn take(&mut self, id: Option<&str>) -> Result<String, PlanError> {
+        let name = match id {
+            Some(id) => id.to_owned(),
+            None => {
+                self.counter += 1;
+                format!("#device{:03}", self.counter)
+            }
+        };
+        if self.taken.insert(name.clone()) { Ok(name) } else { Err(PlanError::DuplicateId(name)) }
+    }
+}
+
+/// Who has which slot.
+#[derive(Default)]
+struct PciSlots {
+    taken: Vec<(Bdf, String)>,
+}
+
+impl PciSlots {
+    fn claim(&mut self, id: &str, spec: &PciSpec) -> Result<Bdf, PlanError> {
+        if let Some(bus) = spec.bus.as_ref().filter(|bus| *bus != "pci.0" && *bus != "pci") {
+            return Err(PlanError::NoBus { bus: bus.clone() });
+        }
+        let bdf = match spec.addr {
+            Some(addr) => Bdf::new(0, addr.slot(), addr.function()),
+            None => self.free().ok_or_else(|| PlanError::NoSlot(id.to_owned()))?,
+        };
+        let by = match bdf.device() {
+            0 => Some("the host bridge"),
+            1 if matches!(bdf.function(), 0 | 1 | 3) => Some("the PIIX3"),
+            _ => self.taken.iter().find(|(there, _)| *there == bdf).map(|(_, who)| who.as_str()),
+        };
+        if let Some(by) = by {
+            let (slot, function) = (bdf.device(), bdf.function());
+            return Err(PlanError::SlotTaken { id: id.to_owned(), slot, function, by: by.to_owned() });
+        }
+        self.taken.push((bdf, id.to_owned()));
+        Ok(bdf)
+    }
+
+    /// The first slot without any function.
+    fn free(&self) -> Option<Bdf> {
+        let used = |slot| self.taken.iter().any(|(bdf, _)| bdf.device() == slot);
+        (FIRST_SLOT..SLOTS).find(|&slot| !used(slot)).map(|slot| Bdf::new(0, slot, 0))
+    }
+}
+
+fn kernel(spec: &VmSpec) -> Result<Option<KernelPlan>, PlanError> {
+    let boot = &spec.boot;
+    let Some(kernel) = &boot.kernel else {
+        return match (&boot.append, &boot.initrd) {
+            (Some(_), _) => Err(PlanError::NeedsKernel("-append")),
+            (None, Some(_)) => Err(PlanError::NeedsKernel("-initrd")),
+            (None, None) => Err(PlanError::NothingToBoot),
+        };
+    };
+    Ok(Some(KernelPlan {
+        kernel: kernel.clone(),
+        initrd: boot.initrd.as_ref().map(|path| path.to_string_lossy().into_owned()),
+        cmdline: boot.append.clone().unwrap_or_default(),
+        unpack: Unpack::Auto,
+        elf_entry: ElfEntry::Auto,
+    }))
+}
+
+fn rtc(spec: &VmSpec) -> RtcOptions {
+    let start = match spec.rtc.base {
+        RtcBase::Utc => RtcStart::Offset(0),
+        RtcBase::LocalTime => RtcStart::Offset(local_offset()),
+        RtcBase::At(seconds) => RtcStart::At(seconds),
+    };
+    let clock = match spec.rtc.clock {
+        RtcClock::Host => Clock::Host,
+        RtcClock::Rt => Clock::Rt,
+        RtcClock::Vm => Clock::Vm,
+    };
+    RtcOptions { clock, start }
+}
+
+fn ram(spec: &VmSpec, layout: &MemoryLayout) -> Result<RamPlan, PlanError> {
+    let mut plan = RamPlan {
+        ranges: layout.ram_ranges().into_iter().map(|(start, size)| (start.0, size)).collect(),
+        backing: Backing::Anonymous,
+        share: false,
+        prealloc: false,
+        dump: spec.machine.dump_guest_core,
+        merge: spec.machine.mem_merge,
+        lock: spec.overcommit.mem_lock,
+    };
+    let Some(id) = &spec.machine.memory_backend else { return Ok(plan) };
+    let object = spec.objects.iter().find(|object| object.id() == id);
+    let common = match object {
+        Some(ObjectSpec::MemoryRam(ram)) => {
+            plan.share = ram.share;
+            &ram.common
+        }
+        Some(ObjectSpec::MemoryMemfd(memfd)) => {
+            let size = memfd.hugetlbsize.map_or(0, |size| size.0);
+            plan.backing = Backing::Memfd { hugetlb: memfd.hugetlb.then_some(size) };
+            plan.share = memfd.share;
+            &memfd.common
+        }
+        Some(ObjectSpec::MemoryFile(file)) => {
+            plan.backing = Backing::File(file.mem_path.clone());
+            plan.share = file.share;
+            &file.common
+        }
+        _ => return Err(PlanError::NoMemoryBackend(id.clone())),
+    };
+    plan.take_from(common);
+    if common.size.0 != layout.ram() {
+        return Err(PlanError::MemorySize { id: id.clone(), backend: common.size.0, asked: layout.ram() });
+    }
+    Ok(plan)
+}
+
+impl RamPlan {
+    fn take_from(&mut self, common: &MemoryCommon) {
+        self.prealloc = common.prealloc;
+        self.dump = common.dump;
+        self.merge = common.merge;
+    }
+}
+
+/// The serial ports and the chips of `-device`.
+fn isa(spec: &VmSpec, names: &mut Names) -> Result<Vec<IsaPlan>, PlanError> {
+    let mut used = [false; COM.len()];
+    let mut chips = Vec::new();
+    for (index, chardev) in spec.serials.iter().enumerate() {
+        let Some(chardev) = chardev else { continue };
+        let serial = IsaSerialSpec { chardev: chardev.clone(), index: u32::try_from(index).ok(), ..Default::default() };
+        chips.push(serial_port(&serial, names, &mut used)?);
+    }
+    for device in &spec.devices {
+        match device {
+            DeviceSpec::IsaSerial(serial) => chips.push(serial_port(serial, names, &mut used)?),
+            DeviceSpec::IsaDebugExit(exit) => {
+                let device = IsaDevice::DebugExit { base: exit.iobase, size: exit.iosize };
+                chips.push(IsaPlan { id: names.take(exit.isa.id.as_deref())?, device });
+            }
+            DeviceSpec::IsaDebugcon(console) => {
+                let (base, readback, chardev) = (console.iobase, console.readback, console.chardev.clone());
+                let device = IsaDevice::DebugConsole { base, readback, chardev };
+                chips.push(IsaPlan { id: names.take(console.isa.id.as_deref())?, device });
+            }
+            DeviceSpec::VirtioBlk(_) | DeviceSpec::VirtioRng(_) => {}
+        }
+    }
+    Ok(chips)
+}
+
+fn serial_port(spec: &IsaSerialSpec, names: &mut Names, used: &mut [bool; COM.len()]) -> Result<IsaPlan, PlanError> {
+    let wanted = spec.index.and_then(|index| usize::try_from(index).ok());
+    let index = wanted.or_else(|| used.iter().position(|used| !used)).ok_or(PlanError::SerialPorts)?;
+    let place = used.get_mut(index).filter(|used| !**used).ok_or(PlanError::SerialPorts)?;
+    *place = true;
+    let (base, irq) = COM.get(index).copied().ok_or(PlanError::SerialPorts)?;
+    let device = IsaDevice::Serial {
+        index: u8::try_from(index).unwrap_or(u8::MAX),
+        base: spec.iobase.unwrap_or(base),
+        irq: spec.irq.unwrap_or(irq),
+        chardev: spec.chardev.clone(),
+    };
+    let id = match spec.isa.id.as_deref() {
+        None => names.take(Some(&format!("serial{index}")))?,
+        given => names.take(given)?,
+    };
+    Ok(IsaPlan { id, device })
+}
+
+/// The functions of `-device`, those with an address first, and of `-drive if=virtio`.
+fn functions(
+    spec: &VmSpec,
+    disks: &[DrivePlan],
+    names: &mut Names,
+    slots: &mut PciSlots,
+) -> Result<Vec<PciPlan>, PlanError> {
+    let mut functions = Vec::new();
+    for drive in disks.iter().filter(|drive| drive.own_device) {
+        let blk = VirtioBlkSpec { drive: drive.id.clone(), ..Default::default() };
+        functions.push(DeviceSpec::VirtioBlk(blk));
+    }
+    functions.extend(spec.devices.iter().filter(|device| device.pci().is_some()).cloned());
+    // A device that says where it is goes there, whoever comes first on the command line.
+    functions.sort_by_key(|device| device.pci().is_none_or(|pci| pci.addr.is_none()));
+    functions.iter().map(|device| function(spec, device, disks, names, slots)).collect()
+}
+
+fn function(
+    spec: &VmSpec,
+    device: &DeviceSpec,
+    disks: &[DrivePlan],
+    names: &mut Names,
+    slots: &mut PciSlots,
+) -> Result<PciPlan, PlanError> {
+    let id = names.take(device.id())?;
+    let pci = device.pci().cloned().unwrap_or_default();
+    let bdf = slots.claim(&id, &pci)?;
+    let (kind, virtio) = match device {
+        DeviceSpec::VirtioBlk(blk) => (PciDevice::Blk(Box::new(disk(spec, &id, blk, disks)?)), virtio(&blk.virtio)),
+        DeviceSpec::VirtioRng(rng) => (PciDevice::Rng(entropy(spec, &id, rng)?), virtio(&rng.virtio)),
+        DeviceSpec::IsaSerial(_) | DeviceSpec::IsaDebugExit(_) | DeviceSpec::IsaDebugcon(_) => {
+            return Err(PlanError::NoBus { bus: "pci.0".into() });
+        }
+    };
+    Ok(PciPlan { id, bdf, multifunction: pci.multifunction, virtio, device: kind })
+}
+
+fn virtio(spec: &VirtioSpec) -> VirtioPlan {
+    VirtioPlan {
+        interfaces: Interfaces { legacy: spec.disable_legacy.chosen() != Some(true), modern: !spec.disable_modern },
+        vectors: spec.vectors,
+        indirect_desc: spec.indirect_desc,
+        event_idx: spec.event_idx,
+        queue_reset: spec.queue_reset,
+    }
+}
+
+fn entropy(spec: &VmSpec, id: &str, rng: &VirtioRngSpec) -> Result<RngPlan, PlanError> {
+    let rate = rng
+        .max_bytes
+        .map(|max_bytes| RngRate { max_bytes, period: std::time::Duration::from_millis(u64::from(rng.period)) });
+    let Some(name) = &rng.rng else { return Ok(RngPlan { filename: None, rate }) };
+    match spec.objects.iter().find(|object| object.id() == name) {
+        Some(ObjectSpec::RngRandom(random)) => Ok(RngPlan { filename: Some(random.filename.clone()), rate }),
+        Some(ObjectSpec::RngBuiltin(_)) => Ok(RngPlan { filename: None, rate }),
+        _ => {
+            let (id, name) = (id.to_owned(), name.clone());
+            Err(PlanError::NoObject { id, property: "rng", name, kind: "rng-random" })
+        }
+    }
+}
+
+fn disk(spec: &VmSpec, id: &str, blk: &VirtioBlkSpec, disks: &[DrivePlan]) -> Result<BlkPlan, PlanError> {
+    let drive = disks.iter().find(|drive| drive.id == blk.drive);
+    if let Some(thread) = &blk.iothread {
+        let there =
+            spec.objects.iter().any(|o| matches!(o, ObjectSpec::Iothread(thread_spec) if thread_spec.id == *thread));
+        if !there {
+            let (id, name) = (id.to_owned(), thread.clone());
+            return Err(PlanError::NoObject { id, property: "iothread", name, kind: "iothread" });
+        }
+    }
+    // The image's own write cache, where the device does not say: -drive's cache= says, and a node has one.
+    let write_cache = blk.write_cache.chosen().unwrap_or_else(|| drive.is_none_or(|drive| drive.write_cache));
+    let size = |property: &'static str, value: u64| {
+        let too_large = || PlanError::TooLarge { id: id.to_owned(), property, value, most: u64::from(u32::MAX) };
+        u32::try_from(value).map_err(|_| too_large())
+    };
+    // One queue a vCPU, as QEMU has it since 5.2.
+    let queues = blk.num_queues.unwrap_or_else(|| u16::try_from(spec.smp.cpus).unwrap_or(u16::MAX));
+    let mut config = BlkConfig::new(id, queues);
+    config.queue_size = blk.queue_size;
+    config.serial = blk.serial.clone().unwrap_or_default();
+    if let Some(bytes) = blk.logical_block_size {
+        config.logical_block_size = size("logical_block_size", bytes.0)?;
+    }
+    let physical = blk.physical_block_size.map_or(u64::from(config.logical_block_size), |bytes| bytes.0);
+    config.physical_block_size = size("physical_block_size", physical)?;
+    config.min_io_size = size("min_io_size", blk.min_io_size.0)?;
+    config.opt_io_size = size("opt_io_size", blk.opt_io_size.0)?;
+    config.discard_granularity =
+        blk.discard_granularity.map(|bytes| size("discard_granularity", bytes.0)).transpose()?;
+    config.discard = blk.discard;
+    config.write_zeroes = blk.write_zeroes;
+    config.config_wce = blk.config_wce;
+    config.write_cache = Some(write_cache);
+    if let (Some(cylinders), Some(heads), Some(sectors)) = (blk.cyls, blk.heads, blk.secs) {
+        config.geometry = Some(Geometry { cylinders, heads, sectors });
+    }
+    let policy = |own: OnError, of_drive: Option<OnError>, default| match (own, of_drive) {
+        (OnError::Auto, Some(of_drive)) => on_error(of_drive).unwrap_or(default),
+        (own, _) => on_error(own).unwrap_or(default),
+    };
+    Ok(BlkPlan {
+        config,
+        node: drive.map_or_else(|| blk.drive.clone(), |drive| drive.node.clone()),
+        drive: drive.map(|drive| drive.id.clone()).unwrap_or_default(),
+        write_cache,
+        iothread: blk.iothread.clone(),
+        on_read_error: policy(blk.rerror, drive.map(|d| d.on_read_error), Policy::Report),
+        on_write_error: policy(blk.werror, drive.map(|d| d.on_write_error), Policy::Enospc),
+    })
+}
+
+fn on_error(spec: OnError) -> Option<Policy> {
+    match spec {
+        OnError::Auto => None,
+        OnError::Report => Some(Policy::Report),
+        OnError::Ignore => Some(Policy::Ignore),
+        OnError::Stop => Some(Policy::Stop),
+        OnError::Enospc => Some(Policy::Enospc),
+    }
+}

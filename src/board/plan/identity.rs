@@ -1,0 +1,122 @@
+//! What the guest's operating system is told of its machine through SMBIOS: QEMU's words, which guests and their tools
+//! know, and the user's (`-smbios`, `-uuid`).
+
+use std::fs::File;
+use std::io::Read;
+
+use rhea_arch::x86_64::layout::MemoryLayout;
+use rhea_arch::x86_64::smbios::{self, SmbiosSpec, Sockets};
+
+use super::PlanError;
+use crate::spec::VmSpec;
+use crate::spec::smbios::SmbiosSpec as Fields;
+
+/// The maker that QEMU names; `systemd-detect-virt`, cloud-init and others match it.
+const MAKER: &str = "QEMU";
+/// Bytes of a string that are read from a file; all the tables together have less room.
+const LONGEST: u64 = 64 << 10;
+
+pub(super) fn smbios(spec: &VmSpec, layout: &MemoryLayout) -> Result<SmbiosSpec, PlanError> {
+    let narrow = |n: u32| u16::try_from(n).unwrap_or(u16::MAX);
+    let sockets = Sockets {
+        count: narrow(spec.smp.sockets),
+        cores: narrow(spec.smp.dies.saturating_mul(spec.smp.cores)),
+        threads: narrow(spec.smp.threads),
+    };
+    let mut identity = SmbiosSpec::new(layout.clone(), sockets, spec.machine.kind.name);
+    identity.manufacturer = MAKER.into();
+    identity.uuid = spec.uuid.map(|uuid| uuid.0).unwrap_or_default();
+    for fields in &spec.smbios {
+        apply(&mut identity, fields)?;
+    }
+    Ok(identity)
+}
+
+/// What is given replaces what is there; what is not, stays, so that a type may be given in several options.
+fn apply(identity: &mut SmbiosSpec, fields: &Fields) -> Result<(), PlanError> {
+    match fields {
+        Fields::Bios(bios) => {
+            let firmware = &mut identity.firmware;
+            put(&mut firmware.vendor, &bios.vendor);
+            put(&mut firmware.version, &bios.version);
+            put(&mut firmware.date, &bios.date);
+            put(&mut firmware.release, &bios.release.as_deref().and_then(release));
+            firmware.uefi |= bios.uefi;
+        }
+        Fields::System(system) => {
+            let smbios::System { manufacturer, product, version, serial, sku, family } = &mut identity.system;
+            put(manufacturer, &system.manufacturer);
+            put(product, &system.product);
+            put(version, &system.version);
+            put(serial, &system.serial);
+            put(sku, &system.sku);
+            put(family, &system.family);
+            identity.uuid = system.uuid.map_or(identity.uuid, |uuid| uuid.0);
+        }
+        Fields::Board(board) => {
+            let smbios::Board { manufacturer, product, version, serial, asset, location } = &mut identity.board;
+            put(manufacturer, &board.manufacturer);
+            put(product, &board.product);
+            put(version, &board.version);
+            put(serial, &board.serial);
+            put(asset, &board.asset);
+            put(location, &board.location);
+        }
+        Fields::Chassis(chassis) => {
+            let smbios::Chassis { manufacturer, version, serial, asset, sku } = &mut identity.chassis;
+            put(manufacturer, &chassis.manufacturer);
+            put(version, &chassis.version);
+            put(serial, &chassis.serial);
+            put(asset, &chassis.asset);
+            put(sku, &chassis.sku);
+        }
+        Fields::Processor(processor) => {
+            let socket = &mut identity.socket;
+            put(&mut socket.prefix, &processor.sock_pfx);
+            put(&mut socket.manufacturer, &processor.manufacturer);
+            put(&mut socket.version, &processor.version);
+            put(&mut socket.serial, &processor.serial);
+            put(&mut socket.asset, &processor.asset);
+            put(&mut socket.part, &processor.part);
+            put(&mut socket.max_speed, &processor.max_speed);
+            put(&mut socket.current_speed, &processor.current_speed);
+        }
+        Fields::OemStrings(strings) => {
+            identity.oem_strings.extend(strings.value.iter().cloned());
+            for path in &strings.path {
+                identity.oem_strings.push(read_string(path)?);
+            }
+        }
+        Fields::Memory(memory) => {
+            let module = &mut identity.memory_module;
+            put(&mut module.prefix, &memory.loc_pfx);
+            put(&mut module.bank, &memory.bank);
+            put(&mut module.manufacturer, &memory.manufacturer);
+            put(&mut module.serial, &memory.serial);
+            put(&mut module.asset, &memory.asset);
+            put(&mut module.part, &memory.part);
+            put(&mut module.speed, &memory.speed);
+        }
+    }
+    Ok(())
+}
+
+/// A string from a file, which is how long ones and secret ones are given.
+fn read_string(path: &str) -> Result<String, PlanError> {
+    let refused = |source| PlanError::OemString { path: path.to_owned(), source };
+    let mut text = String::new();
+    File::open(path).and_then(|file| file.take(LONGEST).read_to_string(&mut text)).map_err(refused)?;
+    Ok(text)
+}
+
+fn put<T: Clone>(place: &mut Option<T>, given: &Option<T>) {
+    if given.is_some() {
+        place.clone_from(given);
+    }
+}
+
+/// `1.2` as two numbers.
+fn release(text: &str) -> Option<(u8, u8)> {
+    let (major, minor) = text.split_once('.')?;
+    major.parse().ok().zip(minor.parse().ok())
+}

@@ -1,0 +1,165 @@
+//! What the machine will be, checked: every address assigned, every conflict refused. Only a plan becomes a board.
+
+mod check;
+mod identity;
+
+pub use check::{DrivePlan, PlanError, check};
+
+use std::path::PathBuf;
+
+use rhea_arch::x86_64::boot::{ElfEntry, Unpack};
+use rhea_arch::x86_64::layout::MemoryLayout;
+use rhea_arch::x86_64::smbios::SmbiosSpec;
+use rhea_devices::legacy::cmos::RtcOptions;
+use rhea_devices::pci::Bdf;
+use rhea_devices::virtio::blk::BlkConfig;
+use rhea_devices::virtio::rng::RngRate;
+use rhea_devices::virtio::transport::Interfaces;
+
+use super::memory::RamPlan;
+
+/// A machine to build.
+#[derive(Debug)]
+pub struct Plan {
+    /// Guest-physical memory map.
+    pub layout: MemoryLayout,
+    /// Where guest memory comes from.
+    pub ram: RamPlan,
+    /// APIC ID of each vCPU, and whether it is there from the start.
+    pub processors: Vec<(u32, bool)>,
+    /// What to boot.
+    pub kernel: Option<KernelPlan>,
+    /// Hand over ACPI tables.
+    pub acpi: bool,
+    /// Identity of the machine for its operating system.
+    pub smbios: SmbiosSpec,
+    /// The clock that the guest reads at start.
+    pub rtc: RtcOptions,
+    /// Chips on the ISA bus.
+    pub isa: Vec<IsaPlan>,
+    /// Functions on the PCI bus beside the board's own.
+    pub pci: Vec<PciPlan>,
+}
+
+/// A direct boot.
+#[derive(Debug, Clone)]
+pub struct KernelPlan {
+    /// `-kernel`.
+    pub kernel: PathBuf,
+    /// `-initrd`.
+    pub initrd: Option<String>,
+    /// `-append`.
+    pub cmdline: String,
+    /// Who unpacks a compressed kernel.
+    pub unpack: Unpack,
+    /// How an ELF kernel is entered.
+    pub elf_entry: ElfEntry,
+}
+
+/// A chip on the ISA bus.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct IsaPlan {
+    /// `id=`, or one made up.
+    pub id: String,
+    /// What it is.
+    pub device: IsaDevice,
+}
+
+/// Kinds of chips.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum IsaDevice {
+    /// A 16550A.
+    Serial {
+        /// 0 for COM1.
+        index: u8,
+        /// First port.
+        base: u16,
+        /// ISA interrupt.
+        irq: u8,
+        /// Its character device.
+        chardev: String,
+    },
+    /// `isa-debug-exit`.
+    DebugExit {
+        /// First port.
+        base: u16,
+        /// Number of ports.
+        size: u16,
+    },
+    /// `isa-debugcon`.
+    DebugConsole {
+        /// The port.
+        base: u16,
+        /// What a read gives.
+        readback: u8,
+        /// Its character device.
+        chardev: String,
+    },
+}
+
+/// A function on the PCI bus.
+#[derive(Debug, Clone)]
+pub struct PciPlan {
+    /// `id=`, or one made up.
+    pub id: String,
+    /// Where.
+    pub bdf: Bdf,
+    /// The slot has more functions.
+    pub multifunction: bool,
+    /// Properties that all virtio functions share.
+    pub virtio: VirtioPlan,
+    /// What it is.
+    pub device: PciDevice,
+}
+
+/// Properties that all `virtio-*-pci` devices share.
+#[derive(Debug, Clone)]
+pub struct VirtioPlan {
+    /// Register interfaces.
+    pub interfaces: Interfaces,
+    /// `vectors`.
+    pub vectors: Option<u16>,
+    /// `indirect_desc`.
+    pub indirect_desc: bool,
+    /// `event_idx`.
+    pub event_idx: bool,
+    /// `queue_reset`.
+    pub queue_reset: bool,
+}
+
+/// Kinds of functions.
+#[derive(Debug, Clone)]
+pub enum PciDevice {
+    /// `virtio-blk-pci`.
+    Blk(Box<BlkPlan>),
+    /// `virtio-rng-pci`.
+    Rng(RngPlan),
+}
+
+/// A virtio disk.
+#[derive(Debug, Clone)]
+pub struct BlkPlan {
+    /// What the guest sees.
+    pub config: BlkConfig,
+    /// The block node.
+    pub node: String,
+    /// The `id=` of the `-drive` it came from, or empty.
+    pub drive: String,
+    /// The guest sees a volatile write cache.
+    pub write_cache: bool,
+    /// The thread its queues share; one each without.
+    pub iothread: Option<String>,
+    /// `rerror`, `werror`.
+    pub on_read_error: rhea_devices::block_errors::OnError,
+    /// `werror`.
+    pub on_write_error: rhea_devices::block_errors::OnError,
+}
+
+/// A virtio entropy source.
+#[derive(Debug, Clone)]
+pub struct RngPlan {
+    /// Where entropy comes from; the kernel's generator without.
+    pub filename: Option<PathBuf>,
+    /// How fast it may give.
+    pub rate: Option<RngRate>,
+}

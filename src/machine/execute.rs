@@ -1,0 +1,121 @@
+//! Commands, performed: one arm a command, each handing on to the part that does the work.
+
+use super::{Machine, query};
+use crate::qmp::channel::{Answer, Inspect, Inspection, Target, answer, done};
+use crate::qmp::command::Offer;
+use crate::qmp::command::args::SetAction;
+use crate::qmp::event::ShutdownCause;
+use crate::qmp::reply::device::PciInfo;
+use crate::qmp::reply::migration::{MigrationCapability, MigrationCapabilityStatus, MigrationInfo};
+use crate::qmp::{Command, Event, QmpError, RunState};
+
+impl Target for Machine {
+    fn run_state(&self) -> RunState {
+        self.state
+    }
+
+    fn execute(&mut self, command: Command) -> Answer {
+        match command {
+            Command::QueryStatus => answer(&self.status()),
+            Command::QueryName => answer(&self.name_info()),
+            Command::QueryUuid => answer(&self.uuid_info()),
+            Command::QueryKvm => answer(&self.kvm_info()),
+            Command::QueryTarget => answer(&Self::target_info()),
+            Command::QueryMachines => answer(&Self::machine_types()),
+            Command::QueryMemorySizeSummary => answer(&self.memory_info()),
+            Command::QueryMemdev => answer(&self.memdevs()),
+            Command::QueryIothreads => answer(&self.iothreads()),
+            Command::QueryCpusFast => answer(&self.cpus()),
+            Command::QueryHotpluggableCpus => answer(&self.cpu_places()),
+            Command::QueryCpuDefinitions => answer(&crate::cpu::definitions()),
+            Command::QueryPci => answer(&self.pci()),
+            Command::QueryTpmModels | Command::QueryTpmTypes => answer(&Vec::<String>::new()),
+
+            Command::QueryBlock => self.disks(),
+            Command::QueryBlockstats(args) => answer(&self.disk_counters(args.query_nodes.unwrap_or(false))),
+            Command::QueryNamedBlockNodes(args) => self.nodes(args.flat.unwrap_or(false)),
+            Command::QueryBlockJobs | Command::QueryJobs => answer(&Vec::<String>::new()),
+            Command::BlockResize(args) => self.resize_disk(&args),
+            Command::BlockdevDel(args) => self.remove_node(&args.node_name),
+
+            Command::Stop => self.stop(RunState::Paused).map_err(|e| QmpError::from_error(&e)).and_then(|()| done()),
+            Command::Cont => {
+                self.cont().map_err(|e| QmpError::from_error(&e))?;
+                done()
+            }
+            Command::SystemReset => {
+                self.reset(ShutdownCause::HostQmpSystemReset).map_err(|e| QmpError::from_error(&e))?;
+                done()
+            }
+            Command::SystemPowerdown => {
+                self.press_power_button();
+                self.bus.emit(&Event::Powerdown);
+                done()
+            }
+            Command::Quit => {
+                self.quit(ShutdownCause::HostQmpQuit);
+                done()
+            }
+            Command::SetAction(actions) => {
+                self.set_actions(&actions);
+                done()
+            }
+            Command::InjectNmi => self.inject_nmi(),
+
+            Command::QueryMigrate => answer(&MigrationInfo {}),
+            Command::QueryMigrateCapabilities => answer(&[MigrationCapabilityStatus {
+                capability: MigrationCapability::Events,
+                state: self.migration_events,
+            }]),
+            Command::MigrateSetCapabilities(args) => {
+                for wanted in args.capabilities {
+                    match wanted.capability {
+                        MigrationCapability::Events => self.migration_events = wanted.state,
+                    }
+                }
+                done()
+            }
+
+            Command::QomList(args) => self.list_objects(&args.path),
+            Command::QomGet(args) => self.object_property(&args.path, &args.property),
+            other => Err(QmpError::generic(format!("The command {} is not for the machine", other.name()))),
+        }
+    }
+
+    fn inspect(&mut self, query: Inspect) -> Result<Inspection, QmpError> {
+        self.look(&query)
+    }
+}
+
+impl Machine {
+    fn set_actions(&mut self, wanted: &SetAction) {
+        let actions = &mut self.actions;
+        actions.reboot = wanted.reboot.unwrap_or(actions.reboot);
+        actions.shutdown = wanted.shutdown.unwrap_or(actions.shutdown);
+        actions.panic = wanted.panic.unwrap_or(actions.panic);
+        actions.watchdog = wanted.watchdog.unwrap_or(actions.watchdog);
+    }
+
+    fn pci(&self) -> Vec<PciInfo> {
+        self.guest.as_ref().map(|guest| query::pci::bus(&guest.board)).unwrap_or_default()
+    }
+
+    fn press_power_button(&self) {
+        if let Some(guest) = &self.guest {
+            guest.board.press_power_button();
+        }
+    }
+
+    fn inject_nmi(&self) -> Answer {
+        for vcpu in self.vcpus() {
+            let raised = vcpu.call(|v| v.inject_nmi()).map_err(|e| QmpError::from_error(&e))?;
+            raised.map_err(|e| QmpError::from_error(&e))?;
+        }
+        done()
+    }
+}
+
+/// The commands that this machine has.
+pub(super) fn offer() -> Offer {
+    Offer::all().without(&[])
+}

@@ -1,0 +1,98 @@
+//! The host's side of the machine: disks, character devices, shared threads. Devices get theirs from here.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use rhea_block::Image;
+use rhea_block::graph::{Attached, Graph};
+use rhea_devices::block_errors::{ErrorAction, ErrorPolicy, IoFailure};
+use rhea_devices::block_stats::BlockStats;
+use rhea_devices::chardev::CharBackend;
+use rhea_devices::virtio::iothread::IoThread;
+
+use super::event::{DiskError, EventSender, MachineEvent};
+use crate::board::BoardError;
+use crate::board::attach::Backends;
+use crate::board::plan::BlkPlan;
+use crate::chardev::Chardevs;
+
+/// What the host gives.
+pub struct Host {
+    /// Character devices.
+    pub chardevs: Arc<Chardevs>,
+    /// Block nodes.
+    pub graph: Arc<Graph>,
+    /// `iothread` objects by id.
+    pub iothreads: BTreeMap<String, Arc<IoThread>>,
+    /// Where errors of disks are told.
+    pub events: EventSender,
+
+    disks: Mutex<BTreeMap<String, Disk>>,
+}
+
+/// A disk in use by the guest: its node and its counters.
+pub struct Disk {
+    /// The node, held as long as the device has it.
+    pub attached: Arc<Attached>,
+    /// What it counts.
+    pub stats: Arc<BlockStats>,
+}
+
+impl Host {
+    /// Nothing is in use yet.
+    #[must_use]
+    pub fn new(
+        chardevs: Arc<Chardevs>,
+        graph: Arc<Graph>,
+        iothreads: BTreeMap<String, Arc<IoThread>>,
+        events: EventSender,
+    ) -> Self {
+        Self { chardevs, graph, iothreads, events, disks: Mutex::default() }
+    }
+
+    /// The disk of the device `id`.
+    #[must_use]
+    pub fn disk(&self, id: &str) -> Option<(Arc<Attached>, Arc<BlockStats>)> {
+        let disks = self.disks.lock().unwrap_or_else(PoisonError::into_inner);
+        disks.get(id).map(|disk| (Arc::clone(&disk.attached), Arc::clone(&disk.stats)))
+    }
+}
+
+impl Backends for Host {
+    fn chardev(&self, id: &str) -> Result<Arc<dyn CharBackend>, BoardError> {
+        let device = self.chardevs.frontend(id).map_err(BoardError::device(id))?;
+        Ok(device)
+    }
+
+    fn image(&self, plan: &BlkPlan, id: &str) -> Result<Arc<dyn Image>, BoardError> {
+        let attached = self.graph.attach(&plan.node, plan.write_cache).map_err(BoardError::device(id))?;
+        let image: Arc<dyn Image> = Arc::new(attached.disk().clone());
+        let disk = Disk { attached: Arc::new(attached), stats: Arc::default() };
+        self.disks.lock().unwrap_or_else(PoisonError::into_inner).insert(id.to_owned(), disk);
+        Ok(image)
+    }
+
+    fn stats(&self, id: &str) -> Arc<BlockStats> {
+        self.disk(id).map(|(_, stats)| stats).unwrap_or_default()
+    }
+
+    fn errors(&self, plan: &BlkPlan, id: &str) -> ErrorPolicy {
+        let (events, device, node) = (self.events.clone(), id.to_owned(), plan.node.clone());
+        let tell = move |failure: IoFailure| {
+            events.send(MachineEvent::DiskError(DiskError {
+                device: device.clone(),
+                node: Some(node.clone()),
+                write: failure.write,
+                stop: failure.action == ErrorAction::Stop,
+                ignore: failure.action == ErrorAction::Ignore,
+                errno: failure.errno,
+            }));
+        };
+        ErrorPolicy { read: plan.on_read_error, write: plan.on_write_error, tell: Arc::new(tell) }
+    }
+
+    fn iothread(&self, id: &str) -> Result<Arc<IoThread>, BoardError> {
+        let missing = || BoardError::device(id)(std::io::Error::other("there is no such iothread object"));
+        self.iothreads.get(id).cloned().ok_or_else(missing)
+    }
+}

@@ -1,0 +1,193 @@
+//! The machine's life: run, stop, reset, power off; and what the guest's requests lead to.
+
+use rhea_devices::bus::PowerRequest;
+
+use super::event::{DiskError, MachineEvent};
+use super::{Ending, Machine, MachineError};
+use crate::qmp::command::args::{PanicAction, RebootAction, ShutdownAction};
+use crate::qmp::event::{
+    BlockErrorAction, BlockIoErrorData, GuestPanicAction, GuestPanickedData, IoOperationType, ShutdownCause,
+};
+use crate::qmp::{Event, RunState};
+use crate::vcpu::{Pausing, VcpuHandle};
+
+impl Machine {
+    /// Lets the guest run. Does nothing while it does.
+    ///
+    /// # Errors
+    /// When KVM refuses to set its clock.
+    pub(super) fn cont(&mut self) -> Result<(), MachineError> {
+        if self.state.is_running() {
+            return Ok(());
+        }
+        self.start_guest_clock()?;
+        for device in self.devices() {
+            device.resume();
+        }
+        self.failed_disks.clear();
+        self.clock.go();
+        self.state = RunState::Running;
+        self.bus.emit(&Event::Resume);
+        self.vcpus().iter().for_each(VcpuHandle::run);
+        Ok(())
+    }
+
+    /// Stops the guest: first the vCPUs, side by side, then the devices in the board's order. `state` is what the
+    /// machine is in afterwards.
+    ///
+    /// # Errors
+    /// When a vCPU does not answer; nothing is known of the guest then.
+    pub(super) fn stop(&mut self, state: RunState) -> Result<(), MachineError> {
+        if !self.state.is_running() {
+            return Ok(());
+        }
+        self.park()?;
+        self.stop_guest_clock()?;
+        self.state = state;
+        self.bus.emit(&Event::Stop);
+        Ok(())
+    }
+
+    /// Parks the vCPUs and brings the devices to rest. Idempotent.
+    fn park(&self) -> Result<(), MachineError> {
+        let pausing: Vec<_> = self.vcpus().iter().map(VcpuHandle::pause).collect();
+        pausing.iter().try_for_each(Pausing::wait)?;
+        for device in self.devices() {
+            device.pause();
+        }
+        for device in self.devices() {
+            device.drain();
+        }
+        self.clock.stop();
+        Ok(())
+    }
+
+    /// Puts the machine into the state after power-on; it runs on if it did.
+    ///
+    /// # Errors
+    /// When a vCPU does not answer or the kernel cannot be loaded again.
+    pub(super) fn reset(&mut self, cause: ShutdownCause) -> Result<(), MachineError> {
+        let ran = self.state.is_running();
+        self.park()?;
+        for device in self.devices() {
+            device.reset();
+        }
+        self.load()?;
+        if self.state.needs_reset() {
+            self.state = RunState::Paused;
+        }
+        self.bus.emit(&Event::Reset(cause.into()));
+        if ran {
+            self.clock.go();
+            for device in self.devices() {
+                device.resume();
+            }
+            self.vcpus().iter().for_each(VcpuHandle::run);
+        }
+        Ok(())
+    }
+
+    /// The machine turns off: the process ends, or stays stopped with `-no-shutdown`.
+    fn turn_off(&mut self, cause: ShutdownCause) -> Result<(), MachineError> {
+        self.bus.emit(&Event::Shutdown(cause.into()));
+        match self.actions.shutdown {
+            ShutdownAction::Poweroff => {
+                self.ending = Some(Ending::Normal);
+                Ok(())
+            }
+            ShutdownAction::Pause => self.stop(RunState::Shutdown),
+        }
+    }
+
+    /// Ends the process whatever `-no-shutdown` says: a signal, `quit`.
+    pub(super) fn quit(&mut self, cause: ShutdownCause) {
+        if self.ending.is_none() {
+            self.bus.emit(&Event::Shutdown(cause.into()));
+            self.ending = Some(Ending::Normal);
+        }
+    }
+
+    /// Follows news from another thread.
+    ///
+    /// # Errors
+    /// When the machine cannot do what follows from it; the process then ends.
+    pub(super) fn follow(&mut self, event: MachineEvent) -> Result<(), MachineError> {
+        match event {
+            MachineEvent::Power(request) => self.power(request),
+            MachineEvent::VcpuFailed { index, why } => {
+                log::error!("KVM cannot go on with vCPU {index}: {why}");
+                self.stop(RunState::InternalError)
+            }
+            MachineEvent::GuestCrashed => self.guest_panicked(),
+            MachineEvent::DiskError(error) => self.disk_failed(error),
+            MachineEvent::Signal(_) => {
+                self.quit(ShutdownCause::HostSignal);
+                Ok(())
+            }
+            MachineEvent::Quit => {
+                self.quit(ShutdownCause::HostUi);
+                Ok(())
+            }
+        }
+    }
+
+    fn power(&mut self, request: PowerRequest) -> Result<(), MachineError> {
+        match request {
+            PowerRequest::Reset => match self.actions.reboot {
+                RebootAction::Reset => self.reset(ShutdownCause::GuestReset),
+                RebootAction::Shutdown => self.turn_off(ShutdownCause::GuestReset),
+            },
+            PowerRequest::PowerOff => self.turn_off(ShutdownCause::GuestShutdown),
+            // Never asked for: the power chip refuses S3, because without firmware nothing would wake the guest.
+            PowerRequest::Suspend => Ok(()),
+            PowerRequest::Exit(status) => {
+                self.ending = Some(Ending::Status(status));
+                Ok(())
+            }
+        }
+    }
+
+    /// The guest's kernel told the hypervisor that it crashed.
+    fn guest_panicked(&mut self) -> Result<(), MachineError> {
+        let (action, state) = match self.actions.panic {
+            PanicAction::Pause => (GuestPanicAction::Pause, Some(RunState::GuestPanicked)),
+            PanicAction::Shutdown | PanicAction::ExitFailure => (GuestPanicAction::Poweroff, None),
+            PanicAction::None => (GuestPanicAction::Run, None),
+        };
+        self.bus.emit(&Event::GuestPanicked(GuestPanickedData { action }));
+        match self.actions.panic {
+            PanicAction::ExitFailure => {
+                self.ending = Some(Ending::Status(1));
+                Ok(())
+            }
+            PanicAction::Shutdown => self.turn_off(ShutdownCause::GuestPanic),
+            PanicAction::Pause | PanicAction::None => state.map_or(Ok(()), |state| self.stop(state)),
+        }
+    }
+
+    /// The `id=` of the `-drive` that the device `id` is on, or empty.
+    fn drive_of(&self, id: &str) -> String {
+        self.facts.disks.iter().find(|disk| disk.id == id).map(|disk| disk.drive.clone()).unwrap_or_default()
+    }
+
+    fn disk_failed(&mut self, error: DiskError) -> Result<(), MachineError> {
+        let action = match (error.stop, error.ignore) {
+            (true, _) => BlockErrorAction::Stop,
+            (false, true) => BlockErrorAction::Ignore,
+            (false, false) => BlockErrorAction::Report,
+        };
+        self.bus.emit(&Event::BlockIoError(BlockIoErrorData {
+            device: self.drive_of(&error.device),
+            node_name: error.node,
+            operation: if error.write { IoOperationType::Write } else { IoOperationType::Read },
+            action,
+            nospace: Some(error.errno == libc::ENOSPC),
+            reason: std::io::Error::from_raw_os_error(error.errno).to_string(),
+        }));
+        if !error.stop {
+            return Ok(());
+        }
+        self.failed_disks.insert(error.device, error.errno);
+        self.stop(RunState::IoError)
+    }
+}

@@ -1,0 +1,295 @@
+//! The machine: its board, its vCPUs and its run state, owned by the main thread.
+//!
+//! ```text
+//!   monitors ──Request──▶ RequestQueue ─┐
+//!   vCPUs, disks ─Event─▶ EventQueue   ─┼─▶ main thread: Machine::run
+//!   SIGTERM, SIGINT, SIGHUP ─▶ signalfd ┘
+//! ```
+//!
+//! Nobody else changes the machine; so no lock guards it.
+
+pub mod drives;
+pub mod event;
+mod execute;
+pub mod facts;
+pub mod host;
+mod life;
+mod query;
+mod signals;
+pub mod start;
+
+pub use signals::block as block_signals;
+
+use std::collections::BTreeMap;
+use std::io;
+use std::os::fd::{AsFd, AsRawFd};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use event_manager::{EventManager, EventOps, EventSet, Events, MutEventSubscriber, SubscriberOps};
+use rhea_arch::kvm::{Vm, VmError};
+use rhea_devices::clock::HostClock;
+use rhea_devices::lifecycle::Lifecycle;
+use thiserror::Error;
+
+use crate::board::{Board, BoardError};
+use crate::qmp::command::args::{PanicAction, RebootAction, ShutdownAction, WatchdogAction};
+use crate::qmp::{EventBus, RequestQueue, RunState};
+use crate::vcpu::{VcpuError, VcpuHandle};
+use event::EventQueue;
+use facts::Facts;
+use host::Host;
+use signals::Signals;
+
+/// What the machine does when the guest reboots, turns itself off, panics, or its watchdog fires.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Actions {
+    /// On reboot (`-no-reboot`, `-action reboot=`).
+    pub reboot: RebootAction,
+    /// On power-off (`-no-shutdown`, `-action shutdown=`).
+    pub shutdown: ShutdownAction,
+    /// On a panic that the guest reports.
+    pub panic: PanicAction,
+    /// On a watchdog.
+    pub watchdog: WatchdogAction,
+}
+
+/// How the process ends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ending {
+    /// The guest turned itself off, or someone told the process to end: status 0.
+    Normal,
+    /// `isa-debug-exit`: this status.
+    Status(u8),
+}
+
+/// Why the machine cannot go on.
+#[derive(Debug, Error)]
+pub enum MachineError {
+    /// The host gives no descriptors.
+    #[error("cannot wait for events")]
+    Events(#[source] io::Error),
+    /// The event loop refused something.
+    #[error("cannot wait for events")]
+    Loop(#[source] event_manager::Error),
+    /// A vCPU.
+    #[error(transparent)]
+    Vcpu(#[from] VcpuError),
+    /// The board.
+    #[error(transparent)]
+    Board(#[from] BoardError),
+    /// KVM refuses a vCPU's state.
+    #[error("cannot set up a vCPU")]
+    Registers(#[source] rhea_arch::kvm::VcpuError),
+    /// KVM refuses the clock.
+    #[error("cannot set the guest's clock")]
+    Clock(#[source] VmError),
+}
+
+/// What runs a guest; a process started for probing (`-machine none`) has none.
+pub struct Guest {
+    /// The devices, wired.
+    pub board: Board,
+    /// The virtual machine.
+    pub vm: Arc<Vm>,
+    /// The vCPUs, parked.
+    pub vcpus: Vec<VcpuHandle>,
+}
+
+/// A guest with everything it has.
+pub struct Machine {
+    facts: Facts,
+    guest: Option<Guest>,
+    host: Host,
+    clock: Arc<HostClock>,
+    actions: Actions,
+
+    requests: RequestQueue,
+    events: EventQueue,
+    signals: Signals,
+    bus: EventBus,
+
+    state: RunState,
+    ending: Option<Ending>,
+    /// The guest's paravirtual clock when it was stopped, in nanoseconds.
+    stopped_at: Option<u64>,
+    /// Disks whose errors stopped the machine, with the error.
+    failed_disks: BTreeMap<String, i32>,
+    migration_events: bool,
+    /// When the guest has booted, in all likelihood, and nobody minds some milliseconds.
+    settle_at: Option<Instant>,
+}
+
+/// After this much time the guest's kernel is copied from its file, so far as the guest has not touched it.
+const SETTLE: Duration = Duration::from_secs(5);
+
+/// What a machine is put together from.
+pub struct Parts {
+    /// What does not change.
+    pub facts: Facts,
+    /// Devices and vCPUs.
+    pub guest: Option<Guest>,
+    /// Disks and character devices.
+    pub host: Host,
+    /// The devices' clock, at rest.
+    pub clock: Arc<HostClock>,
+    /// What the user asked for.
+    pub actions: Actions,
+    /// Where commands come from.
+    pub requests: RequestQueue,
+    /// Where news comes from.
+    pub events: EventQueue,
+    /// Where clients hear of events.
+    pub bus: EventBus,
+}
+
+impl Machine {
+    /// Puts the machine together, in prelaunch, with the guest's kernel loaded.
+    ///
+    /// # Errors
+    /// When a device cannot start or the kernel cannot be loaded.
+    pub fn new(parts: Parts) -> Result<Self, MachineError> {
+        let signals = Signals::new().map_err(MachineError::Events)?;
+        let Parts { facts, guest, host, clock, actions, requests, events, bus } = parts;
+        if let Some(guest) = &guest {
+            guest.board.start()?;
+        }
+        let mut machine = Self {
+            facts,
+            guest,
+            host,
+            clock,
+            actions,
+            requests,
+            events,
+            signals,
+            bus,
+            state: RunState::Prelaunch,
+            ending: None,
+            stopped_at: None,
+            failed_disks: BTreeMap::new(),
+            migration_events: false,
+            settle_at: None,
+        };
+        machine.load()?;
+        Ok(machine)
+    }
+
+    fn devices(&self) -> &[Arc<dyn Lifecycle>] {
+        self.guest.as_ref().map_or(&[], |guest| guest.board.devices())
+    }
+
+    fn vcpus(&self) -> &[VcpuHandle] {
+        self.guest.as_ref().map_or(&[], |guest| &guest.vcpus)
+    }
+
+    /// Serves commands and news until the process has to end; `paused` is `-S`.
+    ///
+    /// # Errors
+    /// When the machine cannot go on. The caller drops the machine, which flushes the disks, in either case.
+    pub fn run(&mut self, paused: bool) -> Result<Ending, MachineError> {
+        let mut waker = EventManager::new().map_err(MachineError::Loop)?;
+        waker.add_subscriber(Wakers {
+            fds: [self.requests.as_fd().as_raw_fd(), self.events.as_raw_fd(), self.signals.as_raw_fd()],
+        });
+        if !paused {
+            self.cont()?;
+        }
+        loop {
+            self.serve()?;
+            if let Some(ending) = self.ending {
+                self.stop(RunState::Shutdown)?;
+                return Ok(ending);
+            }
+            let wait = self.settle_in().map_or(-1, |time| i32::try_from(time.as_millis()).unwrap_or(i32::MAX));
+            match waker.run_with_timeout(wait) {
+                Err(event_manager::Error::Epoll(error)) if error.errno() == libc::EINTR => {}
+                waited => drop(waited.map_err(MachineError::Loop)?),
+            }
+        }
+    }
+
+    /// How long until the guest's kernel is made independent of its file; `None` when it has been. Does it when the
+    /// time has come.
+    fn settle_in(&mut self) -> Option<Duration> {
+        let due = self.settle_at?;
+        let left = due.saturating_duration_since(Instant::now());
+        if !left.is_zero() {
+            return Some(left);
+        }
+        self.settle_at = None;
+        if let Some(guest) = &self.guest {
+            guest.board.settle();
+        }
+        None
+    }
+
+    /// Takes everything that waits.
+    fn serve(&mut self) -> Result<(), MachineError> {
+        while let Some(signal) = self.signals.take() {
+            signal.announce();
+            self.follow(event::MachineEvent::Signal(signal.number))?;
+        }
+        while let Some(event) = self.events.take() {
+            self.follow(event)?;
+        }
+        while self.ending.is_none()
+            && let Some(request) = self.requests.take()
+        {
+            request.serve(self);
+        }
+        Ok(())
+    }
+
+    /// Loads the guest's kernel and puts the vCPUs where they start.
+    fn load(&mut self) -> Result<(), MachineError> {
+        self.settle_at = Some(Instant::now() + SETTLE);
+        let Some(guest) = &self.guest else { return Ok(()) };
+        for vcpu in guest.vcpus.iter().rev() {
+            vcpu.call(|v| v.reset())?.map_err(MachineError::Registers)?;
+        }
+        let Some(first) = guest.vcpus.first() else { return Ok(()) };
+        let sregs = first.call(|v| v.sregs())?.map_err(MachineError::Registers)?;
+        if let Some((regs, sregs)) = guest.board.load(sregs)? {
+            first.call(move |v| v.set_entry(&regs, &sregs))?.map_err(MachineError::Registers)?;
+        }
+        guest.board.remap_all();
+        Ok(())
+    }
+
+    /// The guest's paravirtual clock stands still while the machine is stopped.
+    fn stop_guest_clock(&mut self) -> Result<(), MachineError> {
+        let Some(guest) = &self.guest else { return Ok(()) };
+        if self.stopped_at.is_none() {
+            self.stopped_at = Some(guest.vm.clock().map_err(MachineError::Clock)?);
+        }
+        Ok(())
+    }
+
+    /// It goes on from where it stood; the guest's watchdogs are told that it was not at fault.
+    fn start_guest_clock(&mut self) -> Result<(), MachineError> {
+        let (Some(guest), Some(then)) = (&self.guest, self.stopped_at.take()) else { return Ok(()) };
+        guest.vm.set_clock(then).map_err(MachineError::Clock)?;
+        for vcpu in &guest.vcpus {
+            vcpu.call(|v| v.tell_stopped())?.map_err(MachineError::Registers)?;
+        }
+        Ok(())
+    }
+}
+
+/// Wakes the loop; what woke it is looked at afterwards, all of it, so nothing is kept here.
+struct Wakers {
+    fds: [i32; 3],
+}
+
+impl MutEventSubscriber for Wakers {
+    fn process(&mut self, _: Events, _: &mut EventOps<'_>) {}
+
+    fn init(&mut self, ops: &mut EventOps<'_>) {
+        for fd in self.fds {
+            if let Err(error) = ops.add(Events::new_raw(fd, EventSet::IN)) {
+                log::error!("the main thread cannot wait for descriptor {fd}: {error}");
+            }
+        }
+    }
+}

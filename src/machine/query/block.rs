@@ -1,0 +1,153 @@
+//! Disks, nodes and counters.
+
+use rhea_block::graph::{Node, NodeInfo};
+use rhea_block::layer::Preallocation;
+use rhea_devices::block_stats::{BlockStats as Counters, Counted};
+use serde_json::{Value, json};
+
+use crate::machine::Machine;
+use crate::machine::facts::Disk;
+use crate::qmp::QmpError;
+use crate::qmp::channel::{Answer, answer, done};
+use crate::qmp::command::args::BlockResize;
+use crate::qmp::reply::block::{BlockDeviceStats, BlockStats};
+
+impl Machine {
+    /// `query-block`: one entry a disk.
+    pub(in crate::machine) fn disks(&self) -> Answer {
+        let describe = |disk: &Disk| {
+            let inserted = self.host.graph.get(&disk.node).map(|node| node.info(disk.write_cache));
+            json!({
+                "device": disk.drive,
+                "qdev": disk.qdev,
+                "type": "unknown",
+                "removable": false,
+                "locked": false,
+                "io-status": self.io_status(disk),
+                "inserted": inserted,
+            })
+        };
+        Ok(self.facts.disks.iter().map(describe).collect())
+    }
+
+    fn io_status(&self, disk: &Disk) -> &'static str {
+        match self.failed_disks.get(&disk.id) {
+            None => "ok",
+            Some(&libc::ENOSPC) => "nospace",
+            Some(_) => "failed",
+        }
+    }
+
+    /// `query-named-block-nodes`; flat leaves out the images behind each.
+    pub(in crate::machine) fn nodes(&self, flat: bool) -> Answer {
+        let mut nodes: Vec<NodeInfo> = self.host.graph.info();
+        if flat {
+            for node in &mut nodes {
+                node.image.backing_image = None;
+            }
+        }
+        answer(&nodes)
+    }
+
+    /// `query-blockstats`: of disks, or of nodes.
+    pub(in crate::machine) fn disk_counters(&self, of_nodes: bool) -> Vec<BlockStats> {
+        let disk = |disk: &Disk| BlockStats {
+            device: Some(disk.drive.clone()),
+            qdev: Some(disk.qdev.clone()),
+            node_name: Some(disk.node.clone()),
+            stats: totals(&disk.stats),
+            parent: None,
+            backing: None,
+        };
+        let node = |node: &Node| {
+            let used = self.facts.disks.iter().find(|disk| disk.node == node.name());
+            BlockStats {
+                device: None,
+                qdev: None,
+                node_name: Some(node.name().to_owned()),
+                stats: used.map_or_else(|| totals(&Counters::default()), |disk| totals(&disk.stats)),
+                parent: None,
+                backing: None,
+            }
+        };
+        if of_nodes {
+            self.host.graph.nodes().iter().map(|n| node(n)).collect()
+        } else {
+            self.facts.disks.iter().map(disk).collect()
+        }
+    }
+
+    /// `block_resize`.
+    pub(in crate::machine) fn resize_disk(&self, args: &BlockResize) -> Answer {
+        let size = u64::try_from(args.size).map_err(|_| QmpError::expects("size", "a >0 size"))?;
+        let wanted = match (&args.device, &args.node_name) {
+            (Some(_), Some(_)) | (None, None) => {
+                return Err(QmpError::generic("Either 'device' or 'node-name' must be given, and not both"));
+            }
+            (Some(device), None) => {
+                self.facts.disks.iter().find(|d| d.drive == *device || d.id == *device || d.qdev == *device)
+            }
+            (None, Some(node)) => self.facts.disks.iter().find(|d| d.node == *node),
+        };
+        let name = args.device.as_ref().or(args.node_name.as_ref()).map_or("", String::as_str);
+        let resized = match wanted.and_then(|disk| self.host.disk(&disk.id)) {
+            Some((attached, _)) => attached.disk().resize(size),
+            None => match self.host.graph.get(name) {
+                Some(node) => node.layer().resize(size, Preallocation::Off),
+                None => return Err(not_found(args, name)),
+            },
+        };
+        resized.map_err(|e| QmpError::from_error(&e))?;
+        done()
+    }
+
+    /// `blockdev-del`.
+    pub(in crate::machine) fn remove_node(&self, name: &str) -> Answer {
+        self.host.graph.remove(name).map_err(|e| QmpError::from_error(&e))?;
+        done()
+    }
+}
+
+fn not_found(args: &BlockResize, name: &str) -> QmpError {
+    match args.device {
+        Some(_) => QmpError::device_not_found(name),
+        None => QmpError::generic(format!("Cannot find device='' nor node-name='{name}'")),
+    }
+}
+
+fn totals(counters: &Counters) -> BlockDeviceStats {
+    let read = counters.totals(Counted::Read);
+    let write = counters.totals(Counted::Write);
+    let flush = counters.totals(Counted::Flush);
+    let unmap = counters.totals(Counted::Unmap);
+    BlockDeviceStats {
+        rd_bytes: read.bytes,
+        wr_bytes: write.bytes,
+        unmap_bytes: unmap.bytes,
+        rd_operations: read.operations,
+        wr_operations: write.operations,
+        flush_operations: flush.operations,
+        unmap_operations: unmap.operations,
+        rd_total_time_ns: read.total_time_ns,
+        wr_total_time_ns: write.total_time_ns,
+        flush_total_time_ns: flush.total_time_ns,
+        unmap_total_time_ns: unmap.total_time_ns,
+        // Where the highest write went is not kept.
+        wr_highest_offset: 0,
+        rd_merged: read.merged,
+        wr_merged: write.merged,
+        unmap_merged: unmap.merged,
+        idle_time_ns: counters.idle().map(|idle| u64::try_from(idle.as_nanos()).unwrap_or(u64::MAX)),
+        failed_rd_operations: read.failed,
+        failed_wr_operations: write.failed,
+        failed_flush_operations: flush.failed,
+        failed_unmap_operations: unmap.failed,
+        invalid_rd_operations: read.invalid,
+        invalid_wr_operations: write.invalid,
+        invalid_flush_operations: flush.invalid,
+        invalid_unmap_operations: unmap.invalid,
+        account_invalid: true,
+        account_failed: true,
+        timed_stats: Vec::<Value>::new(),
+    }
+}

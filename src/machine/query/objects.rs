@@ -1,0 +1,67 @@
+//! The tree of objects, as far as clients ask for it: the vCPUs and the devices that the user added.
+
+use serde_json::Value;
+
+use super::cpu;
+use crate::machine::Machine;
+use crate::qmp::QmpError;
+use crate::qmp::channel::{Answer, answer};
+use crate::qmp::reply::device::ObjectPropertyInfo;
+
+fn entry(name: impl Into<String>, r#type: impl Into<String>) -> ObjectPropertyInfo {
+    ObjectPropertyInfo { name: name.into(), r#type: r#type.into(), description: None, default_value: None }
+}
+
+impl Machine {
+    /// `qom-list`.
+    pub(in crate::machine) fn list_objects(&self, path: &str) -> Answer {
+        let path = if path == "/" { path } else { path.trim_end_matches('/') };
+        let mut entries = vec![entry("type", "string")];
+        match path {
+            "/" => entries.push(entry("machine", format!("child<{}-machine>", self.facts.machine))),
+            "/machine" => {
+                let containers = ["peripheral", "peripheral-anon", "unattached"];
+                entries.extend(containers.map(|name| entry(name, "child<container>")));
+            }
+            "/machine/peripheral" => {
+                let devices = self.facts.peripherals.iter();
+                entries.extend(devices.map(|(id, driver)| entry(id, format!("child<{driver}>"))));
+            }
+            "/machine/unattached" => {
+                let present = self.facts.cpus.iter().filter(|place| place.present).enumerate();
+                let cpus =
+                    present.map(|(n, _)| entry(format!("device[{n}]"), format!("child<{}>", self.facts.cpu_type)));
+                entries.extend(cpus);
+            }
+            "/machine/peripheral-anon" => {}
+            _ if self.type_of(path).is_some() => {}
+            _ => return Err(QmpError::device_not_found(path)),
+        }
+        answer(&entries)
+    }
+
+    /// `qom-get`: every object has its type; nothing else is kept as a property.
+    pub(in crate::machine) fn object_property(&self, path: &str, property: &str) -> Answer {
+        let r#type = match path {
+            "/machine" => Some(format!("{}-machine", self.facts.machine)),
+            "/" | "/machine/peripheral" | "/machine/unattached" | "/machine/peripheral-anon" => {
+                Some("container".into())
+            }
+            _ => self.type_of(path),
+        };
+        let r#type = r#type.ok_or_else(|| QmpError::device_not_found(path))?;
+        match property {
+            "type" => Ok(Value::String(r#type)),
+            _ => Err(QmpError::generic(format!("Property '{type}.{property}' not found"))),
+        }
+    }
+
+    /// The type of a vCPU or of a device with an id.
+    fn type_of(&self, path: &str) -> Option<String> {
+        if let Some(id) = path.strip_prefix("/machine/peripheral/") {
+            return self.facts.peripherals.iter().find(|(name, _)| name == id).map(|(_, driver)| driver.clone());
+        }
+        let present = self.facts.cpus.iter().filter(|place| place.present).count();
+        (0..present).any(|n| cpu::path(n) == path).then(|| self.facts.cpu_type.clone())
+    }
+}

@@ -1,0 +1,77 @@
+//! What kind of machine this is and how it is doing.
+
+use crate::machine::Machine;
+use crate::qmp::reply::machine::{
+    HostMemPolicy, IoThreadInfo, KvmInfo, MachineInfo, Memdev, MemoryInfo, NameInfo, StatusInfo, TargetInfo, UuidInfo,
+};
+
+impl Machine {
+    pub(in crate::machine) fn status(&self) -> StatusInfo {
+        StatusInfo { running: self.state.is_running(), singlestep: false, status: self.state }
+    }
+
+    pub(in crate::machine) fn name_info(&self) -> NameInfo {
+        NameInfo { name: self.facts.name.clone() }
+    }
+
+    pub(in crate::machine) fn uuid_info(&self) -> UuidInfo {
+        UuidInfo { uuid: self.facts.uuid.clone() }
+    }
+
+    /// A machine runs on KVM or it does not run; for probing there may be no `/dev/kvm`.
+    pub(in crate::machine) fn kvm_info(&self) -> KvmInfo {
+        KvmInfo { enabled: self.facts.kvm, present: self.facts.kvm }
+    }
+
+    pub(in crate::machine) fn target_info() -> TargetInfo {
+        TargetInfo { arch: "x86_64".into() }
+    }
+
+    pub(in crate::machine) fn memory_info(&self) -> MemoryInfo {
+        MemoryInfo { base_memory: self.facts.memory, plugged_memory: Some(0) }
+    }
+
+    pub(in crate::machine) fn memdevs(&self) -> Vec<Memdev> {
+        let describe = |backend: &super::super::facts::MemoryBackend| Memdev {
+            id: Some(backend.id.clone()),
+            size: backend.size,
+            merge: backend.merge,
+            dump: backend.dump,
+            prealloc: backend.prealloc,
+            share: backend.share,
+            reserve: Some(false),
+            host_nodes: Vec::new(),
+            policy: HostMemPolicy::Default,
+        };
+        self.facts.memory_backends.iter().map(describe).collect()
+    }
+
+    /// Threads do not poll here: they sleep until there is work.
+    pub(in crate::machine) fn iothreads(&self) -> Vec<IoThreadInfo> {
+        let describe =
+            |(id, thread): (&String, &std::sync::Arc<rhea_devices::virtio::iothread::IoThread>)| IoThreadInfo {
+                id: id.clone(),
+                thread_id: i64::from(thread.tid()),
+                poll_max_ns: 0,
+                poll_grow: 0,
+                poll_shrink: 0,
+                aio_max_batch: 0,
+            };
+        self.host.iothreads.iter().map(describe).collect()
+    }
+
+    pub(in crate::machine) fn machine_types() -> Vec<MachineInfo> {
+        let describe = |machine: &crate::spec::machine::MachineType| MachineInfo {
+            name: machine.name.into(),
+            alias: machine.alias.map(Into::into),
+            is_default: (machine.alias.is_some()).then_some(true),
+            cpu_max: i64::from(machine.max_cpus),
+            hotpluggable_cpus: false,
+            numa_mem_supported: true,
+            deprecated: false,
+            default_cpu_type: Some("qemu64-x86_64-cpu".into()),
+            default_ram_id: Some("pc.ram".into()),
+        };
+        crate::spec::machine::MACHINES.iter().map(describe).collect()
+    }
+}

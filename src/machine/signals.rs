@@ -1,0 +1,81 @@
+//! SIGINT, SIGTERM and SIGHUP as events of the main thread: a clean end, disks flushed.
+
+use std::io;
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
+use std::{fs, mem, ptr};
+
+const SIGNALS: [i32; 3] = [libc::SIGINT, libc::SIGTERM, libc::SIGHUP];
+
+/// The descriptor that signals arrive on.
+pub(super) struct Signals(OwnedFd);
+
+/// A signal that arrived.
+pub(super) struct Arrived {
+    pub(super) number: i32,
+    sender: u32,
+}
+
+/// Blocks the signals in the calling thread and those it makes later, so that only the descriptor sees them. Called
+/// before the first thread starts.
+///
+/// # Errors
+/// When the kernel refuses the mask.
+#[expect(unsafe_code, reason = "signal masks have no safe wrapper")]
+pub fn block() -> io::Result<()> {
+    // SAFETY: `set` is a valid mask; the old one is not asked for.
+    let refused = unsafe { libc::pthread_sigmask(libc::SIG_BLOCK, &set(), ptr::null_mut()) };
+    if refused == 0 { Ok(()) } else { Err(io::Error::from_raw_os_error(refused)) }
+}
+
+#[expect(unsafe_code, reason = "signal sets have no safe wrapper")]
+fn set() -> libc::sigset_t {
+    // SAFETY: sigset_t is plain data; sigemptyset then gives it its proper value.
+    let mut set: libc::sigset_t = unsafe { mem::zeroed() };
+    // SAFETY: a valid set and valid signal numbers: neither call can fail.
+    unsafe {
+        libc::sigemptyset(&raw mut set);
+        for signal in SIGNALS {
+            libc::sigaddset(&raw mut set, signal);
+        }
+    }
+    set
+}
+
+impl Signals {
+    #[expect(unsafe_code, reason = "signalfd has no safe wrapper")]
+    pub(super) fn new() -> io::Result<Self> {
+        // SAFETY: a valid mask; the result is checked.
+        let fd = unsafe { libc::signalfd(-1, &set(), libc::SFD_NONBLOCK | libc::SFD_CLOEXEC) };
+        if fd < 0 {
+            return Err(io::Error::last_os_error());
+        }
+        // SAFETY: a descriptor just made, owned by nobody else.
+        Ok(Self(unsafe { OwnedFd::from_raw_fd(fd) }))
+    }
+
+    #[expect(unsafe_code, reason = "reads a C struct")]
+    pub(super) fn take(&self) -> Option<Arrived> {
+        // SAFETY: plain data, for which zero is valid.
+        let mut info: libc::signalfd_siginfo = unsafe { mem::zeroed() };
+        let size = size_of_val(&info);
+        // SAFETY: the buffer is exactly the size given.
+        let got = unsafe { libc::read(self.0.as_raw_fd(), (&raw mut info).cast(), size) };
+        let number = i32::try_from(info.ssi_signo).unwrap_or(0);
+        (got == size as isize).then_some(Arrived { number, sender: info.ssi_pid })
+    }
+}
+
+impl AsRawFd for Signals {
+    fn as_raw_fd(&self) -> RawFd {
+        self.0.as_raw_fd()
+    }
+}
+
+impl Arrived {
+    /// Says who ended the process, in QEMU's words, which logs are searched for.
+    pub(super) fn announce(&self) {
+        let name = fs::read_to_string(format!("/proc/{}/comm", self.sender)).unwrap_or_default();
+        let name = if name.is_empty() { "<unknown process>" } else { name.trim_end() };
+        log::error!("terminating on signal {} from pid {} ({name})", self.number, self.sender);
+    }
+}

@@ -1,0 +1,329 @@
+//! From a command line to a running machine, in the order that matters: everything that can fail fails before the
+//! first client is served and before the guest runs, and leaves nothing behind.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use rhea_arch::kvm::{Access, HostError, HostRange, KickError, MemoryError, Vm, VmError, install_kick_signal};
+use rhea_block::graph::Graph;
+use rhea_block::thread::ThreadKind;
+use rhea_devices::clock::HostClock;
+use rhea_devices::memory::GuestRam;
+use rhea_devices::virtio::iothread::IoThread;
+use thiserror::Error;
+use vm_memory::GuestAddress;
+
+use super::drives::{self, DriveError};
+use super::event::{EventSender, MachineEvent, event_channel};
+use super::facts::{Disk, Facts, MemoryBackend};
+use super::host::Host;
+use super::{Actions, Ending, Guest, Machine, MachineError, Parts};
+use crate::board::memory::{self, RamError};
+use crate::board::plan::{self, PciDevice, Plan, PlanError};
+use crate::board::{Board, BoardError};
+use crate::chardev::config::Config;
+use crate::chardev::{ChardevError, Chardevs, FdTable};
+use crate::cpu::{CpuError, Cpus};
+use crate::logging::{self, Settings};
+use crate::process::{self, PidFile, ProcessError, Readiness};
+use crate::qmp::{EventBus, Mode, Monitors, QmpError, Services, request_channel};
+use crate::seccomp::{self, SeccompError};
+use crate::spec::machine::Board as BoardKind;
+use crate::spec::process::MonitorMode;
+use crate::spec::{ObjectSpec, SpecError, VmSpec};
+use crate::vcpu::{VcpuError, VcpuHandle};
+
+/// Where KVM is.
+const KVM: &str = "/dev/kvm";
+
+/// Why the machine does not start, or had to end.
+#[derive(Debug, Error)]
+#[non_exhaustive]
+#[expect(missing_docs, reason = "each is the error of the step it is named after")]
+pub enum StartError {
+    #[error("cannot open the log file {path}")]
+    Log {
+        path: PathBuf,
+        #[source]
+        source: io::Error,
+    },
+    #[error(transparent)]
+    Process(#[from] ProcessError),
+    #[error(transparent)]
+    Seccomp(#[from] SeccompError),
+    #[error("cannot set up the process")]
+    Host(#[source] io::Error),
+    #[error("-add-fd fd={fd}: {why}")]
+    AddFd { fd: i32, why: String },
+    #[error(transparent)]
+    Spec(#[from] SpecError),
+    #[error("-chardev {label}")]
+    Chardev {
+        label: String,
+        #[source]
+        source: ChardevError,
+    },
+    #[error("-mon chardev={label}")]
+    Monitor {
+        label: String,
+        #[source]
+        source: ChardevError,
+    },
+    #[error(transparent)]
+    Drive(#[from] DriveError),
+    #[error(transparent)]
+    Plan(#[from] PlanError),
+    #[error(transparent)]
+    Ram(#[from] RamError),
+    #[error("cannot use KVM")]
+    Kvm(#[from] HostError),
+    #[error("cannot use KVM")]
+    Vm(#[from] VmError),
+    #[error("cannot use KVM")]
+    Kick(#[from] KickError),
+    #[error("KVM does not take guest memory")]
+    Memory(#[from] MemoryError),
+    #[error(transparent)]
+    Cpu(#[from] CpuError),
+    #[error(transparent)]
+    Board(#[from] BoardError),
+    #[error(transparent)]
+    Vcpu(#[from] VcpuError),
+    #[error(transparent)]
+    Machine(#[from] MachineError),
+}
+
+/// Runs a machine to its end; the number is the exit status.
+///
+/// # Errors
+/// Why it does not start, or why it could not go on.
+pub fn run(program: &str, spec: &VmSpec) -> Result<u8, StartError> {
+    start_log(program, spec)?;
+    let readiness = if spec.process.daemonize { process::daemonize()? } else { Readiness::foreground() };
+    process::set_name(spec.name.process.as_deref());
+    super::block_signals().map_err(StartError::Host)?;
+    install_kick_signal()?;
+    let sandboxed = spec.process.sandbox.enable;
+    if sandboxed {
+        seccomp::enable()?;
+    }
+    let (events, news) = event_channel().map_err(StartError::Host)?;
+    let chardevs = open_chardevs(spec, &events)?;
+    let outcome = Session { spec, events, chardevs: Arc::clone(&chardevs) }.run(news, readiness, sandboxed);
+    chardevs.shut_down();
+    outcome
+}
+
+fn start_log(program: &str, spec: &VmSpec) -> Result<(), StartError> {
+    let process = &spec.process;
+    let settings = Settings {
+        program: program.to_owned(),
+        timestamp: process.msg.timestamp,
+        guest: process.msg.guest_name.then(|| spec.name.guest.clone()).flatten(),
+        verbose: process.verbose,
+    };
+    let path = process.logfile.as_deref();
+    let refused = |source| StartError::Log { path: path.map(PathBuf::from).unwrap_or_default(), source };
+    logging::start(settings, path).map_err(refused)?;
+    spec.warnings.iter().for_each(|warning| log::warn!("{warning}"));
+    Ok(())
+}
+
+/// Makes the character devices; a server with `wait=on` waits for its client here.
+fn open_chardevs(spec: &VmSpec, events: &EventSender) -> Result<Arc<Chardevs>, StartError> {
+    let fds = Arc::new(FdTable::new());
+    for given in &spec.process.add_fds {
+        let told = |e: QmpError| StartError::AddFd { fd: given.fd, why: e.to_string() };
+        let fd = fds.claim(given.fd).map_err(told)?;
+        fds.add(Some(given.set), fd, given.opaque.clone()).map_err(told)?;
+    }
+    let quit = events.clone();
+    let hook = Arc::new(move || quit.send(MachineEvent::Quit));
+    let chardevs = Chardevs::new(fds, hook).map_err(StartError::Host)?;
+    for asked in &spec.chardevs {
+        let config = Config::try_from(asked)?;
+        let refused = |source| StartError::Chardev { label: config.label.clone(), source };
+        if let Some(pty) = chardevs.add(&config).map_err(refused)? {
+            eprintln!("{}", Chardevs::announcement(&config.label, &pty));
+        }
+    }
+    Ok(Arc::new(chardevs))
+}
+
+/// A machine on its way up.
+struct Session<'a> {
+    spec: &'a VmSpec,
+    events: EventSender,
+    chardevs: Arc<Chardevs>,
+}
+
+impl Session<'_> {
+    fn run(self, news: super::event::EventQueue, readiness: Readiness, sandboxed: bool) -> Result<u8, StartError> {
+        let spec = self.spec;
+        let graph = Arc::new(Graph::new());
+        drives::open_blockdevs(&graph, &spec.blockdevs)?;
+        let disks = drives::open_drives(&graph, &spec.drives, spec.snapshot)?;
+        let (requests, queue) = request_channel().map_err(StartError::Host)?;
+        let bus = EventBus::new();
+        let clock = Arc::new(HostClock::stopped());
+        let host = Host::new(Arc::clone(&self.chardevs), Arc::clone(&graph), iothreads(spec)?, self.events.clone());
+        let mut facts = facts(spec);
+        let guest = match spec.machine.kind.board {
+            BoardKind::None => None,
+            BoardKind::I440fx => Some(self.build(&disks, &host, &clock, &mut facts)?),
+        };
+        clock.start().map_err(StartError::Host)?;
+        let parts = Parts {
+            facts,
+            guest,
+            host,
+            clock,
+            actions: actions(spec),
+            requests: queue,
+            events: news,
+            bus: bus.clone(),
+        };
+        let mut machine = Machine::new(parts)?;
+        let services = Services::new(super::execute::offer(), package(), Arc::clone(&self.chardevs));
+        let monitors = Monitors::start(requests, services, &bus).map_err(StartError::Host)?;
+        self.add_monitors(&monitors)?;
+        let _pid_file = spec.process.pidfile.as_deref().map(PidFile::create).transpose()?;
+        self.chardevs.fds().close_inheritance();
+        process::give_up_privileges(spec.process.chroot.as_deref(), spec.process.runas.as_ref())?;
+        readiness.ready()?;
+        if sandboxed {
+            seccomp::confine(ThreadKind::Main)?;
+        }
+        let ending = machine.run(spec.start_paused);
+        // The guest's last writes reach the disk before anyone is told that it is over.
+        drop(machine);
+        if let Err(error) = graph.close_all() {
+            log::error!("{error}");
+        }
+        monitors.stop();
+        Ok(match ending? {
+            Ending::Normal => 0,
+            Ending::Status(status) => status,
+        })
+    }
+
+    /// The guest's memory, devices and vCPUs.
+    fn build(
+        &self,
+        disks: &[plan::DrivePlan],
+        host: &Host,
+        clock: &Arc<HostClock>,
+        facts: &mut Facts,
+    ) -> Result<Guest, StartError> {
+        let kvm = rhea_arch::kvm::Host::open(KVM.as_ref())?;
+        facts.kvm = true;
+        let cpus = Cpus::new(self.spec, &kvm)?;
+        facts.cpu_type = cpus.type_name();
+        facts.cpus = cpus.places();
+        let plan = plan::check(self.spec, cpus.processors(), disks)?;
+        let ram = Arc::new(memory::map(&plan.ram)?);
+        let vm = Arc::new(Vm::create(&kvm)?);
+        add_memory(&vm, &ram, &plan)?;
+        let board = Board::build(&plan, &vm, ram, Arc::clone(clock) as _, host)?;
+        let mut vcpus = Vec::new();
+        for (index, vcpu) in (0..).zip(cpus.create(&vm)?) {
+            vcpus.push(VcpuHandle::start(index, vcpu, board.platform(), self.events.clone())?);
+        }
+        add_devices(facts, &plan, host, self.spec);
+        Ok(Guest { board, vm, vcpus })
+    }
+
+    fn add_monitors(&self, monitors: &Monitors) -> Result<(), StartError> {
+        for monitor in &self.spec.monitors {
+            let label = &monitor.chardev;
+            let refused = |source| StartError::Monitor { label: label.clone(), source };
+            let device = self.chardevs.frontend(label).map_err(refused)?;
+            let mode = match monitor.mode {
+                MonitorMode::Readline => Mode::Readline,
+                MonitorMode::Control => Mode::Control { pretty: monitor.pretty },
+            };
+            if !monitors.add(device, mode) {
+                return Err(refused(ChardevError::Busy(label.clone())));
+            }
+        }
+        Ok(())
+    }
+}
+
+fn add_memory(vm: &Vm, ram: &Arc<GuestRam>, plan: &Plan) -> Result<(), StartError> {
+    for &(start, size) in &plan.ram.ranges {
+        let range = HostRange::of_ram(ram, GuestAddress(start), size)?;
+        vm.add_memory(start, range, Access::ReadWrite, false)?;
+    }
+    Ok(())
+}
+
+fn iothreads(spec: &VmSpec) -> Result<BTreeMap<String, Arc<IoThread>>, StartError> {
+    let mut threads = BTreeMap::new();
+    for object in &spec.objects {
+        if let ObjectSpec::Iothread(thread) = object {
+            let started = IoThread::spawn(&format!("IO {}", thread.id)).map_err(StartError::Host)?;
+            threads.insert(thread.id.clone(), started);
+        }
+    }
+    Ok(threads)
+}
+
+fn actions(spec: &VmSpec) -> Actions {
+    let asked = &spec.actions;
+    Actions { reboot: asked.reboot, shutdown: asked.shutdown, panic: asked.panic, watchdog: asked.watchdog }
+}
+
+/// What `query-version` says this program is.
+fn package() -> String {
+    concat!("Rhea ", env!("CARGO_PKG_VERSION")).to_owned()
+}
+
+fn facts(spec: &VmSpec) -> Facts {
+    let backends = spec.objects.iter().filter_map(|object| {
+        let (common, share) = match object {
+            ObjectSpec::MemoryRam(ram) => (&ram.common, ram.share),
+            ObjectSpec::MemoryMemfd(memfd) => (&memfd.common, memfd.share),
+            ObjectSpec::MemoryFile(file) => (&file.common, file.share),
+            _ => return None,
+        };
+        Some(MemoryBackend {
+            id: common.id.clone(),
+            size: common.size.0,
+            merge: common.merge,
+            dump: common.dump,
+            prealloc: common.prealloc,
+            share,
+        })
+    });
+    Facts {
+        name: spec.name.guest.clone(),
+        uuid: spec.uuid.unwrap_or_default().to_string(),
+        machine: spec.machine.kind.name.to_owned(),
+        kvm: std::fs::metadata(KVM).is_ok(),
+        memory: if spec.machine.kind.board == BoardKind::None { 0 } else { spec.memory.size.0 },
+        memory_backends: backends.collect(),
+        cpu_type: "qemu64-x86_64-cpu".to_owned(),
+        ..Facts::default()
+    }
+}
+
+/// The devices as `query-block`, `qom-list` and others tell of them.
+fn add_devices(facts: &mut Facts, plan: &Plan, host: &Host, spec: &VmSpec) {
+    for function in &plan.pci {
+        let PciDevice::Blk(blk) = &function.device else { continue };
+        let named = !function.id.starts_with('#');
+        facts.disks.push(Disk {
+            id: function.id.clone(),
+            drive: blk.drive.clone(),
+            qdev: if named { format!("/machine/peripheral/{}/virtio-backend", function.id) } else { String::new() },
+            node: blk.node.clone(),
+            write_cache: blk.write_cache,
+            stats: host.disk(&function.id).map(|(_, stats)| stats).unwrap_or_default(),
+        });
+    }
+    let named = spec.devices.iter().filter_map(|device| Some((device.id()?.to_owned(), device.driver().to_owned())));
+    facts.peripherals = named.collect();
+}
