@@ -56,6 +56,19 @@ pub enum VcpuError {
         /// What differs.
         why: &'static str,
     },
+    /// The host cannot present that frequency.
+    #[error("vCPU {id}: the host cannot present a TSC of {wanted} kHz; its own runs at {host} kHz")]
+    TscFrequency {
+        /// Which vCPU.
+        id: u32,
+        /// What was asked for.
+        wanted: u32,
+        /// What the vCPU has now; 0 where the kernel does not say.
+        host: u32,
+        /// Why.
+        #[source]
+        source: kvm_ioctls::Error,
+    },
     /// It could not be made stoppable.
     #[error("vCPU {id} cannot be made stoppable")]
     Kick {
@@ -128,15 +141,18 @@ impl Vcpu {
         self.page.set_immediate_exit(false);
     }
 
-    /// Sets what CPUID answers, once, before the first entry; then records the state at power-on for
-    /// [`Vcpu::reset`].
+    /// Sets what CPUID answers and the MSRs that differ from KVM's own, once, before the first entry; then records the
+    /// state at power-on for [`Vcpu::reset`]. MSRs that the kernel refuses are logged: older kernels know fewer.
     ///
     /// # Errors
     /// When the kernel refuses the table, or does not hand out the vCPU's state.
-    pub fn set_cpuid(&mut self, table: &CpuidTable) -> Result<(), VcpuError> {
-        let count = table.entries().len();
-        let leaves = table.to_kvm().ok_or(VcpuError::TooManyLeaves { id: self.id, count })?;
+    pub fn configure(&mut self, cpuid: &CpuidTable, msrs: &[MsrValue]) -> Result<(), VcpuError> {
+        let count = cpuid.entries().len();
+        let leaves = cpuid.to_kvm().ok_or(VcpuError::TooManyLeaves { id: self.id, count })?;
         self.fd.set_cpuid2(&leaves).map_err(self.failed("KVM_SET_CPUID2"))?;
+        for MsrValue { index, value } in msrs::write_all(msrs, |msrs| self.fd.set_msrs(msrs)) {
+            log::warn!("vCPU {}: KVM refused {value:#x} for MSR {index:#x}", self.id);
+        }
         self.initial = Some(Box::new(self.snapshot()?));
         Ok(())
     }
@@ -320,15 +336,21 @@ impl Vcpu {
         self.fd.get_tsc_khz().ok().filter(|khz| *khz != 0)
     }
 
-    /// Sets the guest's TSC frequency. Before [`Vcpu::set_cpuid`].
+    /// Sets the guest's TSC frequency. Before [`Vcpu::configure`]. A frequency that the guest's clocks cannot tell from
+    /// the host's (250 parts in a million) needs no scaling and is taken for the host's.
     ///
     /// # Errors
-    /// When the host's processor cannot scale the TSC.
+    /// [`VcpuError::TscFrequency`] when the host's processor cannot scale the TSC.
     pub fn set_tsc_khz(&self, khz: u32) -> Result<(), VcpuError> {
-        self.fd.set_tsc_khz(khz).map_err(self.failed("KVM_SET_TSC_KHZ"))
+        let host = self.tsc_khz().unwrap_or(0);
+        if u64::from(host.abs_diff(khz)) * 4000 <= u64::from(host) {
+            return Ok(());
+        }
+        let refused = |source| VcpuError::TscFrequency { id: self.id, wanted: khz, host, source };
+        self.fd.set_tsc_khz(khz).map_err(refused)
     }
 
-    /// Turns the Hyper-V synthetic interrupt controller on (`KVM_CAP_HYPERV_SYNIC2`). Before [`Vcpu::set_cpuid`].
+    /// Turns the Hyper-V synthetic interrupt controller on (`KVM_CAP_HYPERV_SYNIC2`). Before [`Vcpu::configure`].
     ///
     /// # Errors
     /// When the kernel does not offer it.
@@ -354,13 +376,13 @@ impl Vcpu {
     }
 
     /// Brings back the state at power-on: all registers, MSRs, APIC, pending events and FPU as they were when
-    /// [`Vcpu::set_cpuid`] returned; id 0 executes at the reset vector `0xffff_fff0` (SDM volume 3, table 10-1), the
+    /// [`Vcpu::configure`] returned; id 0 executes at the reset vector `0xffff_fff0` (SDM volume 3, table 10-1), the
     /// others wait to be started. The TSC starts from zero, together on all vCPUs that are reset within a second.
     ///
     /// # Errors
-    /// When CPUID was not set before, or an ioctl fails.
+    /// When [`Vcpu::configure`] was not called before, or an ioctl fails.
     pub fn reset(&self) -> Result<(), VcpuError> {
-        let why = "CPUID has not been set";
+        let why = "it has not been configured";
         let initial = self.initial.as_ref().ok_or(VcpuError::Mismatch { id: self.id, why })?;
         self.put(initial, Tsc::Restart)
     }

@@ -2,6 +2,7 @@
 
 pub mod acpi;
 pub mod boot;
+pub mod cpu;
 pub mod entry;
 pub mod layout;
 pub mod smbios;

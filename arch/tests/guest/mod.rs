@@ -48,7 +48,7 @@ impl Guest {
         let range = HostRange::of_ram(&ram, GuestAddress(0), RAM as u64).expect("range");
         vm.add_memory(0, range, Access::ReadWrite, false).expect("slot");
         let mut vcpu = vm.create_vcpu(0).expect("vCPU");
-        vcpu.set_cpuid(&cpuid(&host)).expect("CPUID");
+        vcpu.configure(&cpuid(&host), &[]).expect("CPUID");
         let mut guest = Self { vm, vcpu, ram, input: VecDeque::new() };
         guest.load(CODE, code);
         guest.start();
