@@ -67,6 +67,9 @@ pub trait Chardev: CharBackend {
 /// Why a character device cannot be made or had.
 #[derive(Debug, thiserror::Error)]
 pub enum ChardevError {
+    /// What is asked for contradicts itself.
+    #[error(transparent)]
+    Spec(#[from] crate::spec::SpecError),
     /// The name is taken.
     #[error("Chardev with id '{0}' already exists")]
     Exists(String),

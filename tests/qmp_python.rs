@@ -111,7 +111,7 @@ fn public_python_client_drives_the_monitor() {
     let (requests, queue) = request_channel().unwrap();
     let chardevs = Arc::new(Chardevs::new(Arc::new(FdTable::new()), Arc::new(|| {})).unwrap());
     let bus = EventBus::new();
-    let services = Services::new(Offer::all(), "rhea-test", Arc::clone(&chardevs));
+    let services = Arc::new(Services::new(Offer::all(), "rhea-test", Arc::clone(&chardevs)));
     let monitors = Monitors::start(requests, services, &bus).unwrap();
     let socket = SocketConfig {
         address: SocketAddress::Unix { path: path.clone(), is_abstract: false, tight: true },

@@ -1,7 +1,12 @@
-//! What can be asked for, checked: names resolved to kinds, contradictions refused before this.
+//! What is to be made: a [`ChardevSpec`] with its contradictions refused and its defaults filled in.
 
 use std::path::PathBuf;
 use std::time::Duration;
+
+pub use crate::spec::chardev::SocketAddress;
+use crate::spec::chardev::{ChardevSpec, SocketSpec};
+
+use super::ChardevError;
 
 /// A character device to be made.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -19,6 +24,34 @@ pub struct Config {
 }
 
 impl Config {
+    /// What a checked spec asks for.
+    ///
+    /// # Errors
+    ///
+    /// Only for a spec that its own check would refuse.
+    pub fn from_spec(spec: &ChardevSpec) -> Result<Self, ChardevError> {
+        let common = spec.common();
+        let backend = match spec {
+            ChardevSpec::Null(_) => Backend::Null,
+            ChardevSpec::Stdio(spec) => Backend::Stdio { signal: spec.signal },
+            ChardevSpec::Pty(_) => Backend::Pty,
+            ChardevSpec::File(spec) => {
+                Backend::File { path: spec.path.clone(), append: spec.append, input: spec.input_path.clone() }
+            }
+            ChardevSpec::Pipe(spec) => Backend::Pipe { path: spec.path.clone() },
+            ChardevSpec::Socket(spec) => Backend::Socket(SocketConfig::from_spec(spec)?),
+            ChardevSpec::Ringbuf(spec) => Backend::Ringbuf { size: usize::try_from(spec.size.0).ok() },
+            ChardevSpec::Mux(spec) => Backend::Mux { chardev: spec.chardev.clone() },
+        };
+        Ok(Self {
+            label: common.id.clone(),
+            backend,
+            logfile: common.logfile.clone(),
+            logappend: common.logappend,
+            mux: common.mux,
+        })
+    }
+
     /// A device without a log or mux.
     pub fn new(label: impl Into<String>, backend: Backend) -> Self {
         Self { label: label.into(), backend, logfile: None, logappend: false, mux: false }
@@ -53,6 +86,11 @@ pub enum Backend {
     },
     /// A socket.
     Socket(SocketConfig),
+    /// Several front ends on a device that is there already.
+    Mux {
+        /// That device.
+        chardev: String,
+    },
     /// The last bytes, in memory.
     Ringbuf {
         /// How many: a power of two; 64 KiB without.
@@ -77,37 +115,15 @@ pub struct SocketConfig {
     pub reconnect: Duration,
 }
 
-/// Where a socket is.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum SocketAddress {
-    /// A name in the file system.
-    Unix {
-        /// The name.
-        path: PathBuf,
-        /// Not in the file system but in the kernel's name space.
-        is_abstract: bool,
-        /// An abstract name is exactly as long as it is, not padded with zeroes.
-        tight: bool,
-    },
-    /// A host and a port.
-    Inet {
-        /// Name or address; empty for all of this host.
-        host: String,
-        /// The port's number or service name.
-        port: String,
-        /// A server takes the first free port up to this one.
-        to: Option<u16>,
-        /// Only, or not, IPv4.
-        ipv4: Option<bool>,
-        /// Only, or not, IPv6.
-        ipv6: Option<bool>,
-    },
-    /// A descriptor that this process was started with, or that `getfd` gave a name.
-    Fd(String),
-}
-
-impl Backend {
-    /// The names of the kinds, as `-chardev` takes them.
-    pub const NAMES: &'static [&'static str] =
-        &["null", "stdio", "pty", "file", "pipe", "socket", "ringbuf", "memory", "mux"];
+impl SocketConfig {
+    fn from_spec(spec: &SocketSpec) -> Result<Self, ChardevError> {
+        Ok(Self {
+            address: spec.address()?,
+            server: spec.server,
+            wait: spec.waits(),
+            telnet: spec.telnet,
+            nodelay: spec.nodelay.unwrap_or(true),
+            reconnect: Duration::from_secs(spec.reconnect.into()),
+        })
+    }
 }

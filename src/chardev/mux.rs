@@ -39,6 +39,7 @@ pub type QuitHook = Arc<dyn Fn() + Send + Sync>;
 
 /// The shared part.
 pub(crate) struct Mux {
+    label: String,
     below: Arc<dyn Chardev>,
     quit: QuitHook,
     // Not held while a front end or the host end is called.
@@ -78,9 +79,11 @@ enum Todo {
 
 impl Mux {
     /// Takes `below` for itself.
-    pub(crate) fn new(below: Arc<dyn Chardev>, quit: QuitHook) -> Arc<Self> {
-        let mux = Arc::new(Self { below, quit, inner: Mutex::new(Inner { at_line_start: true, ..Inner::default() }) });
-        // Nobody else can have attached: the host end was made for this mux.
+    pub(crate) fn new(label: &str, below: Arc<dyn Chardev>, quit: QuitHook) -> Arc<Self> {
+        let label = label.to_owned();
+        let mux =
+            Arc::new(Self { label, below, quit, inner: Mutex::new(Inner { at_line_start: true, ..Inner::default() }) });
+        // Nobody else has attached: the host end was made for this mux, or found free.
         let attached = mux.below.attach(Some(mux.clone()));
         debug_assert!(attached);
         mux
@@ -330,7 +333,7 @@ impl CharFrontend for Mux {
 
 impl CharBackend for Face {
     fn label(&self) -> &str {
-        self.mux.below.label()
+        &self.mux.label
     }
 
     fn write(&self, data: &[u8]) -> usize {

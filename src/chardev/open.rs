@@ -38,6 +38,8 @@ pub(super) fn open(config: &Config, fds: &FdTable, io: &Arc<IoLoop>) -> Result<O
         Backend::Ringbuf { size } => {
             return Ok(in_memory(Memory::ringbuf(&config.label, log, ring_size(*size)?)));
         }
+        // The registry has the other devices and makes it there.
+        Backend::Mux { chardev } => return Err(ChardevError::NotFound(chardev.clone())),
         Backend::Stdio { signal } => Box::new(stdio(*signal)?),
         Backend::Pty => {
             let end = Pty::open()?;

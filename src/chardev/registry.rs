@@ -11,6 +11,8 @@ use super::mux::{Mux, QuitHook};
 use super::open::open;
 use super::{Chardev, ChardevError};
 use crate::qmp::reply::monitor::{ChardevBackendInfo, ChardevInfo};
+use crate::spec::ChardevSpec;
+use crate::spec::describe::DescribeUnion;
 
 /// How long the end of the process waits for readers of what the guest wrote last.
 const LAST_WORDS: Duration = Duration::from_millis(500);
@@ -74,14 +76,23 @@ impl Chardevs {
         if self.lock().contains_key(&config.label) {
             return Err(ChardevError::Exists(config.label.clone()));
         }
-        let opened = open(config, &self.fds, &self.io)?;
-        let entry = if config.mux {
-            Entry::Muxed(Mux::new(opened.device, Arc::clone(&self.quit)))
-        } else {
-            Entry::Plain(opened.device)
-        };
+        let (entry, pty) = self.make(config)?;
         self.lock().insert(config.label.clone(), entry);
-        Ok(opened.pty)
+        Ok(pty)
+    }
+
+    fn make(&self, config: &Config) -> Result<(Entry, Option<String>), ChardevError> {
+        if let Backend::Mux { chardev } = &config.backend {
+            let below = self.frontend(chardev)?;
+            return Ok((self.mux(config, below), None));
+        }
+        let opened = open(config, &self.fds, &self.io)?;
+        let entry = if config.mux { self.mux(config, opened.device) } else { Entry::Plain(opened.device) };
+        Ok((entry, opened.pty))
+    }
+
+    fn mux(&self, config: &Config, below: Arc<dyn Chardev>) -> Entry {
+        Entry::Muxed(Mux::new(&config.label, below, Arc::clone(&self.quit)))
     }
 
     /// The line that tells where a new terminal is; tools look for it.
@@ -144,7 +155,9 @@ impl Chardevs {
 
     /// `query-chardev-backends`.
     pub fn backends() -> Vec<ChardevBackendInfo> {
-        Backend::NAMES.iter().map(|name| ChardevBackendInfo { name: (*name).to_owned() }).collect()
+        let names =
+            ChardevSpec::UNION.variants.iter().flat_map(|kind| [kind.name].into_iter().chain(kind.aliases.to_vec()));
+        names.map(|name| ChardevBackendInfo { name: name.to_owned() }).collect()
     }
 
     /// Writes out what waits and gives the terminal back: the last thing before the process ends.

@@ -9,6 +9,7 @@ use super::reply::{block, cpu, device, machine, migration, monitor};
 
 pub mod args;
 mod offer;
+mod spec_args;
 #[cfg(test)]
 mod tests;
 
@@ -150,6 +151,8 @@ commands! {
     "query-jobs" QueryJobs -> Vec<block::JobInfo>,
     /// Gives a node another size.
     "block_resize" BlockResize(BlockResize) -> (),
+    /// Puts a node into the graph.
+    "blockdev-add" BlockdevAdd(BlockdevAdd) -> (),
     /// Takes a node out of the graph.
     "blockdev-del" BlockdevDel(NodeName) -> (),
 
@@ -157,6 +160,8 @@ commands! {
     "query-chardev" QueryChardev -> Vec<monitor::ChardevInfo>,
     /// The kinds of them.
     "query-chardev-backends" QueryChardevBackends -> Vec<monitor::ChardevBackendInfo>,
+    /// Makes one.
+    "chardev-add" ChardevAdd(ChardevAdd) -> monitor::ChardevReturn,
     /// Removes one.
     "chardev-remove" ChardevRemove(Id) -> (),
     /// Sends a break condition.
@@ -176,6 +181,8 @@ commands! {
     "qom-list-properties" QomListProperties(TypeName) -> Vec<device::ObjectPropertyInfo>,
     /// The properties of a device type.
     "device-list-properties" DeviceListProperties(TypeName) -> Vec<device::ObjectPropertyInfo>,
+    /// Makes an object.
+    "object-add" ObjectAdd(ObjectAdd) -> (),
     /// Removes an object.
     "object-del" ObjectDel(Id) -> (),
 
@@ -190,7 +197,14 @@ commands! {
 impl Command {
     /// The command adds, removes or resizes something that the guest or a saved state can see.
     pub fn changes_devices(&self) -> bool {
-        matches!(self, Self::BlockResize(_) | Self::BlockdevDel(_) | Self::ObjectDel(_))
+        matches!(
+            self,
+            Self::BlockResize(_)
+                | Self::BlockdevAdd(_)
+                | Self::BlockdevDel(_)
+                | Self::ObjectAdd(_)
+                | Self::ObjectDel(_)
+        )
     }
 }
 

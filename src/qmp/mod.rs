@@ -26,6 +26,7 @@ pub mod reply;
 mod services;
 mod session;
 pub mod state;
+mod types;
 mod wire;
 
 pub use channel::{Answer, Inspect, Inspection, Reply, Request, RequestQueue, RequestSender, Target, request_channel};

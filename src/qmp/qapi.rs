@@ -10,6 +10,7 @@ use super::error::QmpError;
 
 mod builtin;
 mod schema;
+pub mod spec;
 pub use schema::{Case, Member, Schema, TypeRef};
 
 /// A type that can be in a QMP message.

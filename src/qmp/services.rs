@@ -5,12 +5,14 @@ use std::sync::{Arc, OnceLock};
 use serde_json::{Value, json};
 
 use super::channel::{Answer, answer, done};
-use super::command::args::{DataFormat, RingbufRead, RingbufWrite};
+use super::command::args::{ChardevAdd, DataFormat, RingbufRead, RingbufWrite};
 use super::command::{Command, Offer};
 use super::error::QmpError;
 use super::event::Event;
 use super::qapi::Schema;
-use super::reply::monitor::{CommandInfo, VersionInfo, VersionTriple};
+use super::reply::monitor::{ChardevReturn, CommandInfo, VersionInfo, VersionTriple};
+use super::types;
+use crate::chardev::config::Config;
 use crate::chardev::{Chardev, ChardevError, Chardevs};
 
 /// What all monitors share.
@@ -19,6 +21,8 @@ pub struct Services {
     offer: Offer,
     package: String,
     chardevs: Arc<Chardevs>,
+    /// The types of vCPUs, for `qom-list-types`.
+    cpus: Vec<String>,
     schema: OnceLock<Value>,
 }
 
@@ -27,8 +31,13 @@ const VERSION: VersionTriple = VersionTriple { major: 7, minor: 2, micro: 0 };
 
 impl Services {
     /// `offer` is what the machine can do, `package` what `query-version` says this program is.
-    pub fn new(offer: Offer, package: impl Into<String>, chardevs: Arc<Chardevs>) -> Arc<Self> {
-        Arc::new(Self { offer, package: package.into(), chardevs, schema: OnceLock::new() })
+    pub fn new(offer: Offer, package: impl Into<String>, chardevs: Arc<Chardevs>) -> Self {
+        Self { offer, package: package.into(), chardevs, cpus: Vec::new(), schema: OnceLock::new() }
+    }
+
+    /// With the types of vCPUs that the machine knows: `max-x86_64-cpu` and so on.
+    pub fn with_cpu_types(self, names: impl IntoIterator<Item = String>) -> Self {
+        Self { cpus: names.into_iter().collect(), ..self }
     }
 
     /// The character devices.
@@ -77,12 +86,31 @@ impl Services {
             Command::QueryFdsets => answer(&fds.query()),
             Command::QueryChardev => answer(&self.chardevs.query()),
             Command::QueryChardevBackends => answer(&Chardevs::backends()),
+            Command::ChardevAdd(args) => self.add_chardev(args),
             Command::ChardevRemove(args) => result(self.chardevs.remove(&args.id)),
             Command::ChardevSendBreak(args) => result(self.chardevs.device(&args.id).map(|device| device.send_break())),
             Command::RingbufWrite(args) => self.ring_write(args),
             Command::RingbufRead(args) => self.ring_read(args),
+            Command::QueryCommandLineOptions(args) => {
+                types::command_line_options(args.option.as_deref()).and_then(|options| answer(&options))
+            }
+            Command::QomListTypes(args) => {
+                answer(&types::list(&self.cpus, args.implements.as_deref(), args.r#abstract.unwrap_or(false)))
+            }
+            Command::QomListProperties(args) => {
+                types::object_properties(&self.cpus, &args.typename).and_then(|found| answer(&found))
+            }
+            Command::DeviceListProperties(args) => {
+                types::device_properties(&self.cpus, &args.typename).and_then(|found| answer(&found))
+            }
             _ => return None,
         })
+    }
+
+    fn add_chardev(&self, args: &ChardevAdd) -> Answer {
+        let config = Config::from_spec(&args.0).map_err(|error| QmpError::from_error(&error))?;
+        let pty = self.chardevs.add(&config).map_err(|error| QmpError::from_error(&error))?;
+        answer(&ChardevReturn { pty })
     }
 
     fn ring(&self, name: &str) -> Result<Arc<dyn Chardev>, QmpError> {

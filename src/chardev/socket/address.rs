@@ -1,12 +1,13 @@
 //! Names of sockets, and sockets made of names.
 
 use std::io;
-use std::net::{SocketAddr, TcpListener, ToSocketAddrs};
+use std::net::{SocketAddr, TcpListener, TcpStream, ToSocketAddrs};
 use std::os::fd::{AsFd, OwnedFd, RawFd};
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::net::{SocketAddr as UnixAddr, UnixListener};
 use std::path::Path;
+use std::time::Duration;
 
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, socket_with};
 
@@ -16,6 +17,9 @@ use crate::chardev::fdset::FdTable;
 
 /// An abstract name that is not `tight` is padded with zeroes to this.
 const ABSTRACT_LENGTH: usize = 107;
+
+/// How long a connection that has to work now may take.
+const PATIENCE: Duration = Duration::from_secs(10);
 
 /// Where a client connects to.
 pub(super) enum Destination {
@@ -170,7 +174,7 @@ pub(super) fn connect(destination: &Destination, wait: bool) -> io::Result<Owned
 
 fn connect_inet(address: SocketAddr, wait: bool) -> io::Result<OwnedFd> {
     if wait {
-        let stream = std::net::TcpStream::connect(address)?;
+        let stream = TcpStream::connect_timeout(&address, PATIENCE)?;
         stream.set_nonblocking(true)?;
         return Ok(stream.into());
     }

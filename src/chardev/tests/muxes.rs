@@ -121,3 +121,23 @@ fn mux_has_a_bounded_number_of_front_ends() {
     let more = std::iter::from_fn(|| shared.fixture.chardevs.frontend("m").ok()).take(10).count();
     assert_eq!(more, 2);
 }
+
+#[test]
+fn mux_on_a_device_that_is_there_takes_it() {
+    let fixture = Fixture::new();
+    let path = fixture.path("s");
+    fixture.chardevs.add(&Config::new("host", Backend::Socket(unix(&path)))).unwrap();
+    fixture.chardevs.add(&Config::new("m", Backend::Mux { chardev: "host".into() })).unwrap();
+    let face = fixture.chardevs.frontend("m").unwrap();
+    let guest = Fixture::attach(&face);
+    let mut person = client(&path);
+
+    guest.wait_event(CharEvent::Opened, 1);
+    person.write_all(b"hi").unwrap();
+
+    guest.wait_bytes(b"hi");
+    assert_eq!(face.label(), "m");
+    assert!(matches!(fixture.chardevs.frontend("host"), Err(ChardevError::Busy(_))));
+    let missing = fixture.chardevs.add(&Config::new("n", Backend::Mux { chardev: "nope".into() }));
+    assert!(matches!(missing, Err(ChardevError::NotFound(name)) if name == "nope"));
+}

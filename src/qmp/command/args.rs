@@ -2,6 +2,8 @@
 
 use crate::qmp::reply::migration::MigrationCapabilityStatus;
 
+pub use super::spec_args::{BlockdevAdd, ChardevAdd, ObjectAdd};
+
 qapi_enum! {
     /// What a client may ask for in `qmp_capabilities`. Out-of-band commands are not offered.
     pub enum QmpCapability {

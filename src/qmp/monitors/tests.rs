@@ -87,7 +87,7 @@ impl Fixture {
     fn with(offer: Offer) -> Self {
         let (requests, queue) = request_channel().unwrap();
         let chardevs = Arc::new(Chardevs::new(Arc::new(FdTable::new()), Arc::new(|| {})).unwrap());
-        let services = Services::new(offer, "rhea-test", Arc::clone(&chardevs));
+        let services = Arc::new(Services::new(offer, "rhea-test", Arc::clone(&chardevs)));
         let bus = EventBus::new();
         let monitors = Monitors::start(requests, services, &bus).unwrap();
         let hold = Arc::new(Mutex::new(()));

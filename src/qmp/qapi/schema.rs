@@ -40,6 +40,16 @@ impl Member {
         Self { name: name.into(), kind, optional, features: Vec::new() }
     }
 
+    /// Its name.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// The same under another name.
+    pub fn called(self, name: &str) -> Self {
+        Self { name: name.to_owned(), ..self }
+    }
+
     fn to_json(&self) -> Value {
         let mut entity = json!({"name": self.name, "type": self.kind.0});
         if self.optional {

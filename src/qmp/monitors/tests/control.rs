@@ -238,3 +238,52 @@ fn all_that_was_posted_before_the_end_is_sent() {
     assert_eq!(client.read()["data"], json!({"guest": false, "reason": "host-qmp-quit"}));
     assert_eq!(client.line(), "");
 }
+
+#[test]
+fn character_device_is_added_used_and_removed() {
+    let fixture = Fixture::new();
+    let mut client = fixture.client("q");
+    let path = fixture.path("late");
+    let mut run =
+        |name: &str, arguments: Value| client.ask(json!({"execute": name, "arguments": arguments}).to_string());
+    let socket = json!({"type": "socket", "data": {"addr": {"type": "unix", "data": {"path": path}}}});
+
+    assert_eq!(run("chardev-add", json!({"id": "late", "backend": socket})), json!({"return": {}}));
+    drop(UnixStream::connect(&path).unwrap());
+    assert_eq!(run("chardev-remove", json!({"id": "late"})), json!({"return": {}}));
+    assert!(!path.exists());
+    let pty = run("chardev-add", json!({"id": "p", "backend": {"type": "pty", "data": {}}}));
+    assert!(pty["return"]["pty"].as_str().unwrap().starts_with("/dev/pts/"));
+    let taken = run("chardev-add", json!({"id": "p", "backend": {"type": "null", "data": {}}}));
+    assert_eq!(taken["error"]["desc"], "Chardev with id 'p' already exists");
+    let busy = run("chardev-remove", json!({"id": "q"}));
+    assert_eq!(busy["error"]["desc"], "Chardev 'q' is busy");
+    let missing = run("chardev-add", json!({"id": "x"}));
+    assert_eq!(missing["error"]["desc"], "Parameter 'backend' is missing");
+}
+
+#[test]
+fn monitor_cannot_take_a_descriptor_by_number_once_the_machine_runs() {
+    let fixture = Fixture::new();
+    fixture.chardevs.fds().close_inheritance();
+    let mut client = fixture.client("q");
+    let backend = json!({"type": "socket", "data": {"addr": {"type": "fd", "data": {"str": "7"}}}});
+    let refused =
+        client.error(json!({"execute": "chardev-add", "arguments": {"id": "x", "backend": backend}}).to_string());
+    assert!(refused.1.contains("was not passed to this process"), "{}", refused.1);
+}
+
+#[test]
+fn schema_over_the_wire_describes_exactly_the_commands_there_are() {
+    let fixture = Fixture::new();
+    let mut client = fixture.client("q");
+    let schema = client.ask("{\"execute\":\"query-qmp-schema\"}");
+    let commands = client.ask("{\"execute\":\"query-commands\"}");
+    let described = schema["return"].as_array().unwrap().iter().filter(|entity| entity["meta-type"] == "command");
+    let mut described: Vec<&str> = described.map(|entity| entity["name"].as_str().unwrap()).collect();
+    let mut listed: Vec<&str> =
+        commands["return"].as_array().unwrap().iter().map(|command| command["name"].as_str().unwrap()).collect();
+    described.sort_unstable();
+    listed.sort_unstable();
+    assert_eq!(described, listed);
+}

@@ -1,0 +1,184 @@
+//! Arguments that are things of [`crate::spec`]: the same type, and the same mistakes, as on the command line.
+
+use serde::{Deserialize, Deserializer, de::Error};
+use serde_json::{Map, Value};
+
+use crate::qmp::QmpError;
+use crate::qmp::qapi::{At, Case, Member, Qapi, Schema, TypeRef, spec};
+use crate::spec::describe::{DescribeUnion, Variant};
+use crate::spec::read::Source;
+use crate::spec::{BlockdevArgs, ChardevSpec, ObjectSpec, SpecError};
+
+/// `chardev-add`.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ChardevAdd(pub Box<ChardevSpec>);
+
+/// `object-add`.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ObjectAdd(pub Box<ObjectSpec>);
+
+/// `blockdev-add`.
+#[derive(Debug, Clone, PartialEq)]
+pub struct BlockdevAdd(pub BlockdevArgs);
+
+impl ChardevAdd {
+    fn read(arguments: Map<String, Value>) -> Result<Self, SpecError> {
+        let mut spec = ChardevSpec::read_wire(arguments)?;
+        if let ChardevSpec::Socket(socket) = &mut spec {
+            if socket.wait == Some(true) {
+                // It would hold up every monitor, and with them whoever could connect.
+                return Err(SpecError::refused("'wait' in chardev-add", "leave it out and connect at any time"));
+            }
+            // The schema's default; that of -chardev is to wait.
+            socket.wait = socket.server.then_some(false);
+        }
+        Ok(Self(Box::new(spec)))
+    }
+}
+
+impl ObjectAdd {
+    fn read(arguments: Map<String, Value>) -> Result<Self, SpecError> {
+        ObjectSpec::read(arguments, Source::Json).map(|spec| Self(Box::new(spec)))
+    }
+}
+
+impl BlockdevAdd {
+    /// The drivers check the rest; whoever opens the node knows them.
+    fn read(options: Map<String, Value>) -> Result<Self, SpecError> {
+        match options.get("driver") {
+            None => return Err(SpecError::missing("driver")),
+            Some(Value::String(_)) => {}
+            Some(_) => return Err(SpecError::wrong_type("driver", "string")),
+        }
+        match options.get("node-name") {
+            None => Err(SpecError::new("'node-name' must be specified for the root node")),
+            Some(Value::String(_)) => Ok(Self(BlockdevArgs { options, source: Source::Json })),
+            Some(_) => Err(SpecError::wrong_type("node-name", "string")),
+        }
+    }
+}
+
+/// Implements reading and checking by the type's own `read`.
+macro_rules! by_read {
+    ($($name:ident),*) => { $(
+        impl<'de> Deserialize<'de> for $name {
+            fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+                Self::read(Map::deserialize(deserializer)?).map_err(D::Error::custom)
+            }
+        }
+    )* };
+}
+
+by_read!(ChardevAdd, ObjectAdd, BlockdevAdd);
+
+impl Qapi for ObjectAdd {
+    fn describe(schema: &mut Schema) -> TypeRef {
+        spec::union(schema, "spec::ObjectOptions", ObjectSpec::UNION, &["id"])
+    }
+
+    fn check(value: &Value, at: &At<'_>) -> Result<(), QmpError> {
+        spec::checked(value, at, Self::read)
+    }
+}
+
+impl Qapi for BlockdevAdd {
+    fn describe(schema: &mut Schema) -> TypeRef {
+        schema.object("spec::BlockdevOptions", |schema| {
+            let text = String::describe(schema);
+            vec![Member::new("driver", text.clone(), false), Member::new("node-name", text, false)]
+        })
+    }
+
+    fn check(value: &Value, at: &At<'_>) -> Result<(), QmpError> {
+        spec::checked(value, at, Self::read)
+    }
+}
+
+impl Qapi for ChardevAdd {
+    fn describe(schema: &mut Schema) -> TypeRef {
+        schema.object("spec::ChardevAdd", |schema| {
+            let id = String::describe(schema);
+            let backend = describe_backend(schema);
+            vec![Member::new("id", id, false), Member::new("backend", backend, false)]
+        })
+    }
+
+    fn check(value: &Value, at: &At<'_>) -> Result<(), QmpError> {
+        spec::checked(value, at, Self::read)
+    }
+}
+
+/// `{"type": T, "data": {…}}`.
+fn describe_backend(schema: &mut Schema) -> TypeRef {
+    let variants = ChardevSpec::UNION.variants;
+    schema.union("spec::ChardevBackend", "type", |schema| {
+        let tag = schema.enumeration("spec::ChardevBackendKind", &ChardevSpec::names());
+        let cases = variants.iter().map(|variant| {
+            let data = describe_data(schema, variant);
+            let wrapped = format!("spec::ChardevBackend::{}", variant.name);
+            let kind = schema.object(&wrapped, |_| vec![Member::new("data", data, false)]);
+            Case { case: variant.name.to_owned(), kind }
+        });
+        let cases = cases.collect();
+        (vec![Member::new("type", tag, false)], cases)
+    })
+}
+
+/// The options of `-chardev` under the names that the schema has for them.
+fn describe_data(schema: &mut Schema, variant: &'static Variant) -> TypeRef {
+    const ADDRESS: [&str; 8] = ["host", "port", "to", "ipv4", "ipv6", "path", "abstract", "tight"];
+    schema.object(&format!("spec::ChardevData::{}", variant.name), |schema| {
+        let is_socket = variant.name == "socket";
+        let mut without = vec!["id", "mux"];
+        if is_socket {
+            without.extend(ADDRESS);
+            without.push("fd");
+        }
+        let members = spec::members(schema, variant.description, &without);
+        let mut members: Vec<Member> = members.into_iter().map(|member| renamed(member, variant.name)).collect();
+        if is_socket {
+            let address = describe_address(schema);
+            members.insert(0, Member::new("addr", address, false));
+        }
+        members
+    })
+}
+
+fn renamed(member: Member, kind: &str) -> Member {
+    match (kind, member.name()) {
+        ("file", "path") => member.called("out"),
+        ("file", "input-path") => member.called("in"),
+        ("pipe", "path") => member.called("device"),
+        _ => member,
+    }
+}
+
+/// `{"type": T, "data": {…}}` again, for where a socket is.
+fn describe_address(schema: &mut Schema) -> TypeRef {
+    schema.union("spec::SocketAddressLegacy", "type", |schema| {
+        let tag = schema.enumeration("spec::SocketAddressType", &["inet", "unix", "fd"]);
+        let text = String::describe(schema);
+        let flag = bool::describe(schema);
+        let number = u16::describe(schema);
+        let inet = vec![
+            Member::new("host", text.clone(), false),
+            Member::new("port", text.clone(), false),
+            Member::new("to", number, true),
+            Member::new("ipv4", flag.clone(), true),
+            Member::new("ipv6", flag.clone(), true),
+        ];
+        let unix = vec![
+            Member::new("path", text.clone(), false),
+            Member::new("abstract", flag.clone(), true),
+            Member::new("tight", flag, true),
+        ];
+        let fd = vec![Member::new("str", text, false)];
+        let cases = [("inet", inet), ("unix", unix), ("fd", fd)].map(|(name, members)| {
+            let data = schema.object(&format!("spec::SocketAddress::{name}"), |_| members);
+            let wrapped = format!("spec::SocketAddressLegacy::{name}");
+            let kind = schema.object(&wrapped, |_| vec![Member::new("data", data, false)]);
+            Case { case: name.to_owned(), kind }
+        });
+        (vec![Member::new("type", tag, false)], cases.to_vec())
+    })
+}
