@@ -18,7 +18,7 @@ use crate::qmp::reply::monitor::{AddfdInfo, FdsetFdInfo, FdsetInfo};
 const LIMIT: usize = 4096;
 
 /// The sets and the names.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct FdTable {
     inner: Mutex<Inner>,
 }
@@ -27,8 +27,8 @@ pub struct FdTable {
 struct Inner {
     sets: BTreeMap<i64, Vec<Member>>,
     named: BTreeMap<String, OwnedFd>,
-    claimed: BTreeSet<RawFd>,
-    is_closed: bool,
+    /// Those we were started with and nobody has claimed.
+    inherited: BTreeSet<RawFd>,
 }
 
 #[derive(Debug)]
@@ -55,9 +55,9 @@ impl Inner {
 }
 
 impl FdTable {
-    /// An empty one.
+    /// An empty one. What is open now counts as passed to us: to be made before the program opens anything itself.
     pub fn new() -> Self {
-        Self::default()
+        Self { inner: Mutex::new(Inner { inherited: open_now(), ..Inner::default() }) }
     }
 
     fn lock(&self) -> MutexGuard<'_, Inner> {
@@ -145,27 +145,27 @@ impl FdTable {
     ///
     /// # Errors
     ///
-    /// It is not open, has been claimed before, or [`FdTable::close_inheritance`] was called.
+    /// It was not open when this table was made, has been claimed before, or [`FdTable::close_inheritance`] was called.
     #[expect(unsafe_code, reason = "a number from the command line becomes an owned descriptor")]
     pub fn claim(&self, number: RawFd) -> Result<OwnedFd, QmpError> {
         let missing = || QmpError::generic(format!("file descriptor {number} was not passed to this process"));
         let mut inner = self.lock();
-        // The three standard ones belong to the process as a whole.
-        if inner.is_closed || number <= libc::STDERR_FILENO || inner.claimed.contains(&number) {
+        if !inner.inherited.contains(&number) {
             return Err(missing());
         }
         // SAFETY: F_SETFD on any number is harmless; it fails for one that is not open.
         if unsafe { libc::fcntl(number, libc::F_SETFD, libc::FD_CLOEXEC) } != 0 {
             return Err(missing());
         }
-        inner.claimed.insert(number);
-        // SAFETY: the descriptor is open, was not claimed before, and who names it on the command line gives it away.
+        inner.inherited.remove(&number);
+        // SAFETY: the descriptor is open since before we opened any, was not claimed before, and who names it on the
+        // command line gives it away.
         Ok(unsafe { OwnedFd::from_raw_fd(number) })
     }
 
-    /// From now on numbers name nothing: what a monitor's client calls 5 might be ours.
+    /// From now on numbers name nothing: who speaks to a monitor has `getfd`.
     pub fn close_inheritance(&self) {
-        self.lock().is_closed = true;
+        self.lock().inherited.clear();
     }
 
     /// Opens the member of a set that `path` names and `access` fits; `None` when the path names no set.
@@ -182,6 +182,23 @@ impl FdTable {
             None => Err(rustix::io::Errno::ACCESS.into()),
         })
     }
+}
+
+impl Default for FdTable {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+/// The numbers of open descriptors but the three standard ones, which belong to the process as a whole. Nothing where
+/// `/proc` is not mounted.
+fn open_now() -> BTreeSet<RawFd> {
+    let entries = std::fs::read_dir("/proc/self/fd").into_iter().flatten().flatten();
+    let numbers = entries.filter_map(|entry| entry.file_name().to_str()?.parse::<RawFd>().ok());
+    let mut numbers: BTreeSet<RawFd> = numbers.filter(|number| *number > libc::STDERR_FILENO).collect();
+    // The one that the list was read through was open too.
+    numbers.retain(|number| Path::new(&format!("/proc/self/fd/{number}")).symlink_metadata().is_ok());
+    numbers
 }
 
 fn fits(fd: &OwnedFd, access: Access) -> bool {

@@ -187,9 +187,10 @@ fn telnet_commands_are_not_input_and_255_is_doubled() {
 #[test]
 fn listening_descriptor_is_taken_over_once() {
     use std::os::fd::IntoRawFd;
-    let fixture = Fixture::new();
-    let path = fixture.path("s");
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("s");
     let number = UnixListener::bind(&path).unwrap().into_raw_fd();
+    let fixture = Fixture::new();
     let config = SocketConfig { address: SocketAddress::Fd(number.to_string()), ..unix(&path) };
     let device = fixture.add(Backend::Socket(config.clone()));
     let guest = Fixture::attach(&device);
@@ -204,8 +205,9 @@ fn listening_descriptor_is_taken_over_once() {
 #[test]
 fn numbers_name_nothing_once_monitors_can_say_them() {
     use std::os::fd::AsRawFd;
+    let dir = tempfile::tempdir().unwrap();
+    let listener = UnixListener::bind(dir.path().join("s")).unwrap();
     let fixture = Fixture::new();
-    let listener = UnixListener::bind(fixture.path("s")).unwrap();
     fixture.chardevs.fds().close_inheritance();
     let address = SocketAddress::Fd(listener.as_raw_fd().to_string());
 
@@ -237,4 +239,21 @@ fn descriptors_that_come_along_are_kept_in_order_and_bounded() {
 
     let kept = std::iter::from_fn(|| device.take_fd()).count();
     assert_eq!(kept, 16);
+}
+
+#[test]
+fn what_the_program_opened_itself_is_not_to_be_had_by_number() {
+    use std::os::fd::AsRawFd;
+    let fixture = Fixture::new();
+    let listener = UnixListener::bind(fixture.path("s")).unwrap();
+
+    // A number that no other test has had open.
+    let own = rustix::io::fcntl_dupfd_cloexec(&listener, 900).unwrap();
+
+    let claimed = fixture.chardevs.fds().claim(own.as_raw_fd());
+
+    assert!(claimed.unwrap_err().desc.contains("was not passed to this process"));
+    for standard in 0..3 {
+        assert!(fixture.chardevs.fds().claim(standard).is_err());
+    }
 }
