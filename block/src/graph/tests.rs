@@ -154,7 +154,7 @@ fn second_graph_does_not_write_to_the_same_image() {
     let (first, second) = (Graph::new(), Graph::new());
     first.open_drive(&drive(&path)).unwrap();
     let error = second.open_drive(&drive(&path)).err().unwrap();
-    assert_eq!(error.kind(), crate::ErrorKind::Locked);
+    assert_eq!(error.kind(), ErrorKind::Locked);
 }
 
 #[test]

@@ -32,8 +32,11 @@ use crate::error::{BlockError, ErrorKind};
 use crate::layer::{Fast, FastOp, Layer, Limits, Preallocation, Status};
 use crate::mem::{Sink, Source};
 
+mod bitmap;
+mod check;
 mod create;
 mod entry;
+mod exclusive;
 mod flush;
 mod header;
 mod lookup;
@@ -43,13 +46,17 @@ mod pack;
 mod read;
 mod refcount;
 mod resize;
+mod snapshot;
 mod status;
 mod write;
 mod zero;
 
+pub use bitmap::BitmapEntry;
+pub use check::{CheckReport, MOST_MESSAGES, check};
 pub use create::{CreateOptions, create};
 pub use header::Compression;
 pub use open::{OpenOptions, data_file_of};
+pub use snapshot::Snapshot;
 
 use header::Header;
 use maps::Maps;
@@ -121,6 +128,8 @@ struct Alloc {
     header: Header,
     /// Guest ranges (whole clusters) whose new place is being written.
     in_flight: Vec<Range<u64>>,
+    /// Somebody changes the image as a whole.
+    alone: bool,
     /// L1 entries that the disk does not have yet.
     unlinked: std::collections::BTreeSet<usize>,
 }

@@ -180,6 +180,17 @@ impl Refcounts {
         Ok(if self.load(file, cluster / per)? { self.peek(cluster / per, cluster % per) } else { 0 })
     }
 
+    /// Whether every count of a run can go up by one.
+    pub(super) fn check_room(&mut self, file: &dyn Layer, run: Freed) -> Result<(), BlockError> {
+        let first = run.offset >> self.cluster_bits;
+        for cluster in first..first + run.clusters {
+            if self.get(file, cluster)? == self.largest() {
+                return Err(BlockError::new(ErrorKind::Unsupported, "a reference count would pass its width"));
+            }
+        }
+        Ok(())
+    }
+
     /// Adds one to the counts of a run.
     pub(super) fn add(&mut self, file: &dyn Layer, offset: u64, clusters: u64) -> Result<(), BlockError> {
         for cluster in (offset >> self.cluster_bits)..(offset >> self.cluster_bits) + clusters {

@@ -96,7 +96,7 @@ impl Qcow2 {
         mut alloc: MutexGuard<'a, Alloc>,
         range: &Range<u64>,
     ) -> MutexGuard<'a, Alloc> {
-        while alloc.in_flight.iter().any(|busy| busy.start < range.end && range.start < busy.end) {
+        while alloc.alone || alloc.in_flight.iter().any(|busy| busy.start < range.end && range.start < busy.end) {
             alloc = self.settled.wait(alloc).unwrap_or_else(PoisonError::into_inner);
         }
         alloc
@@ -277,9 +277,8 @@ impl Qcow2 {
         let taken = alloc.counts.take(file, 1)?;
         let written = if old != 0 {
             read_vec(file, old, g.cluster() as usize).and_then(|bytes| write_all(file, &bytes, taken.offset))
-        } else if taken.fresh {
-            Ok(())
         } else {
+            // Also where it is zero already: the file must reach as far as its tables do.
             write_all(file, &vec![0; g.cluster() as usize], taken.offset)
         };
         if let Err(e) = written {

@@ -127,3 +127,83 @@ fn resized_images_check_clean_and_keep_their_start() {
         assert!(info.contains("\"virtual-size\": 2097152"), "{info}");
     }
 }
+
+fn snapshot_names(name: &str) -> String {
+    run("qemu-img", &["snapshot", "-l", name])
+}
+
+#[test]
+fn our_snapshots_are_qemus_and_come_back() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("disk.qcow2");
+    let name = path.to_str().unwrap();
+    for options in mixes(2 << 20).into_iter().filter(|o| o.refcount_bits > 1) {
+        make(&path, &options);
+        let disk = open(&path);
+        write_all(&disk, &[1; 1 << 20], 0).unwrap();
+        disk.snapshot_create("one", (1_700_000_000, 5)).unwrap();
+        write_all(&disk, &[2; 100_000], 50_000).unwrap();
+        disk.snapshot_create("two", (1_700_000_001, 5)).unwrap();
+        disk.discard(0, 1 << 20).unwrap();
+        write_all(&disk, &[3; 70_000], 1 << 20).unwrap();
+        drop(disk);
+        run("qemu-img", &["check", "-f", "qcow2", name]);
+        assert!(snapshot_names(name).contains("two"));
+
+        let disk = open(&path);
+        disk.snapshot_apply("one").unwrap();
+        assert!(read_vec(&disk, 0, 1 << 20).unwrap() == vec![1; 1 << 20], "{options:?}");
+        write_all(&disk, &[9; 5000], 123).unwrap();
+        disk.snapshot_apply("2").unwrap();
+        assert_eq!(read_vec(&disk, 50_000, 2).unwrap(), [2, 2]);
+        drop(disk);
+        run("qemu-img", &["check", "-f", "qcow2", name]);
+
+        let disk = open(&path);
+        disk.snapshot_delete("one").unwrap();
+        disk.flush().unwrap();
+        write_all(&disk, &[4; 5000], 300_000).unwrap();
+        disk.snapshot_delete("two").unwrap();
+        write_all(&disk, &[4; 5000], 300_000).unwrap();
+        assert!(disk.snapshots().unwrap().is_empty());
+        drop(disk);
+        run("qemu-img", &["check", "-f", "qcow2", name]);
+    }
+}
+
+#[test]
+fn a_counter_of_one_bit_has_no_room_for_snapshots() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("disk.qcow2");
+    make(&path, &CreateOptions { size: 1 << 20, refcount_bits: 1, ..CreateOptions::default() });
+    let disk = open(&path);
+    write_all(&disk, &[1; 1 << 20], 0).unwrap();
+    assert!(disk.snapshot_create("one", (0, 0)).is_err());
+    assert_eq!(read_vec(&disk, 0, 1 << 20).unwrap(), vec![1; 1 << 20]);
+}
+
+#[test]
+fn imago_reads_what_we_wrote() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("disk.qcow2");
+    for options in mixes(1 << 20).into_iter().filter(|o| !o.extended_l2) {
+        make(&path, &options);
+        let disk = open(&path);
+        let content: Vec<u8> = (0..1 << 20u32).map(|i| (i / 333 % 250) as u8).collect();
+        write_all(&disk, &content[..700_000], 0).unwrap();
+        disk.write_zeroes(100_000, 200_000, true).unwrap();
+        let ours = read_vec(&disk, 0, 1 << 20).unwrap();
+        drop(disk);
+        assert!(imago_bytes(&path) == ours, "{options:?}");
+    }
+}
+
+/// The whole disk, read by the `imago` crate.
+fn imago_bytes(path: &std::path::Path) -> Vec<u8> {
+    use imago::{SyncFormatAccess, file::File, qcow2::Qcow2};
+    let image = Qcow2::<File>::open_path_sync(path, false).unwrap();
+    let access = SyncFormatAccess::new(image).unwrap();
+    let mut bytes = vec![0; 1 << 20];
+    access.read(&mut bytes[..], 0).unwrap();
+    bytes
+}

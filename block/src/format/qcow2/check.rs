@@ -1,0 +1,335 @@
+//! `check`: are the reference counts what the tables say? And repair.
+//!
+//! Every table that the header leads to is walked once and every host cluster's names are counted in memory (one, two
+//! or eight bytes a cluster, as the numbers need). Then the counts on disk are compared with them. Damage that is found
+//! is counted and told, up to a bound; nothing in an image stops the walk.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use super::entry::{COPIED, Entry, OFFSET};
+use super::header::{Header, incompatible};
+use super::refcount::get_count;
+use crate::error::{BlockError, ErrorKind};
+use crate::layer::{Layer, read_vec};
+
+/// What a check found.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct CheckReport {
+    /// Clusters with a count above their names: space is lost, nothing else.
+    pub leaks: u64,
+    /// Clusters with a count below their names, and broken entries.
+    pub corruptions: u64,
+    /// Parts of the image that could not be read.
+    pub check_errors: u64,
+    /// Guest clusters in all.
+    pub total_clusters: u64,
+    /// Guest clusters with data of their own.
+    pub allocated_clusters: u64,
+    /// Of these, those that do not follow the one before.
+    pub fragmented_clusters: u64,
+    /// Of these, those that are compressed.
+    pub compressed_clusters: u64,
+    /// Where the last used host cluster ends, in bytes.
+    pub image_end_offset: u64,
+    /// What was found, in QEMU's words; at most [`MOST_MESSAGES`].
+    pub messages: Vec<String>,
+}
+
+/// Most findings that are told one by one.
+pub const MOST_MESSAGES: usize = 1000;
+
+impl CheckReport {
+    fn tell(&mut self, text: String) {
+        if self.messages.len() < MOST_MESSAGES {
+            self.messages.push(text);
+        }
+    }
+
+    fn corrupt(&mut self, text: String) {
+        self.corruptions += 1;
+        self.tell(format!("ERROR {text}"));
+    }
+}
+
+/// Names of host clusters, counted. Runs far past the file's end are kept apart, so that a wild offset costs nothing.
+pub(super) struct Names {
+    near: Vec<u32>,
+    far: BTreeMap<u64, u32>,
+}
+
+impl Names {
+    fn new(clusters: u64) -> Self {
+        Self { near: vec![0; clusters as usize], far: BTreeMap::new() }
+    }
+
+    fn add(&mut self, cluster: u64) {
+        match self.near.get_mut(cluster as usize) {
+            Some(count) => *count = count.saturating_add(1),
+            None => *self.far.entry(cluster).or_default() += 1,
+        }
+    }
+
+    pub(super) fn get(&self, cluster: u64) -> u32 {
+        self.near.get(cluster as usize).copied().unwrap_or_else(|| self.far.get(&cluster).copied().unwrap_or(0))
+    }
+
+    /// One past the last named cluster.
+    pub(super) fn end(&self) -> u64 {
+        let near = self.near.iter().rposition(|n| *n > 0).map_or(0, |n| n as u64 + 1);
+        self.far.last_key_value().map_or(near, |(cluster, _)| cluster + 1)
+    }
+}
+
+/// Largest host file that is checked, in clusters: the counts take 4 bytes for each.
+const MOST_CLUSTERS: u64 = 1 << 31;
+
+pub(super) struct Walk<'a> {
+    file: &'a dyn Layer,
+    pub(super) header: Header,
+    pub(super) names: Names,
+    pub(super) report: CheckReport,
+    file_clusters: u64,
+    /// Entries to look at for the copied flag, once all names are counted: host offset of the word, the word.
+    pub(super) flags: Vec<(u64, u64)>,
+    last: u64,
+}
+
+/// Checks the image in `file`, which nobody writes to meanwhile.
+///
+/// # Errors
+/// When there is no qcow2 header to start from, or the image is too large to check.
+pub fn check(file: &Arc<dyn Layer>) -> Result<CheckReport, BlockError> {
+    let mut walk = Walk::new(file.as_ref())?;
+    walk.all();
+    walk.compare();
+    Ok(walk.report)
+}
+
+impl<'a> Walk<'a> {
+    pub(super) fn new(file: &'a dyn Layer) -> Result<Self, BlockError> {
+        let header = Header::read(file)?;
+        let file_clusters = file.size().div_ceil(header.cluster_size());
+        if file_clusters > MOST_CLUSTERS {
+            return Err(BlockError::new(ErrorKind::Unsupported, "the image file is too large to check"));
+        }
+        let report = CheckReport { total_clusters: header.size.div_ceil(header.cluster_size()), ..Default::default() };
+        Ok(Self { file, names: Names::new(file_clusters), header, report, file_clusters, flags: Vec::new(), last: 0 })
+    }
+
+    fn cluster(&self) -> u64 {
+        self.header.cluster_size()
+    }
+
+    /// Counts the names of everything.
+    pub(super) fn all(&mut self) {
+        self.range(0, self.cluster());
+        let (offset, size) = (self.header.l1_offset, u64::from(self.header.l1_size));
+        self.l1(offset, size, true);
+        self.snapshots();
+        self.reftable();
+        self.bitmaps();
+    }
+
+    /// Names every cluster of a byte range.
+    fn range(&mut self, offset: u64, len: u64) {
+        if len == 0 {
+            return;
+        }
+        let bits = self.header.cluster_bits;
+        for cluster in offset >> bits..=(offset + len - 1) >> bits {
+            self.names.add(cluster);
+        }
+    }
+
+    /// A table of words, or none with a note.
+    fn words(&mut self, what: &str, offset: u64, count: u64) -> Vec<u64> {
+        match read_vec(self.file, offset, (count * 8) as usize) {
+            Ok(bytes) => bytes.as_chunks::<8>().0.iter().map(|w| u64::from_be_bytes(*w)).collect(),
+            Err(e) => {
+                self.report.check_errors += 1;
+                self.report.tell(format!("ERROR: {what} at {offset:#x}: {e}"));
+                Vec::new()
+            }
+        }
+    }
+
+    fn l1(&mut self, offset: u64, size: u64, active: bool) {
+        self.range(offset, size * 8);
+        for (n, entry) in self.words("L1 table", offset, size).into_iter().enumerate() {
+            if entry == 0 {
+                continue;
+            }
+            let table = entry & OFFSET;
+            if table & (self.cluster() - 1) != 0 || table == 0 || entry & !(OFFSET | COPIED) != 0 {
+                self.report.corrupt(format!("L1 entry {n}: {entry:#x} is not the offset of an L2 table"));
+                continue;
+            }
+            self.range(table, self.cluster());
+            if active {
+                self.flags.push((offset + n as u64 * 8, entry));
+            }
+            if table >> self.header.cluster_bits >= self.file_clusters {
+                self.report.corrupt(format!("L1 entry {n}: L2 table at {table:#x} is past the end of the file"));
+                continue;
+            }
+            self.l2(table, active);
+        }
+    }
+
+    fn l2(&mut self, table: u64, active: bool) {
+        let extended = self.header.incompatible & incompatible::EXTENDED_L2 != 0;
+        let external = self.header.incompatible & incompatible::DATA_FILE != 0;
+        let words = self.words("L2 table", table, self.cluster() / 8);
+        let step = if extended { 2 } else { 1 };
+        for (n, entry) in words.chunks_exact(step).enumerate() {
+            let entry = Entry { word: entry[0], bitmap: if extended { entry[1] } else { 0 } };
+            if entry.word == 0 {
+                continue;
+            }
+            if let Some(fault) = entry.fault(self.header.cluster_bits, extended) {
+                self.report
+                    .corrupt(format!("offset={:x}: L2 entry {n} of table {table:#x}: {fault}", entry.word & OFFSET));
+                continue;
+            }
+            if entry.is_compressed() {
+                let (offset, len) = entry.packed(self.header.cluster_bits);
+                if entry.is_copied() {
+                    self.report
+                        .corrupt(format!("coffset={offset:#x}: copied flag must never be set for compressed clusters"));
+                }
+                self.range(offset, len);
+                self.count(active, true, offset);
+            } else if let Some(host) = entry.host() {
+                self.count(active, false, host);
+                if !external {
+                    self.range(host, self.cluster());
+                    if active {
+                        self.flags.push((table + (n * step) as u64 * 8, entry.word));
+                    }
+                }
+            }
+        }
+    }
+
+    fn count(&mut self, active: bool, compressed: bool, host: u64) {
+        if !active {
+            return;
+        }
+        self.report.allocated_clusters += 1;
+        self.report.compressed_clusters += u64::from(compressed);
+        if compressed || (self.last != 0 && host != self.last + self.cluster()) {
+            self.report.fragmented_clusters += 1;
+        }
+        self.last = host;
+    }
+
+    fn snapshots(&mut self) {
+        match super::snapshot::read_table(self.file, &self.header) {
+            Ok((snapshots, bytes)) => {
+                self.range(self.header.snapshots_offset, bytes);
+                for snapshot in snapshots {
+                    self.l1(snapshot.l1_offset, u64::from(snapshot.l1_size), false);
+                }
+            }
+            Err(e) => {
+                self.report.check_errors += 1;
+                self.report.tell(format!("ERROR snapshot table: {e}"));
+            }
+        }
+    }
+
+    fn reftable(&mut self) {
+        let (offset, bytes) = (self.header.reftable_offset, u64::from(self.header.reftable_clusters) * self.cluster());
+        self.range(offset, bytes);
+        for (n, block) in self.words("refcount table", offset, bytes / 8).into_iter().enumerate() {
+            if block == 0 {
+                continue;
+            }
+            if block & (self.cluster() - 1) != 0 || block >> self.header.cluster_bits >= self.file_clusters {
+                self.report
+                    .corrupt(format!("refcount block {n} is not cluster aligned or outside the file: {block:#x}"));
+                continue;
+            }
+            self.range(block, self.cluster());
+            if self.names.get(block >> self.header.cluster_bits) > 1 {
+                self.report.corrupt(format!("refcount block {n} at {block:#x} is also something else"));
+            }
+        }
+    }
+
+    fn bitmaps(&mut self) {
+        match super::bitmap::ranges(self.file, &self.header) {
+            Ok(ranges) => ranges.into_iter().for_each(|(offset, len)| self.range(offset, len)),
+            Err(e) => {
+                self.report.check_errors += 1;
+                self.report.tell(format!("ERROR bitmaps: {e}"));
+            }
+        }
+    }
+
+    /// Compares the counts on disk with the names.
+    pub(super) fn compare(&mut self) {
+        let bits = self.header.cluster_bits;
+        let order = self.header.refcount_order;
+        let per = 1u64 << (bits + 3 - order);
+        let bytes = u64::from(self.header.reftable_clusters) * self.cluster();
+        let table = self.words("refcount table", self.header.reftable_offset, bytes / 8);
+        let end = self.names.end().max(self.file_clusters);
+        let mut cluster = 0;
+        while cluster < end {
+            let entry = table.get((cluster / per) as usize).copied().unwrap_or(0);
+            let usable = entry & (self.cluster() - 1) == 0 && entry >> bits < self.file_clusters;
+            let block =
+                if entry != 0 && usable { read_vec(self.file, entry, self.cluster() as usize).ok() } else { None };
+            let stop = (cluster / per + 1) * per;
+            if cluster >= self.file_clusters {
+                // Past the file only named clusters matter, and they are few.
+                let far: Vec<u64> = self.names.far.range(cluster..stop).map(|(c, _)| *c).collect();
+                far.into_iter().for_each(|c| self.compare_one(c, block.as_deref(), order, per));
+                let next = self.names.far.range(stop..).next().map(|(c, _)| *c);
+                cluster = next.unwrap_or(end);
+                continue;
+            }
+            for c in cluster..stop.min(self.file_clusters) {
+                self.compare_one(c, block.as_deref(), order, per);
+            }
+            cluster = stop.min(self.file_clusters).max(cluster + 1);
+        }
+        self.compare_flags(&table);
+        self.report.image_end_offset = self.names.end() << bits;
+    }
+
+    fn compare_one(&mut self, cluster: u64, block: Option<&[u8]>, order: u32, per: u64) {
+        let names = u64::from(self.names.get(cluster));
+        let count = block.map_or(0, |block| get_count(block, order, cluster % per));
+        if count > names {
+            self.report.leaks += 1;
+            self.report.tell(format!("Leaked cluster {cluster} refcount={count} reference={names}"));
+        } else if count < names {
+            self.report.corrupt(format!("cluster {cluster} refcount={count} reference={names}"));
+        }
+    }
+
+    /// A copied flag must be set exactly where a cluster's count is one.
+    fn compare_flags(&mut self, table: &[u64]) {
+        let per = 1u64 << (self.header.cluster_bits + 3 - self.header.refcount_order);
+        let mut block: Option<(u64, Option<Vec<u8>>)> = None;
+        for (place, word) in std::mem::take(&mut self.flags) {
+            let cluster = (word & OFFSET) >> self.header.cluster_bits;
+            let number = cluster / per;
+            if block.as_ref().is_none_or(|(n, _)| *n != number) {
+                let entry = table.get(number as usize).copied().unwrap_or(0);
+                let usable = entry != 0 && entry & (self.cluster() - 1) == 0;
+                let bytes = if usable { read_vec(self.file, entry, self.cluster() as usize).ok() } else { None };
+                block = Some((number, bytes));
+            }
+            let bytes = block.as_ref().and_then(|(_, bytes)| bytes.as_deref());
+            let count = bytes.map_or(0, |b| get_count(b, self.header.refcount_order, cluster % per));
+            if (count == 1) != (word & COPIED != 0) {
+                let text = format!("OFLAG_COPIED entry at {place:#x}: entry={word:x} refcount={count}");
+                self.report.corrupt(text);
+            }
+        }
+    }
+}

@@ -1,0 +1,351 @@
+//! Internal snapshots ("Snapshots" in the specification): list, create, apply, delete.
+//!
+//! A snapshot is a second L1 table. Its clusters are counted once more, and an entry whose cluster has a count above
+//! one loses its copied flag, so that the next write goes elsewhere. Each operation here runs alone: nothing is in
+//! flight, nothing is dirty in memory.
+
+use super::entry::{COPIED, Entry, OFFSET};
+use super::header::{Header, corrupt};
+use super::refcount::Freed;
+use super::{Alloc, Qcow2};
+use crate::error::{BlockError, ErrorKind};
+use crate::layer::{Layer, read_vec, write_all};
+
+/// One internal snapshot.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Snapshot {
+    /// Its number, as text.
+    pub id: String,
+    /// Its name.
+    pub name: String,
+    /// When it was made: seconds and nanoseconds since 1970.
+    pub date: (u32, u32),
+    /// The guest's clock then, in nanoseconds.
+    pub vm_clock: u64,
+    /// Bytes of machine state.
+    pub vm_state_size: u64,
+    /// Size of the disk then, in bytes.
+    pub disk_size: u64,
+    /// Instructions executed then; all ones when not counted.
+    pub icount: u64,
+    pub(super) l1_offset: u64,
+    pub(super) l1_size: u32,
+    /// Extra data past what we know.
+    unknown: Vec<u8>,
+}
+
+/// Bounds of one entry: text and extra data.
+const MOST_EXTRA: u32 = 1024;
+/// Largest snapshot table, in bytes.
+const MOST_TABLE: usize = 64 << 20;
+
+/// Reads the snapshot table; also how many bytes it has.
+pub(super) fn read_table(file: &dyn Layer, header: &Header) -> Result<(Vec<Snapshot>, u64), BlockError> {
+    let mut list = Vec::new();
+    let mut at = header.snapshots_offset;
+    for n in 0..header.snapshots {
+        let head = read_vec(file, at, 40)?;
+        let be = |from: usize, len: usize| head[from..from + len].iter().fold(0u64, |v, b| v << 8 | u64::from(*b));
+        let (id_len, name_len, extra_len) = (be(12, 2) as usize, be(14, 2) as usize, be(36, 4) as u32);
+        if extra_len > MOST_EXTRA {
+            return Err(corrupt(format!("snapshot {n} has {extra_len} bytes of extra data")));
+        }
+        let extra_len = extra_len as usize;
+        let tail = read_vec(file, at + 40, extra_len + id_len + name_len)?;
+        let word = |from: usize| {
+            tail[..extra_len].get(from..from + 8).map(|b| b.iter().fold(0, |v, b| v << 8 | u64::from(*b)))
+        };
+        let text = |from: usize, len: usize| String::from_utf8_lossy(&tail[from..from + len]).into_owned();
+        let snapshot = Snapshot {
+            id: text(extra_len, id_len),
+            name: text(extra_len + id_len, name_len),
+            date: (be(16, 4) as u32, be(20, 4) as u32),
+            vm_clock: be(24, 8),
+            vm_state_size: word(0).unwrap_or(be(32, 4)),
+            disk_size: word(8).unwrap_or(header.size),
+            icount: word(16).unwrap_or(u64::MAX),
+            l1_offset: be(0, 8),
+            l1_size: be(8, 4) as u32,
+            unknown: tail[..extra_len].get(24..).unwrap_or(&[]).to_vec(),
+        };
+        let cluster = header.cluster_size();
+        if snapshot.l1_offset % cluster != 0 || snapshot.l1_size > 4 << 20 || snapshot.l1_offset >> 56 != 0 {
+            return Err(corrupt(format!("snapshot {n} has an impossible L1 table")));
+        }
+        list.push(snapshot);
+        at += (40 + tail.len() as u64).next_multiple_of(8);
+        if at - header.snapshots_offset > MOST_TABLE as u64 {
+            return Err(corrupt("the snapshot table is too large"));
+        }
+    }
+    Ok((list, at - header.snapshots_offset))
+}
+
+fn encode(list: &[Snapshot]) -> Vec<u8> {
+    let mut out = Vec::new();
+    for s in list {
+        out.extend(s.l1_offset.to_be_bytes());
+        out.extend(s.l1_size.to_be_bytes());
+        out.extend((s.id.len() as u16).to_be_bytes());
+        out.extend((s.name.len() as u16).to_be_bytes());
+        out.extend(s.date.0.to_be_bytes());
+        out.extend(s.date.1.to_be_bytes());
+        out.extend(s.vm_clock.to_be_bytes());
+        out.extend(u32::try_from(s.vm_state_size).unwrap_or(u32::MAX).to_be_bytes());
+        out.extend((24 + s.unknown.len() as u32).to_be_bytes());
+        out.extend(s.vm_state_size.to_be_bytes());
+        out.extend(s.disk_size.to_be_bytes());
+        out.extend(s.icount.to_be_bytes());
+        out.extend(&s.unknown);
+        out.extend(s.id.as_bytes());
+        out.extend(s.name.as_bytes());
+        out.resize(out.len().next_multiple_of(8), 0);
+    }
+    out
+}
+
+fn find<'a>(list: &'a [Snapshot], which: &str) -> Result<&'a Snapshot, BlockError> {
+    let found = list.iter().find(|s| s.id == which).or_else(|| list.iter().find(|s| s.name == which));
+    found.ok_or_else(|| BlockError::new(ErrorKind::NotFound, format!("Can't find the snapshot '{which}'")))
+}
+
+impl Qcow2 {
+    /// The snapshots, in the order of the image.
+    ///
+    /// # Errors
+    /// When the table cannot be read.
+    pub fn snapshots(&self) -> Result<Vec<Snapshot>, BlockError> {
+        let alloc = super::lock(&self.alloc);
+        read_table(self.file.as_ref(), &alloc.header).map(|(list, _)| list)
+    }
+
+    /// Makes a snapshot of the disk as it is, named `name`, dated `date` (seconds and nanoseconds since 1970).
+    ///
+    /// # Errors
+    /// When there is no room, or metadata cannot be read or written.
+    pub fn snapshot_create(&self, name: &str, date: (u32, u32)) -> Result<(), BlockError> {
+        self.writable()?;
+        if name.len() > usize::from(u16::MAX) || self.geometry.external {
+            let text = "snapshots need a shorter name and an image without an external data file";
+            return Err(BlockError::new(ErrorKind::Invalid, text));
+        }
+        self.exclusively(|alloc| {
+            let file = self.file.as_ref();
+            let (mut list, _) = read_table(file, &alloc.header)?;
+            let l1 = self.maps().l1.clone();
+            // Counts up, and the second L1 table: a crash now only leaks.
+            self.count_again(&l1, alloc)?;
+            let copy: Vec<u64> = l1.iter().map(|entry| entry & !COPIED).collect();
+            let l1_offset = self.write_table(alloc, &words(&copy))?;
+            self.write_counts(alloc)?;
+            file.flush()?;
+            self.refresh_copied(alloc)?;
+            let id = list.iter().filter_map(|s| s.id.parse::<u64>().ok()).max().unwrap_or(0) + 1;
+            list.push(Snapshot {
+                id: id.to_string(),
+                name: name.to_owned(),
+                date,
+                vm_clock: 0,
+                vm_state_size: 0,
+                disk_size: alloc.header.size,
+                icount: u64::MAX,
+                l1_offset,
+                l1_size: l1.len() as u32,
+                unknown: Vec::new(),
+            });
+            self.replace_list(alloc, &list)
+        })
+    }
+
+    /// Makes the disk what it was when the snapshot (by number or name) was made.
+    ///
+    /// # Errors
+    /// When there is no such snapshot, or metadata cannot be read or written.
+    pub fn snapshot_apply(&self, which: &str) -> Result<(), BlockError> {
+        self.writable()?;
+        self.exclusively(|alloc| {
+            let file = self.file.as_ref();
+            let (list, _) = read_table(file, &alloc.header)?;
+            let snapshot = find(&list, which)?;
+            let mut l1 = super::open::read_words(file, snapshot.l1_offset, u64::from(snapshot.l1_size))?;
+            let needed = alloc.header.l1_needed(snapshot.disk_size);
+            if needed > 4 << 20 {
+                return Err(corrupt("the snapshot's disk is too large"));
+            }
+            l1.resize(l1.len().max(needed as usize), 0);
+            self.count_again(&l1, alloc)?;
+            let new = self.write_table(alloc, &words(&l1))?;
+            self.write_counts(alloc)?;
+            file.flush()?;
+            // One write turns the disk over: size, encryption method, L1 size and offset lie together.
+            let mut fields = snapshot.disk_size.to_be_bytes().to_vec();
+            fields.extend(alloc.header.crypt_method.to_be_bytes());
+            fields.extend((l1.len() as u32).to_be_bytes());
+            fields.extend(new.to_be_bytes());
+            write_all(file, &fields, 24)?;
+            file.flush()?;
+            let old = std::mem::replace(&mut self.maps_mut().l1, l1);
+            let (old_at, old_size) = (alloc.header.l1_offset, u64::from(alloc.header.l1_size));
+            alloc.header.size = snapshot.disk_size;
+            alloc.header.l1_size = self.maps().l1.len() as u32;
+            alloc.header.l1_offset = new;
+            alloc.counts.fixed.retain(|r| r.start != old_at);
+            alloc.counts.fixed.push(new..new + 8 * u64::from(alloc.header.l1_size));
+            self.size.store(snapshot.disk_size, std::sync::atomic::Ordering::Release);
+            self.for_each_run(&old, |counts, file, run| counts.release(file, run), alloc)?;
+            self.free_table(alloc, old_at, old_size * 8)?;
+            self.write_counts(alloc)?;
+            file.flush()?;
+            self.refresh_copied(alloc)
+        })
+    }
+
+    /// Deletes the snapshot (by number or name).
+    ///
+    /// # Errors
+    /// When there is no such snapshot, or metadata cannot be read or written.
+    pub fn snapshot_delete(&self, which: &str) -> Result<(), BlockError> {
+        self.writable()?;
+        self.exclusively(|alloc| {
+            let file = self.file.as_ref();
+            let (mut list, _) = read_table(file, &alloc.header)?;
+            let gone = find(&list, which)?.clone();
+            list.retain(|s| *s != gone);
+            let l1 = super::open::read_words(file, gone.l1_offset, u64::from(gone.l1_size))?;
+            self.replace_list(alloc, &list)?;
+            let discard = self.discard;
+            let release = |counts: &mut super::Refcounts, file: &dyn Layer, run: Freed| {
+                counts.release(file, Freed { discard, ..run })
+            };
+            self.for_each_run(&l1, release, alloc)?;
+            self.free_table(alloc, gone.l1_offset, u64::from(gone.l1_size) * 8)?;
+            self.write_counts(alloc)?;
+            file.flush()?;
+            self.refresh_copied(alloc)
+        })
+    }
+
+    /// Counts everything under `l1` once more, or nothing where a count has no room.
+    fn count_again(&self, l1: &[u64], alloc: &mut Alloc) -> Result<(), BlockError> {
+        self.for_each_run(l1, |counts, file, run| counts.check_room(file, run), alloc)?;
+        self.for_each_run(l1, |counts, file, run| counts.add(file, run.offset, run.clusters), alloc)
+    }
+
+    /// Calls `each` with every L2 table and every data cluster under `l1`, tables last, so that they can be freed.
+    fn for_each_run(
+        &self,
+        l1: &[u64],
+        mut each: impl FnMut(&mut super::Refcounts, &dyn Layer, Freed) -> Result<(), BlockError>,
+        alloc: &mut Alloc,
+    ) -> Result<(), BlockError> {
+        let g = self.geometry;
+        let file = self.file.as_ref();
+        let run = |offset, clusters| Freed { offset, clusters, discard: false };
+        for entry in l1 {
+            let table = self.checked_table(*entry)?;
+            if table == 0 {
+                continue;
+            }
+            for entry in self.table_entries(table)? {
+                if entry.is_compressed() {
+                    let (offset, len) = entry.packed(g.cluster_bits);
+                    let first = offset & !(g.cluster() - 1);
+                    let end = (offset + len).next_multiple_of(g.cluster());
+                    each(&mut alloc.counts, file, run(first, (end - first) >> g.cluster_bits))?;
+                } else if let Some(host) = entry.host() {
+                    if entry.fault(g.cluster_bits, g.extended).is_some() {
+                        return Err(corrupt(format!("L2 table {table:#x} has a broken entry {:#x}", entry.word)));
+                    }
+                    each(&mut alloc.counts, file, run(host, 1))?;
+                }
+            }
+            each(&mut alloc.counts, file, run(table, 1))?;
+        }
+        Ok(())
+    }
+
+    fn table_entries(&self, table: u64) -> Result<Vec<Entry>, BlockError> {
+        let g = self.geometry;
+        let words = super::open::read_words(self.file.as_ref(), table, g.cluster() / 8)?;
+        let step = if g.extended { 2 } else { 1 };
+        Ok(words.chunks_exact(step).map(|w| Entry { word: w[0], bitmap: w[step - 1] }).collect())
+    }
+
+    /// Sets the copied flag of each active entry to what the counts say, on disk, and forgets the slices in memory.
+    fn refresh_copied(&self, alloc: &mut Alloc) -> Result<(), BlockError> {
+        let g = self.geometry;
+        let file = self.file.as_ref();
+        let mut l1 = self.maps().l1.clone();
+        let step = if g.extended { 2 } else { 1 };
+        for (index, l1_entry) in l1.iter_mut().enumerate() {
+            let table = self.checked_table(*l1_entry)?;
+            if table == 0 {
+                continue;
+            }
+            let mut bytes = read_vec(file, table, g.cluster() as usize)?;
+            let mut changed = false;
+            for (n, entry) in self.table_entries(table)?.into_iter().enumerate() {
+                let Some(host) = entry.host() else { continue };
+                let single = alloc.counts.get(file, host >> g.cluster_bits)? == 1;
+                let word = if single { entry.word | COPIED } else { entry.word & !COPIED };
+                changed |= word != entry.word;
+                bytes[n * step * 8..][..8].copy_from_slice(&word.to_be_bytes());
+            }
+            if changed {
+                write_all(file, &bytes, table)?;
+            }
+            let single = alloc.counts.get(file, table >> g.cluster_bits)? == 1;
+            let new = if single { *l1_entry | COPIED } else { *l1_entry & OFFSET };
+            if new != *l1_entry {
+                *l1_entry = new;
+                write_all(file, &new.to_be_bytes(), alloc.header.l1_offset + 8 * index as u64)?;
+            }
+        }
+        file.flush()?;
+        let mut maps = self.maps_mut();
+        maps.l1 = l1;
+        maps.clear();
+        Ok(())
+    }
+
+    /// Writes bytes to clusters of their own; where.
+    fn write_table(&self, alloc: &mut Alloc, bytes: &[u8]) -> Result<u64, BlockError> {
+        if bytes.is_empty() {
+            return Ok(0);
+        }
+        let cluster = self.geometry.cluster();
+        let clusters = (bytes.len() as u64).div_ceil(cluster);
+        let taken = alloc.counts.take_run(self.file.as_ref(), clusters)?;
+        let mut whole = bytes.to_vec();
+        whole.resize((clusters * cluster) as usize, 0);
+        write_all(self.file.as_ref(), &whole, taken.offset)?;
+        Ok(taken.offset)
+    }
+
+    fn free_table(&self, alloc: &mut Alloc, offset: u64, bytes: u64) -> Result<(), BlockError> {
+        let clusters = bytes.div_ceil(self.geometry.cluster());
+        alloc.counts.release(self.file.as_ref(), Freed { offset, clusters, discard: false })
+    }
+
+    /// Points the header at a new snapshot table and frees the old one.
+    fn replace_list(&self, alloc: &mut Alloc, list: &[Snapshot]) -> Result<(), BlockError> {
+        let file = self.file.as_ref();
+        let (_, old_bytes) = read_table(file, &alloc.header)?;
+        let old = alloc.header.snapshots_offset;
+        let new = self.write_table(alloc, &encode(list))?;
+        self.write_counts(alloc)?;
+        file.flush()?;
+        let mut fields = (list.len() as u32).to_be_bytes().to_vec();
+        fields.extend(new.to_be_bytes());
+        write_all(file, &fields, 60)?;
+        file.flush()?;
+        alloc.header.snapshots = list.len() as u32;
+        alloc.header.snapshots_offset = new;
+        self.free_table(alloc, old, old_bytes)?;
+        self.write_counts(alloc)
+    }
+}
+
+fn words(table: &[u64]) -> Vec<u8> {
+    table.iter().flat_map(|w| w.to_be_bytes()).collect()
+}
