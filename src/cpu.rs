@@ -1,83 +1,160 @@
-//! The machine's vCPUs as the CPU model and the topology have them.
+//! The machine's vCPUs: the CPU model and the topology, met with the host's KVM.
 
-use rhea_arch::kvm::{CpuidTable, Host, HostError, Vcpu, VcpuError, Vm};
+use rhea_arch::kvm::{Host, Vcpu, VcpuError, Vm, VmError};
+use rhea_arch::x86_64::cpu::{
+    CpuConfig, CpuError as ModelError, CpuPlan, HostCpu, Topology, TopologyError, models, unavailable_features,
+};
 use thiserror::Error;
 
 use crate::machine::facts::CpuPlace;
+use crate::qmp::reply::cpu::CpuDefinitionInfo;
 use crate::spec::VmSpec;
+
+/// The model of a guest that asks for none; QEMU's, too.
+const DEFAULT_MODEL: &str = "qemu64";
+
+/// Models that are what the host is, and the one that is nothing.
+const HOST_MODELS: [&str; 2] = ["host", "max"];
+const BARE_MODEL: &str = "base";
 
 /// The vCPUs cannot be had as asked for.
 #[derive(Debug, Error)]
-#[expect(missing_docs, reason = "each is the error of the step it is named after")]
 pub enum CpuError {
-    #[error("cannot ask KVM for processor features")]
-    Host(#[from] HostError),
+    /// The model, a feature or a property.
+    #[error("-cpu")]
+    Model(#[from] ModelError),
+    /// The topology.
+    #[error("-smp")]
+    Topology(#[from] TopologyError),
+    /// KVM has fewer vCPUs.
+    #[error("-smp: {asked} vCPUs are more than the {most} that the host's KVM can make")]
+    TooMany {
+        /// Those of `-smp maxcpus=`.
+        asked: u32,
+        /// Those of KVM.
+        most: usize,
+    },
+    /// KVM cannot address so many.
+    #[error("-smp: KVM cannot address so many vCPUs")]
+    Wide(#[source] VmError),
+    /// KVM refuses a vCPU.
     #[error("cannot make a vCPU")]
     Vcpu(#[from] VcpuError),
 }
 
-/// The model, resolved against the host.
+/// The vCPUs of a machine, checked.
 pub struct Cpus {
+    plan: CpuPlan,
     model: String,
-    cpus: u32,
-    supported: CpuidTable,
+    topology: Topology,
+    present: u32,
+    max: u32,
 }
 
 impl Cpus {
-    /// Resolves the model.
+    /// Meets what was asked for with what there is, and warns of what is missing.
     ///
     /// # Errors
-    /// There is no such model or feature, or the host lacks one that is enforced.
-    pub fn new(spec: &VmSpec, host: &Host) -> Result<Self, CpuError> {
-        let model = spec.cpu.as_ref().map_or("qemu64", |cpu| &cpu.model).to_owned();
-        Ok(Self { model, cpus: spec.smp.cpus, supported: host.supported_cpuid()? })
+    /// There is no such model or feature, the host lacks one that is enforced, or there are too many vCPUs.
+    pub fn new(spec: &VmSpec, host: &Host, cpu: &HostCpu) -> Result<Self, CpuError> {
+        let smp = &spec.smp;
+        if smp.maxcpus as usize > host.max_vcpus() {
+            return Err(CpuError::TooMany { asked: smp.maxcpus, most: host.max_vcpus() });
+        }
+        let config = match &spec.cpu {
+            None => CpuConfig::new(DEFAULT_MODEL)?,
+            Some(cpu) => {
+                let properties = cpu.features.iter().map(|(name, value)| (name.as_str(), value.as_str()));
+                CpuConfig::parse(&cpu.model, properties)?
+            }
+        };
+        let topology = Topology::new(smp.sockets, smp.dies, smp.cores, smp.threads)?;
+        let plan = CpuPlan::new(&config, cpu, topology)?;
+        plan.warnings().iter().for_each(|warning| log::warn!("{warning}"));
+        Ok(Self { plan, model: config.model, topology, present: smp.cpus, max: smp.maxcpus })
     }
 
-    /// QOM type.
+    /// Type of the vCPUs in the tree of objects.
     #[must_use]
     pub fn type_name(&self) -> String {
-        format!("{}-x86_64-cpu", self.model)
+        type_name(&self.model)
     }
 
-    /// Places for vCPUs.
+    /// Guest-physical address bits.
+    #[must_use]
+    pub fn phys_bits(&self) -> u8 {
+        u8::try_from(self.plan.phys_bits()).unwrap_or(u8::MAX)
+    }
+
+    /// The places for vCPUs, those filled from the start first.
     #[must_use]
     pub fn places(&self) -> Vec<CpuPlace> {
-        (0..self.cpus)
-            .map(|n| CpuPlace { socket: n, die: None, core: 0, thread: 0, node: None, present: true })
-            .collect()
+        let dies = self.topology.dies() > 1;
+        let describe = |index| {
+            let place = self.topology.place(index);
+            CpuPlace {
+                socket: place.socket,
+                die: dies.then_some(place.die),
+                core: place.core,
+                thread: place.thread,
+                node: None,
+                present: index < self.present,
+            }
+        };
+        (0..self.max).map(describe).collect()
     }
 
-    /// APIC IDs.
+    /// APIC ID of each place, and whether a vCPU is there.
     #[must_use]
     pub fn processors(&self) -> Vec<(u32, bool)> {
-        (0..self.cpus).map(|n| (n, true)).collect()
+        (0..self.max).map(|index| (self.topology.apic_id(index), index < self.present)).collect()
     }
 
-    /// Makes them.
+    /// Makes the vCPUs that are there from the start, with their features.
     ///
     /// # Errors
-    /// KVM refuses.
+    /// When KVM refuses one.
     pub fn create(&self, vm: &Vm) -> Result<Vec<Vcpu>, CpuError> {
-        (0..self.cpus)
-            .map(|i| {
-                let mut v = vm.create_vcpu(i)?;
-                let mut t = self.supported.clone();
-                t.set_bits(1, 0, |e| {
-                    e.ebx = (e.ebx & 0xffff) | (i << 24) | (self.cpus << 16);
-                    e.ecx |= 1 << 31;
-                });
-                for s in 0..2 {
-                    t.set_bits(0xb, s, |e| e.edx = i);
-                }
-                v.set_cpuid(&t)?;
-                Ok(v)
-            })
-            .collect()
+        if self.topology.apic_id(self.max.saturating_sub(1)) > u32::from(u8::MAX) {
+            vm.enable_wide_apic_ids().map_err(CpuError::Wide)?;
+        }
+        let msrs = self.plan.msrs();
+        let make = |index| {
+            let mut vcpu = vm.create_vcpu(self.topology.apic_id(index))?;
+            if self.plan.hyperv_synic() {
+                vcpu.enable_hyperv_synic()?;
+            }
+            if let Some(khz) = self.plan.tsc_khz() {
+                vcpu.set_tsc_khz(khz)?;
+            }
+            vcpu.configure(&self.plan.cpuid(index), &msrs)?;
+            Ok(vcpu)
+        };
+        (0..self.present).map(make).collect()
     }
 }
 
-/// `query-cpu-definitions`.
+fn type_name(model: &str) -> String {
+    format!("{model}-x86_64-cpu")
+}
+
+/// `query-cpu-definitions`: every model, with what `host` lacks of it; nothing is said to lack where the host is not
+/// known.
 #[must_use]
-pub fn definitions() -> Vec<crate::qmp::reply::cpu::CpuDefinitionInfo> {
-    Vec::new()
+pub fn definitions(host: Option<&HostCpu>) -> Vec<CpuDefinitionInfo> {
+    let describe = |name: String| {
+        let lacks = host.and_then(|host| unavailable_features(&name, host));
+        CpuDefinitionInfo {
+            typename: type_name(&name),
+            // Those two are whatever the host is.
+            migration_safe: Some(!HOST_MODELS.contains(&name.as_str())),
+            r#static: name == BARE_MODEL,
+            unavailable_features: Some(lacks.unwrap_or_default().into_iter().map(Into::into).collect()),
+            alias_of: None,
+            deprecated: false,
+            name,
+        }
+    };
+    let special = HOST_MODELS.into_iter().chain([BARE_MODEL]).map(str::to_owned);
+    special.chain(models::names().into_iter().map(|(name, _)| name)).map(describe).collect()
 }

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use rhea_arch::x86_64::cpu::HostCpu;
 use rhea_devices::block_stats::BlockStats;
 
 /// Facts for `query-…` and `info …`.
@@ -15,6 +16,8 @@ pub struct Facts {
     pub machine: String,
     /// KVM is there and used.
     pub kvm: bool,
+    /// What the host's processor and KVM can give; nothing where there is no KVM.
+    pub host_cpu: Option<HostCpu>,
     /// Bytes of guest memory.
     pub memory: u64,
     /// `memory-backend-…` objects.

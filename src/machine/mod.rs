@@ -27,7 +27,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use event_manager::{EventManager, EventOps, EventSet, Events, MutEventSubscriber, SubscriberOps};
-use rhea_arch::kvm::{Vm, VmError};
+use rhea_arch::kvm::{MsrValue, Vm, VmError};
 use rhea_devices::clock::HostClock;
 use rhea_devices::lifecycle::Lifecycle;
 use thiserror::Error;
@@ -122,6 +122,10 @@ pub struct Machine {
 
 /// After this much time the guest's kernel is copied from its file, so far as the guest has not touched it.
 const SETTLE: Duration = Duration::from_secs(5);
+
+/// Firmware leaves the memory type range registers on, write-back by default (Intel SDM volume 3, 12.11.2.1); without
+/// them Linux does without the page attribute table.
+const MTRRS: MsrValue = MsrValue { index: 0x2ff, value: 1 << 11 | 6 };
 
 /// What a machine is put together from.
 pub struct Parts {
@@ -252,6 +256,9 @@ impl Machine {
         let sregs = first.call(|v| v.sregs())?.map_err(MachineError::Registers)?;
         if let Some((regs, sregs)) = guest.board.load(sregs)? {
             first.call(move |v| v.set_entry(&regs, &sregs))?.map_err(MachineError::Registers)?;
+            for vcpu in &guest.vcpus {
+                vcpu.call(|v| v.set_msrs(&[MTRRS]))?.map_err(MachineError::Registers)?;
+            }
         }
         guest.board.remap_all();
         Ok(())

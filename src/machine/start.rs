@@ -7,6 +7,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use rhea_arch::kvm::{Access, HostError, HostRange, KickError, MemoryError, Vm, VmError, install_kick_signal};
+use rhea_arch::x86_64::cpu::HostCpu;
 use rhea_block::graph::Graph;
 use rhea_block::thread::ThreadKind;
 use rhea_devices::clock::HostClock;
@@ -171,7 +172,10 @@ impl Session<'_> {
         let host = Host::new(Arc::clone(&self.chardevs), Arc::clone(&graph), iothreads(spec)?, self.events.clone());
         let mut facts = facts(spec);
         let guest = match spec.machine.kind.board {
-            BoardKind::None => None,
+            BoardKind::None => {
+                look_for_kvm(&mut facts);
+                None
+            }
             BoardKind::I440fx => Some(self.build(&disks, &host, &clock, &mut facts)?),
         };
         clock.start().map_err(StartError::Host)?;
@@ -186,7 +190,7 @@ impl Session<'_> {
             bus: bus.clone(),
         };
         let mut machine = Machine::new(parts)?;
-        let services = Services::new(super::execute::offer(), package(), Arc::clone(&self.chardevs));
+        let services = Arc::new(Services::new(super::execute::offer(), package(), Arc::clone(&self.chardevs)));
         let monitors = Monitors::start(requests, services, &bus).map_err(StartError::Host)?;
         self.add_monitors(&monitors)?;
         let _pid_file = spec.process.pidfile.as_deref().map(PidFile::create).transpose()?;
@@ -218,11 +222,13 @@ impl Session<'_> {
         facts: &mut Facts,
     ) -> Result<Guest, StartError> {
         let kvm = rhea_arch::kvm::Host::open(KVM.as_ref())?;
+        let host_cpu = HostCpu::read(&kvm)?;
+        let cpus = Cpus::new(self.spec, &kvm, &host_cpu)?;
         facts.kvm = true;
-        let cpus = Cpus::new(self.spec, &kvm)?;
+        facts.host_cpu = Some(host_cpu);
         facts.cpu_type = cpus.type_name();
         facts.cpus = cpus.places();
-        let plan = plan::check(self.spec, cpus.processors(), disks)?;
+        let plan = plan::check(self.spec, &cpus, disks)?;
         let ram = Arc::new(memory::map(&plan.ram)?);
         let vm = Arc::new(Vm::create(&kvm)?);
         add_memory(&vm, &ram, &plan)?;
@@ -302,11 +308,21 @@ fn facts(spec: &VmSpec) -> Facts {
         name: spec.name.guest.clone(),
         uuid: spec.uuid.unwrap_or_default().to_string(),
         machine: spec.machine.kind.name.to_owned(),
-        kvm: std::fs::metadata(KVM).is_ok(),
         memory: if spec.machine.kind.board == BoardKind::None { 0 } else { spec.memory.size.0 },
         memory_backends: backends.collect(),
         cpu_type: "qemu64-x86_64-cpu".to_owned(),
         ..Facts::default()
+    }
+}
+
+/// A process for probing tells what a guest could have.
+fn look_for_kvm(facts: &mut Facts) {
+    match rhea_arch::kvm::Host::open(KVM.as_ref()).and_then(|kvm| HostCpu::read(&kvm)) {
+        Ok(cpu) => {
+            facts.kvm = true;
+            facts.host_cpu = Some(cpu);
+        }
+        Err(error) => log::info!("{error}"),
     }
 }
 

@@ -15,14 +15,13 @@ use thiserror::Error;
 
 use super::{BlkPlan, IsaDevice, IsaPlan, KernelPlan, PciDevice, PciPlan, Plan, RngPlan, VirtioPlan};
 use crate::board::memory::{Backing, RamPlan};
+use crate::cpu::Cpus;
 use crate::spec::device::{IsaSerialSpec, OnError, VirtioBlkSpec, VirtioRngSpec};
 use crate::spec::object::{MemoryCommon, ObjectSpec};
 use crate::spec::pci::{PciSpec, VirtioSpec};
 use crate::spec::process::{RtcBase, RtcClock};
 use crate::spec::{DeviceSpec, VmSpec};
 
-/// Physical address bits of the guest when the CPU model does not say: QEMU's for its models.
-const PHYS_BITS: u8 = 40;
 /// Slots 0 and 1 are the board's own.
 const FIRST_SLOT: u8 = 2;
 const SLOTS: u8 = 32;
@@ -115,12 +114,12 @@ pub enum PlanError {
     },
 }
 
-/// Checks `spec`; the APIC IDs of its vCPUs come from the CPU model.
+/// Checks `spec`, whose vCPUs are `cpus` and whose drives have been opened as `disks`.
 ///
 /// # Errors
 /// The first thing that cannot be had.
-pub fn check(spec: &VmSpec, processors: Vec<(u32, bool)>, disks: &[DrivePlan]) -> Result<Plan, PlanError> {
-    let layout = MemoryLayout::new(spec.memory.size.0, PHYS_BITS)?;
+pub fn check(spec: &VmSpec, cpus: &Cpus, disks: &[DrivePlan]) -> Result<Plan, PlanError> {
+    let layout = MemoryLayout::new(spec.memory.size.0, cpus.phys_bits())?;
     let ram = ram(spec, &layout)?;
     let mut names = Names::default();
     let mut pci = PciSlots::default();
@@ -128,7 +127,7 @@ pub fn check(spec: &VmSpec, processors: Vec<(u32, bool)>, disks: &[DrivePlan]) -
     let functions = functions(spec, disks, &mut names, &mut pci)?;
     Ok(Plan {
         ram,
-        processors,
+        processors: cpus.processors(),
         kernel: kernel(spec)?,
         acpi: spec.machine.acpi,
         smbios: super::identity::smbios(spec, &layout)?,
