@@ -9,12 +9,14 @@ pub mod bus;
 pub mod chardev;
 pub mod clock;
 pub mod fw_cfg;
+pub mod geometry;
 pub mod irq;
 pub mod legacy;
 pub mod lifecycle;
 pub mod log_limit;
 pub mod memory;
 pub mod pci;
+pub mod scsi;
 pub mod virtio;
 
 #[cfg(any(test, feature = "testing"))]

@@ -23,6 +23,7 @@ use super::queue::VirtQueue;
 use super::worker::QueueWorker;
 use crate::block_errors::ErrorPolicy;
 use crate::block_stats::BlockStats;
+pub use crate::geometry::Geometry;
 use crate::lifecycle::DeviceError;
 
 /// Bytes in a sector of the interface, whatever the block size (section 5.2.6).
@@ -44,26 +45,6 @@ mod feature {
     pub(super) const MQ: u64 = 1 << 12;
     pub(super) const DISCARD: u64 = 1 << 13;
     pub(super) const WRITE_ZEROES: u64 = 1 << 14;
-}
-
-/// What firmware calls the shape of a disk.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Geometry {
-    /// Cylinders.
-    pub cylinders: u16,
-    /// Heads.
-    pub heads: u8,
-    /// Sectors of a track.
-    pub sectors: u8,
-}
-
-impl Geometry {
-    /// 16 heads and 63 sectors, and as many of the 16383 cylinders that ATA allows as the disk fills.
-    #[must_use]
-    pub fn guess(size: u64) -> Self {
-        let cylinders = (size / SECTOR / (16 * 63)).clamp(2, 16383);
-        Self { cylinders: u16::try_from(cylinders).unwrap_or(16383), heads: 16, sectors: 63 }
-    }
 }
 
 /// A property has a value that cannot be.

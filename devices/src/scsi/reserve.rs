@@ -1,0 +1,315 @@
+//! Reservations (SPC-5, 5.14; the old kind: SPC-2, 5.5.1), within one process: between the units that share one image.
+
+mod persistent;
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use serde::{Deserialize, Serialize};
+
+use super::cdb::Cdb;
+use super::commands::Run;
+use super::plan::{Plan, Reply};
+use super::sense::{self, Sense, status};
+
+pub(super) use persistent::{persistent_in, persistent_out, persistent_out_parameters};
+
+/// What a command means to a reservation of someone else (SPC-5, table 66; SBC-4, table 13).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Access {
+    /// Nothing.
+    Free,
+    /// It reads.
+    Read,
+    /// It writes, or changes what others rely on.
+    Write,
+    /// It wants a reservation of the old kind.
+    Reserve,
+}
+
+/// Types of persistent reservation (SPC-5, table 67).
+mod kind {
+    pub(super) const WRITE_EXCLUSIVE: u8 = 1;
+    pub(super) const EXCLUSIVE: u8 = 3;
+    pub(super) const WRITE_EXCLUSIVE_REGISTRANTS: u8 = 5;
+    pub(super) const EXCLUSIVE_REGISTRANTS: u8 = 6;
+    pub(super) const WRITE_EXCLUSIVE_ALL: u8 = 7;
+    pub(super) const EXCLUSIVE_ALL: u8 = 8;
+
+    pub(super) fn is_known(kind: u8) -> bool {
+        matches!(
+            kind,
+            WRITE_EXCLUSIVE
+                | EXCLUSIVE
+                | WRITE_EXCLUSIVE_REGISTRANTS
+                | EXCLUSIVE_REGISTRANTS
+                | WRITE_EXCLUSIVE_ALL
+                | EXCLUSIVE_ALL
+        )
+    }
+
+    /// Others may not even read.
+    pub(super) fn bars_reads(kind: u8) -> bool {
+        matches!(kind, EXCLUSIVE | EXCLUSIVE_REGISTRANTS | EXCLUSIVE_ALL)
+    }
+
+    /// Whoever is registered may do as the holder does.
+    pub(super) fn for_registrants(kind: u8) -> bool {
+        kind >= WRITE_EXCLUSIVE_REGISTRANTS
+    }
+
+    /// Whoever is registered holds it.
+    pub(super) fn for_all(kind: u8) -> bool {
+        matches!(kind, WRITE_EXCLUSIVE_ALL | EXCLUSIVE_ALL)
+    }
+}
+
+/// One nexus as the others see it.
+#[derive(Default)]
+struct Member {
+    /// Its key; 0 when it is not registered.
+    key: u64,
+    /// What was done to it.
+    attention: Vec<Sense>,
+}
+
+/// A persistent reservation.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Held {
+    holder: u32,
+    kind: u8,
+}
+
+#[derive(Default)]
+struct Table {
+    generation: u32,
+    next: u32,
+    members: BTreeMap<u32, Member>,
+    held: Option<Held>,
+    /// Holder of a reservation of the old kind.
+    old: Option<u32>,
+}
+
+impl Table {
+    fn key(&self, id: u32) -> u64 {
+        self.members.get(&id).map_or(0, |member| member.key)
+    }
+
+    fn holds(&self, id: u32, held: Held) -> bool {
+        held.holder == id || (kind::for_all(held.kind) && self.key(id) != 0)
+    }
+
+    fn allows(&self, id: u32, access: Access) -> bool {
+        if self.old.is_some_and(|holder| holder != id) {
+            return false;
+        }
+        if access == Access::Reserve && self.members.values().any(|member| member.key != 0) {
+            return false;
+        }
+        let Some(held) = self.held else { return true };
+        let mine = self.holds(id, held) || (kind::for_registrants(held.kind) && self.key(id) != 0);
+        mine || (access == Access::Read && !kind::bars_reads(held.kind))
+    }
+
+    fn tell(&mut self, id: u32, sense: Sense) {
+        if let Some(member) = self.members.get_mut(&id)
+            && !member.attention.contains(&sense)
+        {
+            member.attention.push(sense);
+        }
+    }
+
+    /// Every registered member but `id`.
+    fn others(&self, id: u32) -> Vec<u32> {
+        self.members
+            .iter()
+            .filter(|(other, member)| **other != id && member.key != 0)
+            .map(|(other, _)| *other)
+            .collect()
+    }
+
+    /// Forgets a registration, and the reservation that goes with it (SPC-5, 5.14.11.2.3).
+    fn unregister(&mut self, id: u32) {
+        if let Some(member) = self.members.get_mut(&id) {
+            member.key = 0;
+        }
+        let Some(held) = self.held.filter(|held| held.holder == id) else { return };
+        let others = self.others(id);
+        match others.first() {
+            Some(&heir) if kind::for_all(held.kind) => self.held = Some(Held { holder: heir, ..held }),
+            _ => {
+                self.held = None;
+                if kind::for_registrants(held.kind) {
+                    others.into_iter().for_each(|other| self.tell(other, sense::ATTENTION_RESERVATIONS_RELEASED));
+                }
+            }
+        }
+    }
+}
+
+/// Who reserved what of one image. Shared by the units that show it.
+#[derive(Default)]
+pub struct Reservations {
+    table: Mutex<Table>,
+    /// There is some registration, reservation or attention: without, no command has to look.
+    busy: AtomicBool,
+}
+
+impl Reservations {
+    /// Nobody reserved anything.
+    #[must_use]
+    pub fn new() -> Arc<Self> {
+        Arc::default()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Table> {
+        self.table.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn join(self: &Arc<Self>) -> Nexus {
+        let mut table = self.lock();
+        let id = table.next;
+        table.next = table.next.wrapping_add(1);
+        table.members.insert(id, Member::default());
+        Nexus { shared: Arc::clone(self), id }
+    }
+}
+
+/// One unit's part in the reservations.
+pub(super) struct Nexus {
+    shared: Arc<Reservations>,
+    id: u32,
+}
+
+impl Nexus {
+    /// Looks at or changes the table, and notes whether there is anything in it.
+    fn with<T>(&self, f: impl FnOnce(&mut Table, u32) -> T) -> T {
+        let mut table = self.shared.lock();
+        let result = f(&mut table, self.id);
+        let members = table.members.values().any(|member| member.key != 0 || !member.attention.is_empty());
+        self.shared.busy.store(members || table.held.is_some() || table.old.is_some(), Ordering::Release);
+        result
+    }
+
+    fn busy(&self) -> bool {
+        self.shared.busy.load(Ordering::Acquire)
+    }
+
+    pub(super) fn allows(&self, access: Access) -> bool {
+        access == Access::Free || !self.busy() || self.with(|table, id| table.allows(id, access))
+    }
+
+    pub(super) fn take_attention(&self) -> Option<Sense> {
+        let take = |table: &mut Table, id| {
+            let attention = &mut table.members.get_mut(&id)?.attention;
+            (!attention.is_empty()).then(|| attention.remove(0))
+        };
+        if self.busy() { self.with(take) } else { None }
+    }
+
+    /// Lets go of a reservation of the old kind.
+    pub(super) fn release_old(&self) {
+        self.with(|table, id| {
+            if table.old == Some(id) {
+                table.old = None;
+            }
+        });
+    }
+
+    /// Power was lost: nothing persists through that (APTPL is refused).
+    pub(super) fn power_off(&self) {
+        self.release_old();
+        self.with(|table, id| {
+            table.unregister(id);
+            if let Some(member) = table.members.get_mut(&id) {
+                member.attention.clear();
+            }
+        });
+    }
+
+    pub(super) fn save(&self) -> SavedReservation {
+        self.with(|table, id| SavedReservation {
+            key: table.key(id),
+            held: table.held.filter(|held| held.holder == id).map(|held| held.kind),
+            old: table.old == Some(id),
+            generation: table.generation,
+        })
+    }
+
+    /// # Errors
+    /// When another nexus has what is to be restored.
+    pub(super) fn restore(&self, saved: &SavedReservation) -> Result<(), String> {
+        self.with(|table, id| {
+            let other = |holder: u32| holder != id;
+            if saved.held.is_some() && table.held.is_some_and(|held| other(held.holder)) {
+                return Err("another unit holds the persistent reservation".to_owned());
+            }
+            if saved.old && table.old.is_some_and(other) {
+                return Err("another unit holds the reservation".to_owned());
+            }
+            table.unregister(id);
+            if let Some(member) = table.members.get_mut(&id) {
+                member.key = saved.key;
+            }
+            if let Some(kind) = saved.held {
+                table.held = Some(Held { holder: id, kind });
+            }
+            if saved.old {
+                table.old = Some(id);
+            }
+            table.generation = table.generation.max(saved.generation);
+            Ok(())
+        })
+    }
+}
+
+impl Drop for Nexus {
+    fn drop(&mut self) {
+        self.power_off();
+        self.with(|table, id| table.members.remove(&id));
+    }
+}
+
+/// A nexus's part, saved.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct SavedReservation {
+    key: u64,
+    held: Option<u8>,
+    old: bool,
+    generation: u32,
+}
+
+impl SavedReservation {
+    pub(super) fn check(&self) -> Result<(), String> {
+        match self.held {
+            Some(kind) if !kind::is_known(kind) => Err(format!("a persistent reservation of type {kind}")),
+            Some(_) if self.key == 0 => Err("a persistent reservation without a key".to_owned()),
+            _ => Ok(()),
+        }
+    }
+}
+
+/// RESERVE (6) (SPC-2, 7.21): the whole unit, for whoever asks. Conflicts were found before.
+pub(super) fn reserve6(run: &mut Run<'_>, cdb: &Cdb) -> Result<Plan, Sense> {
+    // Third parties and extents are not offered.
+    if cdb.has(1, 0x11) {
+        return Err(sense::INVALID_FIELD);
+    }
+    run.unit.nexus.with(|table, id| table.old = Some(id));
+    Ok(Reply::good().into())
+}
+
+/// RELEASE (6) (SPC-2, 7.16): nothing happens where nothing is held.
+pub(super) fn release6(run: &mut Run<'_>, cdb: &Cdb) -> Result<Plan, Sense> {
+    if cdb.has(1, 0x11) {
+        return Err(sense::INVALID_FIELD);
+    }
+    run.unit.nexus.release_old();
+    Ok(Reply::good().into())
+}
+
+fn conflict() -> Plan {
+    Reply::bare(status::RESERVATION_CONFLICT).into()
+}

@@ -1,0 +1,124 @@
+use super::*;
+use crate::scsi::sense;
+
+const WRITE_EXCLUSIVE: u8 = 1;
+const WRITE_EXCLUSIVE_ALL: u8 = 7;
+
+fn pair() -> (Arc<LogicalUnit>, Arc<LogicalUnit>) {
+    let (image, shared) = (MemImage::new(MIB), Reservations::new());
+    let unit = || {
+        let unit = LogicalUnit::new(UnitConfig::disk("d"), Some(Arc::clone(&image) as _), &shared).unwrap();
+        ready(&unit);
+        unit
+    };
+    (unit(), unit())
+}
+
+fn out(unit: &LogicalUnit, action: u8, kind: u8, key: u64, about: u64) -> Reply {
+    let mut list = key.to_be_bytes().to_vec();
+    list.extend(about.to_be_bytes());
+    list.extend([0; 8]);
+    run(unit, &[0x5f, action, kind, 0, 0, 0, 0, 0, 24, 0], &list)
+}
+
+fn ok(reply: &Reply) {
+    assert_eq!(reply.status, status::GOOD, "{reply:?}");
+}
+
+fn conflicts(reply: &Reply) {
+    assert_eq!(reply.status, status::RESERVATION_CONFLICT, "{reply:?}");
+}
+
+#[test]
+fn write_exclusive_lets_others_read_only() {
+    let (a, b) = pair();
+    ok(&out(&a, 0, 0, 0, 0x11));
+    ok(&out(&a, 1, WRITE_EXCLUSIVE, 0x11, 0));
+    ok(&run(&b, &read10(0, 1), &[]));
+    conflicts(&run(&b, &write10(0, 1), &[0; 512]));
+    conflicts(&run(&b, &[0x16, 0, 0, 0, 0, 0], &[]));
+    ok(&run(&a, &write10(0, 1), &[0; 512]));
+    assert_eq!(good(&b, &[0x5e, 0, 0, 0, 0, 0, 0, 0, 64, 0], &[]), [0, 0, 0, 1, 0, 0, 0, 8, 0, 0, 0, 0, 0, 0, 0, 0x11]);
+    assert_eq!(
+        good(&b, &[0x5e, 1, 0, 0, 0, 0, 0, 0, 64, 0], &[])[7..],
+        [16, 0, 0, 0, 0, 0, 0, 0, 0x11, 0, 0, 0, 0, 0, 1, 0, 0]
+    );
+    ok(&out(&a, 2, WRITE_EXCLUSIVE, 0x11, 0));
+    ok(&run(&b, &write10(0, 1), &[0; 512]));
+}
+
+#[test]
+fn wrong_keys_and_strangers_conflict() {
+    let (a, b) = pair();
+    conflicts(&out(&a, 1, WRITE_EXCLUSIVE, 0, 0));
+    ok(&out(&a, 0, 0, 0, 0x11));
+    conflicts(&out(&a, 0, 0, 0x12, 0x13));
+    conflicts(&out(&a, 1, WRITE_EXCLUSIVE, 0x12, 0));
+    ok(&out(&a, 1, WRITE_EXCLUSIVE, 0x11, 0));
+    ok(&out(&b, 6, 0, 0, 0x22));
+    conflicts(&out(&b, 1, WRITE_EXCLUSIVE, 0x22, 0));
+    assert_eq!(out(&a, 2, 3, 0x11, 0).sense, Some(sense::INVALID_RELEASE));
+    assert_eq!(out(&a, 1, 2, 0x11, 0).sense, Some(sense::INVALID_FIELD));
+}
+
+#[test]
+fn preempt_takes_over_and_tells_the_loser() {
+    let (a, b) = pair();
+    ok(&out(&a, 0, 0, 0, 0x11));
+    ok(&out(&a, 1, WRITE_EXCLUSIVE, 0x11, 0));
+    ok(&out(&b, 0, 0, 0, 0x22));
+    ok(&out(&b, 4, WRITE_EXCLUSIVE, 0x22, 0x11));
+    assert_eq!(bad(&a, &read10(0, 1), &[]), sense::ATTENTION_REGISTRATIONS_PREEMPTED);
+    conflicts(&run(&a, &write10(0, 1), &[0; 512]));
+    ok(&run(&b, &write10(0, 1), &[0; 512]));
+    conflicts(&out(&b, 4, WRITE_EXCLUSIVE, 0x22, 0x99));
+}
+
+#[test]
+fn all_registrants_hold_until_the_last_goes() {
+    let (a, b) = pair();
+    ok(&out(&a, 0, 0, 0, 0x11));
+    ok(&out(&b, 0, 0, 0, 0x22));
+    ok(&out(&a, 1, WRITE_EXCLUSIVE_ALL, 0x11, 0));
+    ok(&run(&b, &write10(0, 1), &[0; 512]));
+    ok(&out(&a, 0, 0, 0x11, 0));
+    conflicts(&run(&a, &write10(0, 1), &[0; 512]));
+    ok(&run(&b, &write10(0, 1), &[0; 512]));
+    ok(&out(&b, 3, 0, 0x22, 0));
+    ok(&run(&a, &write10(0, 1), &[0; 512]));
+}
+
+#[test]
+fn reservation_of_the_old_kind_goes_with_a_reset() {
+    let (a, b) = pair();
+    ok(&run(&a, &[0x16, 0, 0, 0, 0, 0], &[]));
+    conflicts(&run(&b, &read10(0, 1), &[]));
+    ok(&run(&b, &[0x12, 0, 0, 0, 36, 0], &[]));
+    ok(&run(&b, &[0x17, 0, 0, 0, 0, 0], &[]));
+    conflicts(&run(&b, &read10(0, 1), &[]));
+    a.reset();
+    ok(&run(&b, &read10(0, 1), &[]));
+}
+
+#[test]
+fn unit_that_goes_takes_its_reservation_along() {
+    let (a, b) = pair();
+    ok(&out(&a, 0, 0, 0, 0x11));
+    ok(&out(&a, 1, 3, 0x11, 0));
+    conflicts(&run(&b, &read10(0, 1), &[]));
+    drop(a);
+    ok(&run(&b, &read10(0, 1), &[]));
+}
+
+#[test]
+fn registration_survives_save_and_restore() {
+    let (a, _) = pair();
+    ok(&out(&a, 0, 0, 0, 0x11));
+    ok(&out(&a, 1, 3, 0x11, 0));
+    let saved = a.save();
+    let (c, d) = pair();
+    c.restore(&saved).unwrap();
+    assert_eq!(c.save(), saved);
+    conflicts(&run(&d, &read10(0, 1), &[]));
+    assert!(d.restore(&saved).is_err());
+}

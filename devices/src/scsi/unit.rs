@@ -1,0 +1,424 @@
+//! One logical unit: what it is made of, and the way of a command through it.
+
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
+
+use rhea_block::{BlockError, Image, ImageInfo};
+use thiserror::Error;
+
+use super::cdb::Cdb;
+use super::commands::{COMMON, Command, Run};
+use super::medium::Medium;
+use super::plan::{Plan, Reply};
+use super::reserve::{Nexus, Reservations};
+use super::sense::{self, Sense, status};
+use super::state::{State, UnitState};
+use super::{Tray, cd, disk};
+use crate::geometry::Geometry;
+
+/// What kind of device a unit is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum UnitKind {
+    /// A direct-access block device (`scsi-hd`).
+    Disk,
+    /// A CD or DVD drive (`scsi-cd`, and `ide-cd` behind ATAPI).
+    Cd,
+}
+
+/// Properties of a unit. Texts are cut to what their fields take.
+#[derive(Debug, Clone)]
+pub struct UnitConfig {
+    /// What it is.
+    pub kind: UnitKind,
+    /// Name in logs.
+    pub id: String,
+    /// `vendor`: 8 bytes.
+    pub vendor: String,
+    /// `product`: 16 bytes.
+    pub product: String,
+    /// `ver`: 4 bytes.
+    pub version: String,
+    /// `serial`: 20 bytes; empty for none.
+    pub serial: String,
+    /// `device_id`: up to 20 bytes that name the unit; `None` for the serial number.
+    pub device_id: Option<String>,
+    /// `wwn`: a 64-bit NAA name; 0 for none.
+    pub wwn: u64,
+    /// `port_wwn`: the target port's 64-bit NAA name; 0 for none.
+    pub port_wwn: u64,
+    /// `port_index`: the relative target port; 0 for none.
+    pub port_index: u16,
+    /// `logical_block_size` of a disk in bytes; CD drives have 2048.
+    pub logical_block_size: u32,
+    /// `physical_block_size` of a disk in bytes.
+    pub physical_block_size: u32,
+    /// `min_io_size` in bytes, 0 for none.
+    pub min_io_size: u32,
+    /// `opt_io_size` in bytes, 0 for none.
+    pub opt_io_size: u32,
+    /// `discard_granularity` in bytes; 0 for no discard, `None` for the image's own, at least 4096.
+    pub discard_granularity: Option<u32>,
+    /// `max_unmap_size`: most bytes of one UNMAP range.
+    pub max_unmap_size: u64,
+    /// `max_io_size`: most bytes of one read or write.
+    pub max_io_size: u64,
+    /// `rotation_rate`: 0 for untold, 1 for no rotation, else turns in a minute.
+    pub rotation_rate: u16,
+    /// `removable`: what a disk says; CD drives always are.
+    pub removable: bool,
+    /// `dpofua`: a disk's writes can be forced.
+    pub dpofua: bool,
+    /// `write-cache` of a disk: whether writes may stay in a volatile cache; `None` (auto) for as the image does.
+    pub write_cache: Option<bool>,
+    /// `cyls`, `heads`, `secs`; `None` for a guess.
+    pub geometry: Option<Geometry>,
+}
+
+impl UnitConfig {
+    /// QEMU's defaults for `scsi-hd`.
+    #[must_use]
+    pub fn disk(id: impl Into<String>) -> Self {
+        Self {
+            kind: UnitKind::Disk,
+            id: id.into(),
+            vendor: "QEMU".to_owned(),
+            product: "QEMU HARDDISK".to_owned(),
+            version: "2.5+".to_owned(),
+            serial: String::new(),
+            device_id: None,
+            wwn: 0,
+            port_wwn: 0,
+            port_index: 0,
+            logical_block_size: 512,
+            physical_block_size: 512,
+            min_io_size: 0,
+            opt_io_size: 0,
+            discard_granularity: None,
+            max_unmap_size: 1 << 30,
+            max_io_size: i32::MAX as u64,
+            rotation_rate: 0,
+            removable: false,
+            dpofua: true,
+            write_cache: None,
+            geometry: None,
+        }
+    }
+
+    /// QEMU's defaults for `scsi-cd`. Behind ATAPI the product is "QEMU DVD-ROM".
+    #[must_use]
+    pub fn cd(id: impl Into<String>) -> Self {
+        Self {
+            kind: UnitKind::Cd,
+            product: "QEMU CD-ROM".to_owned(),
+            logical_block_size: cd::SECTOR,
+            physical_block_size: cd::SECTOR,
+            removable: true,
+            ..Self::disk(id)
+        }
+    }
+
+    fn check(&self) -> Result<(), UnitConfigError> {
+        let sizes =
+            [("logical_block_size", self.logical_block_size), ("physical_block_size", self.physical_block_size)];
+        for (name, value) in sizes {
+            if !value.is_power_of_two() || !(512..=2 << 20).contains(&value) {
+                return Err(UnitConfigError::BlockSize { name, value });
+            }
+        }
+        let (logical, physical) = (self.logical_block_size, self.physical_block_size);
+        if physical < logical {
+            return Err(UnitConfigError::BlockOrder { logical, physical });
+        }
+        let multiples = [
+            ("min_io_size", self.min_io_size),
+            ("opt_io_size", self.opt_io_size),
+            ("discard_granularity", self.discard_granularity.unwrap_or(0)),
+        ];
+        if let Some(&(name, value)) = multiples.iter().find(|(_, value)| !value.is_multiple_of(logical)) {
+            return Err(UnitConfigError::Multiple { name, value });
+        }
+        if self.kind == UnitKind::Cd && logical != cd::SECTOR {
+            return Err(UnitConfigError::CdSector(logical));
+        }
+        Ok(())
+    }
+}
+
+/// A property has a value that cannot be.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+#[non_exhaustive]
+pub enum UnitConfigError {
+    /// `logical_block_size` or `physical_block_size`.
+    #[error("{name} must be a power of two between 512 and 2097152, not {value}")]
+    BlockSize {
+        /// Name of the property.
+        name: &'static str,
+        /// Its value.
+        value: u32,
+    },
+    /// The physical block is smaller than the logical.
+    #[error("physical_block_size {physical} is smaller than logical_block_size {logical}")]
+    BlockOrder {
+        /// `logical_block_size`.
+        logical: u32,
+        /// `physical_block_size`.
+        physical: u32,
+    },
+    /// A size that must be a multiple of the logical block.
+    #[error("{name} must be a multiple of logical_block_size, not {value}")]
+    Multiple {
+        /// Name of the property.
+        name: &'static str,
+        /// Its value.
+        value: u32,
+    },
+    /// A CD drive with other sectors.
+    #[error("the sectors of a CD drive have 2048 bytes, not {0}")]
+    CdSector(u32),
+    /// A disk without a disk.
+    #[error("disk \"{0}\" has no image")]
+    NoImage(String),
+}
+
+/// What changed about a unit from the host's side; told to the front end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum UnitChange {
+    /// It has another size.
+    Capacity,
+    /// A medium came or went, or the guest is asked to let it go.
+    Medium,
+}
+
+type Listener = Box<dyn Fn(UnitChange) + Send + Sync>;
+
+/// A logical unit.
+///
+/// Its one lock is held for as long as it takes to look at a command, never while an image works.
+pub struct LogicalUnit {
+    pub(super) config: UnitConfig,
+
+    pub(super) nexus: Nexus,
+    listener: OnceLock<Listener>,
+    pub(super) tray_listener: OnceLock<cd::tray::Listener>,
+
+    state: Mutex<State>,
+}
+
+impl LogicalUnit {
+    /// A unit with `image` in it; only CD drives can do without.
+    ///
+    /// # Errors
+    /// When a property has a value that cannot be, or a disk has no image.
+    pub fn new(
+        config: UnitConfig,
+        image: Option<Arc<dyn Image>>,
+        reservations: &Arc<Reservations>,
+    ) -> Result<Arc<Self>, UnitConfigError> {
+        config.check()?;
+        if image.is_none() && config.kind == UnitKind::Disk {
+            return Err(UnitConfigError::NoImage(config.id));
+        }
+        let unit = Arc::new(Self {
+            config,
+            nexus: reservations.join(),
+            listener: OnceLock::new(),
+            tray_listener: OnceLock::new(),
+            state: Mutex::new(State::default()),
+        });
+        if let Some(image) = image {
+            unit.watch(&image);
+            unit.lock().medium = Some(Medium::unopened(image));
+        }
+        unit.power_on();
+        Ok(unit)
+    }
+
+    pub(super) fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn watch(self: &Arc<Self>, image: &Arc<dyn Image>) {
+        let weak: Weak<Self> = Arc::downgrade(self);
+        let size = Mutex::new(image.info().size);
+        let of = Arc::downgrade(image);
+        image.on_change(Box::new(move |info| {
+            let Some(unit) = weak.upgrade() else { return };
+            let before = std::mem::replace(&mut *size.lock().unwrap_or_else(PoisonError::into_inner), info.size);
+            let here = unit.lock().medium.as_ref().is_some_and(|medium| of.ptr_eq(&Arc::downgrade(medium.image())));
+            if before != info.size && here {
+                unit.lock().attend(sense::ATTENTION_CAPACITY_CHANGED);
+                unit.tell(UnitChange::Capacity);
+            }
+        }));
+    }
+
+    /// Properties.
+    #[must_use]
+    pub fn config(&self) -> &UnitConfig {
+        &self.config
+    }
+
+    /// Asks to be told what the host changes; the front end does once.
+    pub fn on_change(&self, listener: impl Fn(UnitChange) + Send + Sync + 'static) {
+        if self.listener.set(Box::new(listener)).is_err() {
+            log::error!("unit \"{}\" has two front ends", self.config.id);
+        }
+    }
+
+    pub(super) fn tell(&self, change: UnitChange) {
+        if let Some(listener) = self.listener.get() {
+            listener(change);
+        }
+    }
+
+    /// Opens queues to the medium, now and for each one that comes: `paths` of up to `depth` requests.
+    ///
+    /// # Errors
+    /// When the host has no descriptors or memory left.
+    pub fn attach(&self, paths: u16, depth: u32) -> Result<(), BlockError> {
+        let image = self.medium().map(|medium| Arc::clone(medium.image()));
+        let medium = image.map(|image| Medium::open(image, paths, depth)).transpose()?;
+        let mut state = self.lock();
+        state.paths = Some((paths, depth));
+        state.medium = medium;
+        Ok(())
+    }
+
+    /// What is in it.
+    #[must_use]
+    pub fn medium(&self) -> Option<Arc<Medium>> {
+        self.lock().medium.clone()
+    }
+
+    /// Facts about the image in it.
+    #[must_use]
+    pub fn info(&self) -> Option<ImageInfo> {
+        self.medium().map(|medium| medium.info())
+    }
+
+    /// Back to the state after power-on: reservations of the old kind and preventions are gone, registrations stay
+    /// with persistent reservations only as far as power was not lost (SPC-5, 5.14).
+    pub fn power_on(&self) {
+        self.nexus.power_off();
+        let info = self.info();
+        let mut state = self.lock();
+        state.attention.clear();
+        state.last_sense = None;
+        state.stopped = false;
+        state.tray = cd::tray::TrayState::default();
+        let cached = info.is_some_and(|info| info.write_cache);
+        state.write_cache = self.config.kind == UnitKind::Disk && self.config.write_cache.unwrap_or(cached);
+        state.attend(sense::ATTENTION_RESET);
+    }
+
+    /// A logical unit reset (SAM-6, 6.3.3): persistent reservations stay.
+    pub fn reset(&self) {
+        self.nexus.release_old();
+        let mut state = self.lock();
+        state.last_sense = None;
+        state.stopped = false;
+        state.tray.locked = false;
+        state.attention.clear();
+        state.attend(sense::ATTENTION_RESET);
+    }
+
+    /// Units came to or went from the target.
+    pub fn luns_changed(&self) {
+        self.lock().attend(sense::ATTENTION_LUNS_CHANGED);
+    }
+
+    /// Keeps the sense data of a command for the next REQUEST SENSE: for front ends that do not send it along. Every
+    /// other command makes it forgotten.
+    pub fn keep_sense(&self, sense: Option<Sense>) {
+        self.lock().last_sense = sense;
+    }
+
+    pub(super) fn commands(&self) -> impl Iterator<Item = &'static Command> {
+        let own: &'static [Command] = match self.config.kind {
+            UnitKind::Disk => &disk::COMMANDS,
+            UnitKind::Cd => &cd::COMMANDS,
+        };
+        own.iter().chain(&COMMON)
+    }
+
+    fn command(&self, cdb: &Cdb) -> Result<&'static Command, Sense> {
+        let (opcode, action) = (cdb.opcode(), cdb.action());
+        if let Some(command) = self.commands().find(|command| command.is(opcode, action)) {
+            return Ok(command);
+        }
+        // A known operation code with an unknown service action is another fault (SPC-5, 4.2.5.2).
+        let known = self.commands().any(|command| command.usage.first() == Some(&opcode));
+        Err(if known { sense::INVALID_FIELD } else { sense::INVALID_OPCODE })
+    }
+
+    /// The oldest unit attention: this nexus's own, or what another did to it.
+    pub(super) fn take_attention(&self, state: &mut State) -> Option<Sense> {
+        state.attention.pop_front().or_else(|| self.nexus.take_attention())
+    }
+
+    /// Looks at a command.
+    #[must_use]
+    pub fn begin(&self, cdb: &Cdb) -> Plan {
+        let command = match self.command(cdb) {
+            Ok(command) => command,
+            Err(sense) => return Reply::check(sense).into(),
+        };
+        let state = &mut *self.lock();
+        if !command.quiet
+            && let Some(sense) = self.take_attention(state)
+        {
+            return Reply::check(sense).into();
+        }
+        if !self.nexus.allows(command.access) {
+            return Reply::bare(status::RESERVATION_CONFLICT).into();
+        }
+        if command.medium
+            && let Err(sense) = self.ready(state)
+        {
+            return Reply::check(sense).into();
+        }
+        (command.run)(&mut Run { unit: self, state }, cdb).unwrap_or_else(|sense| Reply::check(sense).into())
+    }
+
+    /// Goes on with a command that asked for parameters.
+    #[must_use]
+    pub fn parameters(&self, cdb: &Cdb, data: &[u8]) -> Plan {
+        let taker = self.command(cdb).and_then(|command| command.take.ok_or(sense::INVALID_FIELD));
+        let state = &mut *self.lock();
+        let plan = taker.and_then(|take| take(&mut Run { unit: self, state }, cdb, data));
+        plan.unwrap_or_else(|sense| Reply::check(sense).into())
+    }
+
+    /// Whether the medium can be reached.
+    pub(super) fn ready(&self, state: &State) -> Result<(), Sense> {
+        if self.config.kind == UnitKind::Cd && state.tray.open {
+            return Err(sense::NO_MEDIUM_TRAY_OPEN);
+        }
+        if state.medium.is_none() {
+            return Err(sense::NO_MEDIUM);
+        }
+        if state.stopped { Err(sense::NOT_STARTED) } else { Ok(()) }
+    }
+
+    /// The tray and what is in it.
+    #[must_use]
+    pub fn tray(&self) -> Tray {
+        Tray::of(&self.lock())
+    }
+
+    /// State to save.
+    #[must_use]
+    pub fn save(&self) -> UnitState {
+        UnitState::of(&self.lock(), self.nexus.save())
+    }
+
+    /// Takes saved state on.
+    ///
+    /// # Errors
+    /// Says what does not fit; the unit is then as it was.
+    pub fn restore(&self, saved: &UnitState) -> Result<(), String> {
+        saved.check()?;
+        self.nexus.restore(saved.reservation())?;
+        saved.apply(&mut self.lock());
+        Ok(())
+    }
+}
