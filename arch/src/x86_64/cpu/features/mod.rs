@@ -3,6 +3,7 @@
 mod table;
 
 use std::fmt;
+use std::sync::LazyLock;
 
 use crate::kvm::{CpuidTable, MsrValue};
 
@@ -91,17 +92,32 @@ pub fn all() -> impl Iterator<Item = Feature> {
 }
 
 /// The bits that a name stands for: none for an unknown name, two for `kvmclock`, else one. Underscores count as dashes.
+/// O(log of the features).
 pub fn named(name: &str) -> impl Iterator<Item = Feature> + use<> {
-    let name = name.replace('_', "-");
-    let name = table::ALIASES.iter().find(|(alias, _)| *alias == name).map_or(name, |(_, to)| (*to).to_owned());
-    all().filter(move |feature| feature.name == name)
+    let index = &*BY_NAME;
+    let dashed;
+    let mut name = name;
+    if name.contains('_') {
+        dashed = name.replace('_', "-");
+        name = &dashed;
+    }
+    let name = table::ALIASES.iter().find(|(alias, _)| *alias == name).map_or(name, |(_, to)| to);
+    let first = index.partition_point(|f| f.name < name);
+    let bits = index.iter().skip(first).take_while(|f| f.name == name).count();
+    index.iter().skip(first).take(bits).copied()
 }
 
-/// Every name and alias once, sorted.
+/// Sorted by name, bits of one name in table order.
+static BY_NAME: LazyLock<Vec<Feature>> = LazyLock::new(|| {
+    let mut features: Vec<_> = all().collect();
+    features.sort_by_key(|f| f.name);
+    features
+});
+
+/// Every name once, sorted.
 #[must_use]
 pub fn names() -> Vec<&'static str> {
-    let mut names: Vec<_> = all().map(|f| f.name).collect();
-    names.sort_unstable();
+    let mut names: Vec<_> = BY_NAME.iter().map(|f| f.name).collect();
     names.dedup();
     names
 }
