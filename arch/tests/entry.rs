@@ -63,7 +63,7 @@ fn run(kernel: &[u8]) -> (EntryState, Vec<u32>) {
     let range = HostRange::of_ram(&ram, GuestAddress(0), RAM).expect("range");
     vm.add_memory(0, range, Access::ReadWrite, false).expect("slot");
     let mut vcpu = std::sync::Arc::new(vm).create_vcpu(0).expect("vCPU");
-    vcpu.set_cpuid(&host.supported_cpuid().expect("CPUID")).expect("CPUID");
+    vcpu.configure(&host.supported_cpuid().expect("CPUID"), &[]).expect("CPUID");
 
     let layout = MemoryLayout::new(RAM, 36).expect("layout");
     let images = Images::open(file.path(), None).expect("kernel");

@@ -22,6 +22,7 @@ mod msi;
 mod msrs;
 mod routes;
 mod snapshot;
+pub mod state;
 mod vcpu;
 mod vm;
 
