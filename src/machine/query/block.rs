@@ -2,6 +2,7 @@
 
 use rhea_block::graph::{Node, NodeInfo};
 use rhea_block::layer::Preallocation;
+use rhea_block::spec::BlockdevSpec;
 use rhea_devices::block_stats::{BlockStats as Counters, Counted};
 use serde_json::{Value, json};
 
@@ -11,6 +12,7 @@ use crate::qmp::QmpError;
 use crate::qmp::channel::{Answer, answer, done};
 use crate::qmp::command::args::BlockResize;
 use crate::qmp::reply::block::{BlockDeviceStats, BlockStats};
+use crate::spec::BlockdevArgs;
 
 impl Machine {
     /// `query-block`: one entry a disk.
@@ -98,6 +100,17 @@ impl Machine {
             },
         };
         resized.map_err(|e| QmpError::from_error(&e))?;
+        done()
+    }
+
+    /// `blockdev-add`.
+    pub(in crate::machine) fn add_node(&self, args: &BlockdevArgs) -> Answer {
+        let options = Value::Object(args.options.clone());
+        let spec: BlockdevSpec = serde_json::from_value(options).map_err(|e| QmpError::from_error(&e))?;
+        if spec.node_name().is_none() {
+            return Err(QmpError::generic("'node-name' must be specified for the root node"));
+        }
+        self.host.graph.add(&spec).map_err(|e| QmpError::from_error(&e))?;
         done()
     }
 
