@@ -3,6 +3,7 @@
 
 pub mod board;
 pub mod chardev;
+pub mod cli;
 pub mod cpu;
 pub mod ctl;
 pub mod hmp;

@@ -112,7 +112,7 @@ spec_struct! {
         pub wait: Option<bool>,
         /// Seconds after which a client connects again; 0 for never.
         pub reconnect: u32 = 0,
-        /// Send small packets at once; on when not given.
+        /// Send small packets at once; off when not given.
         pub nodelay: Option<bool>,
         /// Speak telnet.
         pub telnet: bool = false,

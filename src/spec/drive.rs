@@ -160,13 +160,17 @@ pub struct DriveSpec {
 }
 
 impl DriveSpec {
-    /// Reads the options of `-drive`. `default` is the machine's interface for a drive that names none.
+    /// Reads the options of `-drive`; those that [`DriveOptions`] does not have are in `block`. `default` is the
+    /// machine's interface for a drive that names none.
     ///
     /// # Errors
     /// One sentence, in the words of `-drive`.
-    pub fn read(object: Map<String, Value>, default: DriveInterface) -> Result<Self, SpecError> {
-        let (known, block) = split(object);
-        let options: DriveOptions = read::read(known, Source::Text, Words::Options)?;
+    pub fn read(
+        own: Map<String, Value>,
+        block: Map<String, Value>,
+        default: DriveInterface,
+    ) -> Result<Self, SpecError> {
+        let options: DriveOptions = read::read(own, Source::Text, Words::Options)?;
         let interface = options.r#if.unwrap_or(default);
         if let Some(id) = &options.id {
             super::check_id(id)?;
@@ -180,30 +184,6 @@ impl DriveSpec {
     pub fn read_only(&self) -> bool {
         self.options.readonly.or(self.options.read_only).unwrap_or(self.options.media == DriveMedia::Cdrom)
     }
-}
-
-/// Parts the options that have a name in `-drive` from those of the block driver.
-fn split(object: Map<String, Value>) -> (Map<String, Value>, Map<String, Value>) {
-    use super::describe::Describe;
-
-    let mut known = Map::new();
-    let mut block = Map::new();
-    for (name, value) in object {
-        // An object here is an option with a dot in its name, such as file.driver or cache.direct, except those of
-        // throttling, which are -drive's own.
-        let own = DriveOptions::DESCRIPTION.find(&name).is_some() && (!value.is_object() || name == "throttling");
-        if own {
-            known.insert(name, value)
-        } else {
-            block.insert(name, value)
-        };
-    }
-    if let Some(Value::Object(throttling)) = known.get_mut("throttling")
-        && let Some(group) = throttling.shift_remove("group")
-    {
-        known.insert("throttling.group".into(), group);
-    }
-    (known, block)
 }
 
 impl DriveOptions {

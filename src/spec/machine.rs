@@ -20,6 +20,8 @@ pub struct MachineType {
     pub board: Board,
     /// Most vCPUs.
     pub max_cpus: u32,
+    /// Taken when none is named.
+    pub is_default: bool,
 }
 
 /// The boards there are.
@@ -34,13 +36,13 @@ pub enum Board {
 const PC: &str = "Standard PC (i440FX + PIIX, 1996)";
 
 const fn pc(name: &'static str) -> MachineType {
-    MachineType { name, alias: None, help: PC, board: Board::I440fx, max_cpus: 255 }
+    MachineType { name, alias: None, help: PC, board: Board::I440fx, max_cpus: 255, is_default: false }
 }
 
-/// Every machine type; the first is the default. The older names give the same board: nothing that a guest sees of the
+/// Every machine type, the default first. The older names give the same board: nothing that a guest sees of the
 /// devices here changed between them.
 pub const MACHINES: &[MachineType] = &[
-    MachineType { alias: Some("pc"), ..pc("pc-i440fx-7.2") },
+    MachineType { alias: Some("pc"), is_default: true, ..pc("pc-i440fx-7.2") },
     pc("pc-i440fx-7.1"),
     pc("pc-i440fx-7.0"),
     pc("pc-i440fx-6.2"),
@@ -67,7 +69,14 @@ pub const MACHINES: &[MachineType] = &[
     pc("pc-i440fx-2.2"),
     pc("pc-i440fx-2.1"),
     pc("pc-i440fx-2.0"),
-    MachineType { name: "none", alias: None, help: "empty machine", board: Board::None, max_cpus: 1 },
+    MachineType {
+        name: "none",
+        alias: None,
+        help: "empty machine",
+        board: Board::None,
+        max_cpus: 1,
+        is_default: false,
+    },
 ];
 
 impl Default for &'static MachineType {

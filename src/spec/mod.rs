@@ -24,6 +24,7 @@ pub mod drive;
 pub mod error;
 pub mod ident;
 pub mod machine;
+pub mod meaningless;
 pub mod memory;
 pub mod number;
 pub mod object;
@@ -50,7 +51,7 @@ pub use number::ByteSize;
 pub use object::ObjectSpec;
 pub use pci::PciAddr;
 pub use process::{Actions, MonitorSpec, NameSpec, OvercommitSpec, ProcessSpec, RtcSpec};
-pub use smbios::SmbiosSpec;
+pub use smbios::SmbiosOptions;
 pub use topology::SmpSpec;
 
 /// Everything that a command line asks for. Lists are in the order of the command line.
@@ -89,12 +90,15 @@ pub struct VmSpec {
     pub devices: Vec<DeviceSpec>,
     /// Properties of chips that are part of the board.
     pub chips: ChipSpec,
+    /// `-global` for devices; `devices` has them already, those that are plugged later get them by
+    /// [`DeviceSpec::read_with`].
+    pub globals: Vec<GlobalSpec>,
     /// `-name`.
     pub name: NameSpec,
     /// `-uuid`.
     pub uuid: Option<Uuid>,
     /// `-smbios`.
-    pub smbios: Vec<SmbiosSpec>,
+    pub smbios: SmbiosOptions,
     /// `-rtc`.
     pub rtc: RtcSpec,
     /// `-overcommit`.
@@ -163,4 +167,15 @@ spec_enum! {
 pub struct ChipSpec {
     /// `kvm-pit.lost_tick_policy`.
     pub pit_lost_ticks: LostTicks,
+}
+
+/// A default for a property of all devices of a type (`-global`).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct GlobalSpec {
+    /// The type.
+    pub driver: &'static str,
+    /// The property.
+    pub property: &'static str,
+    /// Its value, as text.
+    pub value: String,
 }

@@ -336,6 +336,17 @@ impl ObjectSpec {
         }
     }
 
+    /// What all guest memory has; nothing for an object that is no memory.
+    #[must_use]
+    pub fn memory(&self) -> Option<&MemoryCommon> {
+        match self {
+            Self::MemoryRam(spec) => Some(&spec.common),
+            Self::MemoryMemfd(spec) => Some(&spec.common),
+            Self::MemoryFile(spec) => Some(&spec.common),
+            _ => None,
+        }
+    }
+
     /// The `id=`.
     #[must_use]
     pub fn id(&self) -> &str {

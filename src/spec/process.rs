@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use crate::qmp::command::args::{PanicAction, RebootAction, ShutdownAction, WatchdogAction};
 
-use super::error::SpecError;
+use super::error::{SpecError, Words};
 
 spec_struct! {
     /// `-name`.
@@ -229,6 +229,31 @@ impl Default for Actions {
             watchdog: WatchdogAction::Reset,
         }
     }
+}
+
+impl Actions {
+    /// Sets what is done on `event`.
+    ///
+    /// # Errors
+    /// There is no such event or action.
+    pub fn set(&mut self, event: &str, action: &str) -> Result<(), SpecError> {
+        match event {
+            "reboot" => self.reboot = choose(event, action, RebootAction::ALL, RebootAction::as_str)?,
+            "shutdown" => self.shutdown = choose(event, action, ShutdownAction::ALL, ShutdownAction::as_str)?,
+            "panic" => self.panic = choose(event, action, PanicAction::ALL, PanicAction::as_str)?,
+            "watchdog" => self.watchdog = choose(event, action, WatchdogAction::ALL, WatchdogAction::as_str)?,
+            _ => {
+                return Err(SpecError::unknown(Words::Options, event, ["reboot", "shutdown", "panic", "watchdog"]));
+            }
+        }
+        Ok(())
+    }
+}
+
+fn choose<T: Copy>(event: &str, action: &str, all: &[T], name: fn(T) -> &'static str) -> Result<T, SpecError> {
+    let names: Vec<&str> = all.iter().map(|value| name(*value)).collect();
+    let found = all.iter().find(|value| name(**value) == action);
+    found.copied().ok_or_else(|| SpecError::not_one_of(event, action, &names))
 }
 
 spec_struct! {

@@ -70,6 +70,18 @@ pub fn read_union<T: DescribeUnion + DeserializeOwned>(
     from_checked(checked)
 }
 
+/// The value of one property, written as text, with the type that JSON would have.
+///
+/// # Errors
+/// There is no such property, or the text is no value of it.
+pub fn typed(description: &'static Description, name: &str, text: &str) -> Result<Value, SpecError> {
+    let reader = Reader { source: Source::Text, words: Words::Properties(description.name), prefix: "" };
+    match description.find(name) {
+        Some(prop) => reader.value(&prop.kind, Value::from(text), prop.name),
+        None => Err(unknown(&reader, name, description.props().into_iter().map(|prop| prop.name))),
+    }
+}
+
 /// What the check lets through and serde does not would be a mistake in a description; it is told, not hidden.
 fn from_checked<T: DeserializeOwned>(checked: Map<String, Value>) -> Result<T, SpecError> {
     serde_json::from_value(Value::Object(checked))

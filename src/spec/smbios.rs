@@ -1,8 +1,13 @@
 //! `-smbios`: what the guest is told of the machine it runs on.
 
+use std::fmt;
+use std::path::PathBuf;
+use std::str::FromStr;
+
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use serde_json::{Map, Value};
 
-use super::describe::DescribeUnion;
+use super::describe::{DescribeUnion, Field, Form, Kind};
 use super::error::{SpecError, Words};
 use super::ident::Uuid;
 use super::read::{self, Source};
@@ -37,7 +42,7 @@ spec_struct! {
         /// Date: MM/DD/YYYY.
         pub date: Option<String>,
         /// Major and minor release: 1.2.
-        pub release: Option<String>,
+        pub release: Option<Release>,
         /// It is UEFI.
         pub uefi: bool = false,
     }
@@ -116,6 +121,8 @@ spec_struct! {
         pub max_speed: Option<u16>,
         /// Speed in MHz.
         pub current_speed: Option<u16>,
+        /// Identifier: CPUID leaf 1, EAX in the lower half and EDX in the upper.
+        pub processor_id: u64 = 0,
     }
 }
 
@@ -125,7 +132,7 @@ spec_struct! {
         /// A string; may be given many times.
         pub value: Vec<String>,
         /// A file with a string; may be given many times.
-        pub path: Vec<String>,
+        pub path: Vec<PathBuf>,
     }
 }
 
@@ -149,15 +156,21 @@ spec_struct! {
     }
 }
 
+/// `-smbios` of one command line.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct SmbiosOptions {
+    /// Fields, in the order of the command line; a later one wins.
+    pub fields: Vec<SmbiosSpec>,
+    /// Files of structures as they are.
+    pub files: Vec<PathBuf>,
+}
+
 impl SmbiosSpec {
     /// Reads the options, with `type` among them.
     ///
     /// # Errors
     /// One sentence, in the words of `-smbios`.
     pub fn read(object: Map<String, Value>, source: Source) -> Result<Self, SpecError> {
-        if object.contains_key("file") {
-            return Err(SpecError::refused("'file'", "give the fields with type=0, 1, 2, 3, 4, 11 or 17"));
-        }
         if !object.contains_key("type") {
             return Err(SpecError::new("Must specify type="));
         }
@@ -167,4 +180,49 @@ impl SmbiosSpec {
 
 fn unknown_type(name: &str) -> SpecError {
     SpecError::not_one_of("type", name, &SmbiosSpec::UNION.names())
+}
+
+/// Major and minor release of firmware: `1.2`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Release(pub u8, pub u8);
+
+/// Text that is no release.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("not a release such as 1.2")]
+pub struct NoRelease;
+
+impl FromStr for Release {
+    type Err = NoRelease;
+
+    fn from_str(text: &str) -> Result<Self, NoRelease> {
+        let (major, minor) = text.split_once('.').ok_or(NoRelease)?;
+        major.parse().ok().zip(minor.parse().ok()).map(|(major, minor)| Self(major, minor)).ok_or(NoRelease)
+    }
+}
+
+impl fmt::Display for Release {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}.{}", self.0, self.1)
+    }
+}
+
+impl Serialize for Release {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+impl<'de> Deserialize<'de> for Release {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        String::deserialize(deserializer)?.parse().map_err(serde::de::Error::custom)
+    }
+}
+
+impl Field for Release {
+    const KIND: Kind = Kind::Parsed(&Form {
+        name: "str",
+        expects: "a release such as 1.2",
+        accepts: |text| text.parse::<Self>().is_ok(),
+        accepts_number: |_| false,
+    });
 }

@@ -130,7 +130,7 @@ fn serde_alone_refuses_what_is_not_declared() {
 }
 
 fn unions() -> [&'static Union; 5] {
-    [DeviceSpec::UNION, ObjectSpec::UNION, ChardevSpec::UNION, NumaSpec::UNION, SmbiosSpec::UNION]
+    [DeviceSpec::UNION, ObjectSpec::UNION, ChardevSpec::UNION, NumaSpec::UNION, smbios::SmbiosSpec::UNION]
 }
 
 #[test]

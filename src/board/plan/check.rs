@@ -1,6 +1,7 @@
 //! From what was asked for to what will be: addresses are given out, names are resolved, conflicts are refused.
 
 use std::collections::BTreeSet;
+use std::path::PathBuf;
 
 use rhea_arch::x86_64::boot::{ElfEntry, Unpack};
 use rhea_arch::x86_64::layout::{LayoutError, MemoryLayout};
@@ -92,10 +93,10 @@ pub enum PlanError {
     #[error("Duplicate ID '{0}' for device")]
     DuplicateId(String),
     /// A file for SMBIOS cannot be read.
-    #[error("-smbios type=11,path={path}")]
-    OemString {
+    #[error("-smbios: cannot read {path}")]
+    SmbiosFile {
         /// The file.
-        path: String,
+        path: PathBuf,
         /// Why.
         #[source]
         source: std::io::Error,

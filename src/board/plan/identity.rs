@@ -2,7 +2,8 @@
 //! know, and the user's (`-smbios`, `-uuid`).
 
 use std::fs::File;
-use std::io::Read;
+use std::io::{self, Read};
+use std::path::Path;
 
 use rhea_arch::x86_64::layout::MemoryLayout;
 use rhea_arch::x86_64::smbios::{self, SmbiosSpec, Sockets};
@@ -26,8 +27,11 @@ pub(super) fn smbios(spec: &VmSpec, layout: &MemoryLayout) -> Result<SmbiosSpec,
     let mut identity = SmbiosSpec::new(layout.clone(), sockets, spec.machine.kind.name);
     identity.manufacturer = MAKER.into();
     identity.uuid = spec.uuid.map(|uuid| uuid.0).unwrap_or_default();
-    for fields in &spec.smbios {
+    for fields in &spec.smbios.fields {
         apply(&mut identity, fields)?;
+    }
+    for path in &spec.smbios.files {
+        identity.binary.push(read_file(path)?);
     }
     Ok(identity)
 }
@@ -40,7 +44,7 @@ fn apply(identity: &mut SmbiosSpec, fields: &Fields) -> Result<(), PlanError> {
             put(&mut firmware.vendor, &bios.vendor);
             put(&mut firmware.version, &bios.version);
             put(&mut firmware.date, &bios.date);
-            put(&mut firmware.release, &bios.release.as_deref().and_then(release));
+            put(&mut firmware.release, &bios.release.map(|release| (release.0, release.1)));
             firmware.uefi |= bios.uefi;
         }
         Fields::System(system) => {
@@ -80,6 +84,9 @@ fn apply(identity: &mut SmbiosSpec, fields: &Fields) -> Result<(), PlanError> {
             put(&mut socket.part, &processor.part);
             put(&mut socket.max_speed, &processor.max_speed);
             put(&mut socket.current_speed, &processor.current_speed);
+            if processor.processor_id != 0 {
+                socket.processor_id = processor.processor_id;
+            }
         }
         Fields::OemStrings(strings) => {
             identity.oem_strings.extend(strings.value.iter().cloned());
@@ -102,21 +109,23 @@ fn apply(identity: &mut SmbiosSpec, fields: &Fields) -> Result<(), PlanError> {
 }
 
 /// A string from a file, which is how long ones and secret ones are given.
-fn read_string(path: &str) -> Result<String, PlanError> {
-    let refused = |source| PlanError::OemString { path: path.to_owned(), source };
-    let mut text = String::new();
-    File::open(path).and_then(|file| file.take(LONGEST).read_to_string(&mut text)).map_err(refused)?;
-    Ok(text)
+fn read_string(path: &Path) -> Result<String, PlanError> {
+    let text = String::from_utf8(read_file(path)?);
+    text.map_err(|error| unreadable(path, io::Error::new(io::ErrorKind::InvalidData, error)))
+}
+
+fn read_file(path: &Path) -> Result<Vec<u8>, PlanError> {
+    let mut bytes = Vec::new();
+    let read = File::open(path).and_then(|file| file.take(LONGEST).read_to_end(&mut bytes));
+    read.map(|_| bytes).map_err(|source| unreadable(path, source))
+}
+
+fn unreadable(path: &Path, source: io::Error) -> PlanError {
+    PlanError::SmbiosFile { path: path.to_owned(), source }
 }
 
 fn put<T: Clone>(place: &mut Option<T>, given: &Option<T>) {
     if given.is_some() {
         place.clone_from(given);
     }
-}
-
-/// `1.2` as two numbers.
-fn release(text: &str) -> Option<(u8, u8)> {
-    let (major, minor) = text.split_once('.')?;
-    major.parse().ok().zip(minor.parse().ok())
 }

@@ -2,6 +2,7 @@
 
 use serde_json::{Map, Value};
 
+use super::GlobalSpec;
 use super::describe::{DescribeUnion, Union};
 use super::error::{Shown, SpecError, Words, did_you_mean};
 use super::pci::PciSpec;
@@ -40,6 +41,27 @@ impl DeviceSpec {
         let spec: Self = read::read_union(object, source, |variant| Words::Properties(variant.name), unknown_driver)?;
         spec.check()?;
         Ok(spec)
+    }
+
+    /// As [`DeviceSpec::read`], with the defaults of `-global` for what is not given.
+    ///
+    /// # Errors
+    /// One sentence, in the words of `-device` and `device_add`.
+    pub fn read_with(
+        mut object: Map<String, Value>,
+        source: Source,
+        globals: &[GlobalSpec],
+    ) -> Result<Self, SpecError> {
+        let driver = object.get("driver").and_then(Value::as_str).and_then(|name| Self::UNION.find(name));
+        let Some(driver) = driver else { return Self::read(object, source) };
+        // A later -global wins, and what the device itself says wins over all.
+        for global in globals.iter().rev().filter(|global| global.driver == driver.name) {
+            if !object.contains_key(global.property) {
+                let value = read::typed(driver.description, global.property, &global.value)?;
+                object.insert(global.property.to_owned(), value);
+            }
+        }
+        Self::read(object, source)
     }
 
     fn check(&self) -> Result<(), SpecError> {

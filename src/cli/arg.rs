@@ -1,0 +1,93 @@
+//! One option of the command line with its argument.
+
+use std::ffi::{OsStr, OsString};
+use std::path::PathBuf;
+
+use serde::de::DeserializeOwned;
+use serde_json::{Map, Value};
+
+use crate::spec::SpecError;
+use crate::spec::describe::Describe;
+use crate::spec::error::{Shown, Words};
+use crate::spec::read::{self, Source};
+
+use super::error::Place;
+use super::text::{self, Pair};
+
+/// An option as it was written.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Arg {
+    /// With its dashes.
+    pub(super) option: String,
+    /// Empty for an option without one.
+    argument: OsString,
+    has_argument: bool,
+}
+
+impl Arg {
+    pub(super) fn new(option: String, argument: Option<OsString>) -> Self {
+        let has_argument = argument.is_some();
+        Self { option, argument: argument.unwrap_or_default(), has_argument }
+    }
+
+    /// An image without an option in front of it.
+    pub(super) fn image(image: OsString) -> Self {
+        Self { option: image.to_string_lossy().into_owned(), argument: image, has_argument: false }
+    }
+
+    /// For messages.
+    pub(super) fn place(&self) -> Place {
+        let argument = self.has_argument.then(|| self.argument.to_string_lossy().into_owned());
+        Place { option: self.option.clone(), argument }
+    }
+
+    /// The argument as text.
+    pub(super) fn text(&self) -> Result<&str, SpecError> {
+        self.argument.to_str().ok_or_else(|| SpecError::new("the argument is not UTF-8"))
+    }
+
+    /// The argument as a path, which need not be UTF-8.
+    pub(super) fn path(&self) -> PathBuf {
+        PathBuf::from(AsRef::<OsStr>::as_ref(&self.argument))
+    }
+
+    /// The argument as pairs.
+    pub(super) fn pairs(&self, main: Option<&str>) -> Result<Vec<Pair>, SpecError> {
+        text::pairs(self.text()?, main)
+    }
+
+    /// The argument as a spec that is a plain list of pairs.
+    pub(super) fn options<T: Describe + DeserializeOwned>(&self, main: Option<&str>) -> Result<T, SpecError> {
+        read::read(text::flat(self.pairs(main)?, &[]), Source::Text, Words::Options)
+    }
+
+    /// The argument as an object: JSON if it begins with `{`, else pairs with nested keys.
+    pub(super) fn object(&self, main: &str) -> Result<(Map<String, Value>, Source), SpecError> {
+        match self.json()? {
+            Some(object) => Ok((object, Source::Json)),
+            None => Ok((text::nested(self.pairs(Some(main))?)?, Source::Text)),
+        }
+    }
+
+    /// The argument as JSON if it begins with `{`.
+    pub(super) fn json(&self) -> Result<Option<Map<String, Value>>, SpecError> {
+        let text = self.text()?;
+        if !text.starts_with('{') {
+            return Ok(None);
+        }
+        let wrong =
+            |error: &serde_json::Error| SpecError::new(format!("JSON parse error, {}", Shown(&error.to_string())));
+        serde_json::from_str(text).map(Some).map_err(|error| wrong(&error))
+    }
+
+    /// The argument asks for help: `help` or `?`.
+    pub(super) fn wants_help(&self) -> bool {
+        self.argument == "help" || self.argument == "?"
+    }
+
+    /// The type whose properties are asked for: `TYPE,help`.
+    pub(super) fn wants_help_of(&self) -> Option<&str> {
+        let text = self.argument.to_str()?;
+        text.strip_suffix(",help").or_else(|| text.strip_suffix(",?"))
+    }
+}

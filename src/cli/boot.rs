@@ -1,0 +1,84 @@
+//! Options about what the guest starts.
+
+use serde_json::Value;
+
+use crate::spec::boot::BootOptions;
+use crate::spec::read::{self, Source};
+
+use super::arg::Arg;
+use super::draft::Draft;
+use super::error::Stop;
+use super::help;
+use super::table::{OptionDef, flag, takes};
+use super::text;
+
+pub(super) const OPTIONS: &[OptionDef] = &[
+    takes("kernel", "FILE", "kernel to start: bzImage, ELF or multiboot", kernel),
+    takes("initrd", "FILE", "initial ramdisk, or multiboot's modules: FILE [ARGUMENTS],FILE...", initrd),
+    takes("append", "TEXT", "command line of the kernel", append),
+    takes(
+        "boot",
+        "[order=]DRIVES[,once=DRIVES][,menu=on|off][,strict=on|off]",
+        "order of drives that firmware starts from",
+        boot,
+    ),
+    flag("S", "do not run the guest until the command cont", paused),
+    flag("no-reboot", "turn off when the guest reboots; short for -action reboot=shutdown", no_reboot),
+    flag("no-shutdown", "stop when the guest turns off; short for -action shutdown=pause", no_shutdown),
+    takes("action", "EVENT=ACTION[,...]", "what reboot, shutdown, panic and watchdog do", action),
+    takes("watchdog-action", "ACTION", "short for -action watchdog=ACTION", watchdog_action),
+];
+
+fn kernel(draft: &mut Draft, arg: &Arg) -> Result<(), Stop> {
+    draft.spec.boot.kernel = Some(arg.path());
+    Ok(())
+}
+
+fn initrd(draft: &mut Draft, arg: &Arg) -> Result<(), Stop> {
+    draft.spec.boot.initrd = Some(arg.path());
+    Ok(())
+}
+
+fn append(draft: &mut Draft, arg: &Arg) -> Result<(), Stop> {
+    draft.spec.boot.append = Some(arg.text()?.to_owned());
+    Ok(())
+}
+
+fn boot(draft: &mut Draft, arg: &Arg) -> Result<(), Stop> {
+    if arg.wants_help() {
+        return Err(Stop::Print(help::properties::<BootOptions>()));
+    }
+    let object = text::flat(arg.pairs(Some("order"))?, &[]);
+    read::read_below::<BootOptions>("boot", object.clone(), Source::Text)?.check()?;
+    let all = draft.machine.entry("boot").or_insert_with(|| Value::Object(serde_json::Map::new()));
+    if let Value::Object(all) = all {
+        all.extend(object);
+    }
+    Ok(())
+}
+
+fn paused(draft: &mut Draft, _: &Arg) -> Result<(), Stop> {
+    draft.spec.start_paused = true;
+    Ok(())
+}
+
+fn no_reboot(draft: &mut Draft, _: &Arg) -> Result<(), Stop> {
+    draft.spec.actions.reboot = crate::qmp::command::args::RebootAction::Shutdown;
+    Ok(())
+}
+
+fn no_shutdown(draft: &mut Draft, _: &Arg) -> Result<(), Stop> {
+    draft.spec.actions.shutdown = crate::qmp::command::args::ShutdownAction::Pause;
+    Ok(())
+}
+
+fn action(draft: &mut Draft, arg: &Arg) -> Result<(), Stop> {
+    for pair in arg.pairs(None)? {
+        draft.spec.actions.set(&pair.key, &pair.value)?;
+    }
+    Ok(())
+}
+
+fn watchdog_action(draft: &mut Draft, arg: &Arg) -> Result<(), Stop> {
+    Ok(draft.spec.actions.set("watchdog", arg.text()?)?)
+}

@@ -1,0 +1,90 @@
+//! Options about serial ports, monitors and the character devices behind them.
+
+use crate::spec::SpecError;
+use crate::spec::chardev::ChardevSpec;
+use crate::spec::error::Words;
+use crate::spec::process::{MonitorMode, MonitorSpec};
+use crate::spec::read::{self, Source};
+
+use super::arg::Arg;
+use super::draft::Draft;
+use super::error::Stop;
+use super::help;
+use super::legacy;
+use super::table::{OptionDef, flag, takes};
+use super::text;
+
+pub(super) const OPTIONS: &[OptionDef] = &[
+    flag("nographic", "no display; serial port and monitor in this terminal, Ctrl-a h for help", nographic),
+    takes("serial", "CHARDEV", "the next serial port: stdio, mon:stdio, pty, unix:PATH, none, ...", serial),
+    takes("monitor", "CHARDEV", "a monitor for people, on a character device as for -serial", monitor),
+    takes("qmp", "CHARDEV", "a QMP monitor, on a character device as for -serial", qmp),
+    takes("qmp-pretty", "CHARDEV", "as -qmp, with line breaks", qmp_pretty),
+    takes(
+        "chardev",
+        "[backend=]TYPE,id=ID[,OPTION=VALUE...]",
+        "a character device; -chardev help lists the types, -chardev TYPE,help the options",
+        chardev,
+    ),
+    takes(
+        "mon",
+        "[chardev=]ID[,mode=readline|control][,pretty=on|off]",
+        "a monitor on a character device; control is QMP",
+        mon,
+    ),
+];
+
+fn nographic(draft: &mut Draft, _: &Arg) -> Result<(), Stop> {
+    draft.nographic = true;
+    Ok(())
+}
+
+fn serial(draft: &mut Draft, arg: &Arg) -> Result<(), Stop> {
+    draft.serial_given = true;
+    let text = arg.text()?;
+    if let Some(rest) = text.strip_prefix("mon:")
+        && !rest.is_empty()
+    {
+        draft.monitor_given = true;
+    }
+    Ok(legacy::add_serial(draft, text)?)
+}
+
+fn monitor(draft: &mut Draft, arg: &Arg) -> Result<(), Stop> {
+    draft.monitor_given = true;
+    Ok(legacy::add_monitor(draft, arg.text()?, legacy::HUMAN)?)
+}
+
+fn qmp(draft: &mut Draft, arg: &Arg) -> Result<(), Stop> {
+    draft.monitor_given = true;
+    Ok(legacy::add_monitor(draft, arg.text()?, legacy::QMP)?)
+}
+
+fn qmp_pretty(draft: &mut Draft, arg: &Arg) -> Result<(), Stop> {
+    draft.monitor_given = true;
+    Ok(legacy::add_monitor(draft, arg.text()?, legacy::QMP_PRETTY)?)
+}
+
+fn chardev(draft: &mut Draft, arg: &Arg) -> Result<(), Stop> {
+    if arg.wants_help() {
+        return Err(Stop::Print(help::chardevs()));
+    }
+    if let Some(name) = arg.wants_help_of() {
+        return Err(Stop::Print(help::chardev(name.strip_prefix("backend=").unwrap_or(name))?));
+    }
+    let pairs = legacy::socket_pairs(arg.text()?, "backend")?;
+    let spec = ChardevSpec::read(text::flat(pairs, &[]), Source::Text)?;
+    draft.spec.chardevs.push(spec);
+    Ok(())
+}
+
+fn mon(draft: &mut Draft, arg: &Arg) -> Result<(), Stop> {
+    draft.monitor_given = true;
+    let object = text::flat(arg.pairs(Some("chardev"))?, &[]);
+    let spec: MonitorSpec = read::read(object, Source::Text, Words::Options)?;
+    if spec.pretty && spec.mode == MonitorMode::Readline {
+        return Err(SpecError::new("'pretty' is for QMP; add mode=control").into());
+    }
+    draft.push_monitor(spec);
+    Ok(())
+}

@@ -1,0 +1,108 @@
+//! Options about disks.
+
+use serde_json::{Map, Value};
+
+use crate::spec::describe::Describe;
+use crate::spec::drive::{DriveInterface, DriveOptions, DriveSpec};
+use crate::spec::{BlockdevArgs, SpecError};
+
+use super::arg::Arg;
+use super::draft::Draft;
+use super::error::Stop;
+use super::help;
+use super::table::{OptionDef, flag, takes};
+use super::text::{self, Pair};
+
+pub(super) const OPTIONS: &[OptionDef] = &[
+    takes(
+        "drive",
+        "file=IMAGE,if=virtio|none[,format=FORMAT][,cache=MODE][,OPTION=VALUE...]",
+        "a disk; -drive help lists the options",
+        drive,
+    ),
+    takes(
+        "blockdev",
+        "[driver=]DRIVER[,node-name=NAME][,OPTION=VALUE...]",
+        "a node of the block graph; also as JSON, as in blockdev-add",
+        blockdev,
+    ),
+    flag("snapshot", "throw away at the end what guests write to disks", snapshot),
+    takes("hda", "IMAGE", "an IDE disk, which is not supported; use -drive with if=virtio", ide),
+    takes("hdb", "IMAGE", "as -hda", ide),
+    takes("hdc", "IMAGE", "as -hda", ide),
+    takes("hdd", "IMAGE", "as -hda", ide),
+    takes("cdrom", "IMAGE", "as -hda", ide),
+];
+
+/// What QEMU's PC takes for a drive without `if=`.
+const DEFAULT: DriveInterface = DriveInterface::Ide;
+
+fn drive(draft: &mut Draft, arg: &Arg) -> Result<(), Stop> {
+    if arg.wants_help() {
+        return Err(Stop::Print(help::properties::<DriveOptions>()));
+    }
+    let (own, block) = split(arg.pairs(None)?)?;
+    draft.spec.drives.push(DriveSpec::read(own, block, DEFAULT)?);
+    Ok(())
+}
+
+/// Older names of limits.
+const OLD_LIMITS: &[(&str, &str)] = &[
+    ("bps", "bps-total"),
+    ("bps_rd", "bps-read"),
+    ("bps_wr", "bps-write"),
+    ("iops", "iops-total"),
+    ("iops_rd", "iops-read"),
+    ("iops_wr", "iops-write"),
+    ("bps_max", "bps-total-max"),
+    ("bps_rd_max", "bps-read-max"),
+    ("bps_wr_max", "bps-write-max"),
+    ("iops_max", "iops-total-max"),
+    ("iops_rd_max", "iops-read-max"),
+    ("iops_wr_max", "iops-write-max"),
+    ("iops_size", "iops-size"),
+];
+
+type Object = Map<String, Value>;
+
+/// Parts `-drive`'s own options from those of the block driver. `cache=none,cache.direct=on` is one of each.
+fn split(pairs: Vec<Pair>) -> Result<(Object, Object), SpecError> {
+    let (mut own, mut limits, mut block) = (Map::new(), Map::new(), Vec::new());
+    for pair in pairs {
+        let old_limit = OLD_LIMITS.iter().find(|(old, _)| *old == pair.key).map(|(_, name)| *name);
+        if DriveOptions::DESCRIPTION.find(&pair.key).is_some() {
+            own.insert(pair.key, Value::String(pair.value));
+        } else if let Some(limit) = old_limit.or(pair.key.strip_prefix("throttling.")) {
+            limits.insert(limit.to_owned(), Value::String(pair.value));
+        } else {
+            block.push(pair);
+        }
+    }
+    if !limits.is_empty() {
+        own.insert("throttling".into(), Value::Object(limits));
+    }
+    Ok((own, text::nested(block)?))
+}
+
+fn blockdev(draft: &mut Draft, arg: &Arg) -> Result<(), Stop> {
+    let (options, source) = arg.object("driver")?;
+    if !options.contains_key("driver") {
+        return Err(SpecError::missing("driver").into());
+    }
+    draft.spec.blockdevs.push(BlockdevArgs { options, source });
+    Ok(())
+}
+
+fn snapshot(draft: &mut Draft, _: &Arg) -> Result<(), Stop> {
+    draft.spec.snapshot = true;
+    Ok(())
+}
+
+/// Also what an image without an option in front of it means.
+pub(super) fn ide(_: &mut Draft, arg: &Arg) -> Result<(), Stop> {
+    let file = Value::from(arg.text()?);
+    let object = Map::from_iter([("file".to_owned(), file)]);
+    // The same sentence as for -drive without if=.
+    DriveSpec::read(object, Map::new(), DEFAULT)?;
+    Ok(())
+}
