@@ -7,6 +7,7 @@ pub mod cli;
 pub mod cpu;
 pub mod ctl;
 pub mod hmp;
+pub mod img;
 pub mod logging;
 pub mod machine;
 pub mod process;

@@ -119,7 +119,7 @@ impl Graph {
     }
 
     /// A raw node whose guest must not make it look like another format.
-    pub(super) fn add_guarded(&self, spec: &spec::Raw) -> Result<Arc<Node>, BlockError> {
+    pub fn add_guarded(&self, spec: &spec::Raw) -> Result<Arc<Node>, BlockError> {
         let settings = Settings::of(&BlockdevSpec::Raw(spec.clone()), Inherited::default())?;
         let file = self.resolve(&spec.file, settings.below(), &Trail::default())?;
         let layer = Arc::new(Raw::new(file.layer().clone(), 0, None)?.guarded());

@@ -43,6 +43,7 @@ mod lookup;
 mod maps;
 mod open;
 mod pack;
+mod packed;
 mod read;
 mod refcount;
 mod resize;

@@ -14,6 +14,9 @@ pub(super) struct Cache(Mutex<Vec<(u64, Arc<Vec<u8>>)>>);
 /// Bytes of unpacked clusters that are kept.
 const KEPT: usize = 1 << 20;
 
+/// Window of deflate, as a power of two ("Compressed Clusters": 12 bits).
+const WINDOW_BITS: u8 = 12;
+
 impl Cache {
     pub(super) fn new() -> Self {
         Self(Mutex::new(Vec::new()))
@@ -83,7 +86,9 @@ pub(super) fn pack(cluster: &[u8], how: Compression) -> Result<Option<Vec<u8>>, 
     let packed = match how {
         Compression::Zlib => {
             let mut out = vec![0; cluster.len()];
-            let mut deflate = flate2::Compress::new(flate2::Compression::default(), false);
+            // Readers need not keep more than 4 KiB of history.
+            let mut deflate =
+                flate2::Compress::new_with_window_bits(flate2::Compression::default(), false, WINDOW_BITS);
             let status = deflate.compress(cluster, &mut out, flate2::FlushCompress::Finish);
             match status {
                 Ok(flate2::Status::StreamEnd) => out.truncate(deflate.total_out() as usize),

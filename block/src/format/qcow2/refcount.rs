@@ -56,6 +56,8 @@ pub(super) struct Refcounts {
     cursor: u64,
     /// Bytes of the host file that may hold something: what is beyond reads as zeroes.
     written_end: u64,
+    /// Where the next compressed cluster goes, in bytes; at a cluster's start there is no room.
+    pub(super) packed_end: u64,
     /// What lost its last name in memory; the names on disk are still there.
     pub(super) pending: Vec<Freed>,
     /// What lost its last name on disk.
@@ -93,6 +95,7 @@ impl Refcounts {
             clock: 0,
             cursor: 0,
             written_end: file_size,
+            packed_end: 0,
             pending: Vec::new(),
             batches: VecDeque::new(),
             taken_since_sync: false,
@@ -110,7 +113,7 @@ impl Refcounts {
         1 << (self.cluster_bits + 3 - self.order)
     }
 
-    fn largest(&self) -> u64 {
+    pub(super) fn largest(&self) -> u64 {
         if self.order == 6 { u64::MAX } else { (1 << (1 << self.order)) - 1 }
     }
 
@@ -209,6 +212,10 @@ impl Refcounts {
     pub(super) fn release(&mut self, file: &dyn Layer, freed: Freed) -> Result<(), BlockError> {
         let per = self.per_block();
         let first = freed.offset >> self.cluster_bits;
+        if (first..first + freed.clusters).contains(&(self.packed_end >> self.cluster_bits)) {
+            // The cluster may soon be another's.
+            self.packed_end = 0;
+        }
         let mut hole: Option<Range<u64>> = None;
         for cluster in first..first + freed.clusters {
             let count = self.get(file, cluster)?;

@@ -1,0 +1,86 @@
+//! `create`: new images.
+
+use std::path::Path;
+
+use super::args::{Opt, Parsed};
+use super::error::{ImgError, chain};
+use super::open::{self, Want};
+use super::target::{Format, Options};
+use super::{output, size};
+
+/// The verb's options.
+pub(super) const OPTIONS: &[Opt] = &[
+    open::OBJECT,
+    Opt::value('F').or("backing-format"),
+    Opt::value('b').or("backing"),
+    Opt::value('f').or("format"),
+    Opt::value('o').or("options"),
+    Opt::flag('q').or("quiet"),
+    Opt::flag('u').or("backing-unsafe"),
+];
+
+/// Runs the verb.
+///
+/// # Errors
+/// The image cannot be made as asked.
+pub(super) fn run(parsed: &Parsed) -> Result<(), ImgError> {
+    Want::of(parsed)?;
+    let mut options = Options::read(parsed.all("o"))?;
+    let format_name = parsed.get("f").unwrap_or("raw");
+    if options.asks_for_help() {
+        return output::line(Format::by_name(format_name)?.help());
+    }
+    let (path, given) = match parsed.operands.as_slice() {
+        [] => return Err(ImgError::Usage("Expecting image file name".to_owned())),
+        [path] => (path, None),
+        [path, size] => (path, Some(size::read("image size", size)?)),
+        [_, _, extra, ..] => return Err(ImgError::Usage(format!("Unexpected argument: {extra}"))),
+    };
+    let named = |e: ImgError| ImgError::Said(format!("{path}: {}", chain(&e)));
+    let format = Format::by_name(format_name).map_err(named)?;
+    for (option, key) in [("b", "backing_file"), ("F", "backing_fmt")] {
+        if let Some(value) = parsed.get(option) {
+            if format == Format::Raw {
+                let what = if option == "b" { "Backing file" } else { "Backing format" };
+                return Err(named(ImgError::Said(format!("{what} not supported for file format 'raw'"))));
+            }
+            options.set(key, value);
+        }
+    }
+    format.check(&options).map_err(named)?;
+    if let Some(bytes) = given {
+        options.set("size", bytes.to_string());
+    }
+    let unsafe_backing = parsed.has("u");
+    let bytes = disk_size(path, &options, unsafe_backing).map_err(named)?;
+    options.set("size", bytes.to_string());
+    if !parsed.has("q") {
+        output::line(format.formatting(path, &options))?;
+    }
+    format.plan(&options, bytes).and_then(|plan| plan.write(path)).map_err(named)
+}
+
+/// The size that was given, or the backing file's; the backing file is looked at unless `blind`.
+fn disk_size(path: &str, options: &Options, blind: bool) -> Result<u64, ImgError> {
+    let given = options.get("size").map(|text| size::read("image size", text)).transpose()?;
+    let backing = options.get("backing_file").filter(|name| !name.is_empty());
+    let below = match backing {
+        Some(name) if !blind => Some(backing_size(path, name, options.get("backing_fmt"))?),
+        _ => None,
+    };
+    given.or(below).ok_or_else(|| ImgError::Said("Image creation needs a size parameter".to_owned()))
+}
+
+fn backing_size(path: &str, name: &str, format: Option<&str>) -> Result<u64, ImgError> {
+    let below = open::beside(Path::new(path), name);
+    let shown = below.display().to_string();
+    let image = open::open(&shown, Want { format, ..Want::default() })
+        .map_err(|e| ImgError::Said(format!("{}\nCould not open backing image.", chain(&e))))?;
+    if format.is_none() {
+        let driver = image.layer().driver();
+        return Err(ImgError::Said(format!(
+            "Backing file specified without backing format\nDetected format of {driver}."
+        )));
+    }
+    Ok(image.layer().size())
+}

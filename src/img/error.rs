@@ -1,0 +1,95 @@
+//! What can go wrong in a verb, and what the user is told.
+
+use std::error::Error;
+use std::io;
+
+use rhea_block::BlockError;
+
+/// A failure of a verb.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum ImgError {
+    /// The command line makes no sense; the user is pointed to the help text.
+    #[error("{0}")]
+    Usage(String),
+    /// Something is not as it must be.
+    #[error("{0}")]
+    Said(String),
+    /// Several messages, each a line of its own.
+    #[error("{}", .0.join("; "))]
+    Lines(Vec<String>),
+    /// The block library failed while doing `context`.
+    #[error("{context}")]
+    Block {
+        /// What was being done, or to what.
+        context: String,
+        /// Why it failed.
+        #[source]
+        source: BlockError,
+    },
+    /// A failure with an exit code of its own.
+    #[error("{source}")]
+    Coded {
+        /// The exit code.
+        code: u8,
+        /// The failure.
+        source: Box<ImgError>,
+    },
+    /// The output could not be written.
+    #[error("could not write the output")]
+    Output(#[from] io::Error),
+    /// Everything was said already; only the exit code is left.
+    #[error("exit code {0}")]
+    Exit(u8),
+}
+
+impl ImgError {
+    /// A block error while doing `context`.
+    pub(super) fn block(context: impl Into<String>) -> impl FnOnce(BlockError) -> Self {
+        let context = context.into();
+        move |source| Self::Block { context, source }
+    }
+
+    /// The same with an exit code of its own.
+    pub(super) fn coded(self, code: u8) -> Self {
+        Self::Coded { code, source: Box::new(self) }
+    }
+
+    /// The exit code of the program.
+    pub(super) fn code(&self) -> u8 {
+        match self {
+            Self::Coded { code, .. } | Self::Exit(code) => *code,
+            _ => 1,
+        }
+    }
+
+    /// Prints the message after the program's name, as scripts expect it.
+    pub(super) fn report(&self, program: &str) {
+        match self {
+            Self::Exit(_) => {}
+            Self::Coded { source, .. } => source.report(program),
+            Self::Lines(lines) => lines.iter().for_each(|line| eprintln!("{program}: {line}")),
+            Self::Usage(text) => eprintln!("{program}: {text}\nTry '{program} --help' for more information"),
+            _ => eprintln!("{program}: {}", chain(self)),
+        }
+    }
+}
+
+/// The error and its causes as one sentence.
+pub(super) fn chain(error: &(dyn Error + 'static)) -> String {
+    let mut parts = Vec::new();
+    let mut next = Some(error);
+    while let Some(e) = next {
+        parts.push(e.downcast_ref::<io::Error>().map_or_else(|| e.to_string(), host));
+        next = e.source();
+    }
+    parts.join(": ")
+}
+
+/// The host's words for an error, without the number that Rust adds.
+fn host(error: &io::Error) -> String {
+    let text = error.to_string();
+    match error.raw_os_error() {
+        Some(number) => text.strip_suffix(&format!(" (os error {number})")).unwrap_or(&text).to_owned(),
+        None => text,
+    }
+}

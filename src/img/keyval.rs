@@ -1,0 +1,81 @@
+//! Option text of `-o`, `-l` and `--image-opts`: `key=value,key=value`, where `,,` is a comma in a value.
+
+use serde_json::{Map, Value};
+
+use super::error::ImgError;
+
+/// Deepest nesting of a key with dots.
+const MOST_DEPTH: usize = 16;
+
+/// `key=value` pairs in order. A key without a value is `on`, as a switch.
+///
+/// # Errors
+/// An empty key.
+pub(super) fn pairs(text: &str) -> Result<Vec<(String, String)>, ImgError> {
+    let mut pairs = Vec::new();
+    let mut rest = text;
+    while !rest.is_empty() {
+        let key_end = rest.find(['=', ',']).unwrap_or(rest.len());
+        let (key, after) = rest.split_at(key_end);
+        if key.is_empty() {
+            return Err(ImgError::Said(format!("Invalid parameter '{rest}'; write NAME=VALUE")));
+        }
+        let (value, left) = match after.strip_prefix('=') {
+            Some(value) => take_value(value),
+            None => ("on".to_owned(), after.strip_prefix(',').unwrap_or(after)),
+        };
+        pairs.push((key.to_owned(), value));
+        rest = left;
+    }
+    Ok(pairs)
+}
+
+/// Up to the first comma that is not doubled, doubled ones made single; and what follows.
+fn take_value(text: &str) -> (String, &str) {
+    let mut value = String::new();
+    let mut rest = text;
+    while let Some((before, after)) = rest.split_once(',') {
+        value.push_str(before);
+        let Some(more) = after.strip_prefix(',') else { return (value, after) };
+        value.push(',');
+        rest = more;
+    }
+    value.push_str(rest);
+    (value, "")
+}
+
+/// Pairs as an object, with an object for each dot in a key.
+///
+/// # Errors
+/// A key is both a value and an object, or nested without bound.
+pub(super) fn nested(pairs: Vec<(String, String)>) -> Result<Map<String, Value>, ImgError> {
+    let mut object = Map::new();
+    for (key, value) in pairs {
+        insert(&mut object, &key, &key, value, MOST_DEPTH)?;
+    }
+    Ok(object)
+}
+
+fn insert(
+    object: &mut Map<String, Value>,
+    path: &str,
+    whole: &str,
+    value: String,
+    depth: usize,
+) -> Result<(), ImgError> {
+    let invalid = || ImgError::Said(format!("Invalid parameter '{whole}'"));
+    let Some((head, tail)) = path.split_once('.') else {
+        if path.is_empty() || matches!(object.get(path), Some(Value::Object(_))) {
+            return Err(invalid());
+        }
+        object.insert(path.to_owned(), Value::String(value));
+        return Ok(());
+    };
+    if head.is_empty() || depth == 0 {
+        return Err(invalid());
+    }
+    match object.entry(head).or_insert_with(|| Value::Object(Map::new())) {
+        Value::Object(inner) => insert(inner, tail, whole, value, depth - 1),
+        _ => Err(invalid()),
+    }
+}

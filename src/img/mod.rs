@@ -1,0 +1,75 @@
+//! The image tool: `rhea img VERB ...`, also under the name `qemu-img`.
+//!
+//! Each verb is a thin caller of the block library. Options, output and exit codes are those of qemu-img, as scripts
+//! know them; `docs/img.md` lists where they differ.
+
+use std::ffi::OsString;
+use std::process::ExitCode;
+
+mod args;
+mod convert;
+mod create;
+mod error;
+mod help;
+mod info;
+mod keyval;
+mod open;
+mod output;
+mod progress;
+mod size;
+mod target;
+
+use args::{Opt, Parsed};
+use error::ImgError;
+
+/// A verb: its name, its options and what it does.
+struct Verb {
+    name: &'static str,
+    options: &'static [Opt],
+    run: fn(&Parsed) -> Result<(), ImgError>,
+}
+
+/// All verbs, by name.
+const VERBS: &[Verb] = &[
+    Verb { name: "convert", options: convert::OPTIONS, run: convert::run },
+    Verb { name: "create", options: create::OPTIONS, run: create::run },
+    Verb { name: "info", options: info::OPTIONS, run: info::run },
+];
+
+/// Runs the image tool. `program` is what messages begin with (`qemu-img`, or `rhea img`); `args` are the words after
+/// that name. The exit code is what qemu-img's would be.
+#[must_use]
+pub fn main(program: &str, args: Vec<OsString>) -> ExitCode {
+    match run(program, args) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(e) => {
+            e.report(program);
+            ExitCode::from(e.code())
+        }
+    }
+}
+
+fn run(program: &str, args: Vec<OsString>) -> Result<(), ImgError> {
+    let mut words = args.into_iter();
+    let Some(first) = words.next() else { return Err(ImgError::Usage("Not enough arguments".to_owned())) };
+    let first = first.to_string_lossy().into_owned();
+    match first.as_str() {
+        "-h" | "--help" | "help" => return output::line(help::all(program)),
+        "-V" | "--version" => return output::line(format!("{program} version {}", env!("CARGO_PKG_VERSION"))),
+        "-T" | "--trace" => {
+            return Err(ImgError::Usage("tracing is not supported: leave out -T".to_owned()));
+        }
+        _ if first.starts_with('-') => return Err(ImgError::Usage(format!("unrecognized option '{first}'"))),
+        _ => {}
+    }
+    let verb = VERBS.iter().find(|verb| verb.name == first);
+    let verb = verb.ok_or_else(|| ImgError::Usage(format!("Command not found: {first}")))?;
+    let words: Vec<OsString> = words.collect();
+    if words.iter().any(|word| word == "-h" || word == "--help") {
+        return output::line(help::verb(program, verb.name));
+    }
+    (verb.run)(&args::parse(words, verb.options)?)
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,267 @@
+//! From what the user calls an image to an open node: a file name with or without a format, or `--image-opts`.
+
+use std::os::unix::fs::FileTypeExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use rhea_block::graph::{CacheMode, Graph, Node};
+use rhea_block::layer::{Layer, read_vec};
+use rhea_block::spec::{self, Backing, BlockdevSpec, Cache, Discard, NodeRef};
+use rhea_block::{BlockError, probe};
+use serde_json::{Map, Value};
+
+use super::args::{Opt, Parsed};
+use super::error::ImgError;
+use super::keyval;
+
+/// Options that every verb with an image has.
+pub(super) const IMAGE_OPTS: Opt = Opt::long_flag("image-opts");
+/// `--object`.
+pub(super) const OBJECT: Opt = Opt::long_value("object");
+/// `-U`.
+pub(super) const FORCE_SHARE: Opt = Opt::flag('U').or("force-share");
+
+/// The formats that can be asked for with `-f`.
+pub(super) const FORMATS: [&str; 8] = ["parallels", "qcow2", "qed", "raw", "vdi", "vhdx", "vmdk", "vpc"];
+
+/// How an image is to be opened.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Want<'a> {
+    /// The format, or none to probe it.
+    pub(super) format: Option<&'a str>,
+    /// The name is `--image-opts` text.
+    pub(super) image_opts: bool,
+    /// Others may write at the same time (`-U`).
+    pub(super) force_share: bool,
+    /// It will be written.
+    pub(super) write: bool,
+    /// Leave out what is beneath it.
+    pub(super) no_backing: bool,
+    /// How the host caches.
+    pub(super) cache: CacheMode,
+    /// The user is warned that a probed raw image is guarded.
+    pub(super) warn: bool,
+}
+
+impl<'a> Want<'a> {
+    /// What the options common to all verbs say, for reading.
+    ///
+    /// # Errors
+    /// `--object`, which has no use yet.
+    pub(super) fn of(parsed: &'a Parsed) -> Result<Self, ImgError> {
+        if let Some(object) = parsed.get("object") {
+            return Err(ImgError::Said(format!(
+                "--object {object}: objects hold the secrets of encrypted images, and those are not supported"
+            )));
+        }
+        let image_opts = parsed.has("image-opts");
+        let format = parsed.get("f");
+        if image_opts && format.is_some() {
+            return Err(ImgError::Said("--image-opts and --format are mutually exclusive".to_owned()));
+        }
+        Ok(Self { format, image_opts, force_share: parsed.has("force-share"), ..Self::default() })
+    }
+
+    /// The same for writing.
+    pub(super) fn writing(self) -> Self {
+        Self { write: true, warn: true, ..self }
+    }
+}
+
+/// A cache mode by name.
+///
+/// # Errors
+/// There is none of that name.
+pub(super) fn cache_mode(what: &str, name: Option<&str>, default: CacheMode) -> Result<CacheMode, ImgError> {
+    match name {
+        None => Ok(default),
+        Some(name) => {
+            CacheMode::by_name(name).ok_or_else(|| ImgError::Said(format!("Invalid {what}cache option: {name}")))
+        }
+    }
+}
+
+/// An open image with its graph. Dropped, it is closed; [`Image::close`] tells whether that went well.
+pub(super) struct Image {
+    pub(super) graph: Graph,
+    pub(super) node: Arc<Node>,
+    /// The name the user gave.
+    pub(super) name: String,
+}
+
+impl Image {
+    /// Its content.
+    pub(super) fn layer(&self) -> &Arc<dyn Layer> {
+        self.node.layer()
+    }
+
+    /// Writes back what is in memory.
+    ///
+    /// # Errors
+    /// When it could not be written.
+    pub(super) fn close(&self) -> Result<(), ImgError> {
+        self.graph.close_all().map_err(ImgError::block(format!("Could not write '{}'", self.name)))
+    }
+}
+
+/// Opens the image `name`.
+///
+/// # Errors
+/// It is not there, is not what it should be, or others have it.
+pub(super) fn open(name: &str, want: Want<'_>) -> Result<Image, ImgError> {
+    let graph = Graph::probing();
+    let node = open_in(&graph, name, want)?;
+    Ok(Image { graph, node, name: name.to_owned() })
+}
+
+/// As [`open`], in a graph that is there.
+///
+/// # Errors
+/// As [`open`].
+pub(super) fn open_in(graph: &Graph, name: &str, want: Want<'_>) -> Result<Arc<Node>, ImgError> {
+    let fail = |e: BlockError| {
+        let context = format!("Could not open '{name}'");
+        ImgError::Block { context, source: e }
+    };
+    if want.image_opts {
+        return open_options(graph, name, want);
+    }
+    let file = graph.add(&file_spec(plain_name(name)?, want)).map_err(fail)?;
+    let format = match want.format {
+        Some(format) => format.to_owned(),
+        None => probed(file.layer().as_ref()).map_err(fail)?.unwrap_or_else(|| "raw".to_owned()),
+    };
+    let guard = want.format.is_none() && format == "raw" && want.write;
+    if guard && want.warn {
+        eprintln!("{}", raw_warning(name));
+    }
+    if guard {
+        return graph.add_guarded(&raw_spec(NodeRef::Name(file.name().to_owned()), want)).map_err(fail);
+    }
+    let spec = format_spec(&format, NodeRef::Name(file.name().to_owned()), want)
+        .ok_or_else(|| ImgError::Said(format!("Could not open '{name}': Unknown driver '{format}'")))?;
+    graph.add(&spec).map_err(fail)
+}
+
+/// The path that a file name means.
+///
+/// # Errors
+/// It names another protocol than files.
+pub(super) fn plain_name(name: &str) -> Result<&str, ImgError> {
+    if let Some(path) = name.strip_prefix("file:") {
+        return Ok(path);
+    }
+    match name.split_once(':') {
+        Some((scheme, _)) if !scheme.is_empty() && !scheme.contains('/') && !Path::new(name).exists() => {
+            Err(ImgError::Said(format!("Could not open '{name}': Unknown protocol '{scheme}'")))
+        }
+        _ => Ok(name),
+    }
+}
+
+/// The node for the file itself.
+fn file_spec(path: &str, want: Want<'_>) -> BlockdevSpec {
+    let device = std::fs::metadata(path).is_ok_and(|m| m.file_type().is_block_device());
+    let file = spec::File {
+        filename: path.to_owned(),
+        read_only: Some(!want.write),
+        force_share: Some(want.force_share),
+        discard: Some(Discard::Unmap),
+        cache: Some(cache(want)),
+        ..spec::File::default()
+    };
+    if device { BlockdevSpec::HostDevice(file) } else { BlockdevSpec::File(file) }
+}
+
+fn cache(want: Want<'_>) -> Cache {
+    Cache { direct: Some(want.cache.direct()), no_flush: Some(want.cache.no_flush()) }
+}
+
+fn raw_spec(file: NodeRef, want: Want<'_>) -> spec::Raw {
+    spec::Raw {
+        file,
+        read_only: Some(!want.write),
+        force_share: Some(want.force_share),
+        discard: Some(Discard::Unmap),
+        cache: Some(cache(want)),
+        ..spec::Raw::default()
+    }
+}
+
+/// The node for a format on `file`; `None` when the format is none of ours.
+fn format_spec(format: &str, file: NodeRef, want: Want<'_>) -> Option<BlockdevSpec> {
+    let raw = raw_spec(file, want);
+    match format {
+        "raw" | "file" | "host_device" => Some(BlockdevSpec::Raw(raw)),
+        "qcow2" => Some(BlockdevSpec::Qcow2(Box::new(spec::Qcow2 {
+            read_only: raw.read_only,
+            force_share: raw.force_share,
+            discard: raw.discard,
+            cache: raw.cache,
+            file: raw.file,
+            backing: if want.no_backing { Backing::None } else { Backing::Header },
+            ..spec::Qcow2::default()
+        }))),
+        _ => None,
+    }
+}
+
+/// The format that the content of `layer` shows, other than raw.
+fn probed(layer: &dyn Layer) -> Result<Option<String>, BlockError> {
+    let head = read_vec(layer, 0, probe::SECTOR)?;
+    Ok(probe::format_of(&head).map(|found| found.name().to_owned()))
+}
+
+/// Opens `driver=qcow2,file.filename=...`.
+fn open_options(graph: &Graph, text: &str, want: Want<'_>) -> Result<Arc<Node>, ImgError> {
+    let mut object = keyval::nested(keyval::pairs(text)?)?;
+    fill_in(&mut object, want);
+    if !object.contains_key("driver") {
+        let name = object.get("file").and_then(|file| file.get("filename")).and_then(Value::as_str);
+        let name = name.ok_or_else(|| ImgError::Said(format!("Could not open '{text}': no driver and no file")))?;
+        let bytes = read_head(Path::new(name))?;
+        let format = probe::format_of(&bytes).map_or("raw", probe::Probed::name);
+        object.insert("driver".to_owned(), format.into());
+    }
+    if want.no_backing && object.get("driver").is_some_and(|driver| driver == "qcow2") {
+        object.insert("backing".to_owned(), Value::Null);
+    }
+    let spec: BlockdevSpec = serde_json::from_value(Value::Object(object))
+        .map_err(|e| ImgError::Said(format!("Could not open '{text}': {e}")))?;
+    graph.add(&spec).map_err(ImgError::block(format!("Could not open '{text}'")))
+}
+
+fn read_head(path: &Path) -> Result<Vec<u8>, ImgError> {
+    use std::io::Read;
+    let mut head = Vec::new();
+    let read = std::fs::File::open(path).and_then(|file| file.take(probe::SECTOR as u64).read_to_end(&mut head));
+    read.map_err(|e| ImgError::block(format!("Could not open '{}'", path.display()))(BlockError::io("probing", e)))?;
+    Ok(head)
+}
+
+/// What the command line says beside the options: whether it is written, shared, and a file's driver.
+fn fill_in(object: &mut Map<String, Value>, want: Want<'_>) {
+    for (key, value) in [("read-only", !want.write), ("force-share", want.force_share)] {
+        object.entry(key).or_insert(Value::Bool(value));
+    }
+    if let Some(Value::Object(file)) = object.get_mut("file") {
+        file.entry("driver").or_insert_with(|| "file".into());
+    }
+}
+
+/// The path that `name`, written in the header of the image at `image`, means.
+pub(super) fn beside(image: &Path, name: &str) -> PathBuf {
+    let name = Path::new(name.strip_prefix("file:").unwrap_or(name));
+    match image.parent() {
+        Some(folder) if name.is_relative() => folder.join(name),
+        _ => name.to_owned(),
+    }
+}
+
+fn raw_warning(name: &str) -> String {
+    format!(
+        "WARNING: Image format was not specified for '{name}' and probing guessed raw.\n         Automatically \
+         detecting the format is dangerous for raw images, write operations on block 0 will be restricted.\n         \
+         Specify the 'raw' format explicitly to remove the restrictions."
+    )
+}
