@@ -38,4 +38,4 @@ pub use msrs::MsrValue;
 pub use routes::{MAX_GSIS, Message, RouteError};
 pub use snapshot::VcpuSnapshot;
 pub use vcpu::{RunState, Vcpu, VcpuError};
-pub use vm::{IDENTITY_MAP_ADDRESS, TSS_ADDRESS, Vm, VmError};
+pub use vm::{Vm, VmError};

@@ -127,14 +127,7 @@ impl Vcpu {
     }
 
     fn put_msrs(&self, values: &[MsrValue], tsc: Tsc) {
-        let mut ordered: Vec<MsrValue> = Vec::with_capacity(values.len() + 1);
-        ordered.extend(values.iter().filter(|m| !matches!(m.index, MSR_TSC | MSR_TSC_ADJUST | MSR_TSC_DEADLINE)));
-        let counter = values.iter().find(|m| m.index == MSR_TSC).map_or(0, |m| m.value);
-        // Zero makes the kernel synchronise the counters of vCPUs that are written soon after one another.
-        let value = if tsc == Tsc::Restart { 0 } else { counter };
-        ordered.push(MsrValue { index: MSR_TSC, value });
-        ordered.extend(values.iter().filter(|m| m.index == MSR_TSC_ADJUST));
-        for refused in msrs::write_all(&ordered, |msrs| self.fd.set_msrs(msrs)) {
+        for refused in msrs::write_all(&in_order(values, tsc), |msrs| self.fd.set_msrs(msrs)) {
             // Some are listed and readable but not writable on this host: those cannot have changed either.
             log::debug!("vCPU {}: MSR {:#x} keeps its value", self.id(), refused.index);
         }
@@ -148,6 +141,18 @@ impl Vcpu {
     }
 }
 
+/// The MSRs as they are to be written: the TSC after what scales it and before its adjustment, the deadline not yet.
+fn in_order(values: &[MsrValue], tsc: Tsc) -> Vec<MsrValue> {
+    let early = values.iter().filter(|m| !matches!(m.index, MSR_TSC | MSR_TSC_ADJUST | MSR_TSC_DEADLINE));
+    // Zero makes the kernel synchronise the counters of vCPUs that are written soon after one another.
+    let counter = values.iter().filter(|m| m.index == MSR_TSC).map(|m| match tsc {
+        Tsc::Restart => MsrValue { value: 0, ..*m },
+        Tsc::Continue => *m,
+    });
+    let adjustment = values.iter().filter(|m| m.index == MSR_TSC_ADJUST);
+    early.copied().chain(counter).chain(adjustment.copied()).collect()
+}
+
 /// Words of `struct kvm_xsave` before its extension.
 const REGION_WORDS: usize = 1024;
 
@@ -155,3 +160,6 @@ const REGION_WORDS: usize = 1024;
 fn optional<T>(result: Result<T, kvm_ioctls::Error>, what: &str) -> Option<T> {
     result.inspect_err(|e| log::debug!("{what}: {e}; left out of the state")).ok()
 }
+
+#[cfg(test)]
+mod tests;

@@ -14,6 +14,7 @@ use super::kick::KickError;
 use super::memory::{Access, HostRange, MemoryError, SlotId, Slots};
 use super::routes::{Message, RouteError, Routes, split};
 use super::vcpu::{Vcpu, VcpuError};
+use crate::x86_64::layout::{KVM_IDENTITY_MAP_START, KVM_TSS_START};
 
 /// The machine cannot be made or changed.
 #[derive(Debug, Error)]
@@ -42,14 +43,6 @@ fn ioctl(what: &'static str) -> impl FnOnce(kvm_ioctls::Error) -> VmError {
     move |source| VmError::Ioctl { what, source }
 }
 
-/// Three pages that KVM on Intel needs below 4 GiB, for a task state segment while the guest is in real mode. They
-/// lie behind the identity map, in the space kept free for firmware at the top of 4 GiB; the guest's memory map must
-/// leave `0xfeff_c000..0xff00_0000` out.
-pub const TSS_ADDRESS: u64 = 0xfeff_d000;
-
-/// The page of the identity map that KVM on Intel uses likewise.
-pub const IDENTITY_MAP_ADDRESS: u64 = 0xfeff_c000;
-
 /// A virtual machine. Shared by reference; every method may be called from any thread.
 #[derive(Debug)]
 pub struct Vm {
@@ -69,11 +62,12 @@ impl Vm {
     /// [`VmError`] when the kernel refuses a part.
     pub fn create(host: &Host) -> Result<Self, VmError> {
         let fd = host.create_vm().map_err(VmError::Create)?;
-        // Before any vCPU is made. Only Intel needs them; the others accept and ignore them.
+        // Pages that KVM on Intel needs while a guest is in real mode, where the memory map leaves a hole for them; before
+        // any vCPU is made. Others accept and ignore them.
         if fd.check_extension(Cap::SetIdentityMapAddr) {
-            fd.set_identity_map_address(IDENTITY_MAP_ADDRESS).map_err(ioctl("KVM_SET_IDENTITY_MAP_ADDR"))?;
+            fd.set_identity_map_address(KVM_IDENTITY_MAP_START).map_err(ioctl("KVM_SET_IDENTITY_MAP_ADDR"))?;
         }
-        let tss = usize::try_from(TSS_ADDRESS).map_err(|_| VmError::Lacks("a 64-bit host"))?;
+        let tss = usize::try_from(KVM_TSS_START).map_err(|_| VmError::Lacks("a 64-bit host"))?;
         fd.set_tss_address(tss).map_err(ioctl("KVM_SET_TSS_ADDR"))?;
         fd.create_irq_chip().map_err(ioctl("KVM_CREATE_IRQCHIP"))?;
         // The guest's writes to port 0x61 are answered in the kernel, without a sound.

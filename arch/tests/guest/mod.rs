@@ -1,8 +1,12 @@
 //! A bare machine for a few instructions of real-mode code: 64 KiB of RAM at 0, code at 0x1000, stack below it.
 
+#![allow(dead_code, reason = "each test program uses its part of the harness")]
+
 use std::collections::VecDeque;
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
+use std::time::Duration;
 
 use rhea_arch::kvm::{Access, CpuidTable, Exit, Host, HostRange, RunState, Vcpu, Vm, install_kick_signal};
 use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
@@ -30,7 +34,12 @@ pub(crate) struct Guest {
     pub(crate) ram: Arc<GuestMemoryMmap<()>>,
     /// What the guest reads, from ports and from memory, byte after byte.
     pub(crate) input: VecDeque<u8>,
+    /// Dropped with the guest: its watchdog then goes to sleep.
+    _alive: Sender<()>,
 }
+
+/// A guest that runs longer hangs. Software KVM is slow, and test machines are busy.
+const LONGEST_RUN: Duration = Duration::from_secs(60);
 
 /// The host's KVM. A machine without one cannot run these tests, and says so.
 pub(crate) fn host() -> Host {
@@ -49,9 +58,17 @@ impl Guest {
         vm.add_memory(0, range, Access::ReadWrite, false).expect("slot");
         let mut vcpu = vm.create_vcpu(0).expect("vCPU");
         vcpu.configure(&cpuid(&host), &[]).expect("CPUID");
-        let mut guest = Self { vm, vcpu, ram, input: VecDeque::new() };
+        let (alive, ended) = channel();
+        let kicker = vcpu.bind_to_this_thread();
+        std::thread::spawn(move || {
+            // A timeout, and not the end of the guest.
+            if ended.recv_timeout(LONGEST_RUN) == Err(RecvTimeoutError::Timeout) {
+                kicker.kick();
+            }
+        });
+        let mut guest = Self { vm, vcpu, ram, input: VecDeque::new(), _alive: alive };
         guest.load(CODE, code);
-        guest.start();
+        guest.start_with(0);
         guest
     }
 
@@ -65,13 +82,14 @@ impl Guest {
         bytes
     }
 
-    /// Real mode, all segments at 0, at the first instruction of the code.
-    pub(crate) fn start(&mut self) {
+    /// Real mode, all segments at 0 but ES, which is at `extra`, at the first instruction of the code.
+    pub(crate) fn start_with(&mut self, extra: u64) {
         let mut sregs = self.vcpu.sregs().expect("registers");
         for segment in [&mut sregs.cs, &mut sregs.ds, &mut sregs.es, &mut sregs.ss, &mut sregs.fs, &mut sregs.gs] {
             segment.base = 0;
             segment.selector = 0;
         }
+        sregs.es.base = extra;
         let mut regs = self.vcpu.regs().expect("registers");
         regs.rip = CODE;
         regs.rsp = CODE;
@@ -97,6 +115,7 @@ impl Guest {
         loop {
             match self.step() {
                 Seen::Out { port: 0xff, .. } => return all,
+                Seen::Interrupted => panic!("the guest hangs after {all:?}"),
                 Seen::Other(why) => panic!("unexpected exit {why} after {all:?}"),
                 Seen::Shutdown => {
                     all.push(Seen::Shutdown);

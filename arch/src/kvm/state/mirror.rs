@@ -21,6 +21,7 @@ macro_rules! mirror {
         }
 
         impl From<$name> for $kvm {
+            #[allow(clippy::needless_update, reason = "some of KVM's structures have padding, some have none")]
             fn from(from: $name) -> Self {
                 Self { $($field: from.$field.into(),)* ..Default::default() }
             }

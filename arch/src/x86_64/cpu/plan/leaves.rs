@@ -129,7 +129,8 @@ fn extended(plan: &CpuPlan, index: u32, table: &mut CpuidTable) {
     cache::amd(plan, table);
     table.set(0x8000_0007, None, [0, 0, 0, word(0x8000_0007, Register::Edx)]);
     let virtual_bits = match (plan.has("lm"), plan.has("la57")) {
-        (false, _) => 32,
+        // Not told without 64-bit mode; KVM refuses what is neither 48 nor 57.
+        (false, _) => 0,
         (true, false) => 48,
         (true, true) => 57,
     };
