@@ -72,11 +72,24 @@ impl Refusal {
     }
 }
 
+/// How often, and after what pause, a taken lock is asked for again. A process that has just started holds copies of
+/// its parent's descriptors, and so of locks that the parent has let go of, until it runs its program.
+const TRIES: u32 = 10;
+const PAUSE: std::time::Duration = std::time::Duration::from_millis(5);
+
 /// Takes the locks for `access`; `before` is what is held through this open file already.
 ///
 /// True when the locks are held; false where the file system has none and they are not `required`.
 pub(crate) fn acquire(file: &File, before: Option<Access>, access: Access, required: bool) -> Result<bool, Refusal> {
-    match try_acquire(file, access) {
+    let mut result = try_acquire(file, access);
+    for _ in 0..TRIES {
+        if !matches!(result, Err(Failure::Taken(_))) {
+            break;
+        }
+        std::thread::sleep(PAUSE);
+        result = try_acquire(file, access);
+    }
+    match result {
         Ok(()) => Ok(true),
         Err(Failure::Unsupported) if !required => Ok(false),
         Err(failure) => {

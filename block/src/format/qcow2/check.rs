@@ -123,11 +123,16 @@ impl<'a> Walk<'a> {
 
     /// Counts the names of everything.
     pub(super) fn all(&mut self) {
+        self.all_but_counts();
+        self.reftable();
+    }
+
+    /// Counts the names of everything that is not itself a count.
+    pub(super) fn all_but_counts(&mut self) {
         self.range(0, self.cluster());
         let (offset, size) = (self.header.l1_offset, u64::from(self.header.l1_size));
         self.l1(offset, size, true);
         self.snapshots();
-        self.reftable();
         self.bitmaps();
     }
 

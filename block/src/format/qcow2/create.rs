@@ -55,7 +55,7 @@ fn invalid(text: impl Into<String>) -> BlockError {
 }
 
 impl CreateOptions {
-    fn check(&self) -> Result<(), BlockError> {
+    pub(super) fn check(&self) -> Result<(), BlockError> {
         if !self.cluster_size.is_power_of_two() || !(512..=2 << 20).contains(&self.cluster_size) {
             return Err(invalid("Cluster size must be a power of two between 512 and 2048k"));
         }

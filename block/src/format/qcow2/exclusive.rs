@@ -21,7 +21,9 @@ impl Qcow2 {
         let result = self.write_back().and_then(|()| self.write_back()).and_then(|()| {
             let _flushing = lock(&self.flushing);
             self.dirty.store(true, Ordering::Release);
-            work(&mut lock(&self.alloc))
+            let mut alloc = lock(&self.alloc);
+            alloc.packing = 0..0;
+            work(&mut alloc)
         });
         // Whatever happened, memory must not keep what the disk no longer says.
         let result = result.and_then(|done| self.write_back().map(|()| done));

@@ -32,6 +32,7 @@ use crate::error::{BlockError, ErrorKind};
 use crate::layer::{Fast, FastOp, Layer, Limits, Preallocation, Status};
 use crate::mem::{Sink, Source};
 
+mod amend;
 mod bitmap;
 mod check;
 mod create;
@@ -46,17 +47,20 @@ mod pack;
 mod packed;
 mod read;
 mod refcount;
+mod repair;
 mod resize;
 mod snapshot;
 mod status;
 mod write;
 mod zero;
 
+pub use amend::{Measure, measure};
 pub use bitmap::BitmapEntry;
 pub use check::{CheckReport, MOST_MESSAGES, check};
 pub use create::{CreateOptions, create};
 pub use header::Compression;
 pub use open::{OpenOptions, data_file_of};
+pub use repair::{Repair, Repaired, repair};
 pub use snapshot::Snapshot;
 
 use header::Header;
@@ -129,6 +133,8 @@ struct Alloc {
     header: Header,
     /// Guest ranges (whole clusters) whose new place is being written.
     in_flight: Vec<Range<u64>>,
+    /// Free bytes at the end of the last cluster that packed data were put into.
+    packing: Range<u64>,
     /// Somebody changes the image as a whole.
     alone: bool,
     /// L1 entries that the disk does not have yet.

@@ -6,6 +6,7 @@ use std::sync::{Arc, Condvar, Mutex, RwLock};
 use super::header::{Header, corrupt, incompatible, unsupported};
 use super::maps::Maps;
 use super::refcount::Refcounts;
+use super::repair::{Repair, repair};
 use super::{Alloc, Geometry, Qcow2, pack};
 use crate::error::{BlockError, ErrorKind};
 use crate::layer::{Layer, read_vec};
@@ -79,7 +80,7 @@ impl Qcow2 {
     /// # Errors
     /// When it is no qcow2 image, breaks the format's rules, or uses what is not supported.
     pub fn open(file: Arc<dyn Layer>, options: &OpenOptions) -> Result<Self, BlockError> {
-        let header = Header::read(file.as_ref())?;
+        let mut header = Header::read(file.as_ref())?;
         let read_only = options.read_only || file.limits().read_only;
         if header.crypt_method != 0 {
             return Err(unsupported("encrypted qcow2 images are not supported"));
@@ -88,7 +89,12 @@ impl Qcow2 {
             return Err(corrupt("qcow2: Image is corrupt; cannot be opened read/write"));
         }
         if !read_only && header.incompatible & incompatible::DIRTY != 0 {
-            return Err(corrupt("the qcow2 image was not closed (lazy refcounts): run check -r all on it first"));
+            // Its counts were postponed and the image was not closed: they follow from the tables.
+            let repaired = repair(&file, Repair::All)?;
+            if repaired.after.corruptions > 0 {
+                return Err(corrupt("the qcow2 image was not closed (lazy refcounts) and could not be repaired"));
+            }
+            header = Header::read(file.as_ref())?;
         }
         let external = header.incompatible & incompatible::DATA_FILE != 0;
         let data = match (external, &options.data_file) {
@@ -136,6 +142,7 @@ impl Qcow2 {
                 counts,
                 header,
                 in_flight: Vec::new(),
+                packing: 0..0,
                 alone: false,
                 unlinked: Default::default(),
             }),

@@ -207,3 +207,105 @@ fn imago_bytes(path: &std::path::Path) -> Vec<u8> {
     access.read(&mut bytes[..], 0).unwrap();
     bytes
 }
+
+#[test]
+fn our_compressed_clusters_are_read_by_qemu() {
+    let folder = tempfile::tempdir().unwrap();
+    let (path, raw) = (folder.path().join("disk.qcow2"), folder.path().join("raw"));
+    let content: Vec<u8> = (0..1_500_000u32).map(|i| (i / 90 % 251) as u8 ^ (i % 7 == 0) as u8).collect();
+    let content = [content, vec![0; 512]].concat()[..1_500_160].to_vec();
+    for compression in [crate::format::qcow2::Compression::Zlib, crate::format::qcow2::Compression::Zstd] {
+        for mix in mixes(content.len() as u64) {
+            if mix.version == 2 || mix.preallocation != crate::layer::Preallocation::Off {
+                continue;
+            }
+            let options = CreateOptions { compression, ..mix };
+            make(&path, &options);
+            let disk = open(&path);
+            let cluster = options.cluster_size as usize;
+            let pieces: Vec<_> = content.chunks(cluster).enumerate().collect();
+            std::thread::scope(|scope| {
+                for half in pieces.chunks(pieces.len().div_ceil(2)) {
+                    let disk = &disk;
+                    scope.spawn(move || {
+                        for (n, piece) in half {
+                            disk.write_compressed(piece, (n * cluster) as u64).unwrap();
+                        }
+                    });
+                }
+            });
+            assert!(read_vec(&disk, 0, content.len()).unwrap() == content, "{options:?}");
+            write_all(&disk, &[7; 3000], 40_000).unwrap();
+            drop(disk);
+            let (name, raw_name) = (path.to_str().unwrap(), raw.to_str().unwrap());
+            run("qemu-img", &["check", "-f", "qcow2", name]);
+            run("qemu-img", &["convert", "-f", "qcow2", "-O", "raw", name, raw_name]);
+            let mut expected = content.clone();
+            expected[40_000..43_000].fill(7);
+            assert!(std::fs::read(&raw).unwrap() == expected, "{options:?}");
+        }
+    }
+}
+
+#[test]
+fn damaged_counts_are_repaired_as_qemu_sees_it() {
+    use crate::format::qcow2::{Repair, check, repair};
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("disk.qcow2");
+    let name = path.to_str().unwrap();
+    for options in mixes(1 << 20) {
+        make(&path, &options);
+        write_all(&open(&path), &[1; 900_000], 0).unwrap();
+        let file: Arc<dyn Layer> = Arc::new(HostFile::open(&path, FileOptions::default()).unwrap());
+        let table = u64::from_be_bytes(read_vec(file.as_ref(), 48, 8).unwrap().try_into().unwrap());
+        // The first table entry is gone, and with it all counts of the first block.
+        write_all(file.as_ref(), &[0; 8], table).unwrap();
+        assert!(check(&file).unwrap().corruptions > 0, "{options:?}");
+
+        let repaired = repair(&file, Repair::All).unwrap();
+        assert_eq!((repaired.after.corruptions, repaired.after.leaks), (0, 0), "{options:?}: {:?}", repaired.after);
+        drop(file);
+        run("qemu-img", &["check", "-f", "qcow2", name]);
+        let disk = open(&path);
+        assert_eq!(read_vec(&disk, 0, 900_000).unwrap(), vec![1; 900_000]);
+        write_all(&disk, &[2; 100_000], 100_000).unwrap();
+        drop(disk);
+        run("qemu-img", &["check", "-f", "qcow2", name]);
+    }
+}
+
+#[test]
+fn renamed_backing_file_and_emptied_overlay_are_what_qemu_sees() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("disk.qcow2");
+    let name = path.to_str().unwrap();
+    make(&path, &CreateOptions { size: 1 << 20, ..CreateOptions::default() });
+    let disk = open(&path);
+    write_all(&disk, &[1; 300_000], 0).unwrap();
+    disk.set_backing_name(Some(("some.img", Some("raw")))).unwrap();
+    disk.set_lazy_refcounts(true).unwrap();
+    disk.make_empty().unwrap();
+    drop(disk);
+    let info = run("qemu-img", &["info", "-U", name]);
+    assert!(info.contains("backing file: some.img") && info.contains("lazy refcounts: true"), "{info}");
+    let disk = open(&path);
+    disk.set_backing_name(None).unwrap();
+    assert_eq!(read_vec(&disk, 0, 4096).unwrap(), [0; 4096]);
+    drop(disk);
+    run("qemu-img", &["check", "-f", "qcow2", name]);
+}
+
+#[test]
+fn measure_agrees_with_qemu() {
+    for (cluster, bits, size) in
+        [(65536u64, 16u32, 1u64 << 30), (512, 64, 3 << 20), (2 << 20, 1, 1 << 40), (4096, 8, 0)]
+    {
+        let options = format!("cluster_size={cluster},refcount_bits={bits}");
+        let size_text = size.to_string();
+        let text = run("qemu-img", &["measure", "-O", "qcow2", "-o", &options, "--size", &size_text]);
+        let ours = CreateOptions { size, cluster_size: cluster, refcount_bits: bits, ..CreateOptions::default() };
+        let ours = crate::format::qcow2::measure(&ours, 0).unwrap();
+        let expected = format!("required size: {}\nfully allocated size: {}\n", ours.required, ours.fully_allocated);
+        assert!(text.starts_with(&expected), "{options} {size}: {text} ours {ours:?}");
+    }
+}

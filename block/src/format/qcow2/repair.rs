@@ -1,0 +1,165 @@
+//! `check -r`: makes the reference counts what the tables say.
+//!
+//! Counts that are too low are raised first, then copied flags are set right, then leaks are given back: a kill at any
+//! point leaves an image that is no worse. Where a count has no block to stand in, all counts are built anew past the
+//! end of the file and the header is switched over in one write.
+
+use std::sync::Arc;
+
+use super::check::{CheckReport, Walk, check};
+use super::entry::{COPIED, OFFSET};
+use super::header::{Header, incompatible};
+use super::refcount::{get_count, set_count};
+use crate::error::BlockError;
+use crate::layer::{Layer, read_vec, write_all};
+
+/// What to repair.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Repair {
+    /// Space that is counted and not used (`-r leaks`).
+    Leaks,
+    /// That, and counts that are too low, and copied flags (`-r all`).
+    All,
+}
+
+/// A repair: what was found before, and what a check finds after.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Repaired {
+    /// Before.
+    pub before: CheckReport,
+    /// After.
+    pub after: CheckReport,
+}
+
+impl Repaired {
+    /// Leaks that are gone.
+    #[must_use]
+    pub fn leaks_fixed(&self) -> u64 {
+        self.before.leaks.saturating_sub(self.after.leaks)
+    }
+
+    /// Corruptions that are gone.
+    #[must_use]
+    pub fn corruptions_fixed(&self) -> u64 {
+        self.before.corruptions.saturating_sub(self.after.corruptions)
+    }
+}
+
+/// Checks the image in `file`, repairs what `what` allows, and checks again. Nobody else may use the image meanwhile.
+///
+/// # Errors
+/// When there is no header to start from, or writing fails.
+pub fn repair(file: &Arc<dyn Layer>, what: Repair) -> Result<Repaired, BlockError> {
+    let before = check(file)?;
+    if what == Repair::All && before.corruptions > 0 {
+        fix_counts(file.as_ref(), true)?;
+        fix_flags(file.as_ref())?;
+    }
+    let leaking = check(file)?.leaks > 0;
+    if leaking {
+        fix_counts(file.as_ref(), false)?;
+        if what == Repair::All {
+            fix_flags(file.as_ref())?;
+        }
+    }
+    let after = check(file)?;
+    if what == Repair::All && after.corruptions == 0 && after.check_errors == 0 {
+        let header = Header::read(file.as_ref())?;
+        let clean = header.incompatible & !(incompatible::DIRTY | incompatible::CORRUPT);
+        if header.version == 3 && clean != header.incompatible {
+            file.flush()?;
+            write_all(file.as_ref(), &clean.to_be_bytes(), 72)?;
+        }
+    }
+    file.flush()?;
+    Ok(Repaired { before, after })
+}
+
+/// Raises the counts that are too low (`raise`), or lowers those that are too high.
+fn fix_counts(file: &dyn Layer, raise: bool) -> Result<(), BlockError> {
+    let mut walk = Walk::new(file)?;
+    walk.all();
+    let header = walk.header.clone();
+    let (bits, order) = (header.cluster_bits, header.refcount_order);
+    let per = 1u64 << (bits + 3 - order);
+    let most = if order == 6 { u64::MAX } else { (1 << (1 << order)) - 1 };
+    let file_clusters = file.size().div_ceil(header.cluster_size());
+    let entries = (u64::from(header.reftable_clusters) << bits) / 8;
+    let table = super::open::read_words(file, header.reftable_offset, entries)?;
+    for number in 0..file_clusters.div_ceil(per) {
+        let range = number * per..((number + 1) * per).min(file_clusters);
+        let entry = table.get(number as usize).copied().unwrap_or(0);
+        let usable = entry != 0 && entry & (header.cluster_size() - 1) == 0 && entry >> bits < file_clusters;
+        let shared = usable && walk.names.get(entry >> bits) > 1;
+        if !usable || shared {
+            if raise && range.clone().any(|c| walk.names.get(c) > 0) {
+                return rebuild(file);
+            }
+            continue;
+        }
+        let mut bytes = read_vec(file, entry, header.cluster_size() as usize)?;
+        let mut changed = false;
+        for cluster in range {
+            let names = u64::from(walk.names.get(cluster)).min(most);
+            let count = get_count(&bytes, order, cluster % per);
+            if (raise && count < names) || (!raise && count > names) {
+                set_count(&mut bytes, order, cluster % per, names);
+                changed = true;
+            }
+        }
+        if changed {
+            write_all(file, &bytes, entry)?;
+        }
+    }
+    file.flush()
+}
+
+/// Sets the copied flags of the active tables to what the counts say.
+fn fix_flags(file: &dyn Layer) -> Result<(), BlockError> {
+    let mut walk = Walk::new(file)?;
+    walk.all();
+    let external = walk.header.incompatible & incompatible::DATA_FILE != 0;
+    for (place, word) in std::mem::take(&mut walk.flags) {
+        let single = walk.names.get((word & OFFSET) >> walk.header.cluster_bits) == 1;
+        let right = if single { word | COPIED } else { word & !COPIED };
+        if right != word && !external {
+            write_all(file, &right.to_be_bytes(), place)?;
+        }
+    }
+    file.flush()
+}
+
+/// Writes all counts anew past the end of the file and points the header at them.
+fn rebuild(file: &dyn Layer) -> Result<(), BlockError> {
+    let mut walk = Walk::new(file)?;
+    walk.all_but_counts();
+    let header = walk.header.clone();
+    let (bits, order, cluster) = (header.cluster_bits, header.refcount_order, header.cluster_size());
+    let per = 1u64 << (bits + 3 - order);
+    let most = if order == 6 { u64::MAX } else { (1 << (1 << order)) - 1 };
+    let end = file.size().div_ceil(cluster);
+    let (mut blocks, mut table) = (1, 1);
+    while blocks * per < end + blocks + table || table * cluster / 8 < blocks {
+        blocks = (end + blocks + table).div_ceil(per);
+        table = (blocks * 8).div_ceil(cluster);
+    }
+    let mut entries = vec![0u8; (table * cluster) as usize];
+    for number in 0..blocks {
+        let place = (end + number) * cluster;
+        entries[number as usize * 8..][..8].copy_from_slice(&place.to_be_bytes());
+        let mut bytes = vec![0u8; cluster as usize];
+        for index in 0..per {
+            let at = number * per + index;
+            let names = if at >= end { u64::from(at < end + blocks + table) } else { u64::from(walk.names.get(at)) };
+            set_count(&mut bytes, order, index, names.min(most));
+        }
+        write_all(file, &bytes, place)?;
+    }
+    let table_at = (end + blocks) * cluster;
+    write_all(file, &entries, table_at)?;
+    file.flush()?;
+    let mut fields = table_at.to_be_bytes().to_vec();
+    fields.extend((table as u32).to_be_bytes());
+    write_all(file, &fields, 48)?;
+    file.flush()
+}
