@@ -108,10 +108,4 @@ impl Qcow2 {
         self.change_entries(0..end, true, |_| Some(Entry { word: 0, bitmap }))?;
         self.settle()
     }
-
-    /// Bytes of one cluster.
-    #[must_use]
-    pub fn cluster_size(&self) -> u64 {
-        self.geometry.cluster()
-    }
 }

@@ -63,11 +63,12 @@ impl Names {
         Self { near: vec![0; clusters as usize], far: BTreeMap::new() }
     }
 
-    fn add(&mut self, cluster: u64) {
-        match self.near.get_mut(cluster as usize) {
-            Some(count) => *count = count.saturating_add(1),
-            None => *self.far.entry(cluster).or_default() += 1,
-        }
+    fn add(&mut self, cluster: u64, times: u32) {
+        let count = match self.near.get_mut(cluster as usize) {
+            Some(count) => count,
+            None => self.far.entry(cluster).or_default(),
+        };
+        *count = count.saturating_add(times);
     }
 
     pub(super) fn get(&self, cluster: u64) -> u32 {
@@ -93,6 +94,16 @@ pub(super) struct Walk<'a> {
     /// Entries to look at for the copied flag, once all names are counted: host offset of the word, the word.
     pub(super) flags: Vec<(u64, u64)>,
     last: u64,
+    /// L2 tables by host offset: how many L1 entries name them. Each is walked once, however often it is shared.
+    tables: BTreeMap<u64, Shared>,
+    /// Bytes of L1 tables looked at. They cannot overlap, so together they fit into the file.
+    l1_bytes: u64,
+}
+
+#[derive(Clone, Copy, Default)]
+struct Shared {
+    times: u32,
+    active: bool,
 }
 
 /// Checks the image in `file`, which nobody writes to meanwhile.
@@ -114,7 +125,17 @@ impl<'a> Walk<'a> {
             return Err(BlockError::new(ErrorKind::Unsupported, "the image file is too large to check"));
         }
         let report = CheckReport { total_clusters: header.size.div_ceil(header.cluster_size()), ..Default::default() };
-        Ok(Self { file, names: Names::new(file_clusters), header, report, file_clusters, flags: Vec::new(), last: 0 })
+        Ok(Self {
+            file,
+            names: Names::new(file_clusters),
+            header,
+            report,
+            file_clusters,
+            flags: Vec::new(),
+            last: 0,
+            tables: BTreeMap::new(),
+            l1_bytes: 0,
+        })
     }
 
     fn cluster(&self) -> u64 {
@@ -133,17 +154,24 @@ impl<'a> Walk<'a> {
         let (offset, size) = (self.header.l1_offset, u64::from(self.header.l1_size));
         self.l1(offset, size, true);
         self.snapshots();
+        for (table, shared) in std::mem::take(&mut self.tables) {
+            self.l2(table, shared);
+        }
         self.bitmaps();
     }
 
     /// Names every cluster of a byte range.
     fn range(&mut self, offset: u64, len: u64) {
+        self.range_times(offset, len, 1);
+    }
+
+    fn range_times(&mut self, offset: u64, len: u64, times: u32) {
         if len == 0 {
             return;
         }
         let bits = self.header.cluster_bits;
         for cluster in offset >> bits..=(offset + len - 1) >> bits {
-            self.names.add(cluster);
+            self.names.add(cluster, times);
         }
     }
 
@@ -160,6 +188,11 @@ impl<'a> Walk<'a> {
     }
 
     fn l1(&mut self, offset: u64, size: u64, active: bool) {
+        self.l1_bytes += size * 8;
+        if self.l1_bytes > self.file_clusters * self.cluster() {
+            self.report.corrupt(format!("L1 table at {offset:#x}: the L1 tables together are larger than the file"));
+            return;
+        }
         self.range(offset, size * 8);
         for (n, entry) in self.words("L1 table", offset, size).into_iter().enumerate() {
             if entry == 0 {
@@ -178,11 +211,14 @@ impl<'a> Walk<'a> {
                 self.report.corrupt(format!("L1 entry {n}: L2 table at {table:#x} is past the end of the file"));
                 continue;
             }
-            self.l2(table, active);
+            let shared = self.tables.entry(table).or_default();
+            shared.times += 1;
+            shared.active |= active;
         }
     }
 
-    fn l2(&mut self, table: u64, active: bool) {
+    fn l2(&mut self, table: u64, shared: Shared) {
+        let Shared { times, active } = shared;
         let extended = self.header.incompatible & incompatible::EXTENDED_L2 != 0;
         let external = self.header.incompatible & incompatible::DATA_FILE != 0;
         let words = self.words("L2 table", table, self.cluster() / 8);
@@ -203,12 +239,12 @@ impl<'a> Walk<'a> {
                     self.report
                         .corrupt(format!("coffset={offset:#x}: copied flag must never be set for compressed clusters"));
                 }
-                self.range(offset, len);
+                self.range_times(offset, len, times);
                 self.count(active, true, offset);
             } else if let Some(host) = entry.host() {
                 self.count(active, false, host);
                 if !external {
-                    self.range(host, self.cluster());
+                    self.range_times(host, self.cluster(), times);
                     if active {
                         self.flags.push((table + (n * step) as u64 * 8, entry.word));
                     }

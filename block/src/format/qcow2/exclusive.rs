@@ -22,7 +22,7 @@ impl Qcow2 {
             let _flushing = lock(&self.flushing);
             self.dirty.store(true, Ordering::Release);
             let mut alloc = lock(&self.alloc);
-            alloc.packing = 0..0;
+            alloc.counts.packed_end = 0;
             work(&mut alloc)
         });
         // Whatever happened, memory must not keep what the disk no longer says.

@@ -133,8 +133,6 @@ struct Alloc {
     header: Header,
     /// Guest ranges (whole clusters) whose new place is being written.
     in_flight: Vec<Range<u64>>,
-    /// Free bytes at the end of the last cluster that packed data were put into.
-    packing: Range<u64>,
     /// Somebody changes the image as a whole.
     alone: bool,
     /// L1 entries that the disk does not have yet.

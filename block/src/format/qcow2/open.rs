@@ -115,6 +115,7 @@ impl Qcow2 {
         let table_entries = u64::from(header.reftable_clusters) << (header.cluster_bits - 3);
         let table =
             if read_only { Vec::new() } else { read_words(file.as_ref(), header.reftable_offset, table_entries)? };
+        check_count_table(&table, &header, file.size())?;
         let l2_bytes = header.size.div_ceil(geometry.cluster()).saturating_mul(geometry.entry_bytes());
         let (l2_cache, counts_cache) = cache_sizes(options, &header, l2_bytes)?;
         let slice_bytes = geometry.entry_bytes() << geometry.slice_bits;
@@ -142,7 +143,6 @@ impl Qcow2 {
                 counts,
                 header,
                 in_flight: Vec::new(),
-                packing: 0..0,
                 alone: false,
                 unlinked: Default::default(),
             }),
@@ -173,4 +173,23 @@ fn geometry(header: &Header, options: &OpenOptions) -> Result<Geometry, BlockErr
         external: header.incompatible & incompatible::DATA_FILE != 0,
         version: header.version,
     })
+}
+
+/// The blocks that the refcount table names must be in the file, each once: so all of them can be read in bounded time.
+fn check_count_table(table: &[u64], header: &Header, file_size: u64) -> Result<(), BlockError> {
+    let mut blocks: Vec<u64> = table.iter().copied().filter(|block| *block != 0).collect();
+    blocks.sort_unstable();
+    let wild = blocks.iter().find(|b| **b >= file_size || !b.is_multiple_of(header.cluster_size()));
+    if let Some(wild) = wild {
+        return Err(corrupt(format!(
+            "refcount table: block offset {wild:#x} is impossible; check -r all repairs that"
+        )));
+    }
+    if let Some(twice) = blocks.windows(2).find(|pair| pair[0] == pair[1]) {
+        return Err(corrupt(format!(
+            "refcount table: block {:#x} is named twice; check -r all repairs that",
+            twice[0]
+        )));
+    }
+    Ok(())
 }

@@ -4,10 +4,9 @@ use std::sync::{Arc, Mutex};
 
 use super::entry::Entry;
 use super::header::corrupt;
-use super::{Alloc, Compression, Qcow2, lock};
+use super::{Compression, Qcow2, lock};
 use crate::error::{BlockError, ErrorKind};
-use crate::layer::{Layer, read_vec, write_all};
-use crate::mem::Source;
+use crate::layer::read_vec;
 
 /// The last unpacked clusters, newest last: guests read one in several requests.
 pub(super) struct Cache(Mutex<Vec<(u64, Arc<Vec<u8>>)>>);
@@ -49,93 +48,6 @@ impl Qcow2 {
         }
         cache.push((entry.word, cluster.clone()));
         Ok(cluster)
-    }
-}
-
-impl Qcow2 {
-    /// Writes one whole cluster (the disk's last one may be shorter) compressed, or plainly where that saves nothing.
-    /// Several threads may do so at once: the packing itself holds no lock.
-    ///
-    /// # Errors
-    /// When `offset` is not a cluster's, or as for a write.
-    pub fn write_compressed(&self, bytes: &[u8], offset: u64) -> Result<(), BlockError> {
-        let cluster = self.geometry.cluster();
-        let end = offset + bytes.len() as u64;
-        let last = end == self.size();
-        let whole =
-            offset.is_multiple_of(cluster) && (bytes.len() as u64 == cluster || (last && end - offset < cluster));
-        if !whole || self.geometry.external {
-            return Err(BlockError::new(
-                ErrorKind::Invalid,
-                "compressed writes are of whole clusters, without a data file",
-            ));
-        }
-        self.writable()?;
-        self.touch()?;
-        let packed = if bytes.len() as u64 == cluster {
-            pack(bytes, self.compression)?
-        } else {
-            let mut padded = bytes.to_vec();
-            padded.resize(cluster as usize, 0);
-            pack(&padded, self.compression)?
-        };
-        match packed {
-            None => self.write_range(Source::of(bytes), offset),
-            Some(packed) => self.put_packed(&packed, offset),
-        }
-    }
-
-    fn put_packed(&self, packed: &[u8], offset: u64) -> Result<(), BlockError> {
-        self.relieve()?;
-        let guest = offset..offset + self.geometry.cluster();
-        let place = {
-            let mut alloc = self.wait_settled(lock(&self.alloc), &guest);
-            self.ensure_table(&mut alloc, offset)?;
-            self.release_drained(&mut alloc)?;
-            let place = self.take_bytes(&mut alloc, packed.len() as u64)?;
-            alloc.in_flight.push(guest.clone());
-            place
-        };
-        let entry = Entry::for_packed(place, packed.len() as u64, self.geometry.cluster_bits);
-        let result = write_all(self.file.as_ref(), packed, place);
-        let mut alloc = lock(&self.alloc);
-        let result = result.and_then(|()| {
-            let old = self.find(offset, 1)?.0.entry;
-            self.set_entry(offset, entry)?;
-            self.free_entry(&mut alloc, old, false);
-            Ok(())
-        });
-        if result.is_err() {
-            self.free_entry(&mut alloc, entry, false);
-        }
-        alloc.in_flight.retain(|busy| *busy != guest);
-        drop(alloc);
-        self.settled.notify_all();
-        result
-    }
-
-    /// A place for `len` packed bytes: after the last ones if they fit there, across into the next cluster if that one
-    /// is free, else in a new cluster. Every cluster touched is counted once more.
-    fn take_bytes(&self, alloc: &mut Alloc, len: u64) -> Result<u64, BlockError> {
-        let file = self.file.as_ref();
-        let cluster = self.geometry.cluster();
-        self.dirty.store(true, std::sync::atomic::Ordering::Release);
-        let free = alloc.packing.clone();
-        let room = free.end - free.start;
-        let shared = room > 0 && alloc.counts.has_room(file, free.start)?;
-        if shared && room >= len {
-            alloc.counts.add(file, free.start & !(cluster - 1), 1)?;
-            alloc.packing.start += len;
-            return Ok(free.start);
-        }
-        let taken = alloc.counts.take(file, 1)?;
-        if shared && taken.offset == free.end {
-            alloc.counts.add(file, free.start & !(cluster - 1), 1)?;
-            alloc.packing = free.start + len..taken.offset + cluster;
-            return Ok(free.start);
-        }
-        alloc.packing = taken.offset + len..taken.offset + cluster;
-        Ok(taken.offset)
     }
 }
 

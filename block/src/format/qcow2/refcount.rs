@@ -194,12 +194,6 @@ impl Refcounts {
         Ok(())
     }
 
-    /// Whether the count of the cluster with byte `offset`, which is in use, can go up by one.
-    pub(super) fn has_room(&mut self, file: &dyn Layer, offset: u64) -> Result<bool, BlockError> {
-        let count = self.get(file, offset >> self.cluster_bits)?;
-        Ok(count > 0 && count < self.largest())
-    }
-
     /// Adds one to the counts of a run.
     pub(super) fn add(&mut self, file: &dyn Layer, offset: u64, clusters: u64) -> Result<(), BlockError> {
         for cluster in (offset >> self.cluster_bits)..(offset >> self.cluster_bits) + clusters {

@@ -1,4 +1,5 @@
 mod crash;
+mod hostile;
 mod model;
 mod qemu;
 mod rig;

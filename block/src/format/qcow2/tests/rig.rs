@@ -180,3 +180,13 @@ pub(super) fn qemu_check(bytes: &[u8]) -> (i32, String) {
     let text = String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
     (output.status.code().unwrap_or(-1), text)
 }
+
+/// Writes a piece of at most a cluster compressed, or plainly where that saves nothing.
+pub(super) fn write_compressed(disk: &Qcow2, piece: &[u8], offset: u64) {
+    let mut cluster = piece.to_vec();
+    cluster.resize(disk.cluster_size() as usize, 0);
+    match disk.pack_cluster(&cluster).unwrap() {
+        Some(packed) => disk.write_packed(offset, &packed).unwrap(),
+        None => crate::layer::write_all(disk, piece, offset).unwrap(),
+    }
+}
