@@ -1,5 +1,6 @@
 mod crash;
 mod hostile;
 mod model;
+mod packed;
 mod qemu;
 mod rig;
