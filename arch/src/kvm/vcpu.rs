@@ -384,6 +384,11 @@ impl Vcpu {
     pub fn reset(&self) -> Result<(), VcpuError> {
         let why = "it has not been configured";
         let initial = self.initial.as_ref().ok_or(VcpuError::Mismatch { id: self.id, why })?;
+        // After a triple fault without paging, Linux' KVM on AMD forgets its own page tables for the guest until a control
+        // register changes, and the guest then faults for ever. CR3 means nothing without paging, and KVM does not know.
+        let mut sregs = initial.sregs;
+        sregs.cr3 ^= PAGE;
+        self.set_sregs(&sregs)?;
         self.put(initial, Tsc::Restart)
     }
 
@@ -396,6 +401,9 @@ impl Vcpu {
         self.put(snapshot, Tsc::Continue)
     }
 }
+
+/// An address in CR3 that is not the one at power-on.
+const PAGE: u64 = 1 << 12;
 
 /// What becomes of the time stamp counter.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

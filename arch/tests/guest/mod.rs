@@ -109,13 +109,20 @@ impl Guest {
         }
     }
 
+    fn place(&self) -> String {
+        let regs = self.vcpu.regs().expect("registers");
+        let sregs = self.vcpu.sregs().expect("registers");
+        let state = self.vcpu.run_state().expect("run state");
+        format!("{state:?} at {:#x}, segment at {:#x}, CR0 {:#x}", regs.rip, sregs.cs.base, sregs.cr0)
+    }
+
     /// Steps until the guest writes to the debug port 0xff or shuts down; returns what came before.
     pub(crate) fn run_to_end(&mut self) -> Vec<Seen> {
         let mut all = Vec::new();
         loop {
             match self.step() {
                 Seen::Out { port: 0xff, .. } => return all,
-                Seen::Interrupted => panic!("the guest hangs after {all:?}"),
+                Seen::Interrupted => panic!("the guest hangs after {all:?}: {}", self.place()),
                 Seen::Other(why) => panic!("unexpected exit {why} after {all:?}"),
                 Seen::Shutdown => {
                     all.push(Seen::Shutdown);
