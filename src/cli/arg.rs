@@ -11,7 +11,7 @@ use crate::spec::describe::Describe;
 use crate::spec::error::{Shown, Words};
 use crate::spec::read::{self, Source};
 
-use super::error::Place;
+use super::error::{CliError, Place};
 use super::text::{self, Pair};
 
 /// An option as it was written.
@@ -35,10 +35,10 @@ impl Arg {
         Self { option: image.to_string_lossy().into_owned(), argument: image, has_argument: false }
     }
 
-    /// For messages.
-    pub(super) fn place(&self) -> Place {
+    /// Says that this option is wrong.
+    pub(super) fn wrong(&self, source: SpecError) -> CliError {
         let argument = self.has_argument.then(|| self.argument.to_string_lossy().into_owned());
-        Place { option: self.option.clone(), argument }
+        CliError::Option { place: Place { option: self.option.clone(), argument }, source }
     }
 
     /// The argument as text.

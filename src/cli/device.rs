@@ -1,7 +1,7 @@
 //! Options about devices and the objects they use.
 
-use crate::spec::ObjectSpec;
 use crate::spec::error::{SpecError, Words, did_you_mean};
+use crate::spec::{DeviceSpec, ObjectSpec};
 
 use super::arg::Arg;
 use super::draft::{Draft, PendingDevice};
@@ -46,7 +46,7 @@ fn device(draft: &mut Draft, arg: &Arg) -> Result<(), Stop> {
     };
     // Told now, in the order of the command line; the rest of it once all -global are known.
     if let Some(name) = object.get("driver").and_then(serde_json::Value::as_str) {
-        help::known_device(name)?;
+        DeviceSpec::variant(name)?;
     }
     draft.devices.push(PendingDevice { arg: arg.clone(), object, source });
     Ok(())

@@ -14,7 +14,7 @@ use crate::spec::smbios::SmbiosSpec;
 use crate::spec::{ByteSize, DeviceSpec, MachineSpec, MemorySpec, ObjectSpec, SpecError, VmSpec};
 
 use super::arg::Arg;
-use super::error::{CliError, Place};
+use super::error::CliError;
 use super::globals::{self, Global};
 use super::legacy;
 
@@ -24,9 +24,6 @@ pub(super) struct PendingDevice {
     pub(super) object: Map<String, Value>,
     pub(super) source: Source,
 }
-
-/// Something that went wrong, at an option or, without one, in all of them together.
-type Misfit = (Option<Place>, SpecError);
 
 /// Options so far.
 #[derive(Default)]
@@ -59,17 +56,12 @@ pub(super) struct Draft {
 impl Draft {
     /// Puts what follows from all options together.
     pub(super) fn finish(mut self) -> Result<VmSpec, CliError> {
-        let program = std::mem::take(&mut self.program);
-        self.assemble().map_err(|(place, error)| CliError::new(&program, place, error))
-    }
-
-    fn assemble(mut self) -> Result<VmSpec, Misfit> {
-        self.machine().map_err(everywhere)?;
-        self.memory_objects().map_err(everywhere)?;
-        self.smbios().map_err(everywhere)?;
-        self.default_devices().map_err(everywhere)?;
+        self.machine()?;
+        self.memory_objects()?;
+        self.smbios()?;
+        self.default_devices()?;
         self.devices()?;
-        self.check().map_err(everywhere)?;
+        self.check()?;
         Ok(self.spec)
     }
 
@@ -209,11 +201,10 @@ impl Draft {
         Ok(())
     }
 
-    fn devices(&mut self) -> Result<(), Misfit> {
+    fn devices(&mut self) -> Result<(), CliError> {
         globals::resolve(std::mem::take(&mut self.globals), &mut self.spec)?;
         for PendingDevice { arg, object, source } in std::mem::take(&mut self.devices) {
-            let device = DeviceSpec::read_with(object, source, &self.spec.globals)
-                .map_err(|error| (Some(arg.place()), error))?;
+            let device = DeviceSpec::read_with(object, source, &self.spec.globals).map_err(|error| arg.wrong(error))?;
             self.spec.devices.push(device);
         }
         Ok(())
@@ -248,10 +239,6 @@ impl Draft {
     pub(super) fn push_monitor(&mut self, monitor: MonitorSpec) {
         self.spec.monitors.push(monitor);
     }
-}
-
-fn everywhere(error: SpecError) -> Misfit {
-    (None, error)
 }
 
 fn once<'a>(what: &str, ids: impl Iterator<Item = &'a str>) -> Result<(), SpecError> {

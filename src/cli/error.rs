@@ -1,29 +1,32 @@
-//! What a command line's mistake looks like: `program: -option argument: sentence`.
+//! What a command line's mistake looks like: `-option argument: sentence`, behind the program's name.
 
 use std::fmt;
 
 use crate::spec::SpecError;
 use crate::spec::error::Shown;
 
-/// A command line that cannot be followed; one line of text.
-#[derive(Debug)]
-pub struct CliError {
-    program: String,
-    place: Option<Place>,
-    source: SpecError,
+/// A command line that cannot be followed. Message and causes together are one line.
+#[derive(Debug, thiserror::Error)]
+pub enum CliError {
+    /// One option is wrong in itself.
+    #[error("{place}")]
+    Option {
+        /// The option and its argument, as the user wrote them.
+        place: Place,
+        /// What is wrong.
+        #[source]
+        source: SpecError,
+    },
+    /// Options do not go together.
+    #[error(transparent)]
+    Together(#[from] SpecError),
 }
 
 /// The option and its argument, as the user wrote them.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Place {
+pub struct Place {
     pub(super) option: String,
     pub(super) argument: Option<String>,
-}
-
-impl CliError {
-    pub(super) fn new(program: &str, place: Option<Place>, source: SpecError) -> Self {
-        Self { program: program.to_owned(), place, source }
-    }
 }
 
 impl fmt::Display for Place {
@@ -35,18 +38,6 @@ impl fmt::Display for Place {
         }
     }
 }
-
-impl fmt::Display for CliError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}: ", Shown(&self.program))?;
-        if let Some(place) = &self.place {
-            write!(f, "{place}: ")?;
-        }
-        write!(f, "{}", self.source)
-    }
-}
-
-impl std::error::Error for CliError {}
 
 /// Why the reading of options ends before their end.
 #[derive(Debug)]

@@ -6,7 +6,7 @@ use crate::spec::read;
 use crate::spec::{DeviceSpec, GlobalSpec, LostTicks, SpecError, VmSpec};
 
 use super::arg::Arg;
-use super::error::Place;
+use super::error::CliError;
 use super::text::Pair;
 
 /// A `-global` as written.
@@ -52,9 +52,9 @@ impl Global {
 }
 
 /// Sorts them into defaults of devices, properties of chips, and those of nothing that there is.
-pub(super) fn resolve(globals: Vec<Global>, spec: &mut VmSpec) -> Result<(), (Option<Place>, SpecError)> {
+pub(super) fn resolve(globals: Vec<Global>, spec: &mut VmSpec) -> Result<(), CliError> {
     for global in globals {
-        apply(&global, spec).map_err(|error| (Some(global.arg.place()), error))?;
+        apply(&global, spec).map_err(|error| global.arg.wrong(error))?;
     }
     Ok(())
 }

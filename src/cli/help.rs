@@ -6,8 +6,8 @@ use rhea_arch::x86_64::cpu::{features, models};
 use serde_json::Value;
 
 use crate::spec::chardev::ChardevSpec;
-use crate::spec::describe::{Describe, DescribeUnion, Description, Kind, Prop, Variant};
-use crate::spec::error::{Shown, SpecError, did_you_mean, listed};
+use crate::spec::describe::{Describe, DescribeUnion, Description, Kind, Prop};
+use crate::spec::error::{Shown, SpecError, listed};
 use crate::spec::machine::MACHINES;
 use crate::spec::{DeviceSpec, ObjectSpec};
 
@@ -139,18 +139,9 @@ pub(super) fn devices() -> String {
     out
 }
 
-/// The device type of this name.
-pub(super) fn known_device(name: &str) -> Result<&'static Variant, SpecError> {
-    let union = DeviceSpec::UNION;
-    union.find(name).ok_or_else(|| {
-        let hint = did_you_mean(name, union.names());
-        SpecError::new(format!("'{}' is not a valid device model name{hint}", Shown(name)))
-    })
-}
-
 /// `-device TYPE,help`.
 pub(super) fn device(name: &str) -> Result<String, SpecError> {
-    known_device(name).map(|variant| list(variant.name, variant.description))
+    DeviceSpec::variant(name).map(|variant| list(variant.name, variant.description))
 }
 
 /// `-object help`.
@@ -162,11 +153,7 @@ pub(super) fn objects() -> String {
 
 /// `-object TYPE,help`.
 pub(super) fn object(name: &str) -> Result<String, SpecError> {
-    let union = ObjectSpec::UNION;
-    match union.find(name) {
-        Some(variant) => Ok(list(variant.name, variant.description)),
-        None => Err(SpecError::not_one_of("qom-type", name, &union.names())),
-    }
+    ObjectSpec::variant(name).map(|variant| list(variant.name, variant.description))
 }
 
 /// `-chardev help`.
@@ -176,14 +163,7 @@ pub(super) fn chardevs() -> String {
 
 /// `-chardev TYPE,help`.
 pub(super) fn chardev(name: &str) -> Result<String, SpecError> {
-    match ChardevSpec::UNION.find(name) {
-        Some(variant) => Ok(list(variant.name, variant.description)),
-        None => Err(SpecError::new(format!(
-            "'{}' is not a valid char driver name; there are {}",
-            Shown(name),
-            listed(&ChardevSpec::names())
-        ))),
-    }
+    ChardevSpec::variant(name).map(|variant| list(variant.name, variant.description))
 }
 
 /// The properties of a type.

@@ -10,7 +10,6 @@
 //! What this module refuses to know: files, devices, KVM. Nothing is opened here.
 
 use std::ffi::{OsStr, OsString};
-use std::path::Path;
 
 use crate::spec::VmSpec;
 use crate::spec::error::{SpecError, did_you_mean};
@@ -33,7 +32,7 @@ mod table;
 mod tests;
 mod text;
 
-pub use error::CliError;
+pub use error::{CliError, Place};
 pub use help::QEMU_VERSION;
 
 use arg::Arg;
@@ -53,41 +52,30 @@ pub enum Invocation {
 /// Most arguments; the kernel's own limit is higher still.
 const MAX_ARGUMENTS: usize = 65_536;
 
-/// The name a program was called by: the last part of the first argument.
-#[must_use]
-pub fn program_name(first: Option<&OsStr>) -> String {
-    let name = first.and_then(|first| Path::new(first).file_name());
-    name.map_or_else(|| String::from("rhea"), |name| name.to_string_lossy().into_owned())
-}
-
-/// Reads a whole command line, the program's name first.
+/// Reads a whole command line. `program` is the name that the program was called by, which help and version print; it is
+/// not among `args`.
 ///
 /// # Errors
-/// One line that names the option and says what would work; nothing has been done by then.
-pub fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Invocation, CliError> {
+/// What is wrong, and what would work; nothing has been done by then.
+pub fn parse(program: &str, args: impl IntoIterator<Item = OsString>) -> Result<Invocation, CliError> {
     let mut args = args.into_iter().take(MAX_ARGUMENTS);
-    let program = program_name(args.next().as_deref());
-    let mut draft = Draft { program: program.clone(), ..Draft::default() };
+    let mut draft = Draft { program: program.to_owned(), ..Draft::default() };
     while let Some(word) = args.next() {
-        let (option, arg) = recognize(&word, &mut args).map_err(|(arg, error)| at(&program, &arg, error))?;
-        match apply(&mut draft, option, &arg) {
+        let (action, arg) = recognize(&word, &mut args)?;
+        match apply(&mut draft, action, &arg) {
             Ok(()) => {}
             Err(Stop::Print(text)) => return Ok(Invocation::Print(text)),
-            Err(Stop::Wrong(error)) => return Err(at(&program, &arg, error)),
+            Err(Stop::Wrong(error)) => return Err(arg.wrong(error)),
         }
     }
     draft.finish().map(|spec| Invocation::Run(Box::new(spec)))
-}
-
-fn at(program: &str, arg: &Arg, error: SpecError) -> CliError {
-    CliError::new(program, Some(arg.place()), error)
 }
 
 /// What is done for a word that is no option: an image for the first IDE disk.
 const IMAGE: Action = Action::Apply(disk::ide);
 
 /// Finds the option that `word` names and takes its argument from `args`.
-fn recognize(word: &OsStr, args: &mut impl Iterator<Item = OsString>) -> Result<(Action, Arg), (Arg, SpecError)> {
+fn recognize(word: &OsStr, args: &mut impl Iterator<Item = OsString>) -> Result<(Action, Arg), CliError> {
     let text = word.to_string_lossy();
     let Some(name) = text.strip_prefix('-').filter(|name| !name.is_empty()) else {
         return Ok((IMAGE, Arg::image(word.to_owned())));
@@ -96,7 +84,7 @@ fn recognize(word: &OsStr, args: &mut impl Iterator<Item = OsString>) -> Result<
     let bare = || Arg::new(text.clone().into_owned(), None);
     let Some(option) = table::find(name) else {
         let hint = did_you_mean(name, table::all().map(|option| option.name));
-        return Err((bare(), SpecError::new(format!("invalid option{hint}"))));
+        return Err(bare().wrong(SpecError::new(format!("invalid option{hint}"))));
     };
     let OptionDef { argument, action, .. } = *option;
     if argument.is_none() {
@@ -104,7 +92,7 @@ fn recognize(word: &OsStr, args: &mut impl Iterator<Item = OsString>) -> Result<
     }
     match args.next() {
         Some(value) => Ok((action, Arg::new(text.into_owned(), Some(value)))),
-        None => Err((bare(), SpecError::new("requires an argument"))),
+        None => Err(bare().wrong(SpecError::new("requires an argument"))),
     }
 }
 

@@ -1,3 +1,4 @@
+use std::error::Error;
 use std::ffi::OsString;
 
 use crate::chardev::config::Config;
@@ -18,8 +19,13 @@ fn words(line: &str) -> Result<Invocation, CliError> {
 }
 
 fn list(args: &[&str]) -> Result<Invocation, CliError> {
-    let args = ["/usr/bin/rhea"].iter().chain(args).map(OsString::from);
-    parse(args)
+    parse("rhea", args.iter().map(OsString::from))
+}
+
+/// The error with its causes behind the program's name, as main prints it.
+fn line(error: &CliError) -> String {
+    let cause = error.source().map(|cause| format!(": {cause}")).unwrap_or_default();
+    format!("rhea: {error}{cause}")
 }
 
 /// The machine that `line` asks for.
@@ -38,7 +44,7 @@ fn config(spec: &ChardevSpec) -> Config {
 /// The message that `line` ends in.
 fn message(line: &str) -> String {
     match words(line) {
-        Err(error) => error.to_string(),
+        Err(error) => self::line(&error),
         other => panic!("{line}: {other:?}"),
     }
 }

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use serde_json::{Map, Value};
 
-use super::describe::DescribeUnion;
+use super::describe::{DescribeUnion, Variant};
 use super::error::{Shown, SpecError, Words, listed};
 use super::number::ByteSize;
 use super::read::{self, Source};
@@ -251,7 +251,7 @@ impl ChardevSpec {
         if !object.contains_key("id") {
             return Err(SpecError::new("chardev: no id specified"));
         }
-        let spec: Self = read::read_union(object, source, |_| Words::Options, unknown_backend)?;
+        let spec: Self = read::read_union(object, source, |_| Words::Options, Self::variant)?;
         super::check_id(&spec.common().id)?;
         spec.check()?;
         Ok(spec)
@@ -263,6 +263,24 @@ impl ChardevSpec {
     /// One sentence.
     pub fn read_wire(arguments: Map<String, Value>) -> Result<Self, SpecError> {
         Self::read(wire::flatten(arguments)?, Source::Json)
+    }
+
+    /// The kind of this name or alias.
+    ///
+    /// # Errors
+    /// There is none, or QEMU has it and this program has not.
+    pub fn variant(name: &str) -> Result<&'static Variant, SpecError> {
+        if let Some(found) = Self::UNION.find(name) {
+            return Ok(found);
+        }
+        Err(match REFUSED.iter().find(|(refused, _)| *refused == name) {
+            Some((_, instead)) => SpecError::refused(format_args!("chardev: '{name}'"), instead),
+            None => SpecError::new(format!(
+                "'{}' is not a valid char driver name; there are {}",
+                Shown(name),
+                listed(&Self::names())
+            )),
+        })
     }
 
     /// The name of every kind.
@@ -302,14 +320,3 @@ impl ChardevSpec {
 
 /// Most bytes that a ring buffer keeps: enough for any log, not enough to starve the host.
 const MAX_RINGBUF: u64 = 64 << 20;
-
-fn unknown_backend(name: &str) -> SpecError {
-    match REFUSED.iter().find(|(refused, _)| *refused == name) {
-        Some((_, instead)) => SpecError::refused(format_args!("chardev: '{name}'"), instead),
-        None => SpecError::new(format!(
-            "'{}' is not a valid char driver name; there are {}",
-            Shown(name),
-            listed(&ChardevSpec::names())
-        )),
-    }
-}

@@ -2,7 +2,7 @@
 
 use serde_json::{Map, Value};
 
-use super::describe::DescribeUnion;
+use super::describe::{DescribeUnion, Variant};
 use super::error::{SpecError, Words};
 use super::number::ByteSize;
 use super::read::{self, Source};
@@ -109,7 +109,7 @@ impl NumaSpec {
     /// # Errors
     /// One sentence, in the words of `-numa`.
     pub fn read(object: Map<String, Value>, source: Source) -> Result<Self, SpecError> {
-        let spec: Self = read::read_union(object, source, |_| Words::Options, unknown_type)?;
+        let spec: Self = read::read_union(object, source, |_| Words::Options, variant)?;
         match &spec {
             Self::Node(node) if node.mem.is_some() && node.memdev.is_some() => {
                 Err(SpecError::new("cannot specify both mem= and memdev="))
@@ -122,10 +122,13 @@ impl NumaSpec {
     }
 }
 
-fn unknown_type(name: &str) -> SpecError {
-    match name {
+fn variant(name: &str) -> Result<&'static Variant, SpecError> {
+    if let Some(found) = NumaSpec::UNION.find(name) {
+        return Ok(found);
+    }
+    Err(match name {
         "cpu" => SpecError::refused("'-numa cpu'", "give the vCPUs to -numa node with 'cpus'"),
         "hmat-lb" | "hmat-cache" => SpecError::refused(format_args!("'-numa {name}'"), "use -numa node and -numa dist"),
         _ => SpecError::not_one_of("type", name, &NumaSpec::UNION.names()),
-    }
+    })
 }

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use serde_json::{Map, Value};
 
-use super::describe::DescribeUnion;
+use super::describe::{DescribeUnion, Variant};
 use super::error::{SpecError, Words};
 use super::number::ByteSize;
 use super::read::{self, Source};
@@ -311,10 +311,19 @@ impl ObjectSpec {
     /// One sentence, in the words of `-object` and `object-add`.
     pub fn read(object: Map<String, Value>, source: Source) -> Result<Self, SpecError> {
         let words = |_: &'static _| Words::Parameters;
-        let spec: Self = read::read_union(object, source, words, unknown_type)?;
+        let spec: Self = read::read_union(object, source, words, Self::variant)?;
         super::check_id(spec.id())?;
         spec.check()?;
         Ok(spec)
+    }
+
+    /// The type of this name.
+    ///
+    /// # Errors
+    /// There is none, in QEMU's words.
+    pub fn variant(name: &str) -> Result<&'static Variant, SpecError> {
+        let union = Self::UNION;
+        union.find(name).ok_or_else(|| SpecError::not_one_of("qom-type", name, &union.names()))
     }
 
     fn check(&self) -> Result<(), SpecError> {
@@ -378,8 +387,4 @@ impl IothreadSpec {
             None => Ok(()),
         }
     }
-}
-
-fn unknown_type(name: &str) -> SpecError {
-    SpecError::not_one_of("qom-type", name, &ObjectSpec::UNION.names())
 }

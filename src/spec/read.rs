@@ -48,8 +48,8 @@ pub fn read_below<T: Describe + DeserializeOwned>(
     from_checked(checked)
 }
 
-/// Makes a spec of an object whose tag chooses the type. `words` is made of the type found; `unknown` words a tag that
-/// is none.
+/// Makes a spec of an object whose tag chooses the type. `words` is made of the type that `find` finds by the tag, or words
+/// why not.
 ///
 /// # Errors
 /// A sentence about the first thing that is wrong.
@@ -57,12 +57,12 @@ pub fn read_union<T: DescribeUnion + DeserializeOwned>(
     mut object: Map<String, Value>,
     source: Source,
     words: fn(&'static Variant) -> Words,
-    unknown: fn(&str) -> SpecError,
+    find: fn(&str) -> Result<&'static Variant, SpecError>,
 ) -> Result<T, SpecError> {
     let tag = T::UNION.tag;
     let variant = match object.shift_remove(tag) {
         None => return Err(SpecError::missing(tag)),
-        Some(Value::String(name)) => T::UNION.find(&name).ok_or_else(|| unknown(&name))?,
+        Some(Value::String(name)) => find(&name)?,
         Some(_) => return Err(SpecError::wrong_type(tag, "string")),
     };
     let mut checked = check(object, variant.description, &Reader { source, words: words(variant), prefix: "" })?;

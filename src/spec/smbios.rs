@@ -7,7 +7,7 @@ use std::str::FromStr;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use serde_json::{Map, Value};
 
-use super::describe::{DescribeUnion, Field, Form, Kind};
+use super::describe::{DescribeUnion, Field, Form, Kind, Variant};
 use super::error::{SpecError, Words};
 use super::ident::Uuid;
 use super::read::{self, Source};
@@ -174,12 +174,13 @@ impl SmbiosSpec {
         if !object.contains_key("type") {
             return Err(SpecError::new("Must specify type="));
         }
-        read::read_union(object, source, |_| Words::Options, unknown_type)
+        read::read_union(object, source, |_| Words::Options, variant)
     }
 }
 
-fn unknown_type(name: &str) -> SpecError {
-    SpecError::not_one_of("type", name, &SmbiosSpec::UNION.names())
+fn variant(name: &str) -> Result<&'static Variant, SpecError> {
+    let union = SmbiosSpec::UNION;
+    union.find(name).ok_or_else(|| SpecError::not_one_of("type", name, &union.names()))
 }
 
 /// Major and minor release of firmware: `1.2`.

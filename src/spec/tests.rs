@@ -7,6 +7,9 @@ use super::pci::OnOffAuto;
 use super::read::Source;
 use super::*;
 
+mod scalars;
+mod wire;
+
 fn object(value: Value) -> Map<String, Value> {
     match value {
         Value::Object(object) => object,
@@ -20,9 +23,9 @@ fn device(value: Value, source: Source) -> Result<DeviceSpec, String> {
 
 #[test]
 fn text_and_json_make_the_same_disk() {
-    let text = json!({"driver": "virtio-blk-pci", "drive": "d", "addr": "0x2", "num-queues": "0x4", "share-rw": "yes",
+    let text = json!({"driver": "virtio-blk-pci", "drive": "d", "addr": "0x2", "num-queues": "0x4", "event_idx": "no",
                       "min_io_size": "4k", "write-cache": "on"});
-    let typed = json!({"driver": "virtio-blk-pci", "drive": "d", "addr": 16, "num-queues": 4, "share-rw": true,
+    let typed = json!({"driver": "virtio-blk-pci", "drive": "d", "addr": 16, "num-queues": 4, "event_idx": false,
                        "min_io_size": 4096, "write-cache": "on"});
 
     let from_text = device(text, Source::Text);

@@ -173,7 +173,7 @@ fn every_message_is_one_line() {
 
     for argument in nasty {
         let (option, rest) = argument.split_once(' ').unwrap_or((argument, ""));
-        let error = super::list(&[option, rest]).expect_err(argument).to_string();
+        let error = super::line(&super::list(&[option, rest]).expect_err(argument));
         assert!(!error.contains(char::is_control), "{error:?}");
     }
 }

@@ -57,7 +57,7 @@ spec_struct! {
         pub werror: OnError = OnError::Auto,
         /// What a failed read does.
         pub rerror: OnError = OnError::Auto,
-        /// Let other programs write the same image.
+        /// Let other programs write the same image; only off here.
         pub share_rw: bool = false,
         /// Cylinders that the guest is told of; guessed when not given.
         pub cyls: Option<u16>,
@@ -85,6 +85,7 @@ impl VirtioBlkSpec {
         self.pci.check()?;
         self.virtio.check()?;
         let wrong = [
+            (self.share_rw, "'share-rw=on'", "open the image with locking=off in -blockdev"),
             (self.scsi, "'scsi=on'", "leave it off: no host device is passed through"),
             (!self.seg_max_adjust, "'seg-max-adjust=off'", "leave it on"),
             (self.max_discard_sectors != MAX_SECTORS, "another 'max-discard-sectors'", "leave it out"),

@@ -3,7 +3,7 @@
 use serde_json::{Map, Value};
 
 use super::GlobalSpec;
-use super::describe::{DescribeUnion, Union};
+use super::describe::{DescribeUnion, Variant};
 use super::error::{Shown, SpecError, Words, did_you_mean};
 use super::pci::PciSpec;
 use super::read::{self, Source};
@@ -38,9 +38,20 @@ impl DeviceSpec {
     /// # Errors
     /// One sentence, in the words of `-device` and `device_add`.
     pub fn read(object: Map<String, Value>, source: Source) -> Result<Self, SpecError> {
-        let spec: Self = read::read_union(object, source, |variant| Words::Properties(variant.name), unknown_driver)?;
+        let spec: Self = read::read_union(object, source, |variant| Words::Properties(variant.name), Self::variant)?;
         spec.check()?;
         Ok(spec)
+    }
+
+    /// The type of this name or alias.
+    ///
+    /// # Errors
+    /// There is none, in QEMU's words.
+    pub fn variant(name: &str) -> Result<&'static Variant, SpecError> {
+        Self::UNION.find(name).ok_or_else(|| {
+            let hint = did_you_mean(name, Self::UNION.names());
+            SpecError::new(format!("'{}' is not a valid device model name{hint}", Shown(name)))
+        })
     }
 
     /// As [`DeviceSpec::read`], with the defaults of `-global` for what is not given.
@@ -79,13 +90,7 @@ impl DeviceSpec {
     /// The name of its driver, as `-device` lists it.
     #[must_use]
     pub fn driver(&self) -> &'static str {
-        match self {
-            Self::VirtioBlk(_) => "virtio-blk-pci",
-            Self::VirtioRng(_) => "virtio-rng-pci",
-            Self::IsaSerial(_) => "isa-serial",
-            Self::IsaDebugExit(_) => "isa-debug-exit",
-            Self::IsaDebugcon(_) => "isa-debugcon",
-        }
+        self.type_name()
     }
 
     /// The `id=`.
@@ -121,11 +126,4 @@ impl DeviceSpec {
             Self::IsaDebugcon(spec) => spec.isa.bus.as_deref(),
         }
     }
-}
-
-/// QEMU's words for a driver that there is not.
-fn unknown_driver(name: &str) -> SpecError {
-    let drivers: &Union = DeviceSpec::UNION;
-    let hint = did_you_mean(name, drivers.names());
-    SpecError::new(format!("'{}' is not a valid device model name{hint}", Shown(name)))
 }
