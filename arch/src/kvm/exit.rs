@@ -1,9 +1,10 @@
 //! Why a vCPU left the guest, as values.
 
 use kvm_bindings::{
-    KVM_EXIT_FAIL_ENTRY, KVM_EXIT_INTERNAL_ERROR, KVM_INTERNAL_ERROR_DELIVERY_EV, KVM_INTERNAL_ERROR_EMULATION,
-    KVM_INTERNAL_ERROR_SIMUL_EX, KVM_INTERNAL_ERROR_UNEXPECTED_EXIT_REASON, KVM_SYSTEM_EVENT_CRASH,
-    KVM_SYSTEM_EVENT_RESET, KVM_SYSTEM_EVENT_SHUTDOWN, kvm_run,
+    KVM_EXIT_FAIL_ENTRY, KVM_EXIT_HYPERV, KVM_EXIT_HYPERV_HCALL, KVM_EXIT_INTERNAL_ERROR,
+    KVM_INTERNAL_ERROR_DELIVERY_EV, KVM_INTERNAL_ERROR_EMULATION, KVM_INTERNAL_ERROR_SIMUL_EX,
+    KVM_INTERNAL_ERROR_UNEXPECTED_EXIT_REASON, KVM_SYSTEM_EVENT_CRASH, KVM_SYSTEM_EVENT_RESET,
+    KVM_SYSTEM_EVENT_SHUTDOWN, kvm_run,
 };
 use thiserror::Error;
 
@@ -158,6 +159,33 @@ pub(super) fn internal_error(suberror: u32, data: &[u64]) -> Failure {
         _ => Vec::new(),
     };
     Failure::Emulation { instruction }
+}
+
+/// Answers a Hyper-V hypercall that the kernel does not serve itself: messages and events go to ports and connections, of
+/// which there are none (Hypervisor Top Level Functional Specification 6.0b, 11.10 and appendix B). Changes to the
+/// synthetic interrupt controller's pages, told likewise, need no answer.
+#[expect(unsafe_code, reason = "kvm_run is a C union; its exit reason says which member is valid")]
+pub(super) fn answer_hyperv(run: &mut kvm_run) {
+    const INVALID_HYPERCALL_CODE: u64 = 2;
+    const INVALID_PORT_ID: u64 = 17;
+    const INVALID_CONNECTION_ID: u64 = 18;
+    const POST_MESSAGE: u64 = 0x5c;
+    const SIGNAL_EVENT: u64 = 0x5d;
+    if run.exit_reason != KVM_EXIT_HYPERV {
+        return;
+    }
+    // SAFETY: the exit reason says that this member was written.
+    let hyperv = unsafe { &mut run.__bindgen_anon_1.hyperv };
+    if hyperv.type_ != KVM_EXIT_HYPERV_HCALL {
+        return;
+    }
+    // SAFETY: the type says so of this one; it is plain numbers.
+    let call = unsafe { &mut hyperv.u.hcall };
+    call.result = match call.input & 0xffff {
+        POST_MESSAGE => INVALID_CONNECTION_ID,
+        SIGNAL_EVENT => INVALID_PORT_ID,
+        _ => INVALID_HYPERCALL_CODE,
+    };
 }
 
 /// What a `KVM_EXIT_SYSTEM_EVENT` asks for.

@@ -16,30 +16,40 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
 
 use kvm_bindings::kvm_run;
-use libc::{c_int, c_void, siginfo_t};
+use libc::c_void;
 use thiserror::Error;
-use vmm_sys_util::signal::{SIGRTMIN, register_signal_handler};
+use vmm_sys_util::signal::SIGRTMIN;
 
 /// The signal handler cannot be set, or the shared page not mapped.
 #[derive(Debug, Error)]
 pub enum KickError {
     /// `sigaction` failed.
     #[error("cannot set the handler of the signal that stops vCPUs")]
-    Handler(#[source] vmm_sys_util::errno::Error),
+    Handler(#[source] io::Error),
     /// `mmap` failed.
     #[error("cannot map a vCPU's shared page")]
     Map(#[source] io::Error),
 }
 
 /// Sets the process's handler for the signal that [`Kicker::kick`] sends (the first real-time signal), once before the
-/// first kick. The handler does nothing: that the signal interrupts `KVM_RUN` is all it is for. It must not be blocked
-/// in the vCPU threads.
+/// first kick. The handler does nothing: that the signal interrupts `KVM_RUN` is all it is for. Other system calls of a
+/// vCPU's thread are restarted. The signal must not be blocked in the vCPU threads.
 ///
 /// # Errors
 /// When the kernel refuses the handler.
+#[expect(unsafe_code, reason = "vmm-sys-util sets handlers without SA_RESTART only")]
 pub fn install_kick_signal() -> Result<(), KickError> {
-    extern "C" fn nothing(_: c_int, _: *mut siginfo_t, _: *mut c_void) {}
-    register_signal_handler(SIGRTMIN(), nothing).map_err(KickError::Handler)
+    extern "C" fn nothing(_: libc::c_int) {}
+    let handler: extern "C" fn(libc::c_int) = nothing;
+    // SAFETY: a structure of plain numbers, for which zeros are valid: no flags, no signals blocked.
+    let mut action: libc::sigaction = unsafe { std::mem::zeroed() };
+    action.sa_sigaction = handler as libc::sighandler_t;
+    action.sa_flags = libc::SA_RESTART;
+    // SAFETY: the action is initialised; the handler does nothing, which is safe in any signal context.
+    match unsafe { libc::sigaction(SIGRTMIN(), &raw const action, std::ptr::null_mut()) } {
+        0 => Ok(()),
+        _ => Err(KickError::Handler(io::Error::last_os_error())),
+    }
 }
 
 /// Stops one vCPU. Cheap to clone, callable from any thread, harmless after the vCPU or its thread is gone.

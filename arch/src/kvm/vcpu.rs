@@ -11,7 +11,7 @@ use kvm_ioctls::{Cap, VcpuExit, VcpuFd};
 use thiserror::Error;
 
 use super::cpuid::CpuidTable;
-use super::exit::{Exit, Failure, failure, system_event};
+use super::exit::{Exit, Failure, answer_hyperv, failure, system_event};
 use super::kick::{KickError, Kicker, RunPage, current_thread};
 use super::msrs::{self, MsrValue};
 use super::snapshot::VcpuSnapshot;
@@ -208,6 +208,10 @@ impl Vcpu {
         let width = usize::from(unsafe { run.__bindgen_anon_1.io.size }).max(1);
         match seen {
             Seen::Nothing => Exit::Nothing,
+            Seen::Hyperv => {
+                answer_hyperv(run);
+                Exit::Nothing
+            }
             Seen::Interrupted => Exit::Interrupted,
             Seen::Halted => Exit::Halted,
             Seen::Shutdown => Exit::Shutdown,
@@ -423,6 +427,7 @@ enum Seen {
     System(u32),
     Interrupted,
     Nothing,
+    Hyperv,
     Halted,
     Shutdown,
     Other,
@@ -439,8 +444,8 @@ impl From<VcpuExit<'_>> for Seen {
             VcpuExit::Shutdown => Self::Shutdown,
             VcpuExit::Intr => Self::Interrupted,
             VcpuExit::SystemEvent(kind, _) => Self::System(kind),
-            // The kernel tells of changes to the synthetic interrupt controller's pages; it serves them itself.
-            VcpuExit::Hyperv | VcpuExit::IoapicEoi(_) | VcpuExit::IrqWindowOpen => Self::Nothing,
+            VcpuExit::Hyperv => Self::Hyperv,
+            VcpuExit::IoapicEoi(_) | VcpuExit::IrqWindowOpen => Self::Nothing,
             VcpuExit::MemoryFault { gpa, size, .. } => Self::Memory { address: gpa, size },
             _ => Self::Other,
         }

@@ -39,3 +39,20 @@ fn system_events_are_told_apart() {
     assert_eq!(system_event(KVM_SYSTEM_EVENT_SHUTDOWN), Exit::PowerOffRequest);
     assert!(matches!(system_event(77), Exit::Failed(Failure::Unexpected { .. })));
 }
+
+#[expect(unsafe_code, reason = "reading back a C union")]
+fn hypercall(code: u64) -> u64 {
+    let mut run = kvm_run { exit_reason: KVM_EXIT_HYPERV, ..Default::default() };
+    let call = kvm_bindings::kvm_hyperv_exit__bindgen_ty_1__bindgen_ty_2 { input: code, result: 99, params: [0; 2] };
+    let u = kvm_bindings::kvm_hyperv_exit__bindgen_ty_1 { hcall: call };
+    run.__bindgen_anon_1.hyperv = kvm_bindings::kvm_hyperv_exit { type_: KVM_EXIT_HYPERV_HCALL, pad1: 0, u };
+    answer_hyperv(&mut run);
+    // SAFETY: written above.
+    unsafe { run.__bindgen_anon_1.hyperv.u.hcall.result }
+}
+
+#[test]
+fn hypercalls_find_no_port_and_no_connection() {
+    // The code is in the low 16 bits; above it are flags.
+    assert_eq!((hypercall(0x1_005c), hypercall(0x5d), hypercall(0x7777)), (18, 17, 2));
+}
