@@ -306,7 +306,7 @@ fn unknown_property(name: &str) -> CpuError {
     CpuError::UnknownProperty { name: name.to_owned(), near: nearest(name, all) }
 }
 
-/// Everything that [`CpuConfig::property`] takes besides features and enlightenments.
+/// Every property besides features and enlightenments.
 pub const PROPERTIES: &[&str] = &[
     "check",
     "enforce",
