@@ -27,11 +27,6 @@ pub(super) const OPTIONS: &[OptionDef] = &[
         blockdev,
     ),
     flag("snapshot", "throw away at the end what guests write to disks", snapshot),
-    takes("hda", "IMAGE", "an IDE disk, which is not supported; use -drive with if=virtio", ide),
-    takes("hdb", "IMAGE", "as -hda", ide),
-    takes("hdc", "IMAGE", "as -hda", ide),
-    takes("hdd", "IMAGE", "as -hda", ide),
-    takes("cdrom", "IMAGE", "as -hda", ide),
 ];
 
 /// What QEMU's PC takes for a drive without `if=`.
@@ -98,8 +93,8 @@ fn snapshot(draft: &mut Draft, _: &Arg) -> Result<(), Stop> {
     Ok(())
 }
 
-/// Also what an image without an option in front of it means.
-pub(super) fn ide(_: &mut Draft, arg: &Arg) -> Result<(), Stop> {
+/// An image without an option in front of it: QEMU's first IDE disk.
+pub(super) fn image(_: &mut Draft, arg: &Arg) -> Result<(), Stop> {
     let file = Value::from(arg.text()?);
     let object = Map::from_iter([("file".to_owned(), file)]);
     // The same sentence as for -drive without if=.

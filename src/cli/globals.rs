@@ -69,13 +69,12 @@ fn apply(global: &Global, spec: &mut VmSpec) -> Result<(), SpecError> {
         return Ok(());
     }
     match (driver.as_str(), property.as_str()) {
-        ("kvm-pit", "lost_tick_policy") => {
-            spec.chips.pit_lost_ticks = match value.as_str() {
-                "delay" => LostTicks::Delay,
-                "discard" => LostTicks::Discard,
-                other => return Err(SpecError::not_one_of(property, other, LostTicks::WORDS)),
-            };
+        // What KVM's timer does.
+        ("kvm-pit", "lost_tick_policy") if value == LostTicks::Delay.as_str() => {}
+        ("kvm-pit", "lost_tick_policy") if value == LostTicks::Discard.as_str() => {
+            return Err(SpecError::refused("'lost_tick_policy=discard'", "use delay"));
         }
+        ("kvm-pit", "lost_tick_policy") => return Err(SpecError::not_one_of(property, value, LostTicks::WORDS)),
         // Sleep states are never offered: there is nothing to switch off.
         ("PIIX4_PM", "disable_s3" | "disable_s4") if matches!(value.as_str(), "1" | "on" | "true" | "yes") => {}
         ("PIIX4_PM", "disable_s3" | "disable_s4") => {

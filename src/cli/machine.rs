@@ -4,7 +4,7 @@ use serde_json::{Map, Value};
 
 use crate::spec::error::{SpecError, Words};
 use crate::spec::machine::{AccelOptions, MachineOptions, MachineType};
-use crate::spec::memory::{MemoryOptions, NumaSpec};
+use crate::spec::memory::MemoryOptions;
 use crate::spec::number::parse_size;
 use crate::spec::process::{NameSpec, RtcOptions};
 use crate::spec::read::{self, SIZE, Source};
@@ -35,12 +35,6 @@ pub(super) const OPTIONS: &[OptionDef] = &[
     takes("m", "[size=]SIZE", "memory, in MiB without a suffix; 128 MiB by default", memory),
     takes("mem-path", "PATH", "take the memory from a file, or from an unnamed file in a directory", mem_path),
     flag("mem-prealloc", "touch all memory at start", mem_prealloc),
-    takes(
-        "numa",
-        "node[,nodeid=N][,cpus=FIRST[-LAST]...][,mem=SIZE|,memdev=ID] or dist,src=N,dst=N,val=N",
-        "a NUMA node of the guest, or the distance of two",
-        numa,
-    ),
     takes("overcommit", "[mem-lock=on|off]", "keep the guest's memory from being swapped", overcommit),
     takes("name", "[guest=]NAME[,process=NAME][,debug-threads=on|off]", "name of the guest, process, threads", name),
     takes("uuid", "UUID", "UUID of the machine, which the guest reads in SMBIOS", uuid),
@@ -164,40 +158,6 @@ fn mem_path(draft: &mut Draft, arg: &Arg) -> Result<(), Stop> {
 fn mem_prealloc(draft: &mut Draft, _: &Arg) -> Result<(), Stop> {
     draft.mem_prealloc = true;
     Ok(())
-}
-
-/// Most processors of one `cpus=FIRST-LAST`: any more could not be placed.
-const MAX_CPUS: u32 = 4096;
-
-fn numa(draft: &mut Draft, arg: &Arg) -> Result<(), Stop> {
-    let (object, source) = match arg.json()? {
-        Some(object) => (object, Source::Json),
-        None => (text::flat(arg.pairs(Some("type"))?, &["cpus"]), Source::Text),
-    };
-    let object = expand_ranges(object)?;
-    draft.spec.numa.push(NumaSpec::read(object, source)?);
-    Ok(())
-}
-
-/// `cpus=0-3` is the processors 0, 1, 2, 3.
-fn expand_ranges(mut object: Map<String, Value>) -> Result<Map<String, Value>, SpecError> {
-    let Some(Value::Array(written)) = object.get_mut("cpus") else { return Ok(object) };
-    let wrong = || SpecError::expects("cpus", "a number or FIRST-LAST");
-    let mut cpus = Vec::new();
-    for value in written.drain(..) {
-        let Some(text) = value.as_str() else {
-            cpus.push(value);
-            continue;
-        };
-        let (first, last) = text.split_once('-').unwrap_or((text, text));
-        let (first, last): (u32, u32) = first.parse().ok().zip(last.parse().ok()).ok_or_else(wrong)?;
-        if first > last || last >= MAX_CPUS {
-            return Err(wrong());
-        }
-        cpus.extend((first..=last).map(|cpu| Value::from(cpu.to_string())));
-    }
-    object.insert("cpus".into(), Value::Array(cpus));
-    Ok(object)
 }
 
 fn overcommit(draft: &mut Draft, arg: &Arg) -> Result<(), Stop> {

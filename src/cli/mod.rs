@@ -72,7 +72,7 @@ pub fn parse(program: &str, args: impl IntoIterator<Item = OsString>) -> Result<
 }
 
 /// What is done for a word that is no option: an image for the first IDE disk.
-const IMAGE: Action = Action::Apply(disk::ide);
+const IMAGE: Action = Action::Apply(disk::image);
 
 /// Finds the option that `word` names and takes its argument from `args`.
 fn recognize(word: &OsStr, args: &mut impl Iterator<Item = OsString>) -> Result<(Action, Arg), CliError> {

@@ -46,7 +46,7 @@ pub use drive::DriveSpec;
 pub use error::SpecError;
 pub use ident::{Uuid, check_id};
 pub use machine::{Accel, MachineType};
-pub use memory::{MemorySpec, NumaSpec};
+pub use memory::MemorySpec;
 pub use number::ByteSize;
 pub use object::ObjectSpec;
 pub use pci::PciAddr;
@@ -67,8 +67,6 @@ pub struct VmSpec {
     pub smp: SmpSpec,
     /// How much memory.
     pub memory: MemorySpec,
-    /// NUMA nodes.
-    pub numa: Vec<NumaSpec>,
     /// What to start.
     pub boot: BootSpec,
     /// `-object`.
@@ -88,8 +86,6 @@ pub struct VmSpec {
     pub snapshot: bool,
     /// `-device`.
     pub devices: Vec<DeviceSpec>,
-    /// Properties of chips that are part of the board.
-    pub chips: ChipSpec,
     /// `-global` for devices; `devices` has them already, those that are plugged later get them by
     /// [`DeviceSpec::read_with`].
     pub globals: Vec<GlobalSpec>,
@@ -153,20 +149,13 @@ pub struct BlockdevArgs {
 }
 
 spec_enum! {
-    /// What becomes of the timer's ticks that the guest missed.
+    /// What becomes of the timer's ticks that the guest missed (`-global kvm-pit.lost_tick_policy`).
     pub enum LostTicks as "LostTickPolicy" {
         /// They are given later, one by one.
         Delay = "delay",
-        /// They are dropped.
+        /// They are dropped; KVM is not told so here.
         Discard = "discard",
     }
-}
-
-/// Properties of chips that are part of the board, set with `-global`.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct ChipSpec {
-    /// `kvm-pit.lost_tick_policy`.
-    pub pit_lost_ticks: LostTicks,
 }
 
 /// A default for a property of all devices of a type (`-global`).

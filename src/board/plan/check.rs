@@ -47,9 +47,6 @@ pub enum PlanError {
         /// Those of `-m`.
         asked: u64,
     },
-    /// NUMA nodes.
-    #[error("-numa is not supported; leave it out: the guest is one node")]
-    Numa,
     /// Nothing to boot.
     #[error("there is nothing to boot: give -kernel, or with -S add what the guest needs first")]
     NothingToBoot,
@@ -123,9 +120,6 @@ pub enum PlanError {
 /// # Errors
 /// The first thing that cannot be had.
 pub fn check(spec: &VmSpec, cpus: &Cpus, disks: &[DrivePlan]) -> Result<Plan, PlanError> {
-    if !spec.numa.is_empty() {
-        return Err(PlanError::Numa);
-    }
     let layout = MemoryLayout::new(spec.memory.size.0, cpus.phys_bits())?;
     let ram = ram(spec, &layout)?;
     let mut names = Names::default();

@@ -4,10 +4,9 @@ use crate::chardev::config::{Backend, SocketAddress};
 use crate::qmp::command::args::{PanicAction, RebootAction};
 use crate::spec::chardev::ChardevSpec;
 use crate::spec::drive::{CacheMode, DriveInterface};
-use crate::spec::memory::NumaSpec;
 use crate::spec::process::{MonitorMode, RtcBase, RunAs};
 use crate::spec::smbios::SmbiosSpec;
-use crate::spec::{ByteSize, DeviceSpec, LostTicks, ObjectSpec, SmpSpec};
+use crate::spec::{ByteSize, DeviceSpec, ObjectSpec, SmpSpec};
 
 use super::{config, list, vm};
 use crate::cli::Invocation;
@@ -179,7 +178,7 @@ fn several_monitors_have_names_of_their_own() {
 #[test]
 fn globals_are_defaults_of_devices_wherever_they_stand() {
     let spec = vm("-device virtio-rng-pci,period=5 -device virtio-rng-pci -global virtio-rng-pci.period=7 \
-                   -global driver=virtio-rng,property=event_idx,value=off -global kvm-pit.lost_tick_policy=discard");
+                   -global driver=virtio-rng,property=event_idx,value=off");
 
     let rngs: Vec<_> = spec
         .devices
@@ -190,7 +189,6 @@ fn globals_are_defaults_of_devices_wherever_they_stand() {
         })
         .collect();
     assert_eq!(rngs, [(5, false), (7, false)]);
-    assert_eq!(spec.chips.pit_lost_ticks, LostTicks::Discard);
 }
 
 #[test]
@@ -214,17 +212,6 @@ fn drive_keeps_the_block_drivers_options_apart() {
     assert_eq!(drive.options.file.as_deref(), Some("/a,b"));
     let block = json!({"file": {"locking": "off"}, "cache": {"no-flush": "on"}, "l2-cache-size": "1M"});
     assert_eq!(serde_json::Value::Object(drive.block.clone()), block);
-}
-
-#[test]
-fn processors_of_a_numa_node_may_be_many_ranges() {
-    let spec = vm("-smp 8 -numa node,cpus=0-2,cpus=7,mem=1G -numa node,nodeid=1 -numa dist,src=0,dst=1,val=20");
-
-    let NumaSpec::Node(node) = &spec.numa[0] else { panic!() };
-    assert_eq!(node.cpus, [0, 1, 2, 7]);
-    assert_eq!(node.mem, Some(ByteSize(1 << 30)));
-    let NumaSpec::Dist(dist) = &spec.numa[2] else { panic!() };
-    assert_eq!((dist.src, dist.dst, dist.val), (0, 1, 20));
 }
 
 #[test]

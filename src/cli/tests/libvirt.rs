@@ -145,8 +145,7 @@ fn options_of_other_domains_are_read() {
         "-chardev socket,id=c,host=127.0.0.1,port=4555,telnet=on,server=on,wait=off",
         "-sandbox on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny",
         "-smbios type=1,manufacturer=ACME,serial=s1",
-        "-object memory-backend-memfd,id=ram-node0,share=yes,size=1073741824,x-use-canonical-path-for-ramblock-id=off \
-         -numa node,nodeid=0,cpus=0-3,memdev=ram-node0 -smp 4",
+        "-object memory-backend-memfd,id=ram-node0,share=yes,size=1073741824,x-use-canonical-path-for-ramblock-id=off",
         "-object rng-random,id=objrng0,filename=/dev/urandom \
          -device virtio-rng-pci,rng=objrng0,id=rng0,max-bytes=1234,period=2000,bus=pci.0,addr=0x6",
         "-object iothread,id=iothread1",

@@ -110,6 +110,10 @@ const WRONG: &[(&str, &str)] = &[
     ("-smbios foo", "rhea: -smbios foo: Must specify type="),
     ("-global foo", "rhea: -global foo: Invalid parameter 'foo'; write DRIVER.PROPERTY=VALUE"),
     ("-global virtio-rng-pci.zz=1", "rhea: -global virtio-rng-pci.zz=1: Property 'virtio-rng-pci.zz' not found"),
+    (
+        "-global kvm-pit.lost_tick_policy=discard",
+        "rhea: -global kvm-pit.lost_tick_policy=discard: 'lost_tick_policy=discard' is not supported; use delay",
+    ),
     ("-vga zz", "rhea: -vga zz: unknown vga type: zz"),
     ("-action zz", "rhea: -action zz: Invalid parameter 'zz'"),
     (
@@ -119,8 +123,6 @@ const WRONG: &[(&str, &str)] = &[
     ("-sandbox zz", "rhea: -sandbox zz: Parameter 'enable' expects 'on' or 'off'"),
     ("-overcommit zz=1", "rhea: -overcommit zz=1: Invalid parameter 'zz'"),
     ("-add-fd fd=1,set=1", "rhea: -add-fd fd=1,set=1: fd cannot be a standard I/O stream"),
-    ("-numa zz", "rhea: -numa zz: Parameter 'type' does not accept value 'zz'; it takes node or dist"),
-    ("-numa node,zz=1", "rhea: -numa node,zz=1: Invalid parameter 'zz'"),
     ("-audiodev zz", "rhea: -audiodev zz: Parameter 'id' is missing"),
     ("-blockdev {}", "rhea: -blockdev {}: Parameter 'driver' is missing"),
     (
@@ -128,10 +130,7 @@ const WRONG: &[(&str, &str)] = &[
         "rhea: -drive file=x: 'if=ide' is not supported; use if=virtio, or if=none and -device virtio-blk-pci,drive=ID",
     ),
     ("x.img", "rhea: x.img: 'if=ide' is not supported; use if=virtio, or if=none and -device virtio-blk-pci,drive=ID"),
-    (
-        "-cdrom x",
-        "rhea: -cdrom x: 'if=ide' is not supported; use if=virtio, or if=none and -device virtio-blk-pci,drive=ID",
-    ),
+    ("-cdrom x", "rhea: -cdrom x: not supported; use -drive file=IMAGE,if=virtio,readonly=on"),
     (
         "-drive file=x,if=virtio,aio=native",
         "rhea: -drive file=x,if=virtio,aio=native: aio=native was specified, but it requires cache.direct=on, which was \
