@@ -10,6 +10,7 @@ pub mod chardev;
 pub mod clock;
 pub mod fw_cfg;
 pub mod geometry;
+pub mod ide;
 pub mod irq;
 pub mod legacy;
 pub mod lifecycle;

@@ -26,7 +26,7 @@ impl Medium {
     }
 
     /// An image without queues, until a front end says how many it needs.
-    pub(super) fn unopened(image: Arc<dyn Image>) -> Arc<Self> {
+    pub(crate) fn unopened(image: Arc<dyn Image>) -> Arc<Self> {
         Self::with(image, Vec::new())
     }
 
