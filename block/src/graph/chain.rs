@@ -29,18 +29,24 @@ impl Graph {
         let options = OpenOptions {
             read_only: settings.read_only,
             discard: spec.pass_discard_request.unwrap_or(settings.discard),
+            discard_snapshot: spec.pass_discard_snapshot,
+            discard_other: spec.pass_discard_other.unwrap_or(false),
+            lazy_refcounts: spec.lazy_refcounts,
             data_file: data_file.map(|node| node.layer().clone()),
             l2_cache_size: spec.l2_cache_size,
             l2_cache_entry_size: spec.l2_cache_entry_size,
             refcount_cache_size: spec.refcount_cache_size,
             cache_size: spec.cache_size,
         };
-        let image = Qcow2::open(file.layer().clone(), &options).map_err(context)?;
+        let image = Arc::new(Qcow2::open(file.layer().clone(), &options).map_err(context)?);
+        if let Some(seconds) = spec.cache_clean_interval.filter(|s| *s > 0) {
+            Qcow2::clean_every(&image, seconds).map_err(context)?;
+        }
         if let Some(backing) = self.open_backing(&image, spec, settings, &filename, trail)? {
             image.set_backing(Some(backing.layer().clone()));
             children.push(("backing", backing));
         }
-        Ok(Parts { layer: Arc::new(image), filename, children })
+        Ok(Parts { layer: image, filename, children })
     }
 
     fn open_data_file(
@@ -78,7 +84,7 @@ impl Graph {
         let (Some(name), format) = image.backing_name() else { return Ok(None) };
         let path = relative_to(filename, &name)?;
         let context = |e: BlockError| e.within(format!("could not open the backing file of '{}'", filename.display()));
-        self.open_named(&path, format.as_deref(), filename, above, &trail.into_file(&path)?).map(Some).map_err(context)
+        self.open_named(&path, format.as_deref(), filename, above, &trail.down_into(&path)?).map(Some).map_err(context)
     }
 
     /// Opens the image at `path` that the header of `namer` names.

@@ -124,7 +124,7 @@ impl Graph {
         let file = self.add(&if device { BlockdevSpec::HostDevice(file) } else { BlockdevSpec::File(file) })?;
         let below = file.name().to_owned();
         let opened = self
-            .open_format(drive, read_only, file)
+            .open_format(drive, read_only, &file)
             .and_then(|opened| if drive.snapshot { self.add_throw_away(drive, opened) } else { Ok(opened) });
         if opened.is_err() {
             // The names of what was opened on the way; closing what was never written cannot lose anything.
@@ -133,7 +133,7 @@ impl Graph {
         opened
     }
 
-    fn open_format(&self, drive: &DriveSpec, read_only: bool, file: Arc<Node>) -> Result<OpenedDrive, BlockError> {
+    fn open_format(&self, drive: &DriveSpec, read_only: bool, file: &Arc<Node>) -> Result<OpenedDrive, BlockError> {
         let mut warning = None;
         let format = match drive.format.as_deref() {
             Some(format) => format.to_owned(),

@@ -34,7 +34,7 @@ impl Trail<'_> {
     }
 
     /// One step down into the file at `path`, which must not be above already.
-    pub(super) fn into_file(&self, path: &Path) -> Result<Trail<'_>, BlockError> {
+    pub(super) fn down_into(&self, path: &Path) -> Result<Trail<'_>, BlockError> {
         let file = std::fs::metadata(path).ok().map(|m| (m.dev(), m.ino()));
         let mut above = Some(self);
         while let Some(trail) = above {

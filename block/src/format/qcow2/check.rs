@@ -46,7 +46,7 @@ impl CheckReport {
         }
     }
 
-    fn corrupt(&mut self, text: String) {
+    fn corrupt(&mut self, text: &str) {
         self.corruptions += 1;
         self.tell(format!("ERROR {text}"));
     }
@@ -190,7 +190,7 @@ impl<'a> Walk<'a> {
     fn l1(&mut self, offset: u64, size: u64, active: bool) {
         self.l1_bytes += size * 8;
         if self.l1_bytes > self.file_clusters * self.cluster() {
-            self.report.corrupt(format!("L1 table at {offset:#x}: the L1 tables together are larger than the file"));
+            self.report.corrupt(&format!("L1 table at {offset:#x}: the L1 tables together are larger than the file"));
             return;
         }
         self.range(offset, size * 8);
@@ -200,7 +200,7 @@ impl<'a> Walk<'a> {
             }
             let table = entry & OFFSET;
             if table & (self.cluster() - 1) != 0 || table == 0 || entry & !(OFFSET | COPIED) != 0 {
-                self.report.corrupt(format!("L1 entry {n}: {entry:#x} is not the offset of an L2 table"));
+                self.report.corrupt(&format!("L1 entry {n}: {entry:#x} is not the offset of an L2 table"));
                 continue;
             }
             self.range(table, self.cluster());
@@ -208,7 +208,7 @@ impl<'a> Walk<'a> {
                 self.flags.push((offset + n as u64 * 8, entry));
             }
             if table >> self.header.cluster_bits >= self.file_clusters {
-                self.report.corrupt(format!("L1 entry {n}: L2 table at {table:#x} is past the end of the file"));
+                self.report.corrupt(&format!("L1 entry {n}: L2 table at {table:#x} is past the end of the file"));
                 continue;
             }
             let shared = self.tables.entry(table).or_default();
@@ -230,14 +230,15 @@ impl<'a> Walk<'a> {
             }
             if let Some(fault) = entry.fault(self.header.cluster_bits, extended) {
                 self.report
-                    .corrupt(format!("offset={:x}: L2 entry {n} of table {table:#x}: {fault}", entry.word & OFFSET));
+                    .corrupt(&format!("offset={:x}: L2 entry {n} of table {table:#x}: {fault}", entry.word & OFFSET));
                 continue;
             }
             if entry.is_compressed() {
                 let (offset, len) = entry.packed(self.header.cluster_bits);
                 if entry.is_copied() {
-                    self.report
-                        .corrupt(format!("coffset={offset:#x}: copied flag must never be set for compressed clusters"));
+                    self.report.corrupt(&format!(
+                        "coffset={offset:#x}: copied flag must never be set for compressed clusters"
+                    ));
                 }
                 self.range_times(offset, len, times);
                 self.count(active, true, offset);
@@ -289,12 +290,12 @@ impl<'a> Walk<'a> {
             }
             if block & (self.cluster() - 1) != 0 || block >> self.header.cluster_bits >= self.file_clusters {
                 self.report
-                    .corrupt(format!("refcount block {n} is not cluster aligned or outside the file: {block:#x}"));
+                    .corrupt(&format!("refcount block {n} is not cluster aligned or outside the file: {block:#x}"));
                 continue;
             }
             self.range(block, self.cluster());
             if self.names.get(block >> self.header.cluster_bits) > 1 {
-                self.report.corrupt(format!("refcount block {n} at {block:#x} is also something else"));
+                self.report.corrupt(&format!("refcount block {n} at {block:#x} is also something else"));
             }
         }
     }
@@ -348,7 +349,7 @@ impl<'a> Walk<'a> {
             self.report.leaks += 1;
             self.report.tell(format!("Leaked cluster {cluster} refcount={count} reference={names}"));
         } else if count < names {
-            self.report.corrupt(format!("cluster {cluster} refcount={count} reference={names}"));
+            self.report.corrupt(&format!("cluster {cluster} refcount={count} reference={names}"));
         }
     }
 
@@ -369,7 +370,7 @@ impl<'a> Walk<'a> {
             let count = bytes.map_or(0, |b| get_count(b, self.header.refcount_order, cluster % per));
             if (count == 1) != (word & COPIED != 0) {
                 let text = format!("OFLAG_COPIED entry at {place:#x}: entry={word:x} refcount={count}");
-                self.report.corrupt(text);
+                self.report.corrupt(&text);
             }
         }
     }

@@ -34,12 +34,20 @@ struct Work {
 impl Qcow2 {
     /// Steps 1 to 6; at the end everything completed before the call is durable.
     pub(super) fn write_back(&self) -> Result<(), BlockError> {
+        let counts = !lock(&self.alloc).lazy;
+        self.write_back_with(counts)
+    }
+
+    /// The same; with postponed counts they are only written if `counts`.
+    fn write_back_with(&self, counts: bool) -> Result<(), BlockError> {
         let _flushing = lock(&self.flushing);
         self.release_drained(&mut lock(&self.alloc))?;
         let work = {
             let mut alloc = lock(&self.alloc);
             let work = self.gather(&mut alloc);
-            match self.write_counts(&mut alloc).and_then(|()| self.write_unlinked(&work)) {
+            // A table of counts that moved must be found again whatever happens.
+            let counted = if counts || alloc.counts.table_moved { self.write_counts(&mut alloc) } else { Ok(()) };
+            match counted.and_then(|()| self.write_unlinked(&work)) {
                 Ok(()) => work,
                 Err(e) => {
                     put_back(&mut alloc, work);
@@ -158,10 +166,16 @@ impl Qcow2 {
         if !self.touched.load(Ordering::Acquire) {
             return Ok(());
         }
-        self.write_back()?;
+        self.write_back_with(true)?;
         if self.dirty.load(Ordering::Acquire) {
             // The first time freed the clusters' names, this time their counts are written.
-            self.write_back()?;
+            self.write_back_with(true)?;
+        }
+        let mut alloc = lock(&self.alloc);
+        if alloc.header.incompatible & super::header::incompatible::DIRTY != 0 {
+            // The next write says so again.
+            self.touched.store(false, Ordering::Release);
+            self.set_dirty_bit(&mut alloc, false)?;
         }
         Ok(())
     }

@@ -17,8 +17,7 @@ pub(super) mod incompatible {
 
 /// Compatible feature bit: reference counts may be postponed.
 pub(super) const LAZY_REFCOUNTS: u64 = 1 << 0;
-/// Autoclear feature bits: bitmaps are consistent; the external data file can be read as raw.
-pub(super) const AUTOCLEAR_BITMAPS: u64 = 1 << 0;
+/// Autoclear feature bit: the external data file can be read as raw.
 pub(super) const AUTOCLEAR_RAW_DATA: u64 = 1 << 1;
 
 const EXT_END: u32 = 0;
@@ -232,7 +231,7 @@ impl Header {
                 return Err(corrupt(format!("{name} table is too large")));
             }
             let end = offset.checked_add(bytes);
-            if offset % cluster != 0 || end.is_none_or(|end| end > i64::MAX as u64) {
+            if !offset.is_multiple_of(cluster) || end.is_none_or(|end| end > i64::MAX as u64) {
                 return Err(corrupt(format!("{name} table offset invalid")));
             }
             if bytes > 0 && offset >= file_size {

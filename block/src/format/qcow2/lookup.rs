@@ -133,6 +133,9 @@ impl Qcow2 {
                 "qcow2 L1 entry {l1:#x}: the table's offset is not a multiple of the cluster"
             )));
         }
+        if table != 0 && table >= self.file.size() {
+            return Err(corrupt(format!("qcow2 L1 entry {l1:#x}: the table is past the end of the file")));
+        }
         Ok(table)
     }
 

@@ -35,6 +35,7 @@ use crate::mem::{Sink, Source};
 mod amend;
 mod bitmap;
 mod check;
+mod clean;
 mod create;
 mod entry;
 mod exclusive;
@@ -127,12 +128,25 @@ impl Geometry {
     }
 }
 
+/// Which freed host space is given back to the host (`pass-discard-*`).
+#[derive(Debug, Clone, Copy)]
+struct Discards {
+    /// What the guest discards.
+    request: bool,
+    /// What deleted snapshots alone used.
+    snapshot: bool,
+    /// What is freed otherwise: overwritten compressed or shared clusters, moved tables.
+    other: bool,
+}
+
 /// State of the allocator.
 struct Alloc {
     counts: Refcounts,
     header: Header,
     /// Guest ranges (whole clusters) whose new place is being written.
     in_flight: Vec<Range<u64>>,
+    /// Counts are written when the image is closed; meanwhile the header says that it is dirty.
+    lazy: bool,
     /// Somebody changes the image as a whole.
     alone: bool,
     /// L1 entries that the disk does not have yet.
@@ -146,7 +160,8 @@ pub struct Qcow2 {
     /// Where the guest's bytes are: `file`, or an external data file.
     data: Arc<dyn Layer>,
     read_only: bool,
-    discard: bool,
+    /// Which freed host space is given back to the host.
+    discard: Discards,
     size: AtomicU64,
     maps: RwLock<Maps>,
     loading: [Mutex<()>; SHARDS],
@@ -236,7 +251,7 @@ impl Layer for Qcow2 {
         let below = self.data.limits();
         Limits {
             read_only: self.read_only,
-            discard: self.discard,
+            discard: self.discard.request,
             discard_granularity: u32::try_from(self.geometry.subcluster()).unwrap_or(0),
             ..below
         }

@@ -3,11 +3,11 @@
 use std::sync::atomic::{AtomicBool, AtomicU64};
 use std::sync::{Arc, Condvar, Mutex, RwLock};
 
-use super::header::{Header, corrupt, incompatible, unsupported};
+use super::header::{Header, LAZY_REFCOUNTS, corrupt, incompatible, unsupported};
 use super::maps::Maps;
 use super::refcount::Refcounts;
 use super::repair::{Repair, repair};
-use super::{Alloc, Geometry, Qcow2, pack};
+use super::{Alloc, Discards, Geometry, Qcow2, pack};
 use crate::error::{BlockError, ErrorKind};
 use crate::layer::{Layer, read_vec};
 
@@ -16,8 +16,14 @@ use crate::layer::{Layer, read_vec};
 pub struct OpenOptions {
     /// Refuse writes.
     pub read_only: bool,
-    /// Discards free host space.
+    /// Discards of the guest free host space.
     pub discard: bool,
+    /// Deleted snapshots free host space (as `discard`).
+    pub discard_snapshot: Option<bool>,
+    /// What else is freed frees host space (no).
+    pub discard_other: bool,
+    /// Postpone reference counts (as the header says).
+    pub lazy_refcounts: Option<bool>,
     /// The external data file, where the header names one.
     pub data_file: Option<Arc<dyn Layer>>,
     /// Bytes for L2 slices (as much as the disk needs, at most 32 MiB).
@@ -130,12 +136,21 @@ impl Qcow2 {
         );
         counts.fixed.push(0..geometry.cluster());
         counts.fixed.push(header.l1_offset..header.l1_offset + 8 * u64::from(header.l1_size));
+        let lazy = options.lazy_refcounts.unwrap_or(header.compatible & LAZY_REFCOUNTS != 0);
+        if lazy && header.version < 3 {
+            let text = "Lazy refcounts require a qcow2 image with at least qcow2 version 3 (compat=1.1)";
+            return Err(BlockError::new(ErrorKind::Invalid, text));
+        }
         let maps = Maps::new(l1, None, l2_cache.div_ceil(slice_bytes) as usize);
         Ok(Self {
             geometry,
             compression: header.compression,
             read_only: read_only || (external && data.limits().read_only),
-            discard: options.discard && file.limits().discard,
+            discard: Discards {
+                request: options.discard && file.limits().discard,
+                snapshot: options.discard_snapshot.unwrap_or(options.discard) && file.limits().discard,
+                other: options.discard_other && file.limits().discard,
+            },
             size: AtomicU64::new(header.size),
             maps: RwLock::new(maps),
             loading: Default::default(),
@@ -143,6 +158,7 @@ impl Qcow2 {
                 counts,
                 header,
                 in_flight: Vec::new(),
+                lazy,
                 alone: false,
                 unlinked: Default::default(),
             }),

@@ -244,7 +244,7 @@ impl Refcounts {
         if number >= self.table.len() as u64 {
             return self.grow_table(file, number);
         }
-        let offset = number * self.per_block() << self.cluster_bits;
+        let offset = (number * self.per_block()) << self.cluster_bits;
         self.make_room(file)?;
         self.put_new_block(number, offset);
         self.poke(number, 0, 1);

@@ -69,7 +69,7 @@ pub(super) fn read_table(file: &dyn Layer, header: &Header) -> Result<(Vec<Snaps
             unknown: tail[..extra_len].get(24..).unwrap_or(&[]).to_vec(),
         };
         let cluster = header.cluster_size();
-        if snapshot.l1_offset % cluster != 0 || snapshot.l1_size > 4 << 20 || snapshot.l1_offset >> 56 != 0 {
+        if !snapshot.l1_offset.is_multiple_of(cluster) || snapshot.l1_size > 4 << 20 || snapshot.l1_offset >> 56 != 0 {
             return Err(corrupt(format!("snapshot {n} has an impossible L1 table")));
         }
         list.push(snapshot);
@@ -213,7 +213,7 @@ impl Qcow2 {
             list.retain(|s| *s != gone);
             let l1 = super::open::read_words(file, gone.l1_offset, u64::from(gone.l1_size))?;
             self.replace_list(alloc, &list)?;
-            let discard = self.discard;
+            let discard = self.discard.snapshot;
             let release = |counts: &mut super::Refcounts, file: &dyn Layer, run: Freed| {
                 counts.release(file, Freed { discard, ..run })
             };

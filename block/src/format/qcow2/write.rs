@@ -54,7 +54,7 @@ impl Qcow2 {
                 Step::New(prepared) => {
                     let len = (prepared.guest.end - at).min((from.len() - done) as u64);
                     let result = self.write_new(&prepared, from.part(done, len as usize), at);
-                    self.conclude(prepared, result)?;
+                    self.conclude(&prepared, result)?;
                     len
                 }
             };
@@ -86,7 +86,20 @@ impl Qcow2 {
             write_all(self.file.as_ref(), &kept.to_be_bytes(), 88)?;
             self.file.flush()?;
         }
+        if alloc.lazy {
+            self.set_dirty_bit(&mut alloc, true)?;
+        }
         self.touched.store(true, Ordering::Release);
+        Ok(())
+    }
+
+    /// Says in the header whether the counts on disk may be old.
+    pub(super) fn set_dirty_bit(&self, alloc: &mut Alloc, on: bool) -> Result<(), BlockError> {
+        let bits = alloc.header.incompatible;
+        let bits = if on { bits | incompatible::DIRTY } else { bits & !incompatible::DIRTY };
+        write_all(self.file.as_ref(), &bits.to_be_bytes(), 72)?;
+        self.file.flush()?;
+        alloc.header.incompatible = bits;
         Ok(())
     }
 
@@ -190,9 +203,9 @@ impl Qcow2 {
     }
 
     /// Publishes what was prepared, or undoes it.
-    fn conclude(&self, prepared: Prepared, result: Result<(), BlockError>) -> Result<(), BlockError> {
+    fn conclude(&self, prepared: &Prepared, result: Result<(), BlockError>) -> Result<(), BlockError> {
         let mut alloc = lock(&self.alloc);
-        let result = result.and_then(|()| self.commit(&mut alloc, &prepared));
+        let result = result.and_then(|()| self.commit(&mut alloc, prepared));
         if let (Err(_), Some(taken), false) = (&result, prepared.taken, self.geometry.external) {
             self.dirty.store(true, Ordering::Release);
             alloc.counts.untake(taken);
@@ -239,10 +252,10 @@ impl Qcow2 {
         Ok(())
     }
 
-    /// Notes that `old` is no longer named.
-    pub(super) fn free_entry(&self, alloc: &mut Alloc, old: Entry, discard: bool) {
+    /// Notes that `old` is no longer named, because the guest discarded it or for another reason.
+    pub(super) fn free_entry(&self, alloc: &mut Alloc, old: Entry, by_guest: bool) {
         let g = self.geometry;
-        let discard = discard && self.discard;
+        let discard = if by_guest { self.discard.request } else { self.discard.other };
         if old.is_compressed() {
             let (offset, len) = old.packed(g.cluster_bits);
             let first = offset >> g.cluster_bits;

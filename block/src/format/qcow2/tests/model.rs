@@ -9,7 +9,7 @@ use crate::layer::{Layer, Preallocation, read_vec, write_all};
 const SIZE: u64 = 3 << 20;
 
 /// One random operation on both; false when the operation was a flush.
-fn step(dice: &mut Dice, image: &Qcow2, model: &mut Vec<u8>, unsure: &mut [bool]) {
+fn step(dice: &mut Dice, image: &Qcow2, model: &mut [u8], unsure: &mut [bool]) {
     let size = model.len() as u64;
     let largest = if dice.roll(4) == 0 { 300_000 } else { 6000 };
     let offset = dice.roll(size);
@@ -128,4 +128,19 @@ fn threads_that_write_discard_and_flush_at_once_keep_to_their_own() {
         let (code, text) = qemu_check(&recorder.memory.bytes());
         assert_eq!(code, 0, "{options:?}: {text}");
     }
+}
+
+#[test]
+fn cleaning_drops_clean_slices_only() {
+    let options = mixes(4 << 20).swap_remove(1);
+    let (recorder, disk) = image(&options, 0);
+    write_all(disk.as_ref(), &[1; 1 << 20], 0).unwrap();
+    disk.clean_now();
+    disk.clean_now();
+    disk.flush().unwrap();
+    disk.clean_now();
+    disk.clean_now();
+    *recorder.fail_after.lock().unwrap() = Some(0);
+    assert!(read_vec(disk.as_ref(), 0, 512).is_err(), "the slice had to be read again");
+    assert_eq!(read_vec(disk.as_ref(), 0, 1 << 20).unwrap(), vec![1; 1 << 20]);
 }

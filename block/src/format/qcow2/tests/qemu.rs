@@ -212,7 +212,7 @@ fn imago_bytes(path: &std::path::Path) -> Vec<u8> {
 fn our_compressed_clusters_are_read_by_qemu() {
     let folder = tempfile::tempdir().unwrap();
     let (path, raw) = (folder.path().join("disk.qcow2"), folder.path().join("raw"));
-    let content: Vec<u8> = (0..1_500_000u32).map(|i| (i / 90 % 251) as u8 ^ (i % 7 == 0) as u8).collect();
+    let content: Vec<u8> = (0..1_500_000u32).map(|i| (i / 90 % 251) as u8 ^ u8::from(i % 7 == 0)).collect();
     let content = [content, vec![0; 512]].concat()[..1_500_160].to_vec();
     for compression in [crate::format::qcow2::Compression::Zlib, crate::format::qcow2::Compression::Zstd] {
         for mix in mixes(content.len() as u64) {

@@ -50,6 +50,7 @@ pub(super) fn mixes(size: u64) -> Vec<CreateOptions> {
         CreateOptions { cluster_size: 16384, extended_l2: true, ..base.clone() },
         CreateOptions { cluster_size: 65536, refcount_bits: 8, ..base.clone() },
         CreateOptions { cluster_size: 4096, preallocation: Preallocation::Metadata, ..base.clone() },
+        CreateOptions { cluster_size: 4096, lazy_refcounts: true, ..base.clone() },
         CreateOptions { cluster_size: 2 << 20, ..base },
     ]
 }
