@@ -6,6 +6,7 @@ use rhea_block::Image;
 use rhea_devices::block_errors::ErrorPolicy;
 use rhea_devices::block_stats::BlockStats;
 use rhea_devices::chardev::CharBackend;
+use rhea_devices::fw_cfg::FwCfg;
 use rhea_devices::irq::{IrqLine, WiredOr};
 use rhea_devices::legacy::LegacyChip;
 use rhea_devices::legacy::cmos::{Cmos, CmosLayout};
@@ -99,12 +100,16 @@ pub(super) struct Attacher<'a> {
 
 impl Attacher<'_> {
     fn chip<C: LegacyChip + 'static>(&mut self, chip: C) -> Result<(), BoardError> {
-        let chip = Arc::new(chip);
+        self.shared_chip(Arc::new(chip)).map(drop)
+    }
+
+    /// A chip that the board keeps a hold on.
+    fn shared_chip<C: LegacyChip + 'static>(&mut self, chip: Arc<C>) -> Result<Arc<C>, BoardError> {
         for range in Arc::clone(&chip).ports() {
             self.wiring.spaces.insert_ports(range.base, range.len, range.device)?;
         }
-        self.devices.push(chip);
-        Ok(())
+        self.devices.push(Arc::clone(&chip) as Arc<dyn Lifecycle>);
+        Ok(chip)
     }
 
     fn function<F: PciFunction + 'static>(&mut self, bdf: Bdf, function: Arc<F>) -> Result<(), BoardError> {
@@ -114,13 +119,17 @@ impl Attacher<'_> {
     }
 
     /// The configuration ports, and the chips without which the board is none.
-    pub(super) fn attach_chipset(&mut self, isa_bridge: Arc<Piix3>) -> Result<Arc<Piix4Pm>, BoardError> {
+    pub(super) fn attach_chipset(
+        &mut self,
+        host_bridge: Arc<I440fx>,
+        isa_bridge: Arc<Piix3>,
+    ) -> Result<Arc<Piix4Pm>, BoardError> {
         let ports = Arc::clone(&self.wiring.pci) as Arc<dyn rhea_devices::bus::BusDevice>;
         self.wiring.spaces.insert_ports(CONFIG_PORTS as u16, CONFIG_PORT_COUNT as u16, ports)?;
         self.devices.push(Arc::clone(&self.wiring.pci) as Arc<dyn Lifecycle>);
-        self.function(slot::HOST, Arc::new(I440fx::new()))?;
+        self.function(slot::HOST, host_bridge)?;
         self.function(slot::ISA, isa_bridge)?;
-        // Without firmware nothing would wake the guest.
+        // Sleep is not offered: the tables have no S3 and S4 either.
         let options = PmOptions { disable_s3: true, disable_s4: true, ..PmOptions::default() };
         let sci = self.isa.tap(interrupt::SCI);
         let power = Arc::new(Piix4Pm::new(slot::POWER, options, Arc::clone(&self.wiring.clock), sci));
@@ -129,19 +138,25 @@ impl Attacher<'_> {
     }
 
     /// The keyboard controller, the clock and the odd ports that every PC has.
-    pub(super) fn attach_fixed_chips(&mut self, plan: &Plan) -> Result<(), BoardError> {
+    pub(super) fn attach_fixed_chips(&mut self, plan: &Plan) -> Result<Arc<Cmos>, BoardError> {
         self.chip(I8042::new(self.isa.tap(interrupt::KEYBOARD), self.isa.tap(interrupt::MOUSE)))?;
         let present = plan.processors.iter().filter(|p| p.1).count();
         let memory = CmosLayout {
             below_4g: plan.layout.below_4g(),
             above_4g: plan.layout.above_4g(),
             cpus: u8::try_from(present).unwrap_or(u8::MAX),
-            boot_order: [0; 3],
+            boot_order: plan.boot.first_order(),
             check_floppy_signature: false,
         };
         let irq = self.isa.tap(interrupt::CLOCK);
-        self.chip(Cmos::new(plan.rtc, &memory, Arc::clone(&self.wiring.clock), irq))?;
-        self.chip(SystemPorts::new())
+        let cmos = self.shared_chip(Arc::new(Cmos::new(plan.rtc, &memory, Arc::clone(&self.wiring.clock), irq)))?;
+        self.chip(SystemPorts::new())?;
+        Ok(cmos)
+    }
+
+    /// Through which firmware and guests read what the user asked for.
+    pub(super) fn attach_fw_cfg(&mut self, device: Arc<FwCfg>) -> Result<(), BoardError> {
+        self.shared_chip(device).map(drop)
     }
 
     pub(super) fn attach_isa(&mut self, plan: &IsaPlan) -> Result<(), BoardError> {

@@ -2,65 +2,92 @@
 
 use std::sync::Arc;
 
-use rhea_arch::kvm::Vm;
 use rhea_arch::x86_64::acpi::{AcpiSpec, Processor, SerialPort};
+use rhea_arch::x86_64::layout::OPTION_ROM_START;
 use rhea_devices::clock::SharedClock;
 use rhea_devices::memory::GuestRam;
 use rhea_devices::pci::host::PciHost;
+use rhea_devices::pci::i440fx::I440fx;
 use rhea_devices::pci::intx::{PirqRouter, pirq_of};
 use rhea_devices::pci::piix3::Piix3;
 use rhea_devices::pci::{Bdf, PciFunction};
 
+use super::accel::Accelerator;
 use super::attach::{Attacher, Backends, IsaInterrupts, slot};
 use super::bars::Assigner;
-use super::irq::{Doorbells, Messages, Wire};
+use super::fw_cfg;
 use super::load::Kernel;
 use super::memory::KernelMapper;
 use super::plan::{IsaDevice, Plan};
+use super::rom::Rom;
+use super::shadow::{MemoryMap, SHADOW_LEN, Shadow};
 use super::space::AddressSpaces;
 use super::{Board, BoardError, Wiring};
 
 /// PIIX3 PIRQ route registers, and the interrupts SeaBIOS leads the four wires to.
 const PIRQ_ROUTE: u8 = 0x60;
 const PIRQ_ROUTES: [u8; 4] = [10, 10, 11, 11];
+/// i440FX: the registers that make everything below 1 MiB RAM (82441FX, 3.2.16), and their values for it.
+const PAM: u8 = 0x59;
+const ALL_RAM: [u8; 7] = [0x30, 0x33, 0x33, 0x33, 0x33, 0x33, 0x33];
 /// PIIX4: base of the power management registers and what enables it (82371AB, 7.1.18 and 7.1.24).
 const PM_BASE: u8 = 0x40;
 const PM_MISC: u8 = 0x80;
 const PM_ENABLE: u8 = 1;
 
 impl Board {
-    /// Makes and wires every device; nothing runs yet. `ram` is registered with `vm` already.
+    /// Makes and wires every device and maps memory for the guest; nothing runs yet.
     ///
     /// # Errors
     /// The first device that cannot be made.
     pub fn build(
         plan: &Plan,
-        vm: &Arc<Vm>,
+        accel: &Arc<dyn Accelerator>,
         ram: Arc<GuestRam>,
         clock: SharedClock,
         backends: &dyn Backends,
     ) -> Result<Self, BoardError> {
-        let isa = IsaInterrupts::new(|gsi| Wire::connect(vm, gsi));
+        let isa = IsaInterrupts::new(|gsi| accel.wire(gsi));
         let intx = PirqRouter::new(isa.for_pci());
         let isa_bridge = Arc::new(Piix3::new(Arc::clone(&intx)));
+        let host_bridge = Arc::new(I440fx::new());
+        let rom = plan.firmware.as_ref().map(|firmware| Rom::load(&firmware.image).map(Arc::new)).transpose()?;
+        let shadow = Arc::new(Shadow::new(Arc::clone(&host_bridge), Arc::clone(&ram), rom.clone()));
+        let memory = Arc::new(MemoryMap::new(Arc::clone(accel), Arc::clone(&shadow), &plan.ram.ranges)?);
+        let acpi = plan.acpi.then(|| describe(plan));
+        let fw_cfg = fw_cfg::build(plan, acpi.as_ref(), Arc::clone(&ram))?;
         let wiring = Wiring {
             ram,
             clock,
-            msi: Arc::new(Messages(Arc::clone(vm))),
-            spaces: Arc::new(AddressSpaces::new(Box::new(Doorbells(Arc::clone(vm))))),
+            msi: accel.messages(),
+            spaces: Arc::new(AddressSpaces::new(accel.doorbells())),
             pci: Arc::new(PciHost::new(isa_bridge.reset_control())),
             intx,
         };
         let mut attacher = Attacher { wiring: &wiring, isa: &isa, backends, devices: Vec::new() };
-        let power = attacher.attach_chipset(isa_bridge)?;
-        attacher.attach_fixed_chips(plan)?;
+        let power = attacher.attach_chipset(host_bridge, isa_bridge)?;
+        let cmos = attacher.attach_fixed_chips(plan)?;
+        attacher.attach_fw_cfg(fw_cfg)?;
         plan.isa.iter().try_for_each(|chip| attacher.attach_isa(chip))?;
         plan.pci.iter().try_for_each(|function| attacher.attach_pci(function))?;
         let devices = attacher.devices;
-        let acpi = plan.acpi.then(|| describe(plan));
+        wiring.spaces.memory.insert(OPTION_ROM_START, SHADOW_LEN, shadow)?;
+        if let Some(rom) = rom {
+            wiring.spaces.memory.insert(rom.base(), rom.len(), rom)?;
+        }
         let mapper = KernelMapper::new(Arc::clone(&wiring.ram));
         let kernel = plan.kernel.as_ref().map(|kernel| Kernel::open(kernel, plan, acpi, mapper)).transpose()?;
-        Ok(Self { wiring, kernel, power, layout: plan.layout.clone(), ram_ranges: plan.ram.ranges.clone(), devices })
+        Ok(Self {
+            wiring,
+            memory,
+            kernel,
+            power,
+            cmos,
+            boot: plan.boot.clone(),
+            layout: plan.layout.clone(),
+            ram_ranges: plan.ram.ranges.clone(),
+            devices,
+        })
     }
 
     /// What firmware would have done for PCI before it started the operating system.
@@ -69,6 +96,9 @@ impl Board {
     /// When the BARs do not fit the board's windows.
     pub(super) fn configure_pci(&self) -> Result<(), BoardError> {
         let pci = &self.wiring.pci;
+        if let Some(bridge) = pci.get(slot::HOST) {
+            let _ = bridge.config_write(PAM, &ALL_RAM);
+        }
         if let Some(bridge) = pci.get(slot::ISA) {
             for (register, route) in (PIRQ_ROUTE..).zip(PIRQ_ROUTES) {
                 let _ = bridge.config_write(register, &[route]);
@@ -102,6 +132,7 @@ fn describe(plan: &Plan) -> AcpiSpec {
         plan.processors.iter().map(|&(apic_id, present)| Processor { apic_id, present, node: 0 }).collect();
     let mut spec = AcpiSpec::new(plan.layout.clone(), processors);
     spec.keyboard = true;
+    spec.fw_cfg = true;
     spec.mouse = true;
     spec.serial_ports = plan.isa.iter().filter_map(|chip| serial_port(&chip.device)).collect();
     spec

@@ -3,14 +3,18 @@
 //! A [`plan::Plan`] says what there is and where; nothing here decides, and nothing is refused that a plan could have
 //! refused. The board knows every room (arch, devices, block) and is known by the machine only.
 
+pub mod accel;
 pub mod attach;
 mod bars;
 mod build;
+mod fw_cfg;
 mod irq;
 mod load;
 pub mod memory;
 pub mod plan;
-mod space;
+mod rom;
+mod shadow;
+pub mod space;
 
 use std::fmt::Write as _;
 use std::sync::Arc;
@@ -21,6 +25,7 @@ use rhea_arch::x86_64::layout::MemoryLayout;
 use rhea_devices::bus::Effect;
 use rhea_devices::clock::SharedClock;
 use rhea_devices::irq::MsiSink;
+use rhea_devices::legacy::cmos::Cmos;
 use rhea_devices::lifecycle::{DeviceError, Lifecycle};
 use rhea_devices::memory::GuestRam;
 use rhea_devices::pci::host::{PciError, PciHost};
@@ -31,6 +36,7 @@ use thiserror::Error;
 
 use crate::vcpu::Platform;
 use load::Kernel;
+use shadow::MemoryMap;
 use space::AddressSpaces;
 
 /// Why the board cannot be built or started.
@@ -67,6 +73,15 @@ pub enum BoardError {
     /// The tables handed to the guest do not fit.
     #[error("cannot write the firmware tables into guest memory")]
     Tables(#[source] Box<dyn std::error::Error + Send + Sync>),
+    /// The firmware's image.
+    #[error(transparent)]
+    Rom(#[from] rom::RomError),
+    /// What firmware is told.
+    #[error("cannot hand data to firmware")]
+    FwCfg(#[from] rhea_devices::fw_cfg::FwCfgError),
+    /// The hypervisor does not take memory.
+    #[error("KVM does not take guest memory")]
+    Memory(#[from] rhea_arch::kvm::MemoryError),
     /// A device did not start.
     #[error(transparent)]
     Start(#[from] DeviceError),
@@ -93,10 +108,13 @@ struct Wiring {
 /// The devices of a machine, wired.
 pub struct Board {
     wiring: Wiring,
+    memory: Arc<MemoryMap>,
     layout: MemoryLayout,
     ram_ranges: Vec<(u64, u64)>,
     kernel: Option<Kernel>,
     power: Arc<Piix4Pm>,
+    cmos: Arc<Cmos>,
+    boot: plan::BootPlan,
 
     /// In the order in which they start, pause and drain.
     devices: Vec<Arc<dyn Lifecycle>>,
@@ -120,7 +138,11 @@ impl Board {
     /// What a vCPU reaches.
     #[must_use]
     pub fn platform(&self) -> Arc<dyn Platform> {
-        Arc::new(BoardPlatform { spaces: Arc::clone(&self.wiring.spaces), pci: Arc::clone(&self.wiring.pci) })
+        Arc::new(BoardPlatform {
+            spaces: Arc::clone(&self.wiring.spaces),
+            pci: Arc::clone(&self.wiring.pci),
+            memory: Arc::clone(&self.memory),
+        })
     }
 
     /// Puts the kernel and the firmware's tables into guest memory and does what firmware would have done; gives the
@@ -139,6 +161,14 @@ impl Board {
     pub fn remap_all(&self) {
         for (bdf, function) in self.wiring.pci.functions() {
             self.wiring.spaces.remap(bdf, || function.regions());
+        }
+        self.memory.refresh();
+    }
+
+    /// After the first start the order of drives that was for that one only (`-boot once=`) gives way.
+    pub fn forget_first_order(&self) {
+        for (index, value) in self.boot.cmos_order() {
+            self.cmos.set_byte(index, value);
         }
     }
 
@@ -191,6 +221,7 @@ impl Board {
 struct BoardPlatform {
     spaces: Arc<AddressSpaces>,
     pci: Arc<PciHost>,
+    memory: Arc<MemoryMap>,
 }
 
 impl Platform for BoardPlatform {
@@ -212,5 +243,8 @@ impl Platform for BoardPlatform {
 
     fn remap(&self, bdf: Bdf) {
         self.spaces.remap(bdf, || self.pci.get(bdf).map(|f| f.regions()).unwrap_or_default());
+        if bdf == attach::slot::HOST {
+            self.memory.refresh();
+        }
     }
 }

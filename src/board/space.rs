@@ -9,7 +9,7 @@ use rhea_devices::bus::{Bus, BusDevice, Overlap};
 use rhea_devices::pci::{Bdf, Doorbell, Region, Space};
 
 /// Matches doorbell writes in the kernel (KVM ioeventfds); a machine without a kernel side has none.
-pub(super) trait DoorbellHost: Send + Sync {
+pub trait DoorbellHost: Send + Sync {
     /// Starts matching, until what is returned is dropped.
     ///
     /// # Errors

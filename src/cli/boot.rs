@@ -2,7 +2,7 @@
 
 use serde_json::Value;
 
-use crate::spec::boot::BootOptions;
+use crate::spec::boot::{BootOptions, FwCfgSpec};
 use crate::spec::read::{self, Source};
 
 use super::arg::Arg;
@@ -16,6 +16,9 @@ pub(super) const OPTIONS: &[OptionDef] = &[
     takes("kernel", "FILE", "kernel to start: bzImage, ELF or multiboot", kernel),
     takes("initrd", "FILE", "initial ramdisk, or multiboot's modules: FILE [ARGUMENTS],FILE...", initrd),
     takes("append", "TEXT", "command line of the kernel", append),
+    takes("bios", "FILE", "firmware to start; SeaBIOS when there is no kernel", bios),
+    takes("L", "DIR", "directory in which firmware is looked for first", data_dir),
+    takes("fw_cfg", "[name=]NAME,file=FILE|string=TEXT", "a file for firmware and guest", fw_cfg),
     takes(
         "boot",
         "[order=]DRIVES[,once=DRIVES][,menu=on|off][,strict=on|off]",
@@ -41,6 +44,27 @@ fn initrd(draft: &mut Draft, arg: &Arg) -> Result<(), Stop> {
 
 fn append(draft: &mut Draft, arg: &Arg) -> Result<(), Stop> {
     draft.spec.boot.append = Some(arg.text()?.to_owned());
+    Ok(())
+}
+
+fn bios(draft: &mut Draft, arg: &Arg) -> Result<(), Stop> {
+    draft.spec.boot.firmware = Some(arg.path());
+    Ok(())
+}
+
+fn data_dir(draft: &mut Draft, arg: &Arg) -> Result<(), Stop> {
+    draft.spec.boot.data_dirs.push(arg.path());
+    Ok(())
+}
+
+fn fw_cfg(draft: &mut Draft, arg: &Arg) -> Result<(), Stop> {
+    let spec: FwCfgSpec = arg.options(Some("name"))?;
+    spec.check()?;
+    if !spec.name.starts_with("opt/") {
+        let warning = format!("externally provided fw_cfg item names should be prefixed with \"opt/\": {}", spec.name);
+        draft.spec.warnings.push(warning);
+    }
+    draft.spec.boot.files.push(spec);
     Ok(())
 }
 

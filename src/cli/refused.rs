@@ -25,11 +25,8 @@ const PLAIN: &str = "leave it out";
 
 /// Known and not supported; what would work.
 pub(super) const OPTIONS: &[OptionDef] = &[
-    refused("bios", "FILE", KERNEL),
-    refused("L", "DIR", KERNEL),
     refused("pflash", "FILE", KERNEL),
     refused("option-rom", "FILE", KERNEL),
-    refused("fw_cfg", "NAME,...", "give the guest data on its command line (-append), in -initrd or on a disk"),
     refused("dtb", "FILE", "leave it out: PCs are described by ACPI"),
     refused("acpitable", "FILE,...", "leave it out: the machine describes itself"),
     refused("numa", "node,...", "leave it out: the guest is one node"),

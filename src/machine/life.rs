@@ -72,6 +72,10 @@ impl Machine {
         for device in self.devices() {
             device.reset();
         }
+        if let Some(guest) = &self.guest {
+            guest.board.forget_first_order();
+            guest.vm.set_irqchip(&guest.irqchip).map_err(MachineError::Interrupts)?;
+        }
         self.load()?;
         if self.state.needs_reset() {
             self.state = RunState::Paused;

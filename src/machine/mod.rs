@@ -27,7 +27,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use event_manager::{EventManager, EventOps, EventSet, Events, MutEventSubscriber, SubscriberOps};
-use rhea_arch::kvm::{MsrValue, Vm, VmError};
+use rhea_arch::kvm::{IrqchipSnapshot, MsrValue, Vm, VmError};
 use rhea_devices::clock::HostClock;
 use rhea_devices::lifecycle::Lifecycle;
 use thiserror::Error;
@@ -81,6 +81,9 @@ pub enum MachineError {
     /// KVM refuses a vCPU's state.
     #[error("cannot set up a vCPU")]
     Registers(#[source] rhea_arch::kvm::VcpuError),
+    /// KVM refuses the state of the interrupt controllers.
+    #[error("cannot reset the interrupt controllers")]
+    Interrupts(#[source] VmError),
     /// KVM refuses the clock.
     #[error("cannot set the guest's clock")]
     Clock(#[source] VmError),
@@ -92,6 +95,8 @@ pub struct Guest {
     pub board: Board,
     /// The virtual machine.
     pub vm: Arc<Vm>,
+    /// Its interrupt controllers and timer after power-on.
+    pub irqchip: IrqchipSnapshot,
     /// The vCPUs, parked.
     pub vcpus: Vec<VcpuHandle>,
 }

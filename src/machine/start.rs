@@ -6,21 +6,20 @@ use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use rhea_arch::kvm::{Access, HostError, HostRange, KickError, MemoryError, Vm, VmError, install_kick_signal};
+use rhea_arch::kvm::{HostError, KickError, Vm, VmError, install_kick_signal};
 use rhea_arch::x86_64::cpu::HostCpu;
 use rhea_block::graph::Graph;
 use rhea_block::thread::ThreadKind;
 use rhea_devices::clock::HostClock;
-use rhea_devices::memory::GuestRam;
 use rhea_devices::virtio::iothread::IoThread;
 use thiserror::Error;
-use vm_memory::GuestAddress;
 
 use super::drives::{self, DriveError};
 use super::event::{EventSender, MachineEvent, event_channel};
 use super::facts::{Disk, Facts, MemoryBackend};
 use super::host::Host;
 use super::{Actions, Ending, Guest, Machine, MachineError, Parts};
+use crate::board::accel::{Accelerator, Kvm};
 use crate::board::memory::{self, RamError};
 use crate::board::plan::{self, PciDevice, Plan, PlanError};
 use crate::board::{Board, BoardError};
@@ -84,8 +83,6 @@ pub enum StartError {
     Vm(#[from] VmError),
     #[error("cannot use KVM")]
     Kick(#[from] KickError),
-    #[error("KVM does not take guest memory")]
-    Memory(#[from] MemoryError),
     #[error(transparent)]
     Cpu(#[from] CpuError),
     #[error(transparent)]
@@ -231,14 +228,15 @@ impl Session<'_> {
         let plan = plan::check(self.spec, &cpus, disks)?;
         let ram = Arc::new(memory::map(&plan.ram)?);
         let vm = Arc::new(Vm::create(&kvm)?);
-        add_memory(&vm, &ram, &plan)?;
-        let board = Board::build(&plan, &vm, ram, Arc::clone(clock) as _, host)?;
+        let irqchip = vm.irqchip()?;
+        let accel: Arc<dyn Accelerator> = Arc::new(Kvm(Arc::clone(&vm)));
+        let board = Board::build(&plan, &accel, ram, Arc::clone(clock) as _, host)?;
         let mut vcpus = Vec::new();
         for (index, vcpu) in (0..).zip(cpus.create(&vm)?) {
             vcpus.push(VcpuHandle::start(index, vcpu, board.platform(), self.events.clone())?);
         }
         add_devices(facts, &plan, host, self.spec);
-        Ok(Guest { board, vm, vcpus })
+        Ok(Guest { board, vm, irqchip, vcpus })
     }
 
     fn add_monitors(&self, monitors: &Monitors) -> Result<(), StartError> {
@@ -256,14 +254,6 @@ impl Session<'_> {
         }
         Ok(())
     }
-}
-
-fn add_memory(vm: &Vm, ram: &Arc<GuestRam>, plan: &Plan) -> Result<(), StartError> {
-    for &(start, size) in &plan.ram.ranges {
-        let range = HostRange::of_ram(ram, GuestAddress(start), size)?;
-        vm.add_memory(start, range, Access::ReadWrite, false)?;
-    }
-    Ok(())
 }
 
 fn iothreads(spec: &VmSpec) -> Result<BTreeMap<String, Arc<IoThread>>, StartError> {

@@ -51,6 +51,40 @@ fn check_order(letters: &str) -> Result<(), SpecError> {
     Ok(())
 }
 
+spec_struct! {
+    /// A file for firmware and guest (`-fw_cfg`).
+    pub struct FwCfgSpec as "fw_cfg" {
+        /// Its name, which begins with opt/ for the user's own.
+        pub name: String,
+        /// The host's file with its content.
+        pub file: Option<String>,
+        /// The content.
+        pub string: Option<String>,
+    }
+}
+
+impl FwCfgSpec {
+    /// Refuses what is not exactly one content.
+    ///
+    /// # Errors
+    /// QEMU's words.
+    pub fn check(&self) -> Result<(), SpecError> {
+        if self.name.is_empty() {
+            return Err(SpecError::new("name not specified"));
+        }
+        if self.name.len() > LONGEST_NAME {
+            return Err(SpecError::new(format!("name too long (max. {LONGEST_NAME} char)")));
+        }
+        match (&self.file, &self.string) {
+            (Some(_), None) | (None, Some(_)) => Ok(()),
+            _ => Err(SpecError::new("exactly one of 'file' and 'string' must be given")),
+        }
+    }
+}
+
+/// Most bytes of a file's name in the directory of fw_cfg, without the zero behind it.
+const LONGEST_NAME: usize = 55;
+
 /// A kernel handed over directly, and the order of drives.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct BootSpec {
@@ -60,6 +94,12 @@ pub struct BootSpec {
     pub initrd: Option<PathBuf>,
     /// Command line of the kernel.
     pub append: Option<String>,
+    /// Firmware image by name or path; the board's own when there is no kernel.
+    pub firmware: Option<PathBuf>,
+    /// Directories in which files of firmware are looked for first.
+    pub data_dirs: Vec<PathBuf>,
+    /// Files for firmware and guest, by name.
+    pub files: Vec<FwCfgSpec>,
     /// `-boot`: for firmware, which the board tells.
     pub options: BootOptions,
 }

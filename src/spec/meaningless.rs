@@ -26,9 +26,8 @@ pub const OPTIONS: &[(&str, Option<&str>, &str)] = &[
 pub const PARTS: &[Meaningless] = &[
     line("-display none, -vga none, -net none, -nic none, -parallel none, -audiodev none", "there are none"),
     line("-machine usb=off, vmport=off, smm=off, hpet=off, nvdimm=off, hmat=off", "there are none"),
-    line("-machine graphics", "there is no firmware that would draw"),
+    line("-machine graphics", "there is no display to draw on"),
     line("-machine suppress-vmdesc", "a migration stream is not described"),
-    line("-boot order, once, menu, splash-time, reboot-timeout, strict; bootindex", "only firmware reads them"),
     line("-rtc driftfix=slew", "the clock's periodic interrupt is computed from the time: guests read kvmclock"),
     line("-sandbox obsolete=deny, elevateprivileges=deny, spawn=deny, resourcecontrol=deny", "they are denied always"),
     line("-global PIIX4_PM.disable_s3=1, PIIX4_PM.disable_s4=1", "sleep is never offered"),

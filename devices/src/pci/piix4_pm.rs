@@ -155,6 +155,8 @@ fn config_space() -> ConfigSpace {
         // The base registers read bit 0 as one: they are for I/O (82371AB, 7.2.1, 7.2.11).
         .with_field(cfg::PM_BASE, &[1, 0], &[0xc0, 0xff])
         .with_field(cfg::DEVICE_ACTIVITY, &[0; 4], &[0xff; 4])
+        // Writes to APM control already lead to system management mode, firmware finds: there is none to set up.
+        .with_field(cfg::DEVICE_ACTIVITY_B, &cfg::APM_CONTROL_ENABLE.to_le_bytes(), &[0xff; 4])
         .with_field(cfg::PM_ENABLE, &[0], &[1])
         .with_field(cfg::SMBUS_BASE, &[1, 0], &[0xf0, 0xff])
         .with_field(cfg::SMBUS_CONFIG, &[0], &[0x0f])

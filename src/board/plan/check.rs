@@ -47,9 +47,9 @@ pub enum PlanError {
         /// Those of `-m`.
         asked: u64,
     },
-    /// Nothing to boot.
-    #[error("there is nothing to boot: give -kernel, or with -S add what the guest needs first")]
-    NothingToBoot,
+    /// The firmware, or what it is to start.
+    #[error(transparent)]
+    Boot(#[from] super::boot::BootPlanError),
     /// `-append` or `-initrd` without `-kernel`.
     #[error("{0} only allowed with -kernel option")]
     NeedsKernel(&'static str),
@@ -130,6 +130,10 @@ pub fn check(spec: &VmSpec, cpus: &Cpus, disks: &[DrivePlan]) -> Result<Plan, Pl
         ram,
         processors: cpus.processors(),
         kernel: kernel(spec)?,
+        firmware: super::boot::firmware(&spec.boot)?,
+        boot: super::boot::order(&spec.boot.options, super::boot::paths(&functions))?,
+        files: super::boot::files(&spec.boot)?,
+        uuid: spec.uuid.unwrap_or_default().0,
         acpi: spec.machine.acpi,
         smbios: super::identity::smbios(spec, &layout)?,
         rtc: rtc(spec),
@@ -218,7 +222,7 @@ fn kernel(spec: &VmSpec) -> Result<Option<KernelPlan>, PlanError> {
         return match (&boot.append, &boot.initrd) {
             (Some(_), _) => Err(PlanError::NeedsKernel("-append")),
             (None, Some(_)) => Err(PlanError::NeedsKernel("-initrd")),
-            (None, None) => Err(PlanError::NothingToBoot),
+            (None, None) => Ok(None),
         };
     };
     Ok(Some(KernelPlan {
@@ -370,7 +374,8 @@ fn function(
             return Err(PlanError::NoBus { bus: "pci.0".into() });
         }
     };
-    Ok(PciPlan { id, bdf, multifunction: pci.multifunction, virtio, device: kind })
+    let bootindex = device.bootindex();
+    Ok(PciPlan { id, bdf, multifunction: pci.multifunction, bootindex, virtio, device: kind })
 }
 
 fn virtio(spec: &VirtioSpec) -> VirtioPlan {

@@ -1,8 +1,10 @@
 //! What the machine will be, checked: every address assigned, every conflict refused. Only a plan becomes a board.
 
+mod boot;
 mod check;
 mod identity;
 
+pub use boot::{BootPlan, FirmwarePlan};
 pub use check::{DrivePlan, PlanError, check};
 
 use std::path::PathBuf;
@@ -29,6 +31,14 @@ pub struct Plan {
     pub processors: Vec<(u32, bool)>,
     /// What to boot.
     pub kernel: Option<KernelPlan>,
+    /// Firmware that starts the guest.
+    pub firmware: Option<FirmwarePlan>,
+    /// What firmware starts.
+    pub boot: BootPlan,
+    /// Files for firmware and guest (`-fw_cfg`): name and content.
+    pub files: Vec<(String, Vec<u8>)>,
+    /// The machine's UUID in the order it is written; zero when there is none.
+    pub uuid: [u8; 16],
     /// Hand over ACPI tables.
     pub acpi: bool,
     /// Identity of the machine for its operating system.
@@ -106,6 +116,8 @@ pub struct PciPlan {
     pub bdf: Bdf,
     /// The slot has more functions.
     pub multifunction: bool,
+    /// Place in the order of starting.
+    pub bootindex: Option<i32>,
     /// Properties that all virtio functions share.
     pub virtio: VirtioPlan,
     /// What it is.

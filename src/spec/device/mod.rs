@@ -115,6 +115,15 @@ impl DeviceSpec {
         }
     }
 
+    /// Its place in the order in which firmware tries devices.
+    #[must_use]
+    pub fn bootindex(&self) -> Option<i32> {
+        match self {
+            Self::VirtioBlk(spec) => spec.bootindex,
+            Self::VirtioRng(_) | Self::IsaSerial(_) | Self::IsaDebugExit(_) | Self::IsaDebugcon(_) => None,
+        }
+    }
+
     /// The bus asked for.
     #[must_use]
     pub fn bus(&self) -> Option<&str> {

@@ -29,6 +29,10 @@ pub(super) mod cfg {
     pub(crate) const PM_BASE: u8 = 0x40;
     /// DEVACTA: device activity, remembered only.
     pub(crate) const DEVICE_ACTIVITY: u8 = 0x54;
+    /// DEVACTB: more of it (82371AB, 7.2.9).
+    pub(crate) const DEVICE_ACTIVITY_B: u8 = 0x58;
+    /// DEVACTB bit 25, APMC_EN: writes to APM control raise a system management interrupt.
+    pub(crate) const APM_CONTROL_ENABLE: u32 = 1 << 25;
     /// PMREGMISC: bit 0 enables the PM block.
     pub(crate) const PM_ENABLE: u8 = 0x80;
     /// SMBBA: base of the SMBus block, 16 bits.

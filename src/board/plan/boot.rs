@@ -1,0 +1,265 @@
+//! What starts the guest when no kernel is handed over: the firmware's image and what it is told.
+
+use std::fs::File;
+use std::io::{self, Read};
+use std::path::{Path, PathBuf};
+
+use rhea_devices::pci::Bdf;
+use thiserror::Error;
+
+use super::{PciDevice, PciPlan};
+use crate::spec::boot::{BootOptions, BootSpec};
+
+/// Where distributions put the files of firmware: Debian and Fedora, then Arch, Alpine and SUSE, then what was built
+/// by hand.
+const DATA_DIRS: [&str; 3] = ["/usr/share/seabios", "/usr/share/qemu", "/usr/local/share/qemu"];
+/// SeaBIOS as QEMU's `pc` uses it.
+const DEFAULT_IMAGE: &str = "bios-256k.bin";
+/// QEMU's order: disk, floppy, CD.
+const DEFAULT_ORDER: &str = "cad";
+/// Most bytes of a file for the guest: what a 32-bit size and a sane user can want.
+const MOST: u64 = 1 << 30;
+
+/// What was asked for cannot start the guest.
+#[derive(Debug, Error)]
+#[non_exhaustive]
+pub enum BootPlanError {
+    /// Nothing to start with.
+    #[error(
+        "there is nothing to start: install firmware (the package seabios, or seabios-bin on Fedora), name its directory \
+         with -L, or give -kernel"
+    )]
+    NoFirmware,
+    /// The image named is nowhere.
+    #[error("could not load PC BIOS '{0}': there is no such file here or in a directory of -L")]
+    NoImage(PathBuf),
+    /// A drive that a PC has not.
+    #[error("Invalid boot device for PC: '{0}'")]
+    Device(char),
+    /// More than CMOS has room for.
+    #[error("Too many boot devices for PC: '{0}'; at most three are possible")]
+    TooMany(String),
+    /// A timeout firmware does not understand.
+    #[error("reboot timeout is invalid, it should be a value between -1 and 65535")]
+    Timeout,
+    /// A file cannot be read.
+    #[error("-fw_cfg name={name}: can't load {file}")]
+    File {
+        /// Its name for the guest.
+        name: String,
+        /// The host's path.
+        file: String,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+}
+
+/// Firmware to start.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FirmwarePlan {
+    /// The image.
+    pub image: PathBuf,
+}
+
+/// What firmware starts, and how.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct BootPlan {
+    /// Kinds of devices in CMOS's code: 1 floppy, 2 disk, 3 CD, 4 network.
+    pub order: [u8; 3],
+    /// The same for the first start.
+    pub once: Option<[u8; 3]>,
+    /// Let the user choose.
+    pub menu: bool,
+    /// How long, in milliseconds.
+    pub menu_wait: Option<u16>,
+    /// Milliseconds until firmware starts anew when nothing started; -1 for never.
+    pub fail_wait: i32,
+    /// Start nothing but `paths`.
+    pub strict: bool,
+    /// Open Firmware paths of devices with a `bootindex`, in order.
+    pub paths: Vec<String>,
+}
+
+impl BootPlan {
+    /// The order that counts at the first start.
+    #[must_use]
+    pub fn first_order(&self) -> [u8; 3] {
+        self.once.unwrap_or(self.order)
+    }
+
+    /// The order of later starts as bytes of CMOS memory, with their places. Floppies are not looked at for a
+    /// signature: there are none.
+    #[must_use]
+    pub fn cmos_order(&self) -> [(u8, u8); 2] {
+        let [first, second, third] = self.order;
+        [(0x3d, first | second << 4), (0x38, third << 4 | 1)]
+    }
+
+    /// The content of fw_cfg's `bootorder`: a path a line, a zero behind the last; nothing when there are none.
+    #[must_use]
+    pub fn bootorder(&self) -> Vec<u8> {
+        let halt = self.strict.then_some("HALT");
+        let lines: Vec<&str> = self.paths.iter().map(String::as_str).chain(halt).collect();
+        if lines.is_empty() { Vec::new() } else { [lines.join("\n").as_bytes(), &[0]].concat() }
+    }
+}
+
+/// The firmware of a machine that needs one.
+pub(super) fn firmware(spec: &BootSpec) -> Result<Option<FirmwarePlan>, BootPlanError> {
+    let found = match (&spec.firmware, &spec.kernel) {
+        (Some(name), _) if name.is_file() => name.clone(),
+        (Some(name), _) => look_up(spec, name).ok_or_else(|| BootPlanError::NoImage(name.clone()))?,
+        (None, Some(_)) => return Ok(None),
+        (None, None) => look_up(spec, Path::new(DEFAULT_IMAGE)).ok_or(BootPlanError::NoFirmware)?,
+    };
+    Ok(Some(FirmwarePlan { image: found }))
+}
+
+fn look_up(spec: &BootSpec, name: &Path) -> Option<PathBuf> {
+    let dirs = spec.data_dirs.iter().map(PathBuf::as_path).chain(DATA_DIRS.iter().map(Path::new));
+    dirs.map(|dir| dir.join(name)).find(|path| path.is_file())
+}
+
+/// `-boot`, with the `paths` of devices that have a place of their own.
+pub(super) fn order(options: &BootOptions, paths: Vec<String>) -> Result<BootPlan, BootPlanError> {
+    let fail_wait = options.reboot_timeout.unwrap_or(-1);
+    if !(-1..=i32::from(u16::MAX)).contains(&fail_wait) {
+        return Err(BootPlanError::Timeout);
+    }
+    Ok(BootPlan {
+        order: codes(options.order.as_deref().unwrap_or(DEFAULT_ORDER))?,
+        once: options.once.as_deref().map(codes).transpose()?,
+        menu: options.menu,
+        menu_wait: options.splash_time,
+        fail_wait,
+        strict: options.strict,
+        paths,
+    })
+}
+
+fn codes(letters: &str) -> Result<[u8; 3], BootPlanError> {
+    let mut codes = [0; 3];
+    if letters.chars().count() > codes.len() {
+        return Err(BootPlanError::TooMany(letters.to_owned()));
+    }
+    for (code, letter) in codes.iter_mut().zip(letters.chars()) {
+        *code = match letter {
+            'a' | 'b' => 1,
+            'c' => 2,
+            'd' => 3,
+            'n' => 4,
+            other => return Err(BootPlanError::Device(other)),
+        };
+    }
+    Ok(codes)
+}
+
+/// The paths of functions with a `bootindex`, the least first.
+pub(super) fn paths(functions: &[PciPlan]) -> Vec<String> {
+    let mut indexed: Vec<(i32, String)> = functions
+        .iter()
+        .filter_map(|function| match function.device {
+            PciDevice::Blk(_) => Some((function.bootindex?, format!("{}/disk@0,0", pci_path("scsi", function.bdf)))),
+            PciDevice::Rng(_) => None,
+        })
+        .collect();
+    indexed.sort_by_key(|(index, _)| *index);
+    indexed.into_iter().map(|(_, path)| path).collect()
+}
+
+/// A function's Open Firmware path, `name` after its class.
+fn pci_path(name: &str, bdf: Bdf) -> String {
+    match (bdf.device(), bdf.function()) {
+        (slot, 0) => format!("/pci@i0cf8/{name}@{slot:x}"),
+        (slot, function) => format!("/pci@i0cf8/{name}@{slot:x},{function:x}"),
+    }
+}
+
+/// Reads the files of `-fw_cfg`.
+pub(super) fn files(spec: &BootSpec) -> Result<Vec<(String, Vec<u8>)>, BootPlanError> {
+    let read = |file: &str| -> io::Result<Vec<u8>> {
+        let mut bytes = Vec::new();
+        File::open(file)?.take(MOST + 1).read_to_end(&mut bytes)?;
+        if bytes.len() as u64 > MOST {
+            return Err(io::Error::other("it has more than 1 GiB"));
+        }
+        Ok(bytes)
+    };
+    spec.files
+        .iter()
+        .map(|asked| match (&asked.file, &asked.string) {
+            (Some(file), _) => {
+                let failed = |source| BootPlanError::File { name: asked.name.clone(), file: file.clone(), source };
+                Ok((asked.name.clone(), read(file).map_err(failed)?))
+            }
+            (None, text) => Ok((asked.name.clone(), text.clone().unwrap_or_default().into_bytes())),
+        })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn letters(order: &str) -> BootOptions {
+        BootOptions { order: Some(order.into()), ..BootOptions::default() }
+    }
+
+    #[test]
+    fn default_order_is_disk_floppy_cd() {
+        let plan = order(&BootOptions::default(), Vec::new()).unwrap();
+
+        assert_eq!(plan.first_order(), [2, 1, 3]);
+        assert_eq!(plan.cmos_order(), [(0x3d, 0x12), (0x38, 0x31)]);
+    }
+
+    #[test]
+    fn order_for_once_gives_way_to_the_usual_one() {
+        let options = BootOptions { once: Some("d".into()), ..letters("c") };
+
+        let plan = order(&options, Vec::new()).unwrap();
+
+        assert_eq!((plan.first_order(), plan.cmos_order()[0]), ([3, 0, 0], (0x3d, 0x02)));
+    }
+
+    #[test]
+    fn letters_that_no_pc_has_are_refused() {
+        assert_eq!(order(&letters("x"), Vec::new()).unwrap_err().to_string(), "Invalid boot device for PC: 'x'");
+        assert!(matches!(order(&letters("acdn"), Vec::new()), Err(BootPlanError::TooMany(_))));
+    }
+
+    #[test]
+    fn bootorder_is_lines_with_one_zero_and_halt_when_strict() {
+        let paths = vec![pci_path("scsi", Bdf::new(0, 4, 0)), pci_path("scsi", Bdf::new(0, 0x1f, 2))];
+        let plan = BootPlan { strict: true, paths, ..BootPlan::default() };
+
+        assert_eq!(plan.bootorder(), b"/pci@i0cf8/scsi@4\n/pci@i0cf8/scsi@1f,2\nHALT\0");
+        assert!(BootPlan::default().bootorder().is_empty());
+    }
+
+    #[test]
+    fn firmware_is_looked_for_in_the_directories_of_the_user_first() {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::write(dir.path().join(DEFAULT_IMAGE), [0]).unwrap();
+        let spec = BootSpec { data_dirs: vec![dir.path().to_owned()], ..BootSpec::default() };
+
+        let found = firmware(&spec).unwrap().unwrap();
+
+        assert_eq!(found.image, dir.path().join(DEFAULT_IMAGE));
+    }
+
+    #[test]
+    fn kernel_needs_no_firmware() {
+        let spec = BootSpec { kernel: Some("vmlinuz".into()), ..BootSpec::default() };
+
+        assert_eq!(firmware(&spec).unwrap(), None);
+    }
+
+    #[test]
+    fn image_that_is_nowhere_is_named() {
+        let spec = BootSpec { firmware: Some("no-such-image".into()), ..BootSpec::default() };
+
+        assert!(matches!(firmware(&spec), Err(BootPlanError::NoImage(name)) if name == Path::new("no-such-image")));
+    }
+}

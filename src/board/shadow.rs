@@ -1,0 +1,167 @@
+//! The memory below 1 MiB that firmware turns from ROM into RAM, and the rest of the memory map.
+//!
+//! ```text
+//!  0x00000  RAM                       0xc0000  twelve parts of 16 KiB, then one of 64 KiB: ROM or RAM for reads,
+//!  0xa0000  nothing (VGA's window)             RAM or nothing for writes, as the host bridge's PAM registers say
+//!  0x100000 RAM
+//! ```
+//!
+//! [`Shadow`] answers any access by the registers alone. That would do, but every access would leave the guest; so
+//! [`MemoryMap`] lets the guest reach directly what it can, and only the rest comes to `Shadow`: writes to what is not
+//! RAM, and whatever touches a part while it changes.
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use rhea_arch::kvm::{Access, HostRange, MemoryError};
+use rhea_arch::x86_64::layout::{HIGH_MEMORY_START, OPTION_ROM_START, VGA_WINDOW_START};
+use rhea_devices::bus::{BusDevice, BusFault, Effect};
+use rhea_devices::memory::GuestRam;
+use rhea_devices::pci::i440fx::{I440fx, PamSegment};
+use vm_memory::{Bytes, GuestAddress};
+
+use super::accel::{Accelerator, Mapping};
+use super::rom::Rom;
+
+/// Length of the part that the PAM registers rule.
+pub(super) const SHADOW_LEN: u64 = HIGH_MEMORY_START - OPTION_ROM_START;
+
+/// The part of memory from 0xc0000 to 0xfffff, as a bus device from its start.
+pub(super) struct Shadow {
+    bridge: Arc<I440fx>,
+    ram: Arc<GuestRam>,
+    rom: Option<Arc<Rom>>,
+}
+
+impl Shadow {
+    pub(super) fn new(bridge: Arc<I440fx>, ram: Arc<GuestRam>, rom: Option<Arc<Rom>>) -> Self {
+        Self { bridge, ram, rom }
+    }
+
+    fn segment(&self, address: u64) -> Option<PamSegment> {
+        self.bridge.pam().into_iter().find(|s| (s.base..s.base + s.len).contains(&address))
+    }
+
+    fn read_byte(&self, address: u64) -> u8 {
+        let mut byte = [0xff];
+        let from_ram = self.segment(address).is_some_and(|segment| segment.read_ram);
+        match self.rom.as_ref().and_then(|rom| Some((rom, rom.alias(address, 1)?))) {
+            // All of the first MiB is RAM on every board that there is.
+            _ if from_ram => self.ram.read_slice(&mut byte, GuestAddress(address)).unwrap_or_default(),
+            Some((rom, offset)) => rom.copy(offset, &mut byte),
+            None => {}
+        }
+        byte[0]
+    }
+}
+
+impl BusDevice for Shadow {
+    fn read(&self, offset: u64, data: &mut [u8]) -> Result<(), BusFault> {
+        for (address, byte) in (OPTION_ROM_START + offset..).zip(data) {
+            *byte = self.read_byte(address);
+        }
+        Ok(())
+    }
+
+    fn write(&self, offset: u64, data: &[u8]) -> Result<Effect, BusFault> {
+        for (address, byte) in (OPTION_ROM_START + offset..).zip(data) {
+            if self.segment(address).is_some_and(|segment| segment.write_ram) {
+                self.ram.write_slice(&[*byte], GuestAddress(address)).unwrap_or_default();
+            }
+        }
+        Ok(Effect::None)
+    }
+}
+
+/// What the guest reaches in a part without asking the board.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Direct {
+    Nothing,
+    Ram(Access),
+    Rom(u64),
+}
+
+/// A part and what is mapped there.
+struct Part {
+    direct: Direct,
+    _mapping: Option<Mapping>,
+}
+
+/// All that the guest reaches without asking the board.
+pub(super) struct MemoryMap {
+    accel: Arc<dyn Accelerator>,
+    shadow: Arc<Shadow>,
+    _fixed: Vec<Mapping>,
+    parts: Mutex<[Option<Part>; 13]>,
+}
+
+impl MemoryMap {
+    /// Maps RAM and ROM; the parts below 1 MiB come with the first [`MemoryMap::refresh`]. `ranges` are those of RAM.
+    pub(super) fn new(
+        accel: Arc<dyn Accelerator>,
+        shadow: Arc<Shadow>,
+        ranges: &[(u64, u64)],
+    ) -> Result<Self, MemoryError> {
+        let mut fixed = Vec::new();
+        for (start, end) in ranges.iter().flat_map(|&(start, size)| around_hole(start, start + size)) {
+            let host = HostRange::of_ram(&shadow.ram, GuestAddress(start), end - start)?;
+            fixed.push(accel.map(start, host, Access::ReadWrite)?);
+        }
+        if let Some(rom) = &shadow.rom {
+            fixed.push(accel.map(rom.base(), rom.range()?, Access::ReadOnly)?);
+        }
+        Ok(Self { accel, shadow, _fixed: fixed, parts: Mutex::default() })
+    }
+
+    /// Follows the host bridge's registers: parts that read otherwise than before are mapped anew. A part that cannot
+    /// be mapped is served by [`Shadow`], as slowly as any register.
+    pub(super) fn refresh(&self) {
+        let mut parts = self.parts.lock().unwrap_or_else(PoisonError::into_inner);
+        // Asked under the lock: of two vCPUs that write at once, the last one's registers count.
+        for (part, segment) in parts.iter_mut().zip(self.shadow.bridge.pam()) {
+            let direct = self.direct(&segment);
+            if part.as_ref().is_some_and(|part| part.direct == direct) {
+                continue;
+            }
+            // The old mapping goes first: two cannot be in one place.
+            *part = None;
+            let mapping = self.map(&segment, direct);
+            let mapping = mapping.unwrap_or_else(|error| {
+                log::error!("memory at {:#x}: {error}", segment.base);
+                None
+            });
+            *part = Some(Part { direct, _mapping: mapping });
+        }
+    }
+
+    fn direct(&self, segment: &PamSegment) -> Direct {
+        match (segment.read_ram, segment.write_ram) {
+            (true, true) => Direct::Ram(Access::ReadWrite),
+            (true, false) => Direct::Ram(Access::ReadOnly),
+            (false, _) => {
+                let offset = self.shadow.rom.as_ref().and_then(|rom| rom.alias(segment.base, segment.len));
+                offset.map_or(Direct::Nothing, Direct::Rom)
+            }
+        }
+    }
+
+    fn map(&self, segment: &PamSegment, direct: Direct) -> Result<Option<Mapping>, MemoryError> {
+        let (host, access) = match (direct, &self.shadow.rom) {
+            (Direct::Ram(access), _) => {
+                (HostRange::of_ram(&self.shadow.ram, GuestAddress(segment.base), segment.len)?, access)
+            }
+            (Direct::Rom(offset), Some(rom)) => (rom.part(offset, segment.len)?, Access::ReadOnly),
+            (Direct::Rom(_), None) | (Direct::Nothing, _) => return Ok(None),
+        };
+        self.accel.map(segment.base, host, access).map(Some)
+    }
+}
+
+/// The parts of `start..end` that are RAM whatever the registers say.
+fn around_hole(start: u64, end: u64) -> impl Iterator<Item = (u64, u64)> {
+    let below = (start, end.min(VGA_WINDOW_START));
+    let above = (start.max(HIGH_MEMORY_START), end);
+    [below, above].into_iter().filter(|(start, end)| start < end)
+}
+
+#[cfg(test)]
+mod tests;
