@@ -1,0 +1,178 @@
+//! SeaBIOS, as the distribution ships it, starts a disk of one sector: needs `/dev/kvm` (a software KVM suffices) and
+//! the package seabios.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+
+/// A boot sector's last bytes.
+const SIGNATURE: [u8; 2] = [0x55, 0xaa];
+/// `isa-debug-exit` makes this of the value 0x10.
+const EXIT_STATUS: i32 = 0x21;
+
+/// Real-mode code of a boot sector.
+#[derive(Default)]
+struct Code(Vec<u8>);
+
+impl Code {
+    /// `out dx, al`.
+    fn out(mut self, port: u16, value: u8) -> Self {
+        self.0.push(0xba); // mov dx, port
+        self.0.extend(port.to_le_bytes());
+        self.0.extend([0xb0, value, 0xee]); // mov al, value; out dx, al
+        self
+    }
+
+    /// Writes `text` to the first serial port.
+    fn print(self, text: &str) -> Self {
+        text.bytes().fold(self, |code, byte| code.out(0x3f8, byte))
+    }
+
+    fn exit(self) -> Self {
+        self.out(0x501, 0x10)
+    }
+
+    /// Runs `first` when CMOS byte 0x7f has not yet the mark, which is put there, and `second` after a reset.
+    fn once(mut self, first: &Code, second: &Code) -> Self {
+        const MARK: u8 = 0x5a;
+        self = self.out(0x70, 0x7f);
+        self.0.extend([0xe4, 0x71, 0x3c, MARK]); // in al, 0x71; cmp al, MARK
+        let marking = Code::default().out(0x70, 0x7f).out(0x71, MARK);
+        let skip = i16::try_from(marking.0.len() + first.0.len()).expect("short code");
+        self.0.extend([0x0f, 0x84]); // je second
+        self.0.extend(skip.to_le_bytes());
+        self.0.extend(marking.0.iter().chain(&first.0).chain(&second.0));
+        self
+    }
+
+    /// The sector, on a disk of 1 MiB.
+    fn disk(mut self, dir: &Path) -> PathBuf {
+        // Without interrupts, the firmware's own console does not mix its text in.
+        self.0.insert(0, 0xfa); // cli
+        self.0.push(0xf4); // hlt
+        assert!(self.0.len() <= 510, "a boot sector has 510 bytes for {}", self.0.len());
+        self.0.resize(510, 0);
+        self.0.extend(SIGNATURE);
+        self.0.resize(1 << 20, 0);
+        let path = dir.join("disk.raw");
+        fs::write(&path, &self.0).expect("disk image");
+        path
+    }
+}
+
+struct Ran {
+    output: Output,
+    /// What the firmware said on its debug port.
+    log: String,
+}
+
+impl Ran {
+    fn serial(&self) -> String {
+        String::from_utf8_lossy(&self.output.stdout).into_owned()
+    }
+
+    fn status(&self) -> Option<i32> {
+        self.output.status.code()
+    }
+}
+
+/// Runs the program with a serial port on its standard output.
+fn rhea(dir: &Path, args: &[&str]) -> Ran {
+    let log = dir.join("firmware.log");
+    let debugcon = format!("file:{}", log.display());
+    let output = Command::new("timeout")
+        .args(["60", env!("CARGO_BIN_EXE_rhea"), "-m", "64", "-nodefaults", "-display", "none", "-serial", "stdio"])
+        .args(["-debugcon", &debugcon, "-global", "isa-debugcon.iobase=0x402", "-device", "isa-debug-exit"])
+        .args(args)
+        .output()
+        .expect("the program runs");
+    Ran { output, log: fs::read_to_string(log).unwrap_or_default() }
+}
+
+fn drive(disk: &Path) -> String {
+    format!("file={},format=raw,if=none,id=d", disk.display())
+}
+
+fn starts_from(device: &str) {
+    let dir = tempfile::tempdir().expect("directory");
+    let disk = Code::default().print("started\r\n").exit().disk(dir.path());
+
+    let ran = rhea(dir.path(), &["-drive", &drive(&disk), "-device", device]);
+
+    assert_eq!(ran.status(), Some(EXIT_STATUS), "{}{}", ran.serial(), String::from_utf8_lossy(&ran.output.stderr));
+    assert!(ran.serial().ends_with("started\r\n"), "{}", ran.serial());
+}
+
+#[test]
+fn seabios_starts_a_modern_virtio_disk() {
+    starts_from("virtio-blk-pci,drive=d,disable-legacy=on");
+}
+
+#[test]
+fn seabios_starts_a_legacy_virtio_disk() {
+    starts_from("virtio-blk-pci,drive=d,disable-modern=on");
+}
+
+#[test]
+fn reset_runs_the_firmware_again() {
+    let dir = tempfile::tempdir().expect("directory");
+    let reset = Code::default().print("first ").out(0xcf9, 2).out(0xcf9, 6);
+    let end = Code::default().print("second ").exit();
+    let disk = Code::default().once(&reset, &end).disk(dir.path());
+
+    let ran = rhea(dir.path(), &["-drive", &drive(&disk), "-device", "virtio-blk-pci,drive=d"]);
+
+    assert_eq!(ran.status(), Some(EXIT_STATUS), "{}", ran.log);
+    let said = ran.serial();
+    let (first, second) = (said.find("first "), said.find("second "));
+    assert!(first.is_some() && first < second, "{said}");
+    assert_eq!(said.matches("SeaBIOS (version").count(), 2, "{said}");
+}
+
+#[test]
+fn bootindex_comes_before_the_slot() {
+    let dir = tempfile::tempdir().expect("directory");
+    let other = tempfile::tempdir().expect("directory");
+    let by_slot = Code::default().print("slot\r\n").exit().disk(dir.path());
+    let by_index = Code::default().print("index\r\n").exit().disk(other.path());
+    let (first, second) = (drive(&by_slot), drive(&by_index).replace("id=d", "id=e"));
+
+    let ran = rhea(
+        dir.path(),
+        &[
+            "-drive",
+            &first,
+            "-drive",
+            &second,
+            "-device",
+            "virtio-blk-pci,drive=d,addr=3,bootindex=5",
+            "-device",
+            "virtio-blk-pci,drive=e,addr=4,bootindex=1",
+        ],
+    );
+
+    assert!(ran.serial().ends_with("index\r\n"), "{}", ran.serial());
+    assert!(ran.log.contains("/pci@i0cf8/*@4"), "{}", ran.log);
+}
+
+#[test]
+fn strict_order_without_a_disk_starts_nothing_and_restarts_after_the_timeout() {
+    let dir = tempfile::tempdir().expect("directory");
+
+    let ran = rhea(dir.path(), &["-boot", "strict=on,reboot-timeout=100", "-no-reboot"]);
+
+    assert_eq!(ran.status(), Some(0), "{}", ran.log);
+    assert!(ran.serial().contains("No bootable device.  Retrying in"), "{}", ran.serial());
+}
+
+#[test]
+fn missing_firmware_names_the_file() {
+    let dir = tempfile::tempdir().expect("directory");
+
+    let ran = rhea(dir.path(), &["-bios", "no-such-firmware"]);
+
+    let said = String::from_utf8_lossy(&ran.output.stderr).into_owned();
+    let last = said.lines().last().unwrap_or_default();
+    assert_eq!(ran.status(), Some(1), "{said}");
+    assert!(last.starts_with("rhea: could not load PC BIOS 'no-such-firmware': "), "{said}");
+}
