@@ -67,14 +67,6 @@ impl Parsed {
     pub(super) fn all(&self, name: &str) -> impl Iterator<Item = &str> {
         self.options.iter().filter(move |(opt, _)| opt.is(name)).map(|(_, value)| value.as_str())
     }
-
-    /// All options in order, by long name where there is one, with their values.
-    pub(super) fn in_order(&self) -> impl Iterator<Item = (String, &str)> {
-        self.options.iter().map(|(opt, value)| {
-            let name = opt.long.map(str::to_owned).or(opt.short.map(String::from));
-            (name.unwrap_or_default(), value.as_str())
-        })
-    }
 }
 
 /// Sorts `words` into the options in `table` and operands.

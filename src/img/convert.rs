@@ -8,7 +8,7 @@ use rhea_block::layer::Layer;
 use rhea_block::ops::copy::{CopyOptions, MOST_WORKERS, Watcher, copy};
 
 use super::args::{Opt, Parsed};
-use super::error::{ImgError, chain};
+use super::error::{ImgError, chain, tell};
 use super::open::{self, Image, Want};
 use super::progress::Progress;
 use super::target::{Format, Options};
@@ -69,10 +69,13 @@ impl Watcher for Telling {
 
     fn unreadable(&self, error: &BlockError) {
         if !self.quiet {
-            eprintln!("warning: {}", chain(error));
+            tell(&format!("warning: {}", chain(error)));
         }
     }
 }
+
+/// Longest run of zeroes that may be asked for.
+const MOST_SPARSE: u64 = 16 << 20;
 
 fn said(text: impl Into<String>) -> ImgError {
     ImgError::Said(text.into())
@@ -92,6 +95,8 @@ pub(super) fn run(parsed: &Parsed) -> Result<(), ImgError> {
         return Err(said("Must specify image file name"));
     };
     check_combinations(parsed)?;
+    let (workers, sparse) = (workers(parsed)?, sparse(parsed)?);
+    let rate = parsed.get("r").map(|text| size::read("rate limit", text)).transpose()?;
     let opened = open_sources(parsed, sources)?;
     let total: u64 = opened.iter().map(|image| image.layer().size()).fold(0, u64::saturating_add);
     // -B is short for -o backing_file=.
@@ -114,14 +119,14 @@ pub(super) fn run(parsed: &Parsed) -> Result<(), ImgError> {
     }
     let over_backing = backing.is_some().then(|| backing_size(&output));
     let copying = CopyOptions {
-        workers: workers(parsed)?,
+        workers,
         any_order: parsed.has("W"),
-        sparse: sparse(parsed)?,
+        sparse,
         target_is_zero: (create && is_new_zero(&output)) || parsed.has("target-is-zero"),
         over_backing,
         compress: parsed.has("c"),
         salvage: parsed.has("salvage"),
-        rate: parsed.get("r").map(|text| size::read("rate limit", text)).transpose()?,
+        rate,
     };
     let layers: Vec<Arc<dyn Layer>> = opened.iter().map(|image| image.layer().clone()).collect();
     let telling = Telling::of(parsed);
@@ -134,8 +139,8 @@ pub(super) fn run(parsed: &Parsed) -> Result<(), ImgError> {
 
 fn check_combinations(parsed: &Parsed) -> Result<(), ImgError> {
     if parsed.has("C") && (parsed.has("c") || parsed.get("S").is_some()) {
-        let other = if parsed.has("c") { "compress when" } else { "set sparse size when" };
-        return Err(said(format!("Cannot {other} copy range offloading is enabled")));
+        let other = if parsed.has("c") { "-c" } else { "-S" };
+        return Err(said(format!("Cannot enable copy offloading when {other} is used")));
     }
     if parsed.has("target-image-opts") && !parsed.has("n") {
         return Err(said("--target-image-opts requires use of -n flag"));
@@ -178,7 +183,7 @@ fn make(target: &str, format: &str, options: &mut Options, total: u64) -> Result
         return Err(said("Backing file not supported for file format 'raw'"));
     }
     if options.get("backing_file").is_some_and(|name| !name.is_empty()) && options.get("backing_fmt").is_none() {
-        return Err(said("backing file specified without backing format (-F)"));
+        return Err(said("Use of backing file requires explicit backing format"));
     }
     let bytes = options.get("size").map(|text| size::read("image size", text)).transpose()?.unwrap_or(total);
     options.set("size", bytes.to_string());
@@ -221,10 +226,11 @@ fn workers(parsed: &Parsed) -> Result<usize, ImgError> {
 fn sparse(parsed: &Parsed) -> Result<u64, ImgError> {
     let Some(text) = parsed.get("S") else { return Ok(if parsed.has("C") { 0 } else { 4096 }) };
     let bytes = size::read("buffer size for sparse output", text)?;
-    if !bytes.is_multiple_of(512) || bytes / 512 >= i32::MAX as u64 {
-        return Err(said(
-            "Invalid buffer size for sparse output specified. Valid sizes are multiples of 512 up to 1099511627264. Select 0 to disable sparse detection (fully allocates output).",
-        ));
+    if !bytes.is_multiple_of(512) || bytes > MOST_SPARSE {
+        return Err(said(format!(
+            "Invalid buffer size for sparse output specified. Valid sizes are multiples of 512 up to {MOST_SPARSE}. \
+             Select 0 to disable sparse detection (fully allocates output)."
+        )));
     }
     Ok(bytes)
 }

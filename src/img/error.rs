@@ -2,6 +2,7 @@
 
 use std::error::Error;
 use std::io;
+use std::sync::OnceLock;
 
 use rhea_block::BlockError;
 
@@ -26,6 +27,9 @@ pub(super) enum ImgError {
         #[source]
         source: BlockError,
     },
+    /// An image could not be read.
+    #[error("error while reading")]
+    Read(#[from] BlockError),
     /// A failure with an exit code of its own.
     #[error("{source}")]
     Coded {
@@ -79,7 +83,7 @@ pub(super) fn chain(error: &(dyn Error + 'static)) -> String {
     let mut parts = Vec::new();
     let mut next = Some(error);
     while let Some(e) = next {
-        parts.push(e.downcast_ref::<io::Error>().map_or_else(|| e.to_string(), host));
+        parts.push(e.downcast_ref::<io::Error>().map_or_else(|| capital(e.to_string()), host));
         next = e.source();
     }
     parts.join(": ")
@@ -92,4 +96,24 @@ fn host(error: &io::Error) -> String {
         Some(number) => text.strip_suffix(&format!(" (os error {number})")).unwrap_or(&text).to_owned(),
         None => text,
     }
+}
+
+/// "Could not open ..." begins like that wherever it stands: scripts look for it.
+fn capital(text: String) -> String {
+    match text.strip_prefix("could not open") {
+        Some(rest) => format!("Could not open{rest}"),
+        None => text,
+    }
+}
+
+static PROGRAM: OnceLock<String> = OnceLock::new();
+
+/// Sets the name before messages that end nothing. The first call counts.
+pub(super) fn set_program(name: &str) {
+    PROGRAM.get_or_init(|| name.to_owned());
+}
+
+/// Tells something that does not end the verb.
+pub(super) fn tell(text: &str) {
+    eprintln!("{}: {text}", PROGRAM.get().map_or("rhea img", String::as_str));
 }

@@ -1,20 +1,77 @@
 //! Help texts.
 
 /// A verb, the words after it, and what it is for.
-const VERBS: [(&str, &str, &str); 3] = [
+const VERBS: [(&str, &str, &str); 14] = [
+    (
+        "amend",
+        "[-pq] [-f FORMAT] [-t CACHE] -o OPTIONS FILE",
+        "Change options of an image. -o help lists those that can be changed.",
+    ),
+    (
+        "bench",
+        "[-nqwU] [-f FORMAT] [-c COUNT] [-d DEPTH] [-s BYTES] [-S STEP] [-o OFFSET] [-i AIO] [-t CACHE] \
+         [--pattern BYTE] [--flush-interval COUNT] [--no-drain] FILE",
+        "Send requests and tell how long they took. -w writes over the image's content.",
+    ),
+    (
+        "check",
+        "[-qU] [-f FORMAT] [-T CACHE] [-r leaks|all] [--output human|json] FILE",
+        "Check an image's metadata; -r repairs. Exit code 2: corrupt, 3: leaks, 63: the format has no check.",
+    ),
+    (
+        "commit",
+        "[-dpq] [-f FORMAT] [-t CACHE] [-b BASE] [-r RATE] FILE",
+        "Write what an overlay has into the image beneath, or into BASE further down, and empty the overlay (not with \
+         -d or -b).",
+    ),
+    (
+        "compare",
+        "[-pqsU] [-f FORMAT] [-F FORMAT] [-T CACHE] FILE FILE",
+        "Do two images read alike? -s: are they also of one size and allocated alike? Exit code 1: no.",
+    ),
     (
         "convert",
         "[-cpqnWCU] [-f FORMAT] [-O FORMAT] [-o OPTIONS] [-B BACKING -F FORMAT] [-S BYTES] [-m THREADS] [-r RATE] \
-         [-t CACHE] [-T CACHE] [--salvage] [--target-is-zero] [--image-opts] [--target-image-opts] SOURCE... TARGET",
+         [-t CACHE] [-T CACHE] [--salvage] [--target-is-zero] [--target-image-opts] SOURCE... TARGET",
         "Copy images, end to end, into a new one (-n: one that is there). -c compresses, -S 0 writes zeroes as data, -W \
          writes in any order.",
     ),
     (
         "create",
-        "[-q] [-f FORMAT] [-b BACKING -F FORMAT] [-u] [-o OPTIONS] FILE [SIZE]",
+        "[-qu] [-f FORMAT] [-b BACKING -F FORMAT] [-o OPTIONS] FILE [SIZE]",
         "Make a new image. -o help lists the format's options; -u does not look at the backing file.",
     ),
-    ("info", "[-U] [-f FORMAT] [--image-opts] [--output human|json] [--backing-chain] FILE", "Tell what an image is."),
+    (
+        "dd",
+        "[-U] [-f FORMAT] [-O FORMAT] [bs=BYTES] [count=BLOCKS] [skip=BLOCKS] if=FILE of=FILE",
+        "Copy part of an image into a new one. COUNT counts from the image's start, also with skip.",
+    ),
+    ("info", "[-U] [-f FORMAT] [--output human|json] [--backing-chain] FILE", "Tell what an image is."),
+    (
+        "map",
+        "[-U] [-f FORMAT] [-s OFFSET] [-l LENGTH] [--output human|json] FILE",
+        "Tell where the bytes of an image are.",
+    ),
+    (
+        "measure",
+        "[-U] [-O FORMAT] [-o OPTIONS] [--output human|json] (--size BYTES | [-f FORMAT] FILE)",
+        "Tell how much space an image would take.",
+    ),
+    (
+        "rebase",
+        "[-pquU] [-f FORMAT] [-t CACHE] [-T CACHE] -b BACKING [-F FORMAT] FILE",
+        "Put another image beneath one (-b '': none) and keep its content; -u changes the name only.",
+    ),
+    (
+        "resize",
+        "[-q] [-f FORMAT] [--preallocation MODE] [--shrink] FILE [+|-]SIZE",
+        "Change the size of a disk. --shrink: what is beyond may be lost.",
+    ),
+    (
+        "snapshot",
+        "[-qU] [-f FORMAT] [-l | -a SNAPSHOT | -c SNAPSHOT | -d SNAPSHOT] FILE",
+        "List, apply, create or delete internal snapshots.",
+    ),
 ];
 
 /// The help text of the program.

@@ -2,14 +2,17 @@
 
 use std::collections::HashSet;
 
+use rhea_block::format::qcow2::{BitmapEntry, Qcow2, Snapshot};
 use rhea_block::graph::ImageDetails;
-use serde_json::{Map, Value};
+use serde::Serialize;
+use serde_json::{Map, Value, json};
 
 use super::args::{Opt, Parsed};
 use super::error::ImgError;
 use super::open::{self, Image, Want};
 use super::output::{self, Form};
 use super::size::human;
+use super::snapshot;
 
 /// The verb's options.
 pub(super) const OPTIONS: &[Opt] = &[
@@ -54,10 +57,10 @@ fn collect(name: &str, want: Want<'_>, chain: bool) -> Result<Vec<Details>, ImgE
         if !seen.insert(std::fs::canonicalize(&path).unwrap_or(path)) {
             return Err(ImgError::Said(format!("Backing file '{name}' creates an infinite loop.")));
         }
-        let details = details_of(&image);
-        if chain && let Some(below) = &details.full_backing_filename {
+        let details = details_of(&image)?;
+        if chain && let Some(below) = &details.image.full_backing_filename {
             open::plain_name(below)?;
-            next = Some((below.clone(), details.backing_filename_format.clone(), false));
+            next = Some((below.clone(), details.image.backing_filename_format.clone(), false));
         }
         found.push(details);
     }
@@ -65,20 +68,65 @@ fn collect(name: &str, want: Want<'_>, chain: bool) -> Result<Vec<Details>, ImgE
 }
 
 /// What the library tells, with the path of the image beneath although that is not open.
-type Details = ImageDetails;
+#[derive(Serialize)]
+struct Details {
+    #[serde(flatten)]
+    image: ImageDetails,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    snapshots: Vec<Value>,
+    /// The same as text.
+    #[serde(skip)]
+    table: Option<String>,
+}
 
-fn details_of(image: &Image) -> Details {
+fn details_of(image: &Image) -> Result<Details, ImgError> {
     let mut details = image.node.details();
     if let Some(name) = &details.backing_filename {
         details.full_backing_filename = Some(open::beside(image.node.filename(), name).display().to_string());
     }
     // A format without a dirty mark of its own was closed.
     details.dirty_flag = Some(details.dirty_flag.unwrap_or(false));
-    details
+    let mut told = Details { image: details, snapshots: Vec::new(), table: None };
+    let Some(qcow2) = image.layer().as_any().downcast_ref::<Qcow2>() else { return Ok(told) };
+    let fail = || ImgError::block(format!("Could not read the tables of '{}'", image.name));
+    let snapshots = qcow2.snapshots().map_err(fail())?;
+    if !snapshots.is_empty() {
+        told.table = Some(snapshot::table(&snapshots));
+        told.snapshots = snapshots.iter().map(snapshot_value).collect();
+    }
+    let bitmaps: Vec<Value> = qcow2.bitmaps().map_err(fail())?.iter().map(bitmap_value).collect();
+    let data = told.image.format_specific.as_mut().and_then(|specific| specific.get_mut("data"));
+    if let (false, Some(Value::Object(data))) = (bitmaps.is_empty(), data) {
+        data.insert("bitmaps".to_owned(), Value::Array(bitmaps));
+    }
+    Ok(told)
+}
+
+fn snapshot_value(s: &Snapshot) -> Value {
+    let mut value = json!({
+        "id": s.id,
+        "name": s.name,
+        "vm-state-size": s.vm_state_size,
+        "date-sec": s.date.0,
+        "date-nsec": s.date.1,
+        "vm-clock-sec": s.vm_clock / 1_000_000_000,
+        "vm-clock-nsec": s.vm_clock % 1_000_000_000,
+    });
+    if let (Some(object), true) = (value.as_object_mut(), s.icount != u64::MAX) {
+        object.insert("icount".to_owned(), s.icount.into());
+    }
+    value
+}
+
+fn bitmap_value(bitmap: &BitmapEntry) -> Value {
+    let flags = [("in-use", bitmap.in_use), ("auto", bitmap.auto)];
+    let flags: Vec<_> = flags.iter().filter(|(_, set)| *set).map(|(name, _)| *name).collect();
+    json!({ "flags": flags, "name": bitmap.name, "granularity": 1u64 << bitmap.granularity_bits.min(63) })
 }
 
 /// The text for people.
-fn human_text(details: &Details) -> String {
+fn human_text(told: &Details) -> String {
+    let details = &told.image;
     let mut lines = vec![
         format!("image: {}", details.filename),
         format!("file format: {}", details.format),
@@ -101,6 +149,7 @@ fn human_text(details: &Details) -> String {
     if let Some(format) = &details.backing_filename_format {
         lines.push(format!("backing file format: {format}"));
     }
+    lines.extend(told.table.clone());
     if let Some(data) = details.format_specific.as_ref().and_then(|specific| specific.get("data")) {
         lines.push("Format specific information:".to_owned());
         if let Value::Object(object) = data {

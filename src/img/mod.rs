@@ -6,17 +6,30 @@
 use std::ffi::OsString;
 use std::process::ExitCode;
 
+mod amend;
 mod args;
+mod bench;
+mod check;
+mod clock;
+mod commit;
+mod compare;
 mod convert;
 mod create;
+mod dd;
 mod error;
+mod extents;
 mod help;
 mod info;
 mod keyval;
+mod map;
+mod measure;
 mod open;
 mod output;
 mod progress;
+mod rebase;
+mod resize;
 mod size;
+mod snapshot;
 mod target;
 
 use args::{Opt, Parsed};
@@ -31,15 +44,27 @@ struct Verb {
 
 /// All verbs, by name.
 const VERBS: &[Verb] = &[
+    Verb { name: "amend", options: amend::OPTIONS, run: amend::run },
+    Verb { name: "bench", options: bench::OPTIONS, run: bench::run },
+    Verb { name: "check", options: check::OPTIONS, run: check::run },
+    Verb { name: "commit", options: commit::OPTIONS, run: commit::run },
+    Verb { name: "compare", options: compare::OPTIONS, run: compare::run },
     Verb { name: "convert", options: convert::OPTIONS, run: convert::run },
     Verb { name: "create", options: create::OPTIONS, run: create::run },
+    Verb { name: "dd", options: dd::OPTIONS, run: dd::run },
     Verb { name: "info", options: info::OPTIONS, run: info::run },
+    Verb { name: "map", options: map::OPTIONS, run: map::run },
+    Verb { name: "measure", options: measure::OPTIONS, run: measure::run },
+    Verb { name: "rebase", options: rebase::OPTIONS, run: rebase::run },
+    Verb { name: "resize", options: resize::OPTIONS, run: resize::run },
+    Verb { name: "snapshot", options: snapshot::OPTIONS, run: snapshot::run },
 ];
 
 /// Runs the image tool. `program` is what messages begin with (`qemu-img`, or `rhea img`); `args` are the words after
 /// that name. The exit code is what qemu-img's would be.
 #[must_use]
 pub fn main(program: &str, args: Vec<OsString>) -> ExitCode {
+    error::set_program(program);
     match run(program, args) {
         Ok(()) => ExitCode::SUCCESS,
         Err(e) => {
@@ -68,7 +93,8 @@ fn run(program: &str, args: Vec<OsString>) -> Result<(), ImgError> {
     if words.iter().any(|word| word == "-h" || word == "--help") {
         return output::line(help::verb(program, verb.name));
     }
-    (verb.run)(&args::parse(words, verb.options)?)
+    let parsed = if verb.name == "resize" { resize::words(words)? } else { args::parse(words, verb.options)? };
+    (verb.run)(&parsed)
 }
 
 #[cfg(test)]

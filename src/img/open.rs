@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use rhea_block::graph::{CacheMode, Graph, Node};
 use rhea_block::layer::{Layer, read_vec};
-use rhea_block::spec::{self, Backing, BlockdevSpec, Cache, Discard, NodeRef};
+use rhea_block::spec::{self, Aio, Backing, BlockdevSpec, Cache, Discard, NodeRef};
 use rhea_block::{BlockError, probe};
 use serde_json::{Map, Value};
 
@@ -39,6 +39,8 @@ pub(super) struct Want<'a> {
     pub(super) no_backing: bool,
     /// How the host caches.
     pub(super) cache: CacheMode,
+    /// Who moves the bytes.
+    pub(super) aio: Option<Aio>,
     /// The user is warned that a probed raw image is guarded.
     pub(super) warn: bool,
 }
@@ -114,11 +116,20 @@ pub(super) fn open(name: &str, want: Want<'_>) -> Result<Image, ImgError> {
     Ok(Image { graph, node, name: name.to_owned() })
 }
 
-/// As [`open`], in a graph that is there.
+fn open_in(graph: &Graph, name: &str, want: Want<'_>) -> Result<Arc<Node>, ImgError> {
+    open_on(graph, name, want, None)
+}
+
+/// As [`open`], in a graph that is there; on `below` in place of what the header names, if that is given.
 ///
 /// # Errors
 /// As [`open`].
-pub(super) fn open_in(graph: &Graph, name: &str, want: Want<'_>) -> Result<Arc<Node>, ImgError> {
+pub(super) fn open_on(
+    graph: &Graph,
+    name: &str,
+    want: Want<'_>,
+    below: Option<&Arc<Node>>,
+) -> Result<Arc<Node>, ImgError> {
     let fail = |e: BlockError| {
         let context = format!("Could not open '{name}'");
         ImgError::Block { context, source: e }
@@ -138,9 +149,52 @@ pub(super) fn open_in(graph: &Graph, name: &str, want: Want<'_>) -> Result<Arc<N
     if guard {
         return graph.add_guarded(&raw_spec(NodeRef::Name(file.name().to_owned()), want)).map_err(fail);
     }
-    let spec = format_spec(&format, NodeRef::Name(file.name().to_owned()), want)
+    let mut spec = format_spec(&format, NodeRef::Name(file.name().to_owned()), want)
         .ok_or_else(|| ImgError::Said(format!("Could not open '{name}': Unknown driver '{format}'")))?;
+    if let (BlockdevSpec::Qcow2(qcow2), Some(below)) = (&mut spec, below) {
+        qcow2.backing = Backing::Node(NodeRef::Name(below.name().to_owned()));
+    }
     graph.add(&spec).map_err(fail)
+}
+
+/// The file beneath an image, for verbs that work on a format's own tables.
+pub(super) struct FileBelow {
+    pub(super) layer: Arc<dyn Layer>,
+    /// The format that was given or found.
+    pub(super) format: String,
+    /// Keeps the file open.
+    _graph: Graph,
+}
+
+/// Opens only the file of the image `name`, with no look into its format but the probe.
+///
+/// # Errors
+/// As [`open`].
+pub(super) fn open_file(name: &str, want: Want<'_>) -> Result<FileBelow, ImgError> {
+    let graph = Graph::probing();
+    let fail = |e: BlockError| ImgError::Block { context: format!("Could not open '{name}'"), source: e };
+    let (file, given) = if want.image_opts {
+        let mut object = keyval::nested(keyval::pairs(name)?)?;
+        fill_in(&mut object, want);
+        let driver = object.get("driver").and_then(Value::as_str).map(str::to_owned);
+        let mut file = match object.remove("file") {
+            Some(Value::Object(file)) => file,
+            _ => return Err(ImgError::Said(format!("Could not open '{name}': no file.filename"))),
+        };
+        for (key, value) in [("read-only", !want.write), ("force-share", want.force_share)] {
+            file.entry(key).or_insert(Value::Bool(value));
+        }
+        let spec: BlockdevSpec = serde_json::from_value(Value::Object(file))
+            .map_err(|e| ImgError::Said(format!("Could not open '{name}': {e}")))?;
+        (graph.add(&spec).map_err(fail)?, driver)
+    } else {
+        (graph.add(&file_spec(plain_name(name)?, want)).map_err(fail)?, want.format.map(str::to_owned))
+    };
+    let format = match given {
+        Some(format) => format,
+        None => probed(file.layer().as_ref()).map_err(fail)?.unwrap_or_else(|| "raw".to_owned()),
+    };
+    Ok(FileBelow { layer: file.layer().clone(), format, _graph: graph })
 }
 
 /// The path that a file name means.
@@ -168,6 +222,7 @@ fn file_spec(path: &str, want: Want<'_>) -> BlockdevSpec {
         force_share: Some(want.force_share),
         discard: Some(Discard::Unmap),
         cache: Some(cache(want)),
+        aio: want.aio,
         ..spec::File::default()
     };
     if device { BlockdevSpec::HostDevice(file) } else { BlockdevSpec::File(file) }

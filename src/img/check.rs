@@ -1,0 +1,171 @@
+//! `check`: is an image's metadata sound? And repair.
+
+use std::sync::Arc;
+
+use rhea_block::format::qcow2::{CheckReport, Repair, check, repair};
+use rhea_block::graph::CacheMode;
+use rhea_block::layer::Layer;
+use serde_json::{Map, Value};
+
+use super::args::{Opt, Parsed};
+use super::error::ImgError;
+use super::open::{self, Want};
+use super::output::{self, Form};
+
+/// The verb's options.
+pub(super) const OPTIONS: &[Opt] = &[
+    open::OBJECT,
+    open::IMAGE_OPTS,
+    open::FORCE_SHARE,
+    Opt::flag('q').or("quiet"),
+    Opt::value('f').or("format"),
+    Opt::value('r').or("repair"),
+    Opt::value('T').or("cache"),
+    Opt::long_value("output"),
+];
+
+/// Exit codes: the check itself failed; corruptions; leaks; the format has no check.
+const FAILED: u8 = 1;
+const CORRUPT: u8 = 2;
+const LEAKS: u8 = 3;
+const NO_CHECK: u8 = 63;
+
+/// Runs the verb.
+///
+/// # Errors
+/// The image cannot be checked (exit codes 1, 63), or something is left that is wrong (2, 3).
+pub(super) fn run(parsed: &Parsed) -> Result<(), ImgError> {
+    let form = Form::of(parsed.get("output"))?;
+    let what = match parsed.get("r") {
+        None => None,
+        Some("leaks") => Some(Repair::Leaks),
+        Some("all") => Some(Repair::All),
+        Some(other) => {
+            let text = format!("Unknown option value for -r (expecting 'leaks' or 'all'): {other}");
+            return Err(ImgError::Usage(text));
+        }
+    };
+    let [name] = parsed.operands.as_slice() else {
+        return Err(ImgError::Usage("Expecting one image file name".to_owned()));
+    };
+    let cache = open::cache_mode("source ", parsed.get("T"), CacheMode::default())?;
+    let want = Want { cache, write: what.is_some(), ..Want::of(parsed)? };
+    let file = open::open_file(name, want)?;
+    if file.format != "qcow2" {
+        return Err(ImgError::Said("This image format does not support checks".to_owned()).coded(NO_CHECK));
+    }
+    let found = examine(&file.layer, what).map_err(ImgError::block(format!("Check of '{name}' failed")))?;
+    let quiet = parsed.has("q");
+    match form {
+        Form::Human => human(&found, quiet)?,
+        Form::Json if !quiet => output::json(&json(name, &file.format, &found))?,
+        Form::Json => {}
+    }
+    let last = &found.report;
+    match (last.check_errors > 0, last.corruptions > 0, last.leaks > 0) {
+        (true, ..) => Err(ImgError::Exit(FAILED)),
+        (_, true, _) => Err(ImgError::Exit(CORRUPT)),
+        (_, _, true) => Err(ImgError::Exit(LEAKS)),
+        _ => Ok(()),
+    }
+}
+
+/// What was found, and what was repaired.
+struct Found {
+    /// The state at the end.
+    report: CheckReport,
+    /// What was told of the state at the beginning.
+    messages: Vec<String>,
+    leaks_fixed: u64,
+    corruptions_fixed: u64,
+}
+
+fn examine(file: &Arc<dyn Layer>, what: Option<Repair>) -> Result<Found, rhea_block::BlockError> {
+    let Some(what) = what else {
+        let report = check(file)?;
+        let messages = report.messages.clone();
+        return Ok(Found { report, messages, leaks_fixed: 0, corruptions_fixed: 0 });
+    };
+    let repaired = repair(file, what)?;
+    file.flush()?;
+    Ok(Found {
+        leaks_fixed: repaired.leaks_fixed(),
+        corruptions_fixed: repaired.corruptions_fixed(),
+        messages: repaired.before.messages,
+        report: repaired.after,
+    })
+}
+
+fn human(found: &Found, quiet: bool) -> Result<(), ImgError> {
+    found.messages.iter().for_each(|message| eprintln!("{message}"));
+    if quiet {
+        return Ok(());
+    }
+    if found.leaks_fixed > 0 || found.corruptions_fixed > 0 {
+        output::line(format!(
+            "The following inconsistencies were found and repaired:\n\n    {} leaked clusters\n    {} corruptions\n\n\
+             Double checking the fixed image now...",
+            found.leaks_fixed, found.corruptions_fixed
+        ))?;
+    }
+    let report = &found.report;
+    if report.corruptions + report.leaks + report.check_errors == 0 {
+        output::line("No errors were found on the image.")?;
+    }
+    if report.corruptions > 0 {
+        output::line(format!(
+            "\n{} errors were found on the image.\nData may be corrupted, or further writes to the image may corrupt it.",
+            report.corruptions
+        ))?;
+    }
+    if report.leaks > 0 {
+        output::line(format!(
+            "\n{} leaked clusters were found on the image.\nThis means waste of disk space, but no harm to data.",
+            report.leaks
+        ))?;
+    }
+    if report.check_errors > 0 {
+        output::line(format!("\n{} internal errors have occurred during the check.", report.check_errors))?;
+    }
+    if report.total_clusters > 0 && report.allocated_clusters > 0 {
+        let of = |part: u64, whole: u64| part as f64 * 100.0 / whole as f64;
+        output::line(format!(
+            "{}/{} = {:.2}% allocated, {:.2}% fragmented, {:.2}% compressed clusters",
+            report.allocated_clusters,
+            report.total_clusters,
+            of(report.allocated_clusters, report.total_clusters),
+            of(report.fragmented_clusters, report.allocated_clusters),
+            of(report.compressed_clusters, report.allocated_clusters),
+        ))?;
+    }
+    if report.image_end_offset > 0 {
+        output::line(format!("Image end offset: {}", report.image_end_offset))?;
+    }
+    Ok(())
+}
+
+/// What is 0 is left out, but for the errors of the check itself.
+fn json(name: &str, format: &str, found: &Found) -> Value {
+    let report = &found.report;
+    let mut object = Map::new();
+    object.insert("filename".into(), name.into());
+    object.insert("format".into(), format.into());
+    object.insert("check-errors".into(), report.check_errors.into());
+    let numbers = [
+        ("image-end-offset", report.image_end_offset),
+        ("corruptions", report.corruptions),
+        ("leaks", report.leaks),
+        ("corruptions-fixed", found.corruptions_fixed),
+        ("leaks-fixed", found.leaks_fixed),
+        ("total-clusters", report.total_clusters),
+        ("allocated-clusters", report.allocated_clusters),
+        ("fragmented-clusters", report.fragmented_clusters),
+        ("compressed-clusters", report.compressed_clusters),
+    ];
+    for (key, number) in numbers {
+        if number > 0 {
+            object.insert(key.into(), number.into());
+        }
+    }
+    Value::Object(object)
+}

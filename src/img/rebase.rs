@@ -1,0 +1,167 @@
+//! `rebase`: another image beneath.
+
+use std::path::Path;
+
+use rhea_block::format::qcow2::Qcow2;
+use rhea_block::graph::CacheMode;
+use rhea_block::layer::{Layer, write_all};
+use rhea_block::mem::{Sink, is_zero};
+
+use super::args::{Opt, Parsed};
+use super::error::{ImgError, chain};
+use super::open::{self, Image, Want};
+use super::progress::Progress;
+
+/// The verb's options.
+pub(super) const OPTIONS: &[Opt] = &[
+    open::OBJECT,
+    open::IMAGE_OPTS,
+    open::FORCE_SHARE,
+    Opt::value('f').or("format"),
+    Opt::value('F').or("backing-format"),
+    Opt::value('b').or("backing"),
+    Opt::flag('u').or("backing-unsafe"),
+    Opt::flag('p').or("progress"),
+    Opt::flag('q').or("quiet"),
+    Opt::value('t').or("cache"),
+    Opt::value('T').or("source-cache"),
+];
+
+/// Bytes compared at a time.
+const STEP: u64 = 1 << 20;
+
+/// Runs the verb.
+///
+/// # Errors
+/// The images cannot be opened, read or written.
+pub(super) fn run(parsed: &Parsed) -> Result<(), ImgError> {
+    let [name] = parsed.operands.as_slice() else {
+        return Err(ImgError::Usage("Expecting one image file name".to_owned()));
+    };
+    let blind = parsed.has("u");
+    let new = parsed.get("b");
+    if new.is_none() && !blind {
+        return Err(ImgError::Usage("Must specify backing file (-b) or use unsafe mode (-u)".to_owned()));
+    }
+    let format = parsed.get("F");
+    if let Some(format) = format.filter(|format| !open::FORMATS.contains(format)) {
+        return Err(ImgError::Said(format!("Invalid format name: '{format}'")));
+    }
+    let cache = open::cache_mode("", parsed.get("t"), CacheMode::default())?;
+    let source_cache = open::cache_mode("source ", parsed.get("T"), CacheMode::default())?;
+    let want = Want { cache, no_backing: blind, ..Want::of(parsed)?.writing() };
+    let image = open::open(name, Want { force_share: false, ..want })?;
+    let Some(qcow2) = image.layer().as_any().downcast_ref::<Qcow2>() else {
+        return Err(ImgError::Said(format!(
+            "Could not change the backing file to '{}': driver '{}' has none",
+            new.unwrap_or_default(),
+            image.layer().driver()
+        )));
+    };
+    let new = new.filter(|new| !new.is_empty());
+    if new.is_some() && format.is_none() {
+        return Err(ImgError::Said(format!(
+            "Could not change the backing file to '{}': backing format must be specified",
+            new.unwrap_or_default()
+        )));
+    }
+    if !blind {
+        let below = new.map(|new| open_new(&image, new, format, source_cache)).transpose()?;
+        let progress = Progress::new(parsed.has("p") && !parsed.has("q"));
+        keep_content(&image, below.as_ref(), qcow2.cluster_size(), &progress)?;
+        progress.end();
+    }
+    let names = new.map(|new| (new, format));
+    qcow2.set_backing_name(names).map_err(|e| {
+        ImgError::Said(format!("Could not change the backing file to '{}': {}", new.unwrap_or_default(), chain(&e)))
+    })?;
+    image.close()
+}
+
+/// The new image beneath; its name is as the header will have it.
+fn open_new(image: &Image, new: &str, format: Option<&str>, cache: CacheMode) -> Result<Image, ImgError> {
+    let path = open::beside(Path::new(image.node.filename()), new);
+    let shown = path.display().to_string();
+    let fail = |e: ImgError| {
+        let text = chain(&e);
+        let cause = text.strip_prefix(&format!("Could not open '{shown}': ")).unwrap_or(&text);
+        ImgError::Said(format!("Could not open new backing file '{new}': {cause}"))
+    };
+    open::open(&shown, Want { format, cache, ..Want::default() }).map_err(fail)
+}
+
+/// Fills `buffer` with what `layer` has at `at`; past its end are zeroes.
+fn read(layer: Option<&dyn Layer>, buffer: &mut [u8], at: u64) -> Result<(), ImgError> {
+    let size = layer.map_or(0, Layer::size);
+    let inside = usize::try_from(size.saturating_sub(at)).unwrap_or(usize::MAX).min(buffer.len());
+    let (stored, beyond) = buffer.split_at_mut(inside);
+    beyond.fill(0);
+    match layer {
+        Some(layer) if inside > 0 => Ok(layer.read(Sink::of(stored), at)?),
+        _ => Ok(()),
+    }
+}
+
+/// Length of a run, at most `len`, that `layer` knows to be zero from `at` on; 0 for none.
+fn zero_run(layer: Option<&dyn Layer>, at: u64, len: u64) -> Result<u64, ImgError> {
+    let size = layer.map_or(0, Layer::size);
+    match layer {
+        Some(layer) if at < size => {
+            let status = layer.status(at, len.min(size - at))?;
+            Ok(if status.zero { status.len } else { 0 })
+        }
+        _ => Ok(len),
+    }
+}
+
+/// Writes to the image what it showed of the old backing file and would show otherwise of the new one.
+fn keep_content(image: &Image, below: Option<&Image>, unit: u64, progress: &Progress) -> Result<(), ImgError> {
+    let top = image.layer().as_ref();
+    let old = image.node.child("backing").map(|node| node.layer().as_ref());
+    let new = below.map(|image| image.layer().as_ref());
+    let size = top.size();
+    let step = STEP.max(unit);
+    let (mut before, mut after) = (vec![0; step as usize], vec![0; step as usize]);
+    let mut at = 0;
+    while at < size {
+        progress.at(at, size);
+        let status = top.status(at, size - at)?;
+        let run = status.len.clamp(1, size - at);
+        if status.allocated {
+            at += run;
+            continue;
+        }
+        let both_zero = zero_run(old, at, run)?.min(zero_run(new, at, run)?);
+        if both_zero > 0 {
+            at += both_zero;
+            continue;
+        }
+        let len = run.min(step - at % step);
+        let (before, after) = (&mut before[..len as usize], &mut after[..len as usize]);
+        read(old, before, at)?;
+        read(new, after, at)?;
+        keep_piece(top, before, after, at, unit)?;
+        at += len;
+    }
+    top.flush()?;
+    Ok(())
+}
+
+/// Writes the clusters in which the two differ.
+fn keep_piece(top: &dyn Layer, before: &[u8], after: &[u8], at: u64, unit: u64) -> Result<(), ImgError> {
+    let mut done = 0;
+    while done < before.len() {
+        let place = at + done as u64;
+        let take = ((unit - place % unit) as usize).min(before.len() - done);
+        let (old, new) = (&before[done..done + take], &after[done..done + take]);
+        if old != new {
+            if is_zero(old) {
+                top.write_zeroes(place, take as u64, true)?;
+            } else {
+                write_all(top, old, place)?;
+            }
+        }
+        done += take;
+    }
+    Ok(())
+}
