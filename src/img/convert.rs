@@ -122,6 +122,7 @@ pub(super) fn run(parsed: &Parsed) -> Result<(), ImgError> {
         workers,
         any_order: parsed.has("W"),
         sparse,
+        look_for_zeroes: !parsed.has("C"),
         target_is_zero: (create && is_new_zero(&output)) || parsed.has("target-is-zero"),
         over_backing,
         compress: parsed.has("c"),
@@ -224,7 +225,7 @@ fn workers(parsed: &Parsed) -> Result<usize, ImgError> {
 }
 
 fn sparse(parsed: &Parsed) -> Result<u64, ImgError> {
-    let Some(text) = parsed.get("S") else { return Ok(if parsed.has("C") { 0 } else { 4096 }) };
+    let Some(text) = parsed.get("S") else { return Ok(4096) };
     let bytes = size::read("buffer size for sparse output", text)?;
     if !bytes.is_multiple_of(512) || bytes > MOST_SPARSE {
         return Err(said(format!(

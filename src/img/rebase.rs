@@ -50,7 +50,7 @@ pub(super) fn run(parsed: &Parsed) -> Result<(), ImgError> {
     let cache = open::cache_mode("", parsed.get("t"), CacheMode::default())?;
     let source_cache = open::cache_mode("source ", parsed.get("T"), CacheMode::default())?;
     let want = Want { cache, no_backing: blind, ..Want::of(parsed)?.writing() };
-    let image = open::open(name, Want { force_share: false, ..want })?;
+    let image = open::open(name, want)?;
     let Some(qcow2) = image.layer().as_any().downcast_ref::<Qcow2>() else {
         return Err(ImgError::Said(format!(
             "Could not change the backing file to '{}': driver '{}' has none",

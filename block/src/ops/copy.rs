@@ -31,6 +31,8 @@ pub struct CopyOptions {
     pub any_order: bool,
     /// Runs of zeroes of this many bytes are not written as data; 0 writes everything as data.
     pub sparse: u64,
+    /// Look for zeroes in what the source calls data; without, only its holes are holes.
+    pub look_for_zeroes: bool,
     /// The target reads as zeroes where nothing is written.
     pub target_is_zero: bool,
     /// The target has the first source's backing image (of this many bytes) beneath it: what the source does not hold
@@ -50,6 +52,7 @@ impl Default for CopyOptions {
             workers: 8,
             any_order: false,
             sparse: 4096,
+            look_for_zeroes: true,
             target_is_zero: false,
             over_backing: None,
             compress: false,
@@ -402,7 +405,7 @@ impl Copy {
     /// Writes the runs that are not zero as data, the others as zeroes.
     fn write_sparse(&self, bytes: &[u8], offset: u64) -> Result<(), BlockError> {
         let step = self.options.sparse as usize;
-        if step == 0 {
+        if step == 0 || !self.options.look_for_zeroes {
             return self.target.write(Source::of(bytes), offset);
         }
         let mut at = 0;
