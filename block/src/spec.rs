@@ -218,6 +218,14 @@ driver! {
     }
 }
 
+driver! {
+    /// Driver `copy-on-read`.
+    CopyOnRead {
+        /// The node to read from and fill.
+        file: FileRef,
+    }
+}
+
 /// One node, as `blockdev-add` takes it.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "driver")]
@@ -235,11 +243,14 @@ pub enum BlockdevSpec {
     NullCo(Null),
     #[serde(rename = "null-aio")]
     NullAio(Null),
+    #[serde(rename = "copy-on-read")]
+    CopyOnRead(CopyOnRead),
 }
 
 impl BlockdevSpec {
     /// The drivers that can be asked for.
-    pub const DRIVERS: [&'static str; 6] = ["file", "host_device", "null-aio", "null-co", "qcow2", "raw"];
+    pub const DRIVERS: [&'static str; 7] =
+        ["copy-on-read", "file", "host_device", "null-aio", "null-co", "qcow2", "raw"];
 
     /// The fields that every driver has.
     #[must_use]
@@ -249,6 +260,7 @@ impl BlockdevSpec {
             Self::Raw(spec) => spec.common(),
             Self::Qcow2(spec) => spec.common(),
             Self::NullCo(spec) | Self::NullAio(spec) => spec.common(),
+            Self::CopyOnRead(spec) => spec.common(),
         }
     }
 

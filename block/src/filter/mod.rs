@@ -1,3 +1,4 @@
 //! Layers that change what passes through them and store nothing.
 
+pub mod copy_on_read;
 pub mod policy;

@@ -7,6 +7,7 @@ use std::sync::atomic::AtomicBool;
 
 use super::{Graph, Node};
 use crate::error::{BlockError, ErrorKind};
+use crate::filter::copy_on_read::CopyOnRead;
 use crate::filter::policy::Policy;
 use crate::format::raw::Raw;
 use crate::layer::Layer;
@@ -206,6 +207,11 @@ impl Graph {
             BlockdevSpec::NullCo(null) => Ok(open_null("null-co", null, settings)),
             BlockdevSpec::NullAio(null) => Ok(open_null("null-aio", null, settings)),
             BlockdevSpec::Qcow2(qcow2) => self.open_qcow2(qcow2, settings, trail),
+            BlockdevSpec::CopyOnRead(spec) => {
+                let file = self.resolve(&spec.file, settings.below(), trail)?;
+                let layer = Arc::new(CopyOnRead::new(file.layer.clone())?);
+                Ok(Parts { layer, filename: file.filename.clone(), children: vec![("file", file)] })
+            }
         }
     }
 

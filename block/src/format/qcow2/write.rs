@@ -124,27 +124,67 @@ impl Qcow2 {
             // The end of the run may be in preparation; what is in place stays in place all the same.
             return Ok(Step::InPlace { host: run.host, len: run.len, _token: token });
         }
-        self.ensure_table(&mut alloc, at)?;
+        self.prepare(&mut alloc, at, len, token).map(Step::New)
+    }
+
+    /// Takes places for what a write of `len` bytes at `at` (0 for the unit around `at`) needs, and registers them.
+    fn prepare(&self, alloc: &mut Alloc, at: u64, len: u64, token: Arc<()>) -> Result<Prepared, BlockError> {
+        let g = self.geometry;
+        let first = at & !(g.cluster() - 1);
+        self.ensure_table(alloc, at)?;
         // The table may just have been made: its slice is there after this.
         let old = self.find(at, 1)?.0.entry;
         let keeps = old.is_copied() && !old.is_compressed() && (old.host().is_some() || g.external);
         let whole = !g.extended || (at == first && len >= g.cluster());
-        let wanted = if keeps || !whole { 1 } else { self.count_new(&alloc, first, at + len)? };
+        let wanted = if keeps || !whole { 1 } else { self.count_new(alloc, first, at + len.max(1))? };
         let taken = if keeps {
             None
         } else if g.external {
             Some(Taken { offset: first, clusters: wanted, fresh: false })
         } else {
-            self.release_drained(&mut alloc)?;
+            self.release_drained(alloc)?;
             Some(alloc.counts.take(self.file.as_ref(), wanted)?)
         };
         let (host, clusters) = taken.map_or((old.word & OFFSET, 1), |t| (t.offset, t.clusters));
         let guest = first..first + clusters * g.cluster();
         let unit = if old.is_compressed() || (old.host().is_some() && !keeps) { g.cluster() } else { g.subcluster() };
-        let end = (at + len).min(guest.end);
+        let end = (at + len.max(1)).min(guest.end);
         let fill = at / unit * unit..end.next_multiple_of(unit);
         alloc.in_flight.push(guest.clone());
-        Ok(Step::New(Prepared { guest, host, taken, fill, _token: token }))
+        Ok(Prepared { guest, host, taken, fill, _token: token })
+    }
+
+    /// Copies up what only the backing file has in a range, unless it is zero: afterwards this image has it itself.
+    /// A write that comes at the same time is not lost.
+    ///
+    /// # Errors
+    /// As for a read of the backing file and a write here.
+    pub fn populate(&self, offset: u64, len: u64) -> Result<(), BlockError> {
+        self.writable()?;
+        self.touch()?;
+        let g = self.geometry;
+        let (mut at, end) = (offset, offset + len);
+        while at < end {
+            self.relieve()?;
+            let unit = at / g.subcluster() * g.subcluster()..(at / g.subcluster() + 1) * g.subcluster();
+            if self.is_zero(unit.clone())? {
+                at = unit.end;
+                continue;
+            }
+            let first = at & !(g.cluster() - 1);
+            let mut alloc = self.wait_settled(lock(&self.alloc), &(first..first + g.cluster()));
+            let (run, token) = self.find(at, end - at)?;
+            if run.mapping != Mapping::Absent {
+                at += run.len;
+                continue;
+            }
+            let prepared = self.prepare(&mut alloc, at, 0, token)?;
+            drop(alloc);
+            let result = self.write_new(&prepared, Source::of(&[]), prepared.fill.start);
+            self.conclude(&prepared, result)?;
+            at = prepared.fill.end;
+        }
+        Ok(())
     }
 
     /// How many clusters from `first` on, up to the one with byte `end - 1` and in one slice, all need a new place.

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use super::rig::{Dice, image, mixes, qemu_check, reopen, rounds};
+use crate::filter::copy_on_read::CopyOnRead;
 use crate::format::qcow2::Qcow2;
 use crate::layer::{Layer, Preallocation, read_vec, write_all};
 
@@ -143,4 +144,39 @@ fn cleaning_drops_clean_slices_only() {
     *recorder.fail_after.lock().unwrap() = Some(0);
     assert!(read_vec(disk.as_ref(), 0, 512).is_err(), "the slice had to be read again");
     assert_eq!(read_vec(disk.as_ref(), 0, 1 << 20).unwrap(), vec![1; 1 << 20]);
+}
+
+#[test]
+fn what_was_read_through_copy_on_read_outlives_the_backing_image() {
+    for options in mixes(1 << 20).into_iter().filter(|o| o.preallocation == Preallocation::Off) {
+        let (_, disk) = image(&options, 700_000);
+        write_all(disk.as_ref(), &[5; 3000], 50_000).unwrap();
+        let top = CopyOnRead::new(disk.clone()).unwrap();
+        let before = read_vec(&top, 0, 600_000).unwrap();
+        // Zeroes past the backing image need no copy.
+        read_vec(&top, 800_000, 4096).unwrap();
+
+        disk.set_backing(None);
+
+        assert!(read_vec(disk.as_ref(), 0, 600_000).unwrap() == before, "{options:?}");
+        assert!(before[..50_000].iter().all(|b| *b == 0xbb) && before[50_000..53_000] == [5; 3000]);
+    }
+}
+
+#[test]
+fn copy_on_read_never_undoes_a_write_that_comes_at_the_same_time() {
+    let options = mixes(1 << 20).swap_remove(4);
+    for _ in 0..rounds(10) {
+        let (_, disk) = image(&options, 1 << 20);
+        let top = CopyOnRead::new(disk.clone()).unwrap();
+        std::thread::scope(|scope| {
+            scope.spawn(|| (0..256).for_each(|n| drop(read_vec(&top, n * 4096, 4096).unwrap())));
+            scope
+                .spawn(|| (0..256u64).rev().for_each(|n| write_all(disk.as_ref(), &[n as u8; 512], n * 4096).unwrap()));
+        });
+        for n in 0..256u64 {
+            let read = read_vec(disk.as_ref(), n * 4096, 4096).unwrap();
+            assert!(read[..512] == [n as u8; 512] && read[512..].iter().all(|b| *b == 0xbb), "{n}");
+        }
+    }
 }
