@@ -23,6 +23,8 @@ impl Qcow2 {
             self.dirty.store(true, Ordering::Release);
             let mut alloc = lock(&self.alloc);
             alloc.counts.packed_end = 0;
+            // Tables come and go in there; from now on only the header's own place is known.
+            self.metadata.write().unwrap_or_else(std::sync::PoisonError::into_inner).clear();
             work(&mut alloc)
         });
         // Whatever happened, memory must not keep what the disk no longer says.

@@ -156,6 +156,7 @@ impl Qcow2 {
                 alloc.counts.batches.pop_front();
                 continue;
             };
+            self.forget_metadata(freed);
             alloc.counts.release(self.file.as_ref(), freed)?;
         }
         Ok(())

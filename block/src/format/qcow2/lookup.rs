@@ -120,8 +120,31 @@ impl Qcow2 {
         }
         let bytes = (self.geometry.entry_bytes() << self.geometry.slice_bits) as usize;
         let bytes = read_vec(self.file.as_ref(), table + self.geometry.slice_place(key), bytes)?;
-        let words = bytes.as_chunks::<8>().0.iter().map(|word| u64::from_be_bytes(*word)).collect();
-        self.maps_mut().insert(key, Slice::new(words));
+        let words: Box<[u64]> = bytes.as_chunks::<8>().0.iter().map(|word| u64::from_be_bytes(*word)).collect();
+        let slice = Slice::new(words);
+        self.check_overlap(key, &slice)?;
+        self.maps_mut().insert(key, slice);
+        Ok(())
+    }
+
+    /// Refuses a slice that sends the guest's writes into tables: a guest could then write tables of its own.
+    fn check_overlap(&self, key: u64, slice: &Slice) -> Result<(), BlockError> {
+        let g = self.geometry;
+        if g.external || self.read_only {
+            return Ok(());
+        }
+        let metadata = self.metadata.read().unwrap_or_else(std::sync::PoisonError::into_inner);
+        for index in 0..1usize << g.slice_bits {
+            let entry = slice.entry(index, g.extended);
+            if let Some(host) = entry.host()
+                && metadata.binary_search(&host).is_ok()
+            {
+                let guest = ((key << g.slice_bits) + index as u64) << g.cluster_bits;
+                return Err(corrupt(format!(
+                    "qcow2 L2 entry for guest offset {guest:#x} names the table at host offset {host:#x}"
+                )));
+            }
+        }
         Ok(())
     }
 

@@ -162,6 +162,8 @@ pub struct Qcow2 {
     read_only: bool,
     /// Which freed host space is given back to the host.
     discard: Discards,
+    /// Host offsets of clusters that have held tables since the image was opened, sorted: none is the guest's.
+    metadata: RwLock<Vec<u64>>,
     size: AtomicU64,
     maps: RwLock<Maps>,
     loading: [Mutex<()>; SHARDS],
@@ -184,6 +186,15 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 impl Qcow2 {
     fn maps(&self) -> RwLockReadGuard<'_, Maps> {
         self.maps.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Notes that clusters no longer hold tables.
+    fn forget_metadata(&self, freed: refcount::Freed) {
+        let end = freed.offset + (freed.clusters << self.geometry.cluster_bits);
+        let mut metadata = self.metadata.write().unwrap_or_else(PoisonError::into_inner);
+        let first = metadata.partition_point(|offset| *offset < freed.offset);
+        let last = metadata.partition_point(|offset| *offset < end);
+        metadata.drain(first..last);
     }
 
     fn maps_mut(&self) -> RwLockWriteGuard<'_, Maps> {

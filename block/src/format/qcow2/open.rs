@@ -122,6 +122,7 @@ impl Qcow2 {
         let table =
             if read_only { Vec::new() } else { read_words(file.as_ref(), header.reftable_offset, table_entries)? };
         check_count_table(&table, &header, file.size())?;
+        let table_copy = table.clone();
         let l2_bytes = header.size.div_ceil(geometry.cluster()).saturating_mul(geometry.entry_bytes());
         let (l2_cache, counts_cache) = cache_sizes(options, &header, l2_bytes)?;
         let slice_bytes = geometry.entry_bytes() << geometry.slice_bits;
@@ -141,6 +142,7 @@ impl Qcow2 {
             let text = "Lazy refcounts require a qcow2 image with at least qcow2 version 3 (compat=1.1)";
             return Err(BlockError::new(ErrorKind::Invalid, text));
         }
+        let metadata = if read_only { Vec::new() } else { metadata_clusters(&header, &l1, &table_copy) };
         let maps = Maps::new(l1, None, l2_cache.div_ceil(slice_bytes) as usize);
         Ok(Self {
             geometry,
@@ -151,6 +153,7 @@ impl Qcow2 {
                 snapshot: options.discard_snapshot.unwrap_or(options.discard) && file.limits().discard,
                 other: options.discard_other && file.limits().discard,
             },
+            metadata: RwLock::new(metadata),
             size: AtomicU64::new(header.size),
             maps: RwLock::new(maps),
             loading: Default::default(),
@@ -208,4 +211,18 @@ fn check_count_table(table: &[u64], header: &Header, file_size: u64) -> Result<(
         )));
     }
     Ok(())
+}
+
+/// Host offsets of all clusters with tables of the open image, sorted.
+fn metadata_clusters(header: &Header, l1: &[u64], counts: &[u64]) -> Vec<u64> {
+    let cluster = header.cluster_size();
+    let range = |offset: u64, bytes: u64| (offset..offset.saturating_add(bytes)).step_by(cluster as usize);
+    let mut all: Vec<u64> = l1.iter().map(|entry| entry & super::entry::OFFSET).collect();
+    all.extend(counts);
+    all.extend(range(header.l1_offset, u64::from(header.l1_size) * 8));
+    all.extend(range(header.reftable_offset, u64::from(header.reftable_clusters) * cluster));
+    all.retain(|offset| *offset != 0);
+    all.sort_unstable();
+    all.dedup();
+    all
 }

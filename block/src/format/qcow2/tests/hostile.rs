@@ -186,3 +186,20 @@ fn image_with_postponed_counts_is_repaired_when_opened_for_writing() {
     drop(disk);
     assert_eq!(memory.bytes()[72..80], [0; 8]);
 }
+
+#[test]
+fn entry_that_names_a_table_is_not_followed() {
+    let mut bytes = victim(&CreateOptions { size: SIZE, ..CreateOptions::default() });
+    let word = |bytes: &[u8], at: usize| u64::from_be_bytes(bytes[at..at + 8].try_into().unwrap());
+    let l1 = word(&bytes, 40) as usize;
+    let l2 = (word(&bytes, l1) & 0x00ff_ffff_ffff_fe00) as usize;
+    // The guest's first cluster is the L2 table itself.
+    put(&mut bytes, l2, &((1 << 63) | l2 as u64).to_be_bytes());
+    let memory = Arc::new(Memory::new(bytes));
+    let disk = Qcow2::open(memory.clone(), &OpenOptions::default()).unwrap();
+
+    let error = write_all(&disk, &[0xff; 512], 0).unwrap_err();
+
+    assert!(error.to_string().contains("names the table"), "{error}");
+    assert_eq!(word(&memory.bytes(), l2), (1 << 63) | l2 as u64);
+}

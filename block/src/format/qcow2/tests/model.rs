@@ -180,3 +180,30 @@ fn copy_on_read_never_undoes_a_write_that_comes_at_the_same_time() {
         }
     }
 }
+
+#[test]
+fn tables_that_were_freed_become_data_like_any_other_cluster() {
+    for options in
+        mixes(2 << 20).into_iter().filter(|o| o.refcount_bits > 1 && o.version == 3 && o.cluster_size <= 4096)
+    {
+        let (recorder, disk) = image(&options, 0);
+        write_all(disk.as_ref(), &vec![1; 2 << 20], 0).unwrap();
+        disk.snapshot_create("s", (0, 0)).unwrap();
+        drop(disk);
+        let disk = reopen(recorder.clone(), 0).unwrap();
+        write_all(&disk, &vec![2; 1 << 20], 0).unwrap();
+        disk.resize(1 << 20, Preallocation::Off).unwrap();
+        disk.snapshot_delete("s").unwrap();
+        drop(disk);
+        let disk = reopen(recorder.clone(), 0).unwrap();
+        disk.resize(4 << 20, Preallocation::Off).unwrap();
+        for round in 3..6 {
+            disk.discard(0, 4 << 20).unwrap();
+            disk.flush().unwrap();
+            write_all(&disk, &vec![round; 4 << 20], 0).unwrap();
+            assert!(read_vec(&disk, 0, 4 << 20).unwrap() == vec![round; 4 << 20], "{options:?}");
+            disk.resize(1 << 20, Preallocation::Off).unwrap();
+            disk.resize(4 << 20, Preallocation::Off).unwrap();
+        }
+    }
+}
