@@ -1,6 +1,6 @@
 //! Scenarios with stock kernels: each starts a monitor, works with the guest and looks at what came of it.
 //!
-//! They run one after another in one lab machine. The monitor is a parameter: a scenario that passes with QEMU and
+//! They run in one lab machine, one after another unless asked otherwise. The monitor is a parameter: a scenario that passes with QEMU and
 //! fails with Rhea shows a difference that users would see.
 
 mod console;
@@ -9,7 +9,7 @@ mod scenarios;
 mod stage;
 mod vm;
 
-use std::io::Write;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
@@ -35,6 +35,9 @@ pub(crate) struct SuiteArgs {
     /// Run here instead of in the lab: this is what the lab runs
     #[arg(long)]
     here: bool,
+    /// How many scenarios play at a time
+    #[arg(long, default_value_t = 1)]
+    jobs: usize,
     /// Seconds until the lab is ended
     #[arg(long, default_value_t = 1200)]
     timeout: u64,
@@ -52,6 +55,7 @@ pub(crate) fn run(args: &SuiteArgs) -> Result<u8> {
     let this = std::env::current_exe().context("where is this program?")?;
     let mut words = vec![this.display().to_string(), "suite".into(), "--here".into()];
     words.extend(["--monitor".into(), args.programs.monitor.display().to_string()]);
+    words.extend(["--jobs".into(), args.jobs.to_string()]);
     words.extend(["--img".into(), args.programs.img.clone()]);
     words.extend(args.filter.iter().cloned());
     lab.run(&words)
@@ -72,35 +76,44 @@ fn play_all(args: &SuiteArgs) -> Result<u8> {
     let wanted = |scenario: &&Scenario| {
         args.filter.is_empty() || args.filter.iter().any(|word| scenario.name.contains(word.as_str()))
     };
-    let (mut passed, mut failed) = (0, 0);
-    for scenario in scenarios::all().filter(wanted) {
-        match play(&theatre, scenario)? {
-            true => passed += 1,
-            false => failed += 1,
-        }
-    }
-    if passed + failed == 0 {
+    let scenarios: Vec<_> = scenarios::all().filter(wanted).collect();
+    if scenarios.is_empty() {
         bail!("no scenario has one of these in its name: {}", args.filter.join(", "));
     }
-    println!("lab suite: {passed} passed, {failed} failed");
+    let (next, failed) = (AtomicUsize::new(0), AtomicUsize::new(0));
+    let player = || {
+        while let Some(scenario) = scenarios.get(next.fetch_add(1, Ordering::Relaxed)) {
+            if !play(&theatre, scenario) {
+                failed.fetch_add(1, Ordering::Relaxed);
+            }
+        }
+    };
+    std::thread::scope(|scope| {
+        for _ in 0..args.jobs {
+            scope.spawn(player);
+        }
+    });
+    let failed = failed.into_inner();
+    println!("lab suite: {} passed, {failed} failed", scenarios.len() - failed);
     Ok(u8::from(failed > 0))
 }
 
 /// Plays one and prints how it went.
-fn play(theatre: &Theatre, scenario: &Scenario) -> Result<bool> {
+fn play(theatre: &Theatre, scenario: &Scenario) -> bool {
     let start = Instant::now();
-    let stage = theatre.stage(scenario.name)?;
-    let outcome = (scenario.play)(&stage);
+    let mut complaints = String::new();
+    let outcome = theatre.stage(scenario.name).and_then(|stage| {
+        let outcome = (scenario.play)(&stage);
+        complaints = stage.complaints();
+        outcome
+    });
     let seconds = start.elapsed().as_secs_f64();
+    // One call for each, so that two scenarios' lines do not mix.
     match &outcome {
         Ok(()) => println!("ok {} ({seconds:.1} s)", scenario.name),
-        Err(error) => {
-            println!("not ok {} ({seconds:.1} s): {error:#}", scenario.name);
-            println!("{}", indented(&stage.complaints()));
-        }
+        Err(error) => println!("not ok {} ({seconds:.1} s): {error:#}\n{}", scenario.name, indented(&complaints)),
     }
-    std::io::stdout().flush()?;
-    Ok(outcome.is_ok())
+    outcome.is_ok()
 }
 
 fn indented(text: &str) -> String {

@@ -106,6 +106,15 @@ impl Stage<'_> {
         Ok(image)
     }
 
+    /// An empty file system of this many MiB, to be filled up.
+    pub(crate) fn small_file_system(&self, mebibytes: u32) -> Result<Mount> {
+        let path = self.scratch.join("small");
+        fs::create_dir_all(&path)?;
+        let options = format!("size={mebibytes}m");
+        command::run(Command::new("mount").args(["-t", "tmpfs", "-o", &options, "tmpfs"]).arg(&path))?;
+        Ok(Mount(path))
+    }
+
     /// Runs the image tool under test.
     pub(crate) fn img(&self, arguments: &[&str]) -> Result<String> {
         let mut words = self.theatre.programs.img.split_whitespace();
@@ -153,9 +162,26 @@ impl Stage<'_> {
     }
 
     /// What the monitors of this scenario wrote to standard error.
-    pub(super) fn complaints(&self) -> String {
+    pub(crate) fn complaints(&self) -> String {
         let last = (1..).map(|n| self.logs.join(format!("stderr-{n}.log"))).take_while(|path| path.exists()).last();
         last.and_then(|path| fs::read_to_string(path).ok()).unwrap_or_default()
+    }
+}
+
+/// A mounted file system, unmounted when dropped.
+pub(crate) struct Mount(PathBuf);
+
+impl Mount {
+    /// Where it is.
+    pub(crate) fn path(&self) -> &Path {
+        &self.0
+    }
+}
+
+impl Drop for Mount {
+    fn drop(&mut self) {
+        // Lazily, for a monitor may still be ending. If it fails, the lab machine ends soon anyway.
+        let _ = command::run(Command::new("umount").arg("--lazy").arg(&self.0));
     }
 }
 

@@ -97,6 +97,16 @@ impl<'a> Recipe<'a> {
     /// Starts the monitor.
     pub(crate) fn launch(self) -> Result<Vm> {
         let qmp = self.stage.scratch().join("qmp");
+        self.launch_at(qmp)
+    }
+
+    /// Starts a second monitor of the same scenario, with a QMP socket of its own.
+    pub(crate) fn launch_beside(self) -> Result<Vm> {
+        let qmp = self.stage.scratch().join("qmp-beside");
+        self.launch_at(qmp)
+    }
+
+    fn launch_at(self, qmp: PathBuf) -> Result<Vm> {
         // A socket that an earlier machine of the same scenario left would be taken for this one's.
         let _ = fs::remove_file(&qmp);
         let mut monitor = self.command(&qmp)?;

@@ -3,6 +3,7 @@
 mod boot;
 mod crash;
 mod disks;
+mod images;
 mod life;
 
 use super::Scenario;
@@ -18,5 +19,5 @@ use scenarios;
 
 /// All of them, in the order in which they run.
 pub(super) fn all() -> impl Iterator<Item = &'static Scenario> {
-    [boot::SCENARIOS, life::SCENARIOS, disks::SCENARIOS, crash::SCENARIOS].into_iter().flatten()
+    [boot::SCENARIOS, life::SCENARIOS, disks::SCENARIOS, images::SCENARIOS, crash::SCENARIOS].into_iter().flatten()
 }
