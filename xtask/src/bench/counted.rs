@@ -15,6 +15,7 @@ use anyhow::{Context, Result};
 use crate::initramfs::Initramfs;
 use crate::kernel::{Flavor, Kernel};
 use crate::lab::emulator::Emulator;
+use crate::lab::lines::Lines;
 use crate::{packages, paths};
 
 const MODULES: &[&str] = &["virtio_pci", "virtio_console", "kvm_amd"];
@@ -107,21 +108,5 @@ impl Counted {
         }
         let salt = "salt ".repeat(usize::try_from(self.attempt)? * 1000);
         Ok(initramfs.file("bench/work", 0o644, work.as_bytes()).file("bench/salt", 0o644, salt.as_bytes()).finish())
-    }
-}
-
-/// Bytes to lines.
-#[derive(Default)]
-struct Lines(Vec<u8>);
-
-impl Lines {
-    fn feed(&mut self, bytes: &[u8], line: &mut dyn FnMut(&str)) {
-        for byte in bytes {
-            if *byte == b'\n' {
-                line(&String::from_utf8_lossy(&std::mem::take(&mut self.0)));
-            } else {
-                self.0.push(*byte);
-            }
-        }
     }
 }

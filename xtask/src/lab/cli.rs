@@ -33,6 +33,7 @@ pub(crate) fn run(args: &LabArgs) -> Result<u8> {
         memory: args.memory,
         processors: args.processors,
         limit: Duration::from_secs(args.timeout),
+        silence: Duration::from_secs(args.timeout),
         emulate: args.emulate,
     };
     lab.run(&args.program)

@@ -11,6 +11,9 @@ use anyhow::{Context, Result, bail};
 use super::markers::{Filter, Marker};
 use crate::command;
 
+/// Who gets what the program prints.
+pub(crate) type Show<'a> = dyn FnMut(&[u8]) -> Result<()> + 'a;
+
 /// The running emulator; ended when dropped.
 pub(crate) struct Emulator {
     process: Child,
@@ -34,12 +37,7 @@ impl Emulator {
 
     /// Passes the program's output on until its exit status comes. It is an error if that takes longer than `limit`,
     /// or if for as long as `silence` nothing comes at all.
-    pub(crate) fn watch(
-        &mut self,
-        limit: Duration,
-        silence: Duration,
-        show: &mut dyn FnMut(&[u8]) -> Result<()>,
-    ) -> Result<u8> {
+    pub(crate) fn watch(&mut self, limit: Duration, silence: Duration, show: &mut Show<'_>) -> Result<u8> {
         let mut filter = Filter::default();
         loop {
             let left = limit.saturating_sub(self.start.elapsed()).min(silence);

@@ -1,14 +1,16 @@
 //! The emulated machine of the lab: its parts and its files.
 
 use std::fs::{self, File};
-use std::io::Write;
+use std::io::{Read, Write};
+use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::time::Duration;
 
 use anyhow::{Context, Result};
 
 use super::Lab;
-use super::emulator::Emulator;
+use super::emulator::{Emulator, Show};
 use crate::initramfs::Initramfs;
 use crate::kernel::{Flavor, Kernel};
 use crate::{command, host, packages};
@@ -34,20 +36,18 @@ const KERNEL_ARGUMENTS: &str =
 const SCRATCH_BYTES: u64 = 8 << 30;
 
 /// Runs a program in a machine made for it.
-pub(super) fn run(lab: &Lab, program: &[String]) -> Result<u8> {
+pub(super) fn run(lab: &Lab, program: &[String], show: &mut Show<'_>) -> Result<u8> {
     packages::ensure(packages::LAB)?;
     packages::ensure(packages::DISK)?;
     let kernel = Flavor::Generic.get()?;
     let run = RunDirectory::new(program, &kernel)?;
     fs::create_dir_all(super::out())?;
     let mut emulator = Emulator::start(emulator(lab, &kernel, &run))?;
-    let mut stdout = std::io::stdout();
-    let mut show = |bytes: &[u8]| {
-        stdout.write_all(bytes)?;
-        Ok(stdout.flush()?)
-    };
-    let watched = emulator.watch(lab.limit, lab.limit, &mut show);
-    watched.with_context(|| format!("the lab machine's log ends with:\n{}", run.log_tail()))
+    let watched = emulator.watch(lab.limit, lab.silence, show);
+    watched.with_context(|| {
+        let (log, tail) = (kept_log(), run.keep_log());
+        format!("the lab machine failed; its log, kept in {}, ends with:\n{tail}", log.display())
+    })
 }
 
 /// What one run needs on the host; gone when the run is over.
@@ -78,12 +78,39 @@ impl RunDirectory {
         self.0.join("kernel.log")
     }
 
-    fn log_tail(&self) -> String {
+    /// Where the emulator answers questions about its processors.
+    fn monitor(&self) -> PathBuf {
+        self.0.join("monitor")
+    }
+
+    /// Keeps the log of a machine that failed, with its processors' registers, and gives the log's last lines.
+    fn keep_log(&self) -> String {
         let log = fs::read(self.log()).unwrap_or_default();
         let log = String::from_utf8_lossy(&log);
+        // The tail is shown anyway, so it is no great loss if the rest cannot be kept.
+        let _ = fs::write(kept_log(), format!("{log}\n{}", registers(&self.monitor()).unwrap_or_default()));
         let lines: Vec<_> = log.lines().collect();
         lines[lines.len().saturating_sub(20)..].join("\n")
     }
+}
+
+/// Where the kernel's log of the last machine that failed lies.
+fn kept_log() -> PathBuf {
+    super::out().join("lab-kernel.log")
+}
+
+/// The processors' registers at three moments, which show where a machine that hangs is going round.
+fn registers(monitor: &Path) -> Result<String> {
+    let mut stream = UnixStream::connect(monitor)?;
+    stream.set_read_timeout(Some(Duration::from_secs(2)))?;
+    for _ in 0..3 {
+        stream.write_all(b"info registers -a\n")?;
+        std::thread::sleep(Duration::from_millis(200));
+    }
+    let mut text = Vec::new();
+    // It does not end by itself: the time limit ends it.
+    let _ = stream.read_to_end(&mut text);
+    Ok(String::from_utf8_lossy(&text).into_owned())
 }
 
 impl Drop for RunDirectory {
@@ -119,6 +146,7 @@ fn emulator(lab: &Lab, kernel: &Kernel, run: &RunDirectory) -> Command {
     let (run_at, out_at) = (run.0.display(), out.display());
     emulator.args(["-append", &format!("{KERNEL_ARGUMENTS} lab.run={run_at} lab.out={out_at}")]);
     emulator.args(["-serial", &format!("file:{}", comma(&run.log()))]);
+    emulator.args(["-monitor", &format!("unix:{},server=on,wait=off", comma(&run.monitor()))]);
     emulator.args(["-device", "virtio-serial-pci", "-chardev", "stdio,id=out,signal=off"]);
     emulator.args(["-device", "virtconsole,chardev=out", "-device", "virtio-rng-pci"]);
     emulator.args(["-virtfs", &share("root", Path::new("/"), ",readonly=on")]);

@@ -14,16 +14,19 @@
 
 pub(crate) mod cli;
 pub(crate) mod emulator;
+pub(crate) mod lines;
 mod machine;
 mod markers;
 
+use std::io::{Read, Write};
 use std::path::PathBuf;
-use std::process::Command;
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 
 use crate::{command, host, paths};
+use emulator::Show;
 
 /// Where to run something that needs KVM, and how big.
 #[derive(Clone, Debug)]
@@ -34,13 +37,21 @@ pub(crate) struct Lab {
     pub(crate) processors: u32,
     /// After this long the machine is ended, and that is an error.
     pub(crate) limit: Duration,
+    /// So is a machine that prints nothing for this long.
+    pub(crate) silence: Duration,
     /// Use the emulated machine even if the hardware has KVM.
     pub(crate) emulate: bool,
 }
 
 impl Default for Lab {
     fn default() -> Self {
-        Self { memory: 3072, processors: 2, limit: Duration::from_secs(600), emulate: false }
+        Self {
+            memory: 3072,
+            processors: 2,
+            limit: Duration::from_secs(600),
+            silence: Duration::from_secs(600),
+            emulate: false,
+        }
     }
 }
 
@@ -64,9 +75,21 @@ impl Lab {
 
     /// Runs a program to its end and gives its exit status; what it prints is passed on as it comes.
     pub(crate) fn run(&self, program: &[String]) -> Result<u8> {
+        self.run_watched(program, &mut |_| Ok(()))
+    }
+
+    /// The same; `watch` also gets to see what the program prints.
+    pub(crate) fn run_watched(&self, program: &[String], watch: &mut Show<'_>) -> Result<u8> {
         println!("lab: running {}", self.describe());
         let start = Instant::now();
-        let status = if self.is_direct() { run_here(program) } else { machine::run(self, program) }?;
+        let mut show = |bytes: &[u8]| {
+            let mut stdout = std::io::stdout();
+            stdout.write_all(bytes)?;
+            stdout.flush()?;
+            watch(bytes)
+        };
+        let status =
+            if self.is_direct() { run_here(program, &mut show) } else { machine::run(self, program, &mut show) }?;
         println!("lab: ended with status {status} after {:.1} s", start.elapsed().as_secs_f64());
         Ok(status)
     }
@@ -77,9 +100,15 @@ pub(crate) fn out() -> PathBuf {
     paths::cache().join("out")
 }
 
-fn run_here(program: &[String]) -> Result<u8> {
+fn run_here(program: &[String], show: &mut Show<'_>) -> Result<u8> {
     let (name, arguments) = program.split_first().context("no program given")?;
-    let mut process = Command::new(name);
-    let status = process.args(arguments).status().with_context(|| format!("cannot start {}", command::quote(name)))?;
-    Ok(status.code().and_then(|code| u8::try_from(code).ok()).unwrap_or(128))
+    let mut command = Command::new(name);
+    command.args(arguments).stdout(Stdio::piped());
+    let mut process = command.spawn().with_context(|| format!("cannot start {}", command::quote(name)))?;
+    let mut output = process.stdout.take().context("no standard output")?;
+    let mut buffer = [0; 4096];
+    while let length @ 1.. = output.read(&mut buffer)? {
+        show(&buffer[..length])?;
+    }
+    Ok(process.wait()?.code().and_then(|code| u8::try_from(code).ok()).unwrap_or(128))
 }
