@@ -5,6 +5,8 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::format;
+
 mod text;
 
 pub use text::{Backing, FileRef, NodeRef};
@@ -226,6 +228,14 @@ driver! {
     }
 }
 
+driver! {
+    /// The formats that are only read: `parallels`, `qed`, `vdi`, `vhdx`, `vmdk`, `vpc`.
+    Foreign {
+        /// The node beneath.
+        file: FileRef,
+    }
+}
+
 /// One node, as `blockdev-add` takes it.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "driver")]
@@ -245,12 +255,64 @@ pub enum BlockdevSpec {
     NullAio(Null),
     #[serde(rename = "copy-on-read")]
     CopyOnRead(CopyOnRead),
+    #[serde(rename = "parallels")]
+    Parallels(Foreign),
+    #[serde(rename = "qed")]
+    Qed(Foreign),
+    #[serde(rename = "vdi")]
+    Vdi(Foreign),
+    #[serde(rename = "vhdx")]
+    Vhdx(Foreign),
+    #[serde(rename = "vmdk")]
+    Vmdk(Foreign),
+    #[serde(rename = "vpc")]
+    Vpc(Foreign),
 }
 
 impl BlockdevSpec {
     /// The drivers that can be asked for.
-    pub const DRIVERS: [&'static str; 7] =
-        ["copy-on-read", "file", "host_device", "null-aio", "null-co", "qcow2", "raw"];
+    pub const DRIVERS: [&'static str; 13] = [
+        "copy-on-read",
+        "file",
+        "host_device",
+        "null-aio",
+        "null-co",
+        "parallels",
+        "qcow2",
+        "qed",
+        "raw",
+        "vdi",
+        "vhdx",
+        "vmdk",
+        "vpc",
+    ];
+
+    /// A node of a format that is only read.
+    #[must_use]
+    pub fn foreign(format: format::Foreign, spec: Foreign) -> Self {
+        match format {
+            format::Foreign::Parallels => Self::Parallels(spec),
+            format::Foreign::Qed => Self::Qed(spec),
+            format::Foreign::Vdi => Self::Vdi(spec),
+            format::Foreign::Vhdx => Self::Vhdx(spec),
+            format::Foreign::Vmdk => Self::Vmdk(spec),
+            format::Foreign::Vpc => Self::Vpc(spec),
+        }
+    }
+
+    /// The format and what is asked of it, if it is one that is only read.
+    #[must_use]
+    pub fn as_foreign(&self) -> Option<(format::Foreign, &Foreign)> {
+        Some(match self {
+            Self::Parallels(spec) => (format::Foreign::Parallels, spec),
+            Self::Qed(spec) => (format::Foreign::Qed, spec),
+            Self::Vdi(spec) => (format::Foreign::Vdi, spec),
+            Self::Vhdx(spec) => (format::Foreign::Vhdx, spec),
+            Self::Vmdk(spec) => (format::Foreign::Vmdk, spec),
+            Self::Vpc(spec) => (format::Foreign::Vpc, spec),
+            _ => return None,
+        })
+    }
 
     /// The fields that every driver has.
     #[must_use]
@@ -261,6 +323,12 @@ impl BlockdevSpec {
             Self::Qcow2(spec) => spec.common(),
             Self::NullCo(spec) | Self::NullAio(spec) => spec.common(),
             Self::CopyOnRead(spec) => spec.common(),
+            Self::Parallels(spec)
+            | Self::Qed(spec)
+            | Self::Vdi(spec)
+            | Self::Vhdx(spec)
+            | Self::Vmdk(spec)
+            | Self::Vpc(spec) => spec.common(),
         }
     }
 

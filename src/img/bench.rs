@@ -126,7 +126,7 @@ pub(super) fn run(parsed: &Parsed) -> Result<(), ImgError> {
     }
     let disk = Disk::new(image.layer().clone(), cache.write_cache());
     let started = Instant::now();
-    Run::new(&disk, &plan)?.to_end()?;
+    Run::new(&disk, &plan)?.finish()?;
     let took = started.elapsed().as_secs_f64();
     image.close()?;
     if quiet { Ok(()) } else { output::line(format!("Run completed in {took:.3} seconds.")) }
@@ -170,7 +170,7 @@ impl<'a> Run<'a> {
         })
     }
 
-    fn to_end(&mut self) -> Result<(), ImgError> {
+    fn finish(&mut self) -> Result<(), ImgError> {
         while self.done < self.plan.count {
             while self.sent < self.plan.count && self.may_send() {
                 self.send()?;

@@ -38,7 +38,7 @@ pub(super) fn run(parsed: &Parsed) -> Result<(), ImgError> {
     let images = collect(name, want, chain)?;
     match form {
         Form::Human => {
-            let texts: Vec<_> = images.iter().map(|details| human_text(details)).collect();
+            let texts: Vec<_> = images.iter().map(human_text).collect();
             output::line(texts.join("\n\n"))
         }
         Form::Json if chain => output::json(&images),

@@ -4,6 +4,7 @@ use std::os::unix::fs::FileTypeExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use rhea_block::format::Foreign;
 use rhea_block::graph::{CacheMode, Graph, Node};
 use rhea_block::layer::{Layer, read_vec};
 use rhea_block::spec::{self, Aio, Backing, BlockdevSpec, Cache, Discard, NodeRef};
@@ -177,9 +178,8 @@ pub(super) fn open_file(name: &str, want: Want<'_>) -> Result<FileBelow, ImgErro
         let mut object = keyval::nested(keyval::pairs(name)?)?;
         fill_in(&mut object, want);
         let driver = object.get("driver").and_then(Value::as_str).map(str::to_owned);
-        let mut file = match object.remove("file") {
-            Some(Value::Object(file)) => file,
-            _ => return Err(ImgError::Said(format!("Could not open '{name}': no file.filename"))),
+        let Some(Value::Object(mut file)) = object.remove("file") else {
+            return Err(ImgError::Said(format!("Could not open '{name}': no file.filename")));
         };
         for (key, value) in [("read-only", !want.write), ("force-share", want.force_share)] {
             file.entry(key).or_insert(Value::Bool(value));
@@ -257,7 +257,16 @@ fn format_spec(format: &str, file: NodeRef, want: Want<'_>) -> Option<BlockdevSp
             backing: if want.no_backing { Backing::None } else { Backing::Header },
             ..spec::Qcow2::default()
         }))),
-        _ => None,
+        other => {
+            let foreign = spec::Foreign {
+                read_only: raw.read_only,
+                force_share: raw.force_share,
+                cache: raw.cache,
+                file: raw.file,
+                ..spec::Foreign::default()
+            };
+            Foreign::by_name(other).map(|format| BlockdevSpec::foreign(format, foreign))
+        }
     }
 }
 

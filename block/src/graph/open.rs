@@ -212,7 +212,34 @@ impl Graph {
                 let layer = Arc::new(CopyOnRead::new(file.layer.clone())?);
                 Ok(Parts { layer, filename: file.filename.clone(), children: vec![("file", file)] })
             }
+            BlockdevSpec::Parallels(foreign)
+            | BlockdevSpec::Qed(foreign)
+            | BlockdevSpec::Vdi(foreign)
+            | BlockdevSpec::Vhdx(foreign)
+            | BlockdevSpec::Vmdk(foreign)
+            | BlockdevSpec::Vpc(foreign) => self.open_foreign(spec, foreign, settings, trail),
         }
+    }
+
+    /// A format that is only read: asked to write, it says so.
+    fn open_foreign(
+        &self,
+        spec: &BlockdevSpec,
+        foreign: &spec::Foreign,
+        settings: &Settings,
+        trail: &Trail<'_>,
+    ) -> Result<Parts, BlockError> {
+        let Some((format, _)) = spec.as_foreign() else {
+            return Err(BlockError::new(ErrorKind::Invalid, "the format is not one that is only read"));
+        };
+        if !settings.read_only && !settings.auto_read_only {
+            let text = format!("driver '{}' can only be used for read-only devices", format.name());
+            return Err(BlockError::new(ErrorKind::Permission, text));
+        }
+        let file = self.resolve(&foreign.file, Inherited { read_only: Some(true), ..settings.below() }, trail)?;
+        let context = |e: BlockError| e.within(format!("could not open '{}'", file.filename.display()));
+        let layer = format.open(&file.layer).map_err(context)?;
+        Ok(Parts { layer, filename: file.filename.clone(), children: vec![("file", file)] })
     }
 
     /// The node that `what` names or defines.

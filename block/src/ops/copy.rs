@@ -368,7 +368,7 @@ impl Copy {
                 match packed {
                     Packed::Zero => self.write_zeroes(at, cluster.len() as u64)?,
                     Packed::Plain => self.target.write(Source::of(cluster), at)?,
-                    Packed::Packed(bytes) => qcow2.write_packed(at, bytes)?,
+                    Packed::Smaller(bytes) => qcow2.write_packed(at, bytes)?,
                 }
                 at += cluster.len() as u64;
             }
@@ -446,7 +446,7 @@ enum Packed {
     Zero,
     /// Compression saves nothing.
     Plain,
-    Packed(Vec<u8>),
+    Smaller(Vec<u8>),
 }
 
 fn pack(qcow2: &Qcow2, cluster: &[u8]) -> Result<Packed, BlockError> {
@@ -459,5 +459,5 @@ fn pack(qcow2: &Qcow2, cluster: &[u8]) -> Result<Packed, BlockError> {
         whole.resize(unit, 0);
         qcow2.pack_cluster(&whole)?
     };
-    Ok(packed.map_or(Packed::Plain, Packed::Packed))
+    Ok(packed.map_or(Packed::Plain, Packed::Smaller))
 }
