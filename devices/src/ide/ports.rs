@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::bus_master::port as bus_master_port;
-use super::channel::Shared;
+use super::channel::{Channel, Shared};
 use super::regs::port;
 use crate::bus::{BusDevice, BusFault, Effect};
 
@@ -36,7 +36,7 @@ pub(super) struct ControlBlock(pub(super) Arc<Shared>);
 impl BusDevice for ControlBlock {
     fn read(&self, offset: u64, data: &mut [u8]) -> Result<(), BusFault> {
         let (0, [byte]) = (offset, &mut *data) else { return Err(BusFault { offset, len: data.len() }) };
-        *byte = self.0.with(|channel| channel.alternate_status());
+        *byte = self.0.with(Channel::alternate_status);
         Ok(())
     }
 

@@ -1,10 +1,8 @@
 //! The movement of data: between image, buffer, guest memory and data register, one step at a time.
 
-use std::any::Any;
-use std::sync::Arc;
 use std::time::Instant;
 
-use rhea_block::{Buffers, IoVecs, Op, Request};
+use rhea_block::{Buffers, Op, Request};
 use serde::{Deserialize, Serialize};
 use vm_memory::{Bytes, GuestAddress};
 
@@ -15,7 +13,7 @@ use super::regs::{error, status};
 use crate::block_errors::ErrorAction;
 use crate::block_stats::Counted;
 use crate::memory;
-use crate::virtio::queue::host_ranges;
+use crate::virtio::queue::lend;
 
 /// Bytes of a channel's buffer: as much as is read ahead for the data register.
 pub(super) const BUFFER: usize = 128 << 10;
@@ -119,11 +117,10 @@ impl Channel {
         if step.action == Action::Job {
             return self.restart_packet();
         }
-        let request = match self.request(step) {
-            Some(request) => request,
-            None => return self.step_failed(libc::ENOMEM),
-        };
-        self.order(request);
+        match self.request(step) {
+            Some(request) => self.order(request),
+            None => self.step_failed(libc::ENOMEM),
+        }
     }
 
     /// Leaves a request for the thread.
@@ -146,21 +143,11 @@ impl Channel {
             Action::Job => return None,
         };
         let buffers = match op {
-            Op::Read | Op::Write { .. } if guest => self.guest_buffers()?,
+            Op::Read | Op::Write { .. } if guest => lend(&self.ram, self.ranges.iter().copied()).ok()?,
             Op::Read | Op::Write { .. } => self.buffer.lend(0, usize::try_from(len).ok()?),
             _ => Buffers::none(),
         };
         Some(Request { tag: 0, op, offset, len, buffers })
-    }
-
-    #[expect(unsafe_code, reason = "guest memory is lent to the kernel without a copy")]
-    fn guest_buffers(&self) -> Option<Buffers> {
-        let mut iovecs = IoVecs::new();
-        host_ranges(&self.ram, self.ranges.iter().copied(), &mut iovecs).ok()?;
-        let owner: Arc<dyn Any + Send + Sync> = Arc::clone(self.ram.ram()) as _;
-        // SAFETY: every range was resolved in the mappings of `ram`, which `owner` keeps alive. Guest memory is never
-        // Rust memory: it is only reached through volatile accesses.
-        Some(unsafe { Buffers::new(iovecs, Some(owner)) })
     }
 
     /// The image is done with the step.
@@ -198,9 +185,9 @@ impl Channel {
                 let bits = if sectors.way == Way::Write { error::ABRT } else { error::UNC };
                 let regs = self.regs();
                 if lba48 {
-                    regs.set_lba48(lba)
+                    regs.set_lba48(lba);
                 } else {
-                    regs.set_lba28(lba)
+                    regs.set_lba28(lba);
                 }
                 self.fail(bits);
             }

@@ -295,10 +295,16 @@ impl LogicalUnit {
         self.medium().map(|medium| medium.info())
     }
 
-    /// Back to the state after power-on: reservations of the old kind and preventions are gone, registrations stay
-    /// with persistent reservations only as far as power was not lost (SPC-5, 5.14).
+    /// Back to the state after power-on: registrations and reservations are gone, as nothing persists through a loss of
+    /// power (SPC-5, 5.14).
     pub fn power_on(&self) {
         self.nexus.power_off();
+        self.reset();
+    }
+
+    /// A logical unit reset, or one of its bus (SAM-6, 6.3.3): persistent reservations stay.
+    pub fn reset(&self) {
+        self.nexus.release_old();
         let info = self.info();
         let mut state = self.lock();
         state.attention.clear();
@@ -307,17 +313,6 @@ impl LogicalUnit {
         state.tray = cd::tray::TrayState::default();
         let cached = info.is_some_and(|info| info.write_cache);
         state.write_cache = self.config.kind == UnitKind::Disk && self.config.write_cache.unwrap_or(cached);
-        state.attend(sense::ATTENTION_RESET);
-    }
-
-    /// A logical unit reset (SAM-6, 6.3.3): persistent reservations stay.
-    pub fn reset(&self) {
-        self.nexus.release_old();
-        let mut state = self.lock();
-        state.last_sense = None;
-        state.stopped = false;
-        state.tray.locked = false;
-        state.attention.clear();
         state.attend(sense::ATTENTION_RESET);
     }
 

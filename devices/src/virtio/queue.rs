@@ -22,7 +22,7 @@ use super::device::{DriverEvents, QueueParts, RingLayout, RingPosition};
 use crate::log_limit::LogLimit;
 use crate::memory::RamView;
 
-pub use chain::{Chain, ChainError, GuestRange, MAX_DESCRIPTORS, host_ranges};
+pub use chain::{Chain, ChainError, GuestRange, MAX_DESCRIPTORS, host_ranges, lend};
 
 /// `VIRTQ_AVAIL_F_NO_INTERRUPT` (section 2.7.6).
 const AVAIL_NO_INTERRUPT: u16 = 1;

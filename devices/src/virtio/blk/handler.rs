@@ -1,11 +1,10 @@
 //! One queue's requests: from chain to image and back. Nothing is allocated for a request once the slots are warm.
 
-use std::any::Any;
 use std::os::fd::{AsRawFd, RawFd};
 use std::sync::Arc;
 use std::time::Instant;
 
-use rhea_block::{Buffers, Completion, ImageQueue, IoVecs, Op, Request};
+use rhea_block::{Buffers, Completion, ImageQueue, Op, Request};
 
 use super::config::Shared;
 use super::request::{self, Kind, Limits, Parsed, Refused, Segment, result};
@@ -13,7 +12,7 @@ use super::{GET_ID_BYTES, Serial};
 use crate::block_errors::{ErrorAction, ErrorPolicy};
 use crate::block_stats::{BlockStats, Counted};
 use crate::memory::RamView;
-use crate::virtio::queue::{Chain, QueueError, VirtQueue, host_ranges};
+use crate::virtio::queue::{Chain, QueueError, VirtQueue, lend};
 use crate::virtio::worker::QueueHandler;
 
 /// A chain on its way.
@@ -115,11 +114,11 @@ impl BlkQueue {
                 return Err(Refused { status: result::OK, kind: Some(parsed.kind) });
             }
             Kind::Read => {
-                let buffers = buffers(ram, slot.chain.writable(0, parsed.data)).ok_or(ioerr)?;
+                let buffers = lend(ram, slot.chain.writable(0, parsed.data)).map_err(|_| ioerr)?;
                 Request { tag, op: Op::Read, offset, len, buffers }
             }
             Kind::Write => {
-                let buffers = buffers(ram, slot.chain.readable(request::HEADER, parsed.data)).ok_or(ioerr)?;
+                let buffers = lend(ram, slot.chain.readable(request::HEADER, parsed.data)).map_err(|_| ioerr)?;
                 Request { tag, op: Op::Write { fua }, offset, len, buffers }
             }
             Kind::Flush => {
@@ -249,16 +248,6 @@ fn counted(kind: Kind) -> Option<Counted> {
         Kind::Discard => Some(Counted::Unmap),
         Kind::GetId => None,
     }
-}
-
-#[expect(unsafe_code, reason = "guest memory is lent to the kernel without a copy")]
-fn buffers(ram: &RamView, ranges: impl Iterator<Item = crate::virtio::queue::GuestRange>) -> Option<Buffers> {
-    let mut iovecs = IoVecs::new();
-    host_ranges(ram, ranges, &mut iovecs).ok()?;
-    let owner: Arc<dyn Any + Send + Sync> = Arc::clone(ram.ram()) as _;
-    // SAFETY: every range was resolved in the mappings of `ram`, which `owner` keeps alive. Guest memory is never Rust
-    // memory: it is only reached through volatile accesses.
-    Some(unsafe { Buffers::new(iovecs, Some(owner)) })
 }
 
 /// Writes what the driver asked for of the serial number, padded with zeroes (section 5.2.6: `VIRTIO_BLK_T_GET_ID`).

@@ -1,8 +1,10 @@
 //! A chain: what the driver lends the device, as ranges of guest RAM.
 
+use std::any::Any;
 use std::mem::size_of;
+use std::sync::Arc;
 
-use rhea_block::IoVecs;
+use rhea_block::{Buffers, IoVecs};
 use thiserror::Error;
 use virtio_queue::desc::split::Descriptor;
 use vm_memory::{Bytes, GuestAddress, GuestMemoryBackend, GuestMemoryRegion};
@@ -205,6 +207,20 @@ pub fn host_ranges(
         }
     }
     Ok(())
+}
+
+/// Ranges of guest RAM as a request's memory: nothing is copied, and the mapping lives as long as the request.
+///
+/// # Errors
+/// [`ChainError::NotInRam`], which ranges of a chain cannot meet.
+#[expect(unsafe_code, reason = "guest memory is lent to the kernel without a copy")]
+pub fn lend(ram: &RamView, ranges: impl Iterator<Item = GuestRange>) -> Result<Buffers, ChainError> {
+    let mut iovecs = IoVecs::new();
+    host_ranges(ram, ranges, &mut iovecs)?;
+    let owner: Arc<dyn Any + Send + Sync> = Arc::clone(ram.ram()) as _;
+    // SAFETY: every range was resolved in the mappings of `ram`, which `owner` keeps alive. Guest memory is never Rust
+    // memory: it is only reached through volatile accesses.
+    Ok(unsafe { Buffers::new(iovecs, Some(owner)) })
 }
 
 /// Where an indirect table is and how many descriptors it has (section 2.7.5.3).
