@@ -1,5 +1,6 @@
 //! One channel: registers, the drive that was chosen, and the one command that is being carried out.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Instant;
 
@@ -116,11 +117,18 @@ pub(super) struct Shared {
     channel: Mutex<Channel>,
     quiet: Condvar,
     pub(super) link: OnceLock<Link>,
+    /// A medium came or went: the thread has to let go of those that are no longer there.
+    pub(super) media_changed: AtomicBool,
 }
 
 impl Shared {
     pub(super) fn new(channel: Channel) -> Arc<Self> {
-        Arc::new(Self { channel: Mutex::new(channel), quiet: Condvar::new(), link: OnceLock::new() })
+        Arc::new(Self {
+            channel: Mutex::new(channel),
+            quiet: Condvar::new(),
+            link: OnceLock::new(),
+            media_changed: AtomicBool::new(false),
+        })
     }
 
     pub(super) fn lock(&self) -> MutexGuard<'_, Channel> {
@@ -148,6 +156,20 @@ impl Shared {
             self.quiet.notify_all();
         }
         order
+    }
+
+    /// Tells the thread that a medium came or went.
+    pub(super) fn medium_changed(&self) {
+        self.media_changed.store(true, Ordering::Release);
+        if let Some(link) = self.link.get() {
+            link.wake();
+        }
+    }
+
+    /// Generations of the media in the drives.
+    pub(super) fn media(&self) -> Vec<u64> {
+        let media = self.lock().drives.iter().flatten().filter_map(Drive::medium).collect::<Vec<_>>();
+        media.iter().map(|medium| medium.generation()).collect()
     }
 
     /// Waits until nothing is in flight.

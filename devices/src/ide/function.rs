@@ -1,6 +1,6 @@
 //! The PCI function: configuration space, ports, and the life of both channels.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use super::channel::{Channel, Shared};
 use super::drive::{DEPTH, Drive, IdeDrive, IdeError, Kind};
@@ -157,6 +157,10 @@ impl Lifecycle for Piix3Ide {
             }
             for drive in channel.drives.iter_mut().flatten() {
                 open(drive)?;
+                if let Kind::Cd(unit) = &drive.kind {
+                    let shared: Weak<Shared> = Arc::downgrade(shared);
+                    unit.on_change(move |_| shared.upgrade().into_iter().for_each(|shared| shared.medium_changed()));
+                }
             }
             drop(channel);
             let thread = self.placement.thread("ide", n).map_err(|source| DeviceError::Host {

@@ -1,6 +1,7 @@
 //! A channel's thread: carries orders to images and completions back.
 
 use std::os::fd::AsRawFd;
+use std::sync::atomic::Ordering;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Weak};
 
@@ -29,6 +30,10 @@ impl Link {
             self.handle.wake();
         }
     }
+
+    pub(super) fn wake(&self) {
+        self.handle.wake();
+    }
 }
 
 /// An open queue to one medium.
@@ -40,14 +45,12 @@ struct Path {
 struct ChannelWorker {
     shared: Weak<Shared>,
     mail: Receiver<Order>,
-    /// One for each drive; media that left make room.
+    /// One for each drive; those of media that left go when nothing is in flight on them.
     paths: Vec<Path>,
 }
 
 /// Completions of any path.
 const COMPLETIONS: u32 = 0;
-/// Most media that are remembered: both drives', and those just taken out.
-const MAX_PATHS: usize = 4;
 
 impl Worker for ChannelWorker {
     fn attach(&mut self, _sources: &mut Sources<'_>) -> std::io::Result<()> {
@@ -64,11 +67,31 @@ impl Worker for ChannelWorker {
                 self.carry_out(&shared, order, sources);
             }
         }
+        if shared.media_changed.swap(false, Ordering::AcqRel) {
+            self.let_go(&shared, sources);
+        }
         Next::Wait
     }
 }
 
 impl ChannelWorker {
+    /// Closes the paths to media that are no longer there, so that their files may be closed.
+    fn let_go(&mut self, shared: &Shared, sources: &mut Sources<'_>) {
+        let here = shared.media();
+        self.paths.retain(|path| {
+            let stays = here.contains(&path.generation);
+            if !stays && path.queue.in_flight() > 0 {
+                // Its completion brings us back here.
+                shared.media_changed.store(true, Ordering::Release);
+                return true;
+            }
+            if !stays {
+                sources.forget(path.queue.notifier().as_raw_fd());
+            }
+            stays
+        });
+    }
+
     fn carry_out(&mut self, shared: &Arc<Shared>, order: Order, sources: &mut Sources<'_>) {
         let mut next = Some(order);
         while let Some(order) = next.take() {
@@ -89,10 +112,6 @@ impl ChannelWorker {
             return self.paths.get_mut(at);
         }
         let queue = order.medium.take_queue(0)?;
-        if self.paths.len() >= MAX_PATHS {
-            let gone = self.paths.remove(0);
-            sources.forget(gone.queue.notifier().as_raw_fd());
-        }
         if let Err(error) = sources.watch(queue.notifier().as_raw_fd(), COMPLETIONS, Trigger::Level) {
             log::error!("cannot watch a disk: {error}");
             return None;

@@ -34,6 +34,7 @@ mod unit;
 pub use cd::tray::{EjectRefused, Tray, TrayMoved};
 pub use cdb::Cdb;
 pub use job::{Job, Step};
+pub(crate) use luns::lun_field;
 pub use luns::{no_such_unit, report_luns};
 pub use medium::Medium;
 pub use plan::{MAX_PARAMETERS, Media, Plan, Reply};

@@ -1,7 +1,7 @@
 //! virtio 1.2: devices that are made for guests of a hypervisor.
 //!
 //! Three parts that do not read each other's: the *transport* knows registers ([`transport`]), the *queue* knows rings
-//! ([`queue`]), the *device* knows requests ([`blk`], [`rng`]). They meet in [`device`].
+//! ([`queue`]), the *device* knows requests ([`blk`], [`scsi`], [`rng`]). They meet in [`device`].
 //!
 //! ```text
 //!  vCPU ── registers ──▶ transport ── start_queue / stop_queue ──▶ device
@@ -18,6 +18,7 @@ pub mod features;
 pub mod iothread;
 pub mod queue;
 pub mod rng;
+pub mod scsi;
 pub mod transport;
 pub mod worker;
 

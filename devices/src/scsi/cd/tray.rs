@@ -172,7 +172,11 @@ impl LogicalUnit {
         if !state.tray.open {
             return Err(EjectRefused::Closed(self.config.id.clone()));
         }
-        Ok(state.medium.take().map(|medium| Arc::clone(medium.image())))
+        let medium = state.medium.take();
+        drop(state);
+        // The front end lets go of its queues.
+        self.tell(UnitChange::Medium);
+        Ok(medium.map(|medium| Arc::clone(medium.image())))
     }
 }
 
