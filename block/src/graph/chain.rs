@@ -28,7 +28,8 @@ impl Graph {
         }
         let options = OpenOptions {
             read_only: settings.read_only,
-            discard: spec.pass_discard_request.unwrap_or(settings.discard),
+            discard: settings.discard,
+            pass_discard_request: spec.pass_discard_request,
             discard_snapshot: spec.pass_discard_snapshot,
             discard_other: spec.pass_discard_other.unwrap_or(false),
             lazy_refcounts: spec.lazy_refcounts,

@@ -11,6 +11,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use crate::disk::Disk;
 use crate::error::{BlockError, ErrorKind};
 use crate::layer::Layer;
+use crate::lock::Access;
+use crate::protocol::file::HostFile;
 use crate::spec::{BlockdevSpec, DetectZeroes};
 
 mod chain;
@@ -68,6 +70,22 @@ impl Node {
     #[must_use]
     pub fn child(&self, role: &str) -> Option<&Arc<Self>> {
         self.children.iter().find(|(r, _)| *r == role).map(|(_, node)| node)
+    }
+}
+
+impl Node {
+    /// Changes what other programs are told about the files beneath that this node writes to (`share-rw=on` of a
+    /// device is [`Access::WriteShared`]).
+    ///
+    /// # Errors
+    /// When another program stands against it.
+    pub fn relock(&self, access: Access) -> Result<(), BlockError> {
+        if let Some(file) = self.layer.as_any().downcast_ref::<HostFile>() {
+            let access = if self.layer.limits().read_only { access.reading() } else { access };
+            return file.relock(access);
+        }
+        let below = self.children.iter().filter(|(role, _)| *role != "backing");
+        below.into_iter().try_for_each(|(_, node)| node.relock(access))
     }
 }
 

@@ -1,7 +1,8 @@
 use super::*;
 use crate::format::qcow2::{CreateOptions, create};
 use crate::layer::{read_vec, write_all};
-use crate::protocol::file::{FileOptions, HostFile};
+use crate::protocol::file::FileOptions;
+use crate::spec::Discard;
 use std::path::Path;
 
 fn raw_file(path: &Path, byte: u8) {
@@ -164,4 +165,33 @@ fn failed_open_leaves_no_nodes() {
     let graph = Graph::new();
     assert!(graph.open_drive(&drive(&folder.path().join("top.qcow2"))).is_err());
     assert!(graph.nodes().is_empty(), "{:?}", graph.nodes().iter().map(|n| n.name().to_owned()).collect::<Vec<_>>());
+}
+
+#[test]
+fn shared_disk_may_be_opened_by_a_second_writer_that_shares() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("a.img");
+    raw_file(&path, 0);
+    let (first, second) = (Graph::new(), Graph::new());
+    let shared = DriveSpec { format: Some("raw".into()), force_share: true, ..drive(&path) };
+    let opened = first.open_drive(&DriveSpec { force_share: false, ..shared.clone() }).unwrap();
+    assert!(second.open_drive(&shared).is_err());
+    opened.node.relock(Access::WriteShared).unwrap();
+    second.open_drive(&shared).unwrap();
+}
+
+#[test]
+fn discards_do_nothing_unless_asked_for() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("a.qcow2");
+    for (discard, expected) in [(Discard::Ignore, 1), (Discard::Unmap, 0)] {
+        qcow2_file(&path, None);
+        let graph = Graph::new();
+        let opened = graph.open_drive(&DriveSpec { discard, ..drive(&path) }).unwrap();
+        let layer = opened.node.layer();
+        write_all(layer.as_ref(), &[1; 65536], 0).unwrap();
+        layer.discard(0, 65536).unwrap();
+        assert_eq!(read_vec(layer.as_ref(), 0, 1).unwrap(), [expected], "{discard:?}");
+        assert_eq!(layer.limits().discard, discard == Discard::Unmap);
+    }
 }

@@ -131,6 +131,8 @@ impl Geometry {
 /// Which freed host space is given back to the host (`pass-discard-*`).
 #[derive(Debug, Clone, Copy)]
 struct Discards {
+    /// The guest's discards mean something.
+    enabled: bool,
     /// What the guest discards.
     request: bool,
     /// What deleted snapshots alone used.
@@ -262,7 +264,7 @@ impl Layer for Qcow2 {
         let below = self.data.limits();
         Limits {
             read_only: self.read_only,
-            discard: self.discard.request,
+            discard: self.discard.enabled,
             discard_granularity: u32::try_from(self.geometry.subcluster()).unwrap_or(0),
             ..below
         }
@@ -287,12 +289,12 @@ impl Layer for Qcow2 {
 
     fn discard(&self, offset: u64, len: u64) -> Result<(), BlockError> {
         self.writable()?;
-        self.discard_range(offset, len)
+        if self.discard.enabled { self.discard_range(offset, len) } else { Ok(()) }
     }
 
     fn write_zeroes(&self, offset: u64, len: u64, unmap: bool) -> Result<(), BlockError> {
         self.writable()?;
-        self.zero_range(offset, len, unmap)
+        self.zero_range(offset, len, unmap && self.discard.enabled)
     }
 
     fn status(&self, offset: u64, len: u64) -> Result<Status, BlockError> {

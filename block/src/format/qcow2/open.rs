@@ -16,8 +16,10 @@ use crate::layer::{Layer, read_vec};
 pub struct OpenOptions {
     /// Refuse writes.
     pub read_only: bool,
-    /// Discards of the guest free host space.
+    /// Discards of the guest free clusters; otherwise they succeed and do nothing.
     pub discard: bool,
+    /// They also free host space (yes).
+    pub pass_discard_request: Option<bool>,
     /// Deleted snapshots free host space (as `discard`).
     pub discard_snapshot: Option<bool>,
     /// What else is freed frees host space (no).
@@ -149,7 +151,8 @@ impl Qcow2 {
             compression: header.compression,
             read_only: read_only || (external && data.limits().read_only),
             discard: Discards {
-                request: options.discard && file.limits().discard,
+                enabled: options.discard,
+                request: options.discard && options.pass_discard_request.unwrap_or(true) && file.limits().discard,
                 snapshot: options.discard_snapshot.unwrap_or(options.discard) && file.limits().discard,
                 other: options.discard_other && file.limits().discard,
             },
