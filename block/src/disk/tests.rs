@@ -148,3 +148,112 @@ fn resize_tells_listeners_the_new_size() {
 
     assert_eq!(receive.try_recv(), Ok(8192));
 }
+
+/// Many requests at once on one qcow2 image; each place of the disk has one request at a time, so the outcome is known.
+fn random_requests_on_qcow2(ring: bool) {
+    use crate::format::qcow2::{CreateOptions, create};
+    const PLACES: u64 = 48;
+    const LEN: usize = 3 * 1024;
+    let file = tempfile::NamedTempFile::new().unwrap();
+    let layer: Arc<dyn Layer> =
+        Arc::new(HostFile::open(file.path(), FileOptions { ring, ..FileOptions::default() }).unwrap());
+    let options = CreateOptions { size: 4 << 20, cluster_size: 4096, ..CreateOptions::default() };
+    let disk = Disk::new(Arc::new(create(&layer, None, &options).unwrap()), true);
+    let mut queue = disk.open_queue(32).unwrap();
+    let places: Vec<*mut u8> = (0..PLACES).map(|_| memory(LEN, 0)).collect();
+    let mut model = vec![0u8; PLACES as usize];
+    let mut doing: Vec<Option<(Op, u8)>> = vec![None; PLACES as usize];
+    let mut seed = 12_345u64;
+    let mut roll = |below: u64| {
+        seed ^= seed << 13;
+        seed ^= seed >> 7;
+        seed ^= seed << 17;
+        seed % below
+    };
+    let (mut sent, mut done) = (0, 0);
+    while done < 6000 {
+        while sent < 6000 && doing.iter().filter(|d| d.is_some()).count() < 40 {
+            let place = roll(PLACES) as usize;
+            if doing[place].is_some() {
+                continue;
+            }
+            let fill = roll(255) as u8 + 1;
+            let op = match roll(8) {
+                0..=2 => WRITE,
+                3 => Op::WriteZeroes { unmap: true, fua: false },
+                4 if sent % 7 == 0 => Op::Flush,
+                _ => Op::Read,
+            };
+            if op == WRITE {
+                let bytes = vec![fill; LEN];
+                crate::mem::Sink::buffers(&buffers(places[place], LEN)).copy_from(&bytes);
+            }
+            let len = if op == Op::Flush { 0 } else { LEN };
+            queue.submit(request(place as u64, op, place as u64 * LEN as u64, len, places[place]));
+            doing[place] = Some((op, fill));
+            sent += 1;
+        }
+        queue.kick();
+        let Some(completion) = queue.reap() else {
+            sys::wait_readable(queue.notifier());
+            continue;
+        };
+        completion.result.unwrap();
+        let place = completion.tag as usize;
+        match doing[place].take().unwrap() {
+            (Op::Write { .. }, fill) => model[place] = fill,
+            (Op::WriteZeroes { .. }, _) => model[place] = 0,
+            (Op::Read, _) => assert_eq!(content(places[place], LEN), vec![model[place]; LEN], "place {place}"),
+            _ => {}
+        }
+        done += 1;
+    }
+    drop(queue);
+    disk.layer().close().unwrap();
+    drop(disk);
+    let check = crate::format::qcow2::check(&layer).unwrap();
+    assert_eq!((check.corruptions, check.leaks), (0, 0), "{:?}", check.messages);
+}
+
+#[test]
+fn random_requests_on_qcow2_through_the_ring_read_back() {
+    random_requests_on_qcow2(true);
+}
+
+#[test]
+fn random_requests_on_qcow2_through_threads_read_back() {
+    random_requests_on_qcow2(false);
+}
+
+#[test]
+fn snapshot_under_io_keeps_what_was_written_before_it() {
+    use crate::format::qcow2::{CreateOptions, Qcow2, create};
+    let file: Arc<dyn Layer> = Arc::new(Memory::new(Vec::new()));
+    let options = CreateOptions { size: 1 << 20, cluster_size: 4096, ..CreateOptions::default() };
+    let image = Arc::new(create(&file, None, &options).unwrap());
+    let disk = Disk::new(image.clone(), true);
+    crate::layer::write_all(image.as_ref(), &[1; 65536], 0).unwrap();
+    let stop = Arc::new(AtomicBool::new(false));
+    let (mine, halt) = (disk.clone(), stop.clone());
+    let writer = std::thread::spawn(move || {
+        let mut queue = mine.open_queue(8).unwrap();
+        let at = memory(4096, 2);
+        let mut n = 0;
+        while !halt.load(Ordering::SeqCst) {
+            queue.submit(request(n, WRITE, (1 << 19) + n % 100 * 4096, 4096, at));
+            assert!(wait(queue.as_mut(), 1)[0].result.is_ok());
+            n += 1;
+        }
+    });
+    for n in 0..10 {
+        image.snapshot_create(&format!("s{n}"), (0, 0)).unwrap();
+    }
+    stop.store(true, Ordering::SeqCst);
+    writer.join().unwrap();
+    image.snapshot_apply("s0").unwrap();
+    let first: &Qcow2 = &image;
+    assert_eq!(read_vec(first, 0, 65536).unwrap(), vec![1; 65536]);
+    image.close().unwrap();
+    let check = crate::format::qcow2::check(&file).unwrap();
+    assert_eq!((check.corruptions, check.leaks), (0, 0), "{:?}", check.messages);
+}

@@ -195,3 +195,22 @@ fn discards_do_nothing_unless_asked_for() {
         assert_eq!(layer.limits().discard, discard == Discard::Unmap);
     }
 }
+
+#[test]
+fn chain_of_150_images_is_opened_and_read_by_a_worker() {
+    let folder = tempfile::tempdir().unwrap();
+    raw_file(&folder.path().join("0.qcow2"), 7);
+    for n in 1..=150 {
+        let format = if n == 1 { "raw" } else { "qcow2" };
+        let below = format!("{}.qcow2", n - 1);
+        qcow2_file(&folder.path().join(format!("{n}.qcow2")), Some((&below, Some(format))));
+    }
+    let graph = Graph::new();
+    let opened = graph.open_drive(&drive(&folder.path().join("150.qcow2"))).unwrap();
+    let layer = opened.node.layer().clone();
+    let read = crate::thread::spawn(crate::thread::ThreadKind::Disk, "deep", move || {
+        write_all(layer.as_ref(), &[1; 512], 512).unwrap();
+        read_vec(layer.as_ref(), 0, 1024).unwrap()
+    });
+    assert_eq!(read.unwrap().join().unwrap(), [vec![7; 512], vec![1; 512]].concat());
+}
