@@ -14,7 +14,6 @@ use rhea_devices::chardev::CharBackend;
 
 pub mod config;
 mod fdset;
-mod from_spec;
 mod host_end;
 mod io_loop;
 mod log_file;

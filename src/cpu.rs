@@ -115,7 +115,7 @@ impl Cpus {
     /// # Errors
     /// When KVM refuses one.
     pub fn create(&self, vm: &Vm) -> Result<Vec<Vcpu>, CpuError> {
-        if self.topology.apic_id(self.max.saturating_sub(1)) > u32::from(u8::MAX) {
+        if self.topology.apic_id(self.max.saturating_sub(1)) >= u32::from(u8::MAX) {
             vm.enable_wide_apic_ids().map_err(CpuError::Wide)?;
         }
         let msrs = self.plan.msrs();

@@ -122,7 +122,7 @@ impl SocketConfig {
             server: spec.server,
             wait: spec.waits(),
             telnet: spec.telnet,
-            nodelay: spec.nodelay.unwrap_or(true),
+            nodelay: spec.nodelay.unwrap_or(false),
             reconnect: Duration::from_secs(spec.reconnect.into()),
         })
     }

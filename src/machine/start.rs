@@ -141,8 +141,8 @@ fn open_chardevs(spec: &VmSpec, events: &EventSender) -> Result<Arc<Chardevs>, S
     let hook = Arc::new(move || quit.send(MachineEvent::Quit));
     let chardevs = Chardevs::new(fds, hook).map_err(StartError::Host)?;
     for asked in &spec.chardevs {
-        let config = Config::try_from(asked)?;
-        let refused = |source| StartError::Chardev { label: config.label.clone(), source };
+        let refused = |source| StartError::Chardev { label: asked.common().id.clone(), source };
+        let config = Config::from_spec(asked).map_err(refused)?;
         if let Some(pty) = chardevs.add(&config).map_err(refused)? {
             eprintln!("{}", Chardevs::announcement(&config.label, &pty));
         }

@@ -67,7 +67,7 @@ impl Machine {
             is_default: (machine.alias.is_some()).then_some(true),
             cpu_max: i64::from(machine.max_cpus),
             hotpluggable_cpus: false,
-            numa_mem_supported: true,
+            numa_mem_supported: false,
             deprecated: false,
             default_cpu_type: Some("qemu64-x86_64-cpu".into()),
             default_ram_id: Some("pc.ram".into()),

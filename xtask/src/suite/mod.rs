@@ -67,8 +67,15 @@ pub(crate) fn run(args: &SuiteArgs) -> Result<u8> {
     prepare()?;
     let mut passed = 0;
     let mut failed = 0;
+    let mut failed_once: Vec<String> = Vec::new();
     for lab in 1..=LABS {
         let outcome = play_in_lab(args, &left.clone(), &mut |name, ok| {
+            // The emulated processor stalls a guest now and then, under any monitor: a scenario counts as failed when
+            // it fails in two lab machines.
+            if !ok && !failed_once.iter().any(|before| before == name) {
+                failed_once.push(name.to_owned());
+                return;
+            }
             *(if ok { &mut passed } else { &mut failed }) += 1;
             left.retain(|scenario| *scenario != name);
         });
@@ -76,7 +83,10 @@ pub(crate) fn run(args: &SuiteArgs) -> Result<u8> {
             break;
         }
         let why = outcome.map_or_else(|error| format!("{error:#}"), |status| format!("it ended with status {status}"));
-        println!("lab machine {lab} of {LABS} left {} scenarios unplayed: {why}", left.len());
+        println!("lab machine {lab} of {LABS} left {} scenarios to play (again): {why}", left.len());
+    }
+    for name in &failed_once {
+        println!("in need of a second lab machine: {name}");
     }
     failed += left.len();
     println!("lab suite: {passed} passed, {failed} failed");
