@@ -7,6 +7,7 @@ use super::drive::{Drive, Kind, MAX_MULTIPLE, Modes, SECTOR};
 use super::identify::{self, MAX_TRIM_BLOCKS};
 use super::regs::{device, error};
 use super::transfer::{Action, Sectors, Step, Trim, Way};
+use crate::block_stats::Counted;
 
 /// What a command that moves sectors is.
 struct Move {
@@ -64,6 +65,10 @@ impl Channel {
         let block = if multiple { usize::from(disk.multiple) * SECTOR as usize } else { SECTOR as usize };
         let (sectors, read_only) = (disk.sectors(), disk.image.info().read_only);
         if start.checked_add(count).is_none_or(|end| end > sectors) {
+            let counted = if way == Way::Write { Counted::Write } else { Counted::Read };
+            if let Some(drive) = self.drive(self.work.drive) {
+                drive.stats.invalid(counted);
+            }
             return Err(error::IDNF);
         }
         if way == Way::Write && read_only {

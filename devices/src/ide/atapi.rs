@@ -40,8 +40,16 @@ pub(super) struct Packet {
 impl Packet {
     /// Bytes of the next block, of `rest`: even, unless it is the last (ATA/ATAPI-7, 6.24.7.2).
     pub(super) fn block(&self, rest: usize) -> usize {
-        let even = if self.limit >= BUFFER { self.limit } else { self.limit & !1 };
-        rest.min(even.max(2))
+        if rest <= self.limit { rest } else { rest.min(self.even()) }
+    }
+
+    fn even(&self) -> usize {
+        (self.limit & !1).max(2)
+    }
+
+    /// Bytes that the buffer is filled with at once: whole blocks.
+    fn fill(&self) -> usize {
+        if self.dma { BUFFER } else { BUFFER - BUFFER % self.even() }
     }
 
     /// Why this cannot be a state.
@@ -164,7 +172,7 @@ impl Channel {
             }
             Plan::Media(media) => {
                 let len = media.bytes();
-                let (job, step) = Job::start(media, 0, Buffers::none());
+                let (job, step) = Job::start(media, 0, Buffers::none(), None);
                 self.job = Some(job);
                 self.job_step(len, step);
             }
@@ -224,12 +232,12 @@ impl Channel {
     fn refill(&mut self) {
         let Some(packet) = self.packet() else { return };
         if !packet.pending.is_empty() {
-            let rest = packet.pending.split_off(packet.pending.len().min(BUFFER));
+            let rest = packet.pending.split_off(packet.pending.len().min(packet.fill()));
             let now = std::mem::replace(&mut packet.pending, rest);
             self.buffer.put(0, &now);
             self.present(now.len());
         } else if packet.left > 0 {
-            let (offset, len) = (packet.offset, packet.left.min(BUFFER as u64));
+            let (offset, len) = (packet.offset, packet.left.min(packet.fill() as u64));
             self.submit(Step { action: Action::Read, offset, len, guest: false });
         } else {
             self.packet_good();

@@ -219,6 +219,7 @@ impl Drive {
                 if unit.config().kind != UnitKind::Cd {
                     return Err(IdeError::NotCd(unit.config().id.clone()));
                 }
+                unit.forget_power_on();
                 (Kind::Cd(unit), stats, errors)
             }
         };
@@ -243,7 +244,10 @@ impl Drive {
     pub(super) fn power_on(&mut self) {
         match &mut self.kind {
             Kind::Disk(disk) => disk.power_on(),
-            Kind::Cd(unit) => unit.power_on(),
+            Kind::Cd(unit) => {
+                unit.power_on();
+                unit.forget_power_on();
+            }
         }
         self.regs = TaskFile::default();
         self.modes = Modes::default();

@@ -3,6 +3,7 @@
 use rhea_block::{Buffers, Op, Request};
 
 use super::bounce::Bounce;
+use super::claims::Claim;
 use super::plan::{Media, Reply};
 use super::sense::{self, Sense};
 
@@ -28,19 +29,22 @@ pub struct Job {
     bounce: Option<Bounce>,
     /// The comparison was right: what is in flight is the write.
     compared: bool,
+    /// What it changes is its own until it is over.
+    _claim: Option<Claim>,
 }
 
 impl Job {
-    /// Begins `media`. `buffers` are the initiator's, as long as a read or write says; other work needs none.
+    /// Begins `media`. `buffers` are the initiator's, as long as a read or write says; other work needs none. `claim` is
+    /// the unit's, for this work.
     #[must_use]
-    pub fn start(media: Media, tag: u64, buffers: Buffers) -> (Self, Step) {
+    pub fn start(media: Media, tag: u64, buffers: Buffers, claim: Option<Claim>) -> (Self, Step) {
         let request = |op, offset, len| Step::Submit(Request { tag, op, offset, len, buffers });
         let first = match media {
             Media::Read { offset, len } => Some(request(Op::Read, offset, len)),
             Media::Write { offset, len, fua } => Some(request(Op::Write { fua }, offset, len)),
             _ => None,
         };
-        let mut job = Self { media, tag, done: 0, bounce: None, compared: false };
+        let mut job = Self { media, tag, done: 0, bounce: None, compared: false, _claim: claim };
         let step = first.unwrap_or_else(|| job.prepare());
         (job, step)
     }

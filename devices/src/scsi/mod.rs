@@ -18,6 +18,7 @@
 pub mod bounce;
 mod cd;
 pub mod cdb;
+mod claims;
 mod commands;
 mod disk;
 mod inquiry;
@@ -33,6 +34,7 @@ mod unit;
 
 pub use cd::tray::{EjectRefused, Tray, TrayMoved};
 pub use cdb::Cdb;
+pub use claims::{Busy, Claim};
 pub use job::{Job, Step};
 pub(crate) use luns::lun_field;
 pub use luns::{no_such_unit, report_luns};

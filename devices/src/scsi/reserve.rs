@@ -9,8 +9,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use serde::{Deserialize, Serialize};
 
 use super::cdb::Cdb;
+use super::claims::{Busy, Claim, Claims};
 use super::commands::Run;
-use super::plan::{Plan, Reply};
+use super::plan::{Media, Plan, Reply};
 use super::sense::{self, Sense, status};
 
 pub(super) use persistent::{persistent_in, persistent_out, persistent_out_parameters};
@@ -154,6 +155,7 @@ pub struct Reservations {
     table: Mutex<Table>,
     /// There is some registration, reservation or attention: without, no command has to look.
     busy: AtomicBool,
+    claims: Arc<Claims>,
 }
 
 impl Reservations {
@@ -198,6 +200,10 @@ impl Nexus {
 
     pub(super) fn allows(&self, access: Access) -> bool {
         access == Access::Free || !self.busy() || self.with(|table, id| table.allows(id, access))
+    }
+
+    pub(super) fn claim(&self, media: &Media) -> Result<Option<Claim>, Busy> {
+        self.shared.claims.claim(media)
     }
 
     pub(super) fn take_attention(&self) -> Option<Sense> {

@@ -68,8 +68,9 @@ fn work(unit: &LogicalUnit, media: Media, out: &[u8]) -> Reply {
     let mut bounce = Bounce::new(len).unwrap();
     bounce.put(0, out);
     let buffers = if len > 0 { bounce.lend(0, len) } else { Buffers::none() };
+    let claim = unit.claim(&media).unwrap();
     let reads = matches!(media, Media::Read { .. });
-    let (mut job, mut step) = Job::start(media, 7, buffers);
+    let (mut job, mut step) = Job::start(media, 7, buffers, claim);
     loop {
         match step {
             Step::Done(mut reply) => {

@@ -6,9 +6,10 @@ use rhea_block::{BlockError, Image, ImageInfo};
 use thiserror::Error;
 
 use super::cdb::Cdb;
+use super::claims::{Busy, Claim};
 use super::commands::{COMMON, Command, Run};
 use super::medium::Medium;
-use super::plan::{Plan, Reply};
+use super::plan::{Media, Plan, Reply};
 use super::reserve::{Nexus, Reservations};
 use super::sense::{self, Sense, status};
 use super::state::{State, UnitState};
@@ -316,6 +317,11 @@ impl LogicalUnit {
         state.attend(sense::ATTENTION_RESET);
     }
 
+    /// Forgets that it was switched on: behind ATAPI, drives of virtual machines do not tell.
+    pub fn forget_power_on(&self) {
+        self.lock().attention.retain(|sense| *sense != sense::ATTENTION_RESET);
+    }
+
     /// Units came to or went from the target.
     pub fn luns_changed(&self) {
         self.lock().attend(sense::ATTENTION_LUNS_CHANGED);
@@ -381,6 +387,14 @@ impl LogicalUnit {
         let state = &mut *self.lock();
         let plan = taker.and_then(|take| take(&mut Run { unit: self, state }, cdb, data));
         plan.unwrap_or_else(|sense| Reply::check(sense).into())
+    }
+
+    /// Takes the part of the image that a command changes, until the claim is dropped.
+    ///
+    /// # Errors
+    /// [`Busy`] when another command has to be alone with it, or this one has: the answer is [`status::BUSY`].
+    pub fn claim(&self, media: &Media) -> Result<Option<Claim>, Busy> {
+        self.nexus.claim(media)
     }
 
     /// Whether the medium can be reached.

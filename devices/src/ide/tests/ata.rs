@@ -147,6 +147,7 @@ fn past_the_end_is_not_found() {
     guest.command48(0x25, u64::MAX >> 16, 1);
     assert_eq!((guest.interrupt(), guest.inb(1)), (0x41, 0x10));
     assert_eq!(guest.image.take_seen(), []);
+    assert_eq!(guest.stats.totals(crate::block_stats::Counted::Write).invalid, 1);
 }
 
 #[test]

@@ -42,11 +42,6 @@ impl Guest {
         let (data, _) = self.read_packet(&[3, 0, 0, 0, 18], 0xfffe);
         (data[2], data[12], data[13])
     }
-
-    fn power_on_attention(&self) {
-        assert_eq!(self.failing_packet(&[0]), 6);
-        assert_eq!(self.sense(), (6, 0x29, 0));
-    }
 }
 
 const READ: u8 = 0x28;
@@ -93,7 +88,6 @@ fn inquiry_comes_in_blocks_no_larger_than_asked() {
 #[test]
 fn sectors_by_programmed_io_are_whole() {
     let guest = guest();
-    guest.power_on_attention();
     for (limit, count) in [(2048, 3u8), (0xfffe, 100), (0x1000, 200)] {
         let (data, blocks) = guest.read_packet(&[READ, 0, 0, 0, 0, 7, 0, 0, count], limit);
         assert!(data == guest.disc.bytes(7 * 2048, usize::from(count) * 2048));
@@ -102,9 +96,23 @@ fn sectors_by_programmed_io_are_whole() {
 }
 
 #[test]
+fn blocks_are_as_long_as_asked_across_the_buffers_end() {
+    let guest = guest();
+    let (data, blocks) = guest.read_packet(&[READ, 0, 0, 0, 0, 0, 0, 0, 100], 5120);
+    assert!(data == guest.disc.bytes(0, 100 * 2048));
+    assert_eq!(blocks, [5120; 40]);
+}
+
+#[test]
+fn first_command_meets_no_unit_attention() {
+    let guest = guest();
+    assert!(guest.read_packet(&[0], 0xfffe).0.is_empty());
+    assert_eq!(guest.sense(), (0, 0, 0));
+}
+
+#[test]
 fn sectors_by_dma_are_whole() {
     let guest = guest();
-    guest.power_on_attention();
     for first in [false, true] {
         guest.set_table(&[
             (0x2_0000, 2000, false),
@@ -135,7 +143,6 @@ fn sectors_by_dma_are_whole() {
 #[test]
 fn whole_sectors_longer_than_the_buffer() {
     let guest = guest();
-    guest.power_on_attention();
     let (data, _) = guest.read_packet(&[0xbe, 0, 0, 0, 0, 0, 0, 0, 200, 0xf8], 0xfffe);
     assert_eq!(data.len(), 200 * 2352);
     assert_eq!(data[199 * 2352 + 16..][..2048], guest.disc.bytes(199 * 2048, 2048));
@@ -144,7 +151,6 @@ fn whole_sectors_longer_than_the_buffer() {
 #[test]
 fn sense_is_kept_for_request_sense_and_no_longer() {
     let guest = guest();
-    guest.power_on_attention();
     assert_eq!(guest.failing_packet(&[READ, 0, 0xff, 0, 0, 0, 0, 0, 1]), 5);
     assert_eq!(guest.sense(), (5, 0x21, 0));
     assert_eq!(guest.sense(), (0, 0, 0));
@@ -163,7 +169,6 @@ fn data_without_room_is_aborted() {
 #[test]
 fn parameters_are_taken_through_the_data_register() {
     let guest = guest();
-    guest.power_on_attention();
     let (page, _) = guest.read_packet(&[0x5a, 0, 0x0e, 0, 0, 0, 0, 0, 255], 0xfffe);
     let len = page.len();
     let status = guest.packet(&[0x55, 0x10, 0, 0, 0, 0, 0, 0, len as u8], 16, false);
@@ -180,7 +185,6 @@ fn parameters_are_taken_through_the_data_register() {
 #[test]
 fn empty_drive_is_not_ready() {
     let guest = Setup { loaded: false, ..Setup::default() }.build();
-    guest.power_on_attention();
     for cdb in [&[0u8][..], &[READ, 0, 0, 0, 0, 0, 0, 0, 1], &[0x25], &[0x43, 0, 0, 0, 0, 0, 0, 0, 12], &[0xbe; 12]] {
         assert_eq!(guest.failing_packet(cdb), 2);
         assert_eq!(guest.sense(), (2, 0x3a, 1));
@@ -190,7 +194,6 @@ fn empty_drive_is_not_ready() {
 #[test]
 fn medium_changes_under_the_guest() {
     let guest = guest();
-    guest.power_on_attention();
     guest.read_packet(&[READ, 0, 0, 0, 0, 0, 0, 0, 1], 0xfffe);
     guest.unit.open_tray(false).unwrap();
     guest.unit.remove().unwrap();
@@ -217,7 +220,6 @@ fn device_reset_shows_the_signature_without_an_interrupt() {
 #[test]
 fn device_reset_calls_off_a_busy_drive() {
     let guest = guest();
-    guest.power_on_attention();
     guest.disc.hold();
     guest.choose(true);
     for (port, value) in [(1, 0), (4, 0), (5, 8), (7, 0xa0)] {

@@ -263,7 +263,9 @@ impl RequestQueue {
         };
         let Ok(buffers) = ranges else { return self.answer_code(queue, at, response::FAILURE) };
         slot.began = Instant::now();
-        let (job, step) = Job::start(media, at as u64, buffers);
+        let claim = slot.unit.as_ref().map_or(Ok(None), |unit| unit.unit.claim(&media));
+        let Ok(claim) = claim else { return self.answer(queue, at, &Reply::bare(crate::scsi::status::BUSY)) };
+        let (job, step) = Job::start(media, at as u64, buffers, claim);
         slot.job = Some(job);
         let Some(known) = self.known.get_mut(known) else { return Ok(()) };
         match (step, &mut known.path) {

@@ -105,3 +105,18 @@ fn control_requests_that_are_cut_short_go_back_unused() {
         assert_eq!(host.guest.wait_used(&mut host.control).1, 0);
     }
 }
+
+#[test]
+fn compare_and_write_and_a_write_of_its_blocks_do_not_mix() {
+    let (mut host, image) = Host::with_disk();
+    let _ = image.take_seen();
+    image.hold();
+    let cdb = [0x89, 0, 0, 0, 0, 0, 0, 0, 0, 5, 0, 0, 0, 1, 0, 0];
+    host.post(0, 1, at(0, 0), &cdb, &[[5; 512], [9; 512]].concat(), 0);
+    host.guest.sink.wait_until_polling("a request", || !image.take_seen().is_empty());
+    host.post(0, 2, at(0, 0), &write10(5, 1), &[1; 512], 0);
+    assert_eq!(host.answer(0, 2).status, crate::scsi::status::BUSY);
+    image.release();
+    assert_eq!(host.answer(0, 1).status, 0);
+    assert_eq!(image.bytes(5 * 512, 512), [9; 512]);
+}
