@@ -85,10 +85,14 @@ pub(super) fn run(parsed: &Parsed) -> Result<(), ImgError> {
     }
 }
 
-/// Bytes that copies of the image's bitmaps would take (directory, tables, bits); `None` where it can have none.
+/// Bytes that copies of the image's bitmaps would take (directory, tables, bits); `None` in version 2, which has none.
 fn bitmap_bytes(image: &Image) -> Result<Option<u64>, ImgError> {
     let Some(qcow2) = image.layer().as_any().downcast_ref::<Qcow2>() else { return Ok(None) };
     let list = qcow2.bitmaps().map_err(ImgError::block(format!("could not read the bitmaps of '{}'", image.name)))?;
+    let data = image.node.details().format_specific;
+    if data.is_some_and(|data| data["data"]["compat"] == "0.10") {
+        return Ok(None);
+    }
     let cluster = qcow2.cluster_size();
     let mut directory = 0u64;
     let mut bytes = 0u64;

@@ -219,6 +219,8 @@ impl<'a> Walk<'a> {
 
     fn l2(&mut self, table: u64, shared: Shared) {
         let Shared { times, active } = shared;
+        // Tables lie between the runs of data that they name, so each begins a new one.
+        self.last = 0;
         let extended = self.header.incompatible & incompatible::EXTENDED_L2 != 0;
         let external = self.header.incompatible & incompatible::DATA_FILE != 0;
         let words = self.words("L2 table", table, self.cluster() / 8);

@@ -1,0 +1,16 @@
+//! `rhea img`, called by the name `qemu-img`, beside the real one on the same images.
+//!
+//! Needs `qemu-img` and `qemu-io` (Debian: qemu-utils); a test that cannot run them fails and says so.
+
+#[path = "img/bench.rs"]
+mod bench;
+#[path = "img/change.rs"]
+mod change;
+#[path = "img/copy.rs"]
+mod copy;
+#[path = "img/hostile.rs"]
+mod hostile;
+#[path = "img/look.rs"]
+mod look;
+#[path = "img/rig.rs"]
+mod rig;

@@ -1,0 +1,90 @@
+//! resize, rebase, commit, snapshot, amend.
+
+use crate::rig::Rig;
+
+#[test]
+fn resized_images_keep_what_they_had() {
+    let rig = Rig::new();
+    rig.works("convert -O raw full.qcow2 before.raw");
+    rig.works("resize -q full.qcow2 +3M");
+    rig.works("resize -q -f raw before.raw 7M");
+    rig.alike("full.qcow2", "before.raw");
+    rig.works("resize -q --shrink full.qcow2 -5M");
+    rig.works("resize -q --shrink -f raw before.raw 2M");
+    rig.alike("full.qcow2", "before.raw");
+    rig.sound("full.qcow2");
+    rig.works("resize -q --preallocation=full -f raw before.raw 3M");
+    assert_eq!(std::fs::metadata(rig.path("before.raw")).unwrap().len(), 3 << 20);
+}
+
+#[test]
+fn safe_rebase_keeps_the_content() {
+    let rig = Rig::new();
+    rig.works("convert -O raw top.qcow2 before.raw");
+    rig.write("other.raw", 2 << 20, &[(4096, 65_536, 3)]);
+    for words in ["-b other.raw -F raw", "-b short.raw -F raw", "-b ''"] {
+        rig.works(&format!("rebase {words} top.qcow2"));
+        rig.alike("before.raw", "top.qcow2");
+        rig.sound("top.qcow2");
+    }
+}
+
+#[test]
+fn unsafe_rebase_changes_the_name_alone() {
+    let rig = Rig::new();
+    rig.works("rebase -u -b nowhere -F qcow2 top.qcow2");
+    let info = rig.real("info top.qcow2").out;
+    assert!(info.contains("backing file: nowhere") && info.contains("backing file format: qcow2"), "{info}");
+}
+
+#[test]
+fn commit_moves_the_overlay_into_the_image_beneath() {
+    let rig = Rig::new();
+    rig.works("convert -O raw top.qcow2 before.raw");
+
+    rig.works("commit top.qcow2");
+
+    rig.alike("before.raw", "middle.qcow2");
+    rig.alike("before.raw", "top.qcow2");
+    rig.sound("middle.qcow2");
+    rig.sound("top.qcow2");
+    assert!(!rig.ours("map --output json top.qcow2").out.contains("\"depth\": 0, \"present\": true"));
+}
+
+#[test]
+fn commit_to_a_base_further_down_leaves_the_top() {
+    let rig = Rig::new();
+    rig.works("convert -O raw top.qcow2 before.raw");
+
+    rig.works("commit -q -b short.raw top.qcow2");
+
+    rig.alike("before.raw", "short.raw");
+    assert!(rig.ours("map --output json top.qcow2").out.contains("\"depth\": 0, \"present\": true"));
+}
+
+#[test]
+fn snapshots_are_made_applied_and_deleted() {
+    let rig = Rig::new();
+    rig.works("convert -O raw full.qcow2 before.raw");
+    rig.works("snapshot -c two full.qcow2");
+    rig.io("full.qcow2", &["write -P 9 0 2M"]);
+    rig.same("snapshot -l full.qcow2");
+    rig.works("snapshot -a two full.qcow2");
+    rig.alike("full.qcow2", "before.raw");
+    rig.works("snapshot -d two full.qcow2");
+    rig.works("snapshot -d one full.qcow2");
+    rig.sound("full.qcow2");
+    rig.alike("full.qcow2", "before.raw");
+    assert_eq!(rig.ours("snapshot -d two full.qcow2").code, Some(1));
+}
+
+#[test]
+fn amended_options_are_told_by_info() {
+    let rig = Rig::new();
+    rig.works("amend -o compat=1.1 old.qcow2");
+    rig.works("amend -o lazy_refcounts=on,size=8M old.qcow2");
+    let info = rig.real("info old.qcow2").out;
+    assert!(info.contains("compat: 1.1") && info.contains("lazy refcounts: true"), "{info}");
+    assert!(info.contains("virtual size: 8 MiB"), "{info}");
+    rig.sound("old.qcow2");
+}

@@ -1,0 +1,161 @@
+//! Verbs that look: info, map, check, compare, measure, snapshot -l.
+
+use crate::rig::Rig;
+
+const IMAGES: [&str; 10] = [
+    "plain.raw",
+    "short.raw",
+    "empty.qcow2",
+    "full.qcow2",
+    "packed.qcow2",
+    "zstd.qcow2",
+    "extended.qcow2",
+    "old.qcow2",
+    "middle.qcow2",
+    "top.qcow2",
+];
+
+#[test]
+fn info_tells_the_same() {
+    let rig = Rig::new();
+    for image in IMAGES {
+        rig.same_json(&format!("info --output json {image}"));
+        rig.same_json(&format!("info --output=json --backing-chain {image}"));
+    }
+    for image in ["plain.raw", "full.qcow2", "top.qcow2", "old.qcow2"] {
+        assert_eq!(rig.ours(&format!("info {image}")).out, rig.real(&format!("info {image}")).out);
+    }
+    rig.same_json("info --output json --image-opts driver=qcow2,file.filename=full.qcow2");
+}
+
+#[test]
+fn map_tells_the_same() {
+    let rig = Rig::new();
+    // Clusters with subclusters that are not allocated have a place in QEMU's map and none in ours.
+    for image in IMAGES.iter().filter(|image| **image != "extended.qcow2") {
+        rig.same_json(&format!("map --output json {image}"));
+        rig.same_json(&format!("map --output json --start-offset 1000 --max-length 1M {image}"));
+    }
+    for image in ["plain.raw", "full.qcow2", "top.qcow2"] {
+        rig.same(&format!("map {image}"));
+    }
+}
+
+#[test]
+fn measure_tells_the_same() {
+    let rig = Rig::new();
+    for image in IMAGES {
+        rig.same(&format!("measure -O raw {image}"));
+        for options in
+            ["cluster_size=64k", "cluster_size=512", "extended_l2=on", "refcount_bits=64", "preallocation=full"]
+        {
+            rig.same(&format!("measure -O qcow2 -o {options} {image}"));
+        }
+    }
+    for size in ["0", "1", "1000", "1G", "1T"] {
+        rig.same_json(&format!("measure --output json -O qcow2 --size {size}"));
+    }
+}
+
+#[test]
+fn check_tells_the_same_of_sound_images() {
+    let rig = Rig::new();
+    for image in IMAGES {
+        let words = format!("check {image}");
+        rig.same(&words);
+    }
+    rig.same_json("check --output json full.qcow2");
+    rig.same_json("check --output json packed.qcow2");
+}
+
+#[test]
+fn check_tells_leaks_from_corruption_and_repairs_them() {
+    let rig = Rig::empty();
+    rig.qemu("create -q -f qcow2 -o cluster_size=4k broken.qcow2 1M");
+    rig.io("broken.qcow2", &["write -P 1 0 64k"]);
+    let file = std::fs::OpenOptions::new().write(true).open(rig.path("broken.qcow2")).unwrap();
+    file.set_len(200 * 4096).unwrap();
+    // The refcount block is the third cluster, counts have 16 bits: one too high, then one too low.
+    let patch = |at: u64, count: u16| {
+        use std::os::unix::fs::FileExt;
+        let file = std::fs::OpenOptions::new().write(true).open(rig.path("broken.qcow2")).unwrap();
+        file.write_all_at(&count.to_be_bytes(), at).unwrap();
+    };
+    patch(2 * 4096 + 2 * 100, 1);
+    let code = |words: &str| (rig.ours(words).code, rig.real(words).code);
+    assert_eq!(code("check broken.qcow2"), (Some(3), Some(3)));
+    rig.works("check -r leaks broken.qcow2");
+    rig.sound("broken.qcow2");
+
+    patch(2 * 4096 + 2 * 8, 0);
+    assert_eq!(code("check broken.qcow2"), (Some(2), Some(2)));
+    assert_eq!(rig.ours("check -r leaks broken.qcow2").code, Some(2));
+    rig.works("check -r all broken.qcow2");
+    rig.sound("broken.qcow2");
+    assert_eq!(rig.ours("check -q plain").code, Some(1));
+}
+
+#[test]
+fn compare_agrees() {
+    let rig = Rig::new();
+    for first in ["plain.raw", "full.qcow2", "empty.qcow2", "middle.qcow2", "top.qcow2"] {
+        for second in ["full.qcow2", "packed.qcow2", "extended.qcow2", "old.qcow2", "top.qcow2"] {
+            rig.same(&format!("compare {first} {second}"));
+        }
+        rig.same(&format!("compare -s {first} {first}"));
+    }
+    rig.same("compare -s full.qcow2 packed.qcow2");
+    rig.same("compare nowhere full.qcow2");
+}
+
+#[test]
+fn mistakes_are_told_in_the_same_words() {
+    let rig = Rig::new();
+    for words in [
+        "",
+        "bogus",
+        "info",
+        "info -Z",
+        "info --bogus x",
+        "info --output foo plain.raw",
+        "info nowhere",
+        "info -f qcow2 plain.raw",
+        "create",
+        "create -f foo x 1M",
+        "create -f qcow2 x 1X",
+        "create -q -f qcow2 x",
+        "create -f qcow2 -o foo=1 x 1M",
+        "create -f qcow2 -o cluster_size=3 x 1M",
+        "create -f raw x 99E",
+        "resize plain.raw",
+        "resize -f raw plain.raw 0",
+        "resize full.qcow2 1M",
+        "resize --preallocation=bogus plain.raw 9M",
+        "convert",
+        "convert full.qcow2",
+        "convert -m 99 a b",
+        "convert -S 100 a b",
+        "convert -t foo plain.raw b",
+        "convert --target-is-zero a b",
+        "convert -c -O raw plain.raw b",
+        "convert plain.raw /nowhere/x",
+        "rebase top.qcow2",
+        "rebase -b nowhere -F raw top.qcow2",
+        "commit -b nowhere top.qcow2",
+        "commit empty.qcow2",
+        "compare full.qcow2",
+        "measure",
+        "measure -O vmdk --size 1G",
+        "amend full.qcow2",
+        "amend -f raw -o size=1 plain.raw",
+        "bench --flush-interval=5 full.qcow2",
+        "bench -i foo full.qcow2",
+        "snapshot -c a -d b full.qcow2",
+        "check -r foo full.qcow2",
+        "check plain.raw",
+        "dd",
+        "dd if=plain.raw of=x bs=0",
+    ] {
+        rig.same(words);
+    }
+}
