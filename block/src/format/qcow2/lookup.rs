@@ -50,6 +50,11 @@ impl Qcow2 {
         let within = offset & (cluster - 1);
         let host = if let Mapping::Data(host) = mapping { host + within } else { 0 };
         let mut run = Run { mapping, host, len: 0, copied: entry.is_copied(), entry, fault: self.fault(entry) };
+        // Most requests end where they began: in one unit of allocation.
+        if (within & (unit - 1)) + len <= unit && mapping != Mapping::Compressed && run.fault.is_none() {
+            run.len = len;
+            return run;
+        }
         if mapping == Mapping::Compressed || run.fault.is_some() {
             run.len = len.min(cluster - within);
             return run;
@@ -57,7 +62,7 @@ impl Qcow2 {
         let mut at = offset;
         let end = offset + len;
         loop {
-            at = (at / unit + 1) * unit;
+            at = (at | (unit - 1)) + 1;
             if at >= end {
                 run.len = len;
                 return run;
