@@ -45,6 +45,37 @@ impl Code {
         self
     }
 
+    /// The sector as the boot image of a CD without emulation (El Torito 1.0, 2 and 3): the boot record volume points
+    /// to the catalog, the catalog's default entry to the image.
+    fn disc(mut self, dir: &Path) -> PathBuf {
+        const SECTOR: usize = 2048;
+        const RECORD: usize = 17;
+        const CATALOG: usize = 19;
+        const IMAGE: usize = 20;
+        self.0.insert(0, 0xfa); // cli
+        self.0.push(0xf4); // hlt
+        let mut disc = vec![0; 64 * SECTOR];
+        let mut put = |sector: usize, offset: usize, bytes: &[u8]| {
+            let at = sector * SECTOR + offset;
+            disc[at..at + bytes.len()].copy_from_slice(bytes);
+        };
+        put(16, 0, b"\x01CD001\x01");
+        put(RECORD, 0, b"\0CD001\x01EL TORITO SPECIFICATION");
+        put(RECORD, 0x47, &(CATALOG as u32).to_le_bytes());
+        put(18, 0, b"\xffCD001\x01");
+        // The validation entry: x86, and the two key bytes.
+        put(CATALOG, 0, &[1, 0]);
+        put(CATALOG, 0x1e, &SIGNATURE);
+        // The default entry: bootable, no emulation, four sectors of 512 bytes.
+        put(CATALOG, 0x20, &[0x88, 0]);
+        put(CATALOG, 0x26, &4u16.to_le_bytes());
+        put(CATALOG, 0x28, &(IMAGE as u32).to_le_bytes());
+        put(IMAGE, 0, &self.0);
+        let path = dir.join("disc.iso");
+        fs::write(&path, &disc).expect("disc image");
+        path
+    }
+
     /// The sector, on a disk of 1 MiB.
     fn disk(mut self, dir: &Path) -> PathBuf {
         // Without interrupts, the firmware's own console does not mix its text in.
@@ -111,6 +142,56 @@ fn seabios_starts_a_modern_virtio_disk() {
 #[test]
 fn seabios_starts_a_legacy_virtio_disk() {
     starts_from("virtio-blk-pci,drive=d,disable-modern=on");
+}
+
+#[test]
+fn seabios_starts_an_ide_disk() {
+    let dir = tempfile::tempdir().expect("directory");
+    let disk = Code::default().print("started\r\n").exit().disk(dir.path());
+    let drive = format!("file={},format=raw,index=1", disk.display());
+
+    let ran = rhea(dir.path(), &["-drive", &drive]);
+
+    assert!(ran.log.contains("ata0-1: QEMU HARDDISK ATA-7 Hard-Disk (1 MiBytes)"), "{}", ran.log);
+    assert!(ran.serial().ends_with("started\r\n"), "{}", ran.serial());
+}
+
+#[test]
+fn seabios_starts_a_cd_before_a_disk_when_told() {
+    let dir = tempfile::tempdir().expect("directory");
+    let disk = Code::default().print("disk\r\n").exit().disk(dir.path());
+    let disc = Code::default().print("disc\r\n").exit().disc(dir.path());
+    let (disk, disc) = (disk.display().to_string(), disc.display().to_string());
+
+    let ran = rhea(dir.path(), &["-hda", &disk, "-cdrom", &disc, "-boot", "d"]);
+
+    assert!(ran.log.contains("DVD/CD [ata1-0: QEMU DVD-ROM ATAPI-4 DVD/CD]"), "{}", ran.log);
+    assert!(ran.serial().ends_with("disc\r\n"), "{}", ran.serial());
+}
+
+#[test]
+fn bootindex_of_an_ide_drive_reaches_the_firmware() {
+    let dir = tempfile::tempdir().expect("directory");
+    let other = tempfile::tempdir().expect("directory");
+    let first = Code::default().print("master\r\n").exit().disk(dir.path());
+    let second = Code::default().print("second\r\n").exit().disk(other.path());
+    let drives = [drive(&first), drive(&second).replace("id=d", "id=e")];
+
+    let ran = rhea(
+        dir.path(),
+        &[
+            "-drive",
+            &drives[0],
+            "-drive",
+            &drives[1],
+            "-device",
+            "ide-hd,drive=d,bus=ide.0,unit=0,bootindex=2",
+            "-device",
+            "ide-hd,drive=e,bus=ide.1,unit=0,bootindex=1",
+        ],
+    );
+
+    assert!(ran.serial().ends_with("second\r\n"), "{}", ran.serial());
 }
 
 #[test]

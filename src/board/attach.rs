@@ -7,6 +7,7 @@ use rhea_devices::block_errors::ErrorPolicy;
 use rhea_devices::block_stats::BlockStats;
 use rhea_devices::chardev::CharBackend;
 use rhea_devices::fw_cfg::FwCfg;
+use rhea_devices::ide::{IdeConnections, IdeDrive, Piix3Ide};
 use rhea_devices::irq::{IrqLine, WiredOr};
 use rhea_devices::legacy::LegacyChip;
 use rhea_devices::legacy::cmos::{Cmos, CmosLayout};
@@ -19,13 +20,16 @@ use rhea_devices::pci::i440fx::I440fx;
 use rhea_devices::pci::piix3::Piix3;
 use rhea_devices::pci::piix4_pm::{Piix4Pm, PmOptions};
 use rhea_devices::pci::{Bdf, PciFunction};
+use rhea_devices::scsi::{LogicalUnit, Reservations};
 use rhea_devices::virtio::blk::{BlkConnections, VirtioBlk};
 use rhea_devices::virtio::device::VirtioDevice;
 use rhea_devices::virtio::iothread::{IoThread, Placement};
 use rhea_devices::virtio::rng::{RngConfig, RngSource, VirtioRng};
 use rhea_devices::virtio::transport::{Connections, VirtioPci, VirtioPciConfig};
 
-use super::plan::{BlkPlan, IsaDevice, IsaPlan, PciDevice, PciPlan, Plan, RngPlan};
+use super::plan::{
+    BlkPlan, Channels, IdeDevice, IdePlan, IsaDevice, IsaPlan, PciDevice, PciPlan, Plan, RngPlan, StoragePlan,
+};
 use super::{BoardError, Wiring};
 
 /// The ISA interrupts of the fixed chips.
@@ -34,6 +38,7 @@ mod interrupt {
     pub(super) const CLOCK: usize = 8;
     pub(super) const SCI: usize = 9;
     pub(super) const MOUSE: usize = 12;
+    pub(super) const IDE: [usize; 2] = [14, 15];
 }
 
 /// Where the board's own functions are.
@@ -41,6 +46,7 @@ pub(super) mod slot {
     use rhea_devices::pci::Bdf;
     pub(in crate::board) const HOST: Bdf = Bdf::new(0, 0, 0);
     pub(in crate::board) const ISA: Bdf = Bdf::new(0, 1, 0);
+    pub(in crate::board) const IDE: Bdf = Bdf::new(0, 1, 1);
     pub(in crate::board) const POWER: Bdf = Bdf::new(0, 1, 3);
 }
 
@@ -51,15 +57,15 @@ pub trait Backends {
     /// # Errors
     /// When there is none, or a device has it.
     fn chardev(&self, id: &str) -> Result<Arc<dyn CharBackend>, BoardError>;
-    /// The block node with this name, for the guest to use.
+    /// The block node that the plan names, for the device `id` to use; nothing for an empty drive.
     ///
     /// # Errors
     /// When there is none, it is in use, or cannot be used as the plan asks.
-    fn image(&self, plan: &BlkPlan, id: &str) -> Result<Arc<dyn Image>, BoardError>;
+    fn image(&self, plan: &StoragePlan, id: &str) -> Result<Option<Arc<dyn Image>>, BoardError>;
     /// The counters of a disk.
     fn stats(&self, id: &str) -> Arc<BlockStats>;
     /// What to do about a disk's errors.
-    fn errors(&self, plan: &BlkPlan, id: &str) -> ErrorPolicy;
+    fn errors(&self, plan: &StoragePlan, id: &str) -> ErrorPolicy;
     /// The thread of an `iothread` object.
     ///
     /// # Errors
@@ -204,12 +210,53 @@ impl Attacher<'_> {
             None => Placement::PerQueue,
         };
         let to = BlkConnections {
-            image: self.backends.image(plan, id)?,
+            image: self.disk_image(&plan.storage, id)?,
             placement,
             stats: self.backends.stats(id),
-            errors: self.backends.errors(plan, id),
+            errors: self.backends.errors(&plan.storage, id),
         };
         Ok(VirtioBlk::new(plan.config.clone(), to).map_err(BoardError::device(id))?)
+    }
+
+    /// The image of a drive that cannot be empty.
+    fn disk_image(&self, plan: &StoragePlan, id: &str) -> Result<Arc<dyn Image>, BoardError> {
+        let empty = || BoardError::device(id)(std::io::Error::other("Device needs media, but drive is empty"));
+        self.backends.image(plan, id)?.ok_or_else(empty)
+    }
+
+    /// The IDE function, which every board has, and what is on its channels.
+    pub(super) fn attach_ide(&mut self, channels: &Channels) -> Result<(), BoardError> {
+        let drive = |drive: &Option<IdePlan>| drive.as_ref().map(|drive| self.ide_drive(drive)).transpose();
+        let [[a, b], [c, d]] = channels;
+        let drives = [[drive(a)?, drive(b)?], [drive(c)?, drive(d)?]];
+        let to = IdeConnections {
+            memory: Arc::clone(&self.wiring.ram),
+            irqs: interrupt::IDE.map(|number| self.isa.tap(number)),
+            placement: Placement::PerQueue,
+        };
+        let function = Piix3Ide::new(slot::IDE, drives, to).map_err(BoardError::device("piix3-ide"))?;
+        self.function(slot::IDE, function)
+    }
+
+    fn ide_drive(&self, plan: &IdePlan) -> Result<IdeDrive, BoardError> {
+        let (id, storage) = (&plan.id, &plan.storage);
+        match &plan.device {
+            IdeDevice::Disk(config) => Ok(IdeDrive::Disk {
+                config: (**config).clone(),
+                image: self.disk_image(storage, id)?,
+                stats: self.backends.stats(id),
+                errors: self.backends.errors(storage, id),
+            }),
+            IdeDevice::Cd(config) => {
+                let image = self.backends.image(storage, id)?;
+                let unit = LogicalUnit::new((**config).clone(), image, &Reservations::new());
+                Ok(IdeDrive::Cd {
+                    unit: unit.map_err(BoardError::device(id))?,
+                    stats: self.backends.stats(id),
+                    errors: self.backends.errors(storage, id),
+                })
+            }
+        }
     }
 
     fn rng(&self, id: &str, plan: &RngPlan) -> Result<Box<dyn VirtioDevice>, BoardError> {

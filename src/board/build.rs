@@ -68,6 +68,7 @@ impl Board {
         let power = attacher.attach_chipset(host_bridge, isa_bridge)?;
         let cmos = attacher.attach_fixed_chips(plan)?;
         attacher.attach_fw_cfg(fw_cfg)?;
+        attacher.attach_ide(&plan.ide)?;
         plan.isa.iter().try_for_each(|chip| attacher.attach_isa(chip))?;
         plan.pci.iter().try_for_each(|function| attacher.attach_pci(function))?;
         let devices = attacher.devices;

@@ -3,7 +3,7 @@
 use serde_json::{Map, Value};
 
 use crate::spec::describe::Describe;
-use crate::spec::drive::{DriveInterface, DriveOptions, DriveSpec};
+use crate::spec::drive::{DriveInterface, DriveMedia, DriveOptions, DriveSpec};
 use crate::spec::{BlockdevArgs, SpecError};
 
 use super::arg::Arg;
@@ -16,7 +16,7 @@ use super::text::{self, Pair};
 pub(super) const OPTIONS: &[OptionDef] = &[
     takes(
         "drive",
-        "file=IMAGE,if=virtio|none[,format=FORMAT][,cache=MODE][,OPTION=VALUE...]",
+        "file=IMAGE,if=ide|virtio|none[,format=FORMAT][,cache=MODE][,OPTION=VALUE...]",
         "a disk; -drive help lists the options",
         drive,
     ),
@@ -26,6 +26,11 @@ pub(super) const OPTIONS: &[OptionDef] = &[
         "a node of the block graph; also as JSON, as in blockdev-add",
         blockdev,
     ),
+    takes("hda", "IMAGE", "first disk on IDE", hda),
+    takes("hdb", "IMAGE", "second disk on IDE", hdb),
+    takes("hdc", "IMAGE", "third disk on IDE", hdc),
+    takes("hdd", "IMAGE", "fourth disk on IDE", hdd),
+    takes("cdrom", "IMAGE", "CD drive in the place of -hdc", cdrom),
     flag("snapshot", "throw away at the end what guests write to disks", snapshot),
 ];
 
@@ -93,11 +98,37 @@ fn snapshot(draft: &mut Draft, _: &Arg) -> Result<(), Stop> {
     Ok(())
 }
 
-/// An image without an option in front of it: QEMU's first IDE disk.
-pub(super) fn image(_: &mut Draft, arg: &Arg) -> Result<(), Stop> {
-    let file = Value::from(arg.text()?);
-    let object = Map::from_iter([("file".to_owned(), file)]);
-    // The same sentence as for -drive without if=.
-    DriveSpec::read(object, Map::new(), DEFAULT)?;
+/// An image without an option in front of it: the first IDE disk, as `-hda`.
+pub(super) fn image(draft: &mut Draft, arg: &Arg) -> Result<(), Stop> {
+    ide(draft, arg, 0, DriveMedia::Disk)
+}
+
+fn hda(draft: &mut Draft, arg: &Arg) -> Result<(), Stop> {
+    ide(draft, arg, 0, DriveMedia::Disk)
+}
+
+fn hdb(draft: &mut Draft, arg: &Arg) -> Result<(), Stop> {
+    ide(draft, arg, 1, DriveMedia::Disk)
+}
+
+fn hdc(draft: &mut Draft, arg: &Arg) -> Result<(), Stop> {
+    ide(draft, arg, 2, DriveMedia::Disk)
+}
+
+fn hdd(draft: &mut Draft, arg: &Arg) -> Result<(), Stop> {
+    ide(draft, arg, 3, DriveMedia::Disk)
+}
+
+fn cdrom(draft: &mut Draft, arg: &Arg) -> Result<(), Stop> {
+    ide(draft, arg, 2, DriveMedia::Cdrom)
+}
+
+fn ide(draft: &mut Draft, arg: &Arg, index: u32, media: DriveMedia) -> Result<(), Stop> {
+    let object = Map::from_iter([
+        ("file".to_owned(), Value::from(arg.text()?)),
+        ("index".to_owned(), Value::from(index.to_string())),
+        ("media".to_owned(), Value::from(media.as_str())),
+    ]);
+    draft.spec.drives.push(DriveSpec::read(object, Map::new(), DriveInterface::Ide)?);
     Ok(())
 }

@@ -20,7 +20,7 @@ pub(super) const MEANINGLESS: &[OptionDef] = &meaningless_options();
 
 const FIRMWARE: &str = "use -bios, or leave it out for SeaBIOS";
 const SERIAL: &str = "there is no display; use -nographic or -serial";
-const DISK: &str = "use -drive file=IMAGE,if=virtio";
+const DISK: &str = "use -drive file=IMAGE";
 const PLAIN: &str = "leave it out";
 
 /// Known and not supported; what would work.
@@ -30,11 +30,6 @@ pub(super) const OPTIONS: &[OptionDef] = &[
     refused("dtb", "FILE", "leave it out: PCs are described by ACPI"),
     refused("acpitable", "FILE,...", "leave it out: the machine describes itself"),
     refused("numa", "node,...", "leave it out: the guest is one node"),
-    refused("hda", "IMAGE", DISK),
-    refused("hdb", "IMAGE", DISK),
-    refused("hdc", "IMAGE", DISK),
-    refused("hdd", "IMAGE", DISK),
-    refused("cdrom", "IMAGE", "use -drive file=IMAGE,if=virtio,readonly=on"),
     refused("fda", "IMAGE", DISK),
     refused("fdb", "IMAGE", DISK),
     refused("mtdblock", "IMAGE", DISK),
@@ -75,7 +70,7 @@ pub(super) const OPTIONS: &[OptionDef] = &[
     refused("qtest-log", "FILE", PLAIN),
     refused_flag("async-teardown", PLAIN),
     refused_flag("enable-sync-profile", PLAIN),
-    refused_flag("win2k-hack", "there is no IDE; leave it out"),
+    refused_flag("win2k-hack", PLAIN),
     refused("xen-domid", "ID", "use KVM"),
     refused_flag("xen-attach", "use KVM"),
     refused_flag("xen-domid-restrict", "use KVM"),

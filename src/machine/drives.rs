@@ -7,7 +7,9 @@ use thiserror::Error;
 
 use crate::board::plan::DrivePlan;
 use crate::spec::device::OnError;
-use crate::spec::drive::{AioMode, CacheMode as Cache, DetectZeroes, DiscardMode, DriveInterface, DriveSpec};
+use crate::spec::drive::{
+    AioMode, CacheMode as Cache, DetectZeroes, DiscardMode, DriveInterface, DriveMedia, DriveSpec,
+};
 use crate::spec::{BlockdevArgs, SpecError};
 
 /// A disk of the command line cannot be had.
@@ -23,7 +25,7 @@ pub enum DriveError {
         source: BlockError,
     },
     /// `-drive` without `file=`.
-    #[error("-drive: no file given; a virtio disk has no removable medium, so give file=")]
+    #[error("-drive: no file given; only a CD drive (media=cdrom) may be empty")]
     NoFile,
     /// `-blockdev`.
     #[error("-blockdev node-name={node}")]
@@ -61,20 +63,67 @@ pub(super) fn open_blockdevs(graph: &Graph, all: &[BlockdevArgs]) -> Result<(), 
 /// # Errors
 /// The first that cannot be opened.
 pub(super) fn open_drives(graph: &Graph, all: &[DriveSpec], snapshot: bool) -> Result<Vec<DrivePlan>, DriveError> {
-    all.iter().enumerate().map(|(number, drive)| open_drive(graph, number, drive, snapshot)).collect()
+    let mut opened: Vec<DrivePlan> = Vec::new();
+    for drive in all {
+        let index = index_of(drive, &opened)?;
+        opened.push(open_drive(graph, index, drive, snapshot)?);
+    }
+    Ok(opened)
 }
 
-fn open_drive(graph: &Graph, number: usize, drive: &DriveSpec, snapshot: bool) -> Result<DrivePlan, DriveError> {
+/// PIIX3 has two channels.
+const IDE_CHANNELS: u32 = 2;
+/// Drives on each.
+const IDE_UNITS: u32 = 2;
+
+/// The drive's number on its interface: the one asked for, or the first that is free.
+fn index_of(drive: &DriveSpec, opened: &[DrivePlan]) -> Result<u32, DriveError> {
+    let (options, interface) = (&drive.options, drive.interface);
+    let wrong = |text: String| Err(DriveError::Refused(SpecError::new(text)));
+    let taken = |index: u32| opened.iter().any(|other| other.interface == interface && other.index == index);
+    let units = if interface == DriveInterface::Ide { IDE_UNITS } else { 1 };
+    let by_place = (options.bus.is_some() || options.unit.is_some())
+        .then(|| options.bus.unwrap_or(0).saturating_mul(units).saturating_add(options.unit.unwrap_or(0)));
+    // Of as many drives as there are, and one more number, one is free.
+    let free = || (0..).take(opened.len() + 1).find(|&index| !taken(index));
+    let index = options.index.or(by_place).or_else(free).unwrap_or(0);
+    if interface != DriveInterface::None && taken(index) {
+        return wrong(format!("-drive: index {index} of if={interface} is in use"));
+    }
+    if interface == DriveInterface::Ide && index >= IDE_CHANNELS * IDE_UNITS {
+        return wrong(format!("-drive: there is no IDE drive {index}: two channels have two drives each"));
+    }
+    Ok(index)
+}
+
+/// The name QEMU makes up.
+fn made_up_name(interface: DriveInterface, media: DriveMedia, index: u32) -> String {
+    let kind = if media == DriveMedia::Cdrom { "cd" } else { "hd" };
+    match interface {
+        DriveInterface::Ide => format!("ide{}-{kind}{}", index / IDE_UNITS, index % IDE_UNITS),
+        other => format!("{other}{index}"),
+    }
+}
+
+fn open_drive(graph: &Graph, index: u32, drive: &DriveSpec, snapshot: bool) -> Result<DrivePlan, DriveError> {
     let options = &drive.options;
     refuse(drive)?;
-    let file = options.file.clone().ok_or(DriveError::NoFile)?;
     let cache = cache(options.cache);
-    // QEMU counts the drives of an interface.
-    let number = options.index.map_or(number, |index| index as usize);
-    let id = options.id.clone().unwrap_or_else(|| match drive.interface {
-        DriveInterface::Virtio => format!("virtio{number}"),
-        other => format!("{other}{number}"),
-    });
+    let plan = DrivePlan {
+        id: options.id.clone().unwrap_or_else(|| made_up_name(drive.interface, options.media, index)),
+        node: None,
+        interface: drive.interface,
+        index,
+        media: options.media,
+        write_cache: cache.write_cache(),
+        on_write_error: options.werror.unwrap_or(OnError::Auto),
+        on_read_error: options.rerror.unwrap_or(OnError::Auto),
+    };
+    let file = match &options.file {
+        Some(file) if !file.is_empty() => file.clone(),
+        _ if options.media == DriveMedia::Cdrom => return Ok(plan),
+        _ => return Err(DriveError::NoFile),
+    };
     let opening = Opening {
         file: file.clone(),
         format: options.format.clone(),
@@ -94,14 +143,7 @@ fn open_drive(graph: &Graph, number: usize, drive: &DriveSpec, snapshot: bool) -
     if let Some(warning) = opened.warning {
         log::warn!("{warning}");
     }
-    Ok(DrivePlan {
-        id,
-        node: opened.node.name().to_owned(),
-        write_cache: cache.write_cache(),
-        on_write_error: options.werror.unwrap_or(OnError::Auto),
-        on_read_error: options.rerror.unwrap_or(OnError::Auto),
-        own_device: drive.interface == DriveInterface::Virtio,
-    })
+    Ok(DrivePlan { node: Some(opened.node.name().to_owned()), ..plan })
 }
 
 fn refuse(drive: &DriveSpec) -> Result<(), DriveError> {

@@ -77,6 +77,8 @@ pub struct Disk {
     pub qdev: String,
     /// Its node in the block graph.
     pub node: String,
+    /// The guest can take the medium out.
+    pub removable: bool,
     /// The guest sees a volatile write cache.
     pub write_cache: bool,
     /// Its counters.

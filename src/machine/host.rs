@@ -13,7 +13,7 @@ use rhea_devices::virtio::iothread::IoThread;
 use super::event::{DiskError, EventSender, MachineEvent};
 use crate::board::BoardError;
 use crate::board::attach::Backends;
-use crate::board::plan::BlkPlan;
+use crate::board::plan::StoragePlan;
 use crate::chardev::Chardevs;
 
 /// What the host gives.
@@ -64,24 +64,25 @@ impl Backends for Host {
         Ok(device)
     }
 
-    fn image(&self, plan: &BlkPlan, id: &str) -> Result<Arc<dyn Image>, BoardError> {
-        let attached = self.graph.attach(&plan.node, plan.write_cache).map_err(BoardError::device(id))?;
+    fn image(&self, plan: &StoragePlan, id: &str) -> Result<Option<Arc<dyn Image>>, BoardError> {
+        let Some(node) = &plan.node else { return Ok(None) };
+        let attached = self.graph.attach(node, plan.write_cache).map_err(BoardError::device(id))?;
         let image: Arc<dyn Image> = Arc::new(attached.disk().clone());
         let disk = Disk { attached: Arc::new(attached), stats: Arc::default() };
         self.disks.lock().unwrap_or_else(PoisonError::into_inner).insert(id.to_owned(), disk);
-        Ok(image)
+        Ok(Some(image))
     }
 
     fn stats(&self, id: &str) -> Arc<BlockStats> {
         self.disk(id).map(|(_, stats)| stats).unwrap_or_default()
     }
 
-    fn errors(&self, plan: &BlkPlan, id: &str) -> ErrorPolicy {
+    fn errors(&self, plan: &StoragePlan, id: &str) -> ErrorPolicy {
         let (events, device, node) = (self.events.clone(), id.to_owned(), plan.node.clone());
         let tell = move |failure: IoFailure| {
             events.send(MachineEvent::DiskError(DiskError {
                 device: device.clone(),
-                node: Some(node.clone()),
+                node: node.clone(),
                 write: failure.write,
                 stop: failure.action == ErrorAction::Stop,
                 ignore: failure.action == ErrorAction::Ignore,

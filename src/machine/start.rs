@@ -21,7 +21,7 @@ use super::host::Host;
 use super::{Actions, Ending, Guest, Machine, MachineError, Parts};
 use crate::board::accel::{Accelerator, Kvm};
 use crate::board::memory::{self, RamError};
-use crate::board::plan::{self, PciDevice, Plan, PlanError};
+use crate::board::plan::{self, DiskKind, Plan, PlanError};
 use crate::board::{Board, BoardError};
 use crate::chardev::config::Config;
 use crate::chardev::{ChardevError, Chardevs, FdTable};
@@ -318,16 +318,19 @@ fn look_for_kvm(facts: &mut Facts) {
 
 /// The devices as `query-block`, `qom-list` and others tell of them.
 fn add_devices(facts: &mut Facts, plan: &Plan, host: &Host, spec: &VmSpec) {
-    for function in &plan.pci {
-        let PciDevice::Blk(blk) = &function.device else { continue };
-        let named = !function.id.starts_with('#');
+    for (id, storage, kind) in plan.disks() {
+        let path = match kind {
+            DiskKind::Virtio => format!("/machine/peripheral/{id}/virtio-backend"),
+            DiskKind::Fixed | DiskKind::Removable => id.to_owned(),
+        };
         facts.disks.push(Disk {
-            id: function.id.clone(),
-            drive: blk.drive.clone(),
-            qdev: if named { format!("/machine/peripheral/{}/virtio-backend", function.id) } else { String::new() },
-            node: blk.node.clone(),
-            write_cache: blk.write_cache,
-            stats: host.disk(&function.id).map(|(_, stats)| stats).unwrap_or_default(),
+            id: id.to_owned(),
+            drive: storage.drive.clone(),
+            qdev: if id.starts_with('#') { String::new() } else { path },
+            node: storage.node.clone().unwrap_or_default(),
+            removable: kind == DiskKind::Removable,
+            write_cache: storage.write_cache,
+            stats: host.disk(id).map(|(_, stats)| stats).unwrap_or_default(),
         });
     }
     let named = spec.devices.iter().filter_map(|device| Some((device.id()?.to_owned(), device.driver().to_owned())));

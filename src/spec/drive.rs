@@ -104,7 +104,7 @@ spec_struct! {
         pub file: Option<String>,
         /// Format of the image; probed when not given.
         pub format: Option<String>,
-        /// What shows it to the guest: virtio, or none for a -device.
+        /// What shows it to the guest: ide (the default), virtio, or none for a -device.
         pub r#if: Option<DriveInterface> as "if",
         /// Name of the drive; made of interface and index when not given.
         pub id: Option<String>,
@@ -189,8 +189,8 @@ impl DriveSpec {
 impl DriveOptions {
     fn check(&self, interface: DriveInterface) -> Result<(), SpecError> {
         self.throttling.check()?;
-        let only = "use if=virtio, or if=none and -device virtio-blk-pci,drive=ID";
-        if !matches!(interface, DriveInterface::Virtio | DriveInterface::None) {
+        let only = "use if=ide or if=virtio, or if=none and a -device with drive=ID";
+        if !matches!(interface, DriveInterface::Virtio | DriveInterface::Ide | DriveInterface::None) {
             return Err(SpecError::refused(format_args!("'if={interface}'"), only));
         }
         if self.media == DriveMedia::Cdrom && interface == DriveInterface::Virtio {
@@ -205,7 +205,8 @@ impl DriveOptions {
         if self.index.is_some() && (self.bus.is_some() || self.unit.is_some()) {
             return Err(SpecError::new("index cannot be used with bus and unit"));
         }
-        if self.bus.unwrap_or(0) != 0 || self.unit.unwrap_or(0) != 0 {
+        let one_place = interface != DriveInterface::Ide;
+        if one_place && (self.bus.unwrap_or(0) != 0 || self.unit.unwrap_or(0) != 0) {
             return Err(SpecError::refused("a 'bus' or 'unit' other than 0 of a virtio drive", "use 'index'"));
         }
         if self.aio == Some(AioMode::Native) && !self.bypasses_page_cache() {

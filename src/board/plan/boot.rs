@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use rhea_devices::pci::Bdf;
 use thiserror::Error;
 
-use super::{PciDevice, PciPlan};
+use super::{Channels, PciDevice, PciPlan};
 use crate::spec::boot::{BootOptions, BootSpec};
 
 /// Where distributions put the files of firmware: Debian and Fedora, then Arch, Alpine and SUSE, then what was built
@@ -155,17 +155,28 @@ fn codes(letters: &str) -> Result<[u8; 3], BootPlanError> {
     Ok(codes)
 }
 
-/// The paths of functions with a `bootindex`, the least first.
-pub(super) fn paths(functions: &[PciPlan]) -> Vec<String> {
+/// The paths of devices with a `bootindex`, the least first.
+pub(super) fn paths(functions: &[PciPlan], ide: &Channels) -> Vec<String> {
     let mut indexed: Vec<(i32, String)> = functions
         .iter()
         .filter_map(|function| match function.device {
             PciDevice::Blk(_) => Some((function.bootindex?, format!("{}/disk@0,0", pci_path("scsi", function.bdf)))),
             PciDevice::Rng(_) => None,
         })
+        .chain(ide_paths(ide))
         .collect();
     indexed.sort_by_key(|(index, _)| *index);
     indexed.into_iter().map(|(_, path)| path).collect()
+}
+
+/// Channels are drives of the function, and drives are disks of the channel.
+fn ide_paths(channels: &Channels) -> impl Iterator<Item = (i32, String)> {
+    channels.iter().enumerate().flat_map(|(channel, drives)| {
+        drives.iter().enumerate().filter_map(move |(unit, drive)| {
+            let function = pci_path("ide", Bdf::new(0, 1, 1));
+            Some((drive.as_ref()?.bootindex?, format!("{function}/drive@{channel:x}/disk@{unit:x}")))
+        })
+    })
 }
 
 /// A function's Open Firmware path, `name` after its class.

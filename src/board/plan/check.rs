@@ -14,10 +14,11 @@ use rhea_devices::virtio::rng::RngRate;
 use rhea_devices::virtio::transport::Interfaces;
 use thiserror::Error;
 
-use super::{BlkPlan, IsaDevice, IsaPlan, KernelPlan, PciDevice, PciPlan, Plan, RngPlan, VirtioPlan};
+use super::{BlkPlan, IsaDevice, IsaPlan, KernelPlan, PciDevice, PciPlan, Plan, RngPlan, StoragePlan, VirtioPlan};
 use crate::board::memory::{Backing, RamPlan};
 use crate::cpu::Cpus;
 use crate::spec::device::{IsaSerialSpec, OnError, VirtioBlkSpec, VirtioRngSpec};
+use crate::spec::drive::{DriveInterface, DriveMedia};
 use crate::spec::object::{MemoryCommon, ObjectSpec};
 use crate::spec::pci::{PciSpec, VirtioSpec};
 use crate::spec::process::{RtcBase, RtcClock};
@@ -69,7 +70,7 @@ pub enum PlanError {
         by: String,
     },
     /// The bus is not there.
-    #[error("Bus '{bus}' not found; there are pci.0 and isa.0")]
+    #[error("Bus '{bus}' not found; there are pci.0, isa.0, ide.0 and ide.1")]
     NoBus {
         /// The bus named.
         bus: String,
@@ -86,6 +87,9 @@ pub enum PlanError {
         /// What it would have to be.
         kind: &'static str,
     },
+    /// All places for IDE drives are taken, or the one asked for is.
+    #[error("device \"{0}\": that IDE unit is in use; two channels have two each")]
+    NoIdePlace(String),
     /// No serial port is left.
     #[error("Max. supported number of ISA serial ports is 4.")]
     SerialPorts,
@@ -125,51 +129,57 @@ pub fn check(spec: &VmSpec, cpus: &Cpus, disks: &[DrivePlan]) -> Result<Plan, Pl
     let mut names = Names::default();
     let mut pci = PciSlots::default();
     let isa = isa(spec, &mut names)?;
+    let ide = super::ide::channels(spec, disks, &mut names)?;
     let functions = functions(spec, disks, &mut names, &mut pci)?;
     Ok(Plan {
         ram,
         processors: cpus.processors(),
         kernel: kernel(spec)?,
         firmware: super::boot::firmware(&spec.boot)?,
-        boot: super::boot::order(&spec.boot.options, super::boot::paths(&functions))?,
+        boot: super::boot::order(&spec.boot.options, super::boot::paths(&functions, &ide))?,
         files: super::boot::files(&spec.boot)?,
         uuid: spec.uuid.unwrap_or_default().0,
         acpi: spec.machine.acpi,
         smbios: super::identity::smbios(spec, &layout)?,
         rtc: rtc(spec),
         isa,
+        ide,
         pci: functions,
         layout,
     })
 }
 
-/// A `-drive` of which the guest gets a device of its own (`if=virtio`).
+/// A `-drive`: `if=virtio` and `if=ide` make a device of their own, `if=none` waits for a `-device` that names it.
 #[derive(Debug, Clone)]
 pub struct DrivePlan {
     /// `id=`, or the name QEMU makes up (`virtio0`).
     pub id: String,
-    /// The node on top.
-    pub node: String,
+    /// The node on top; nothing for an empty CD drive.
+    pub node: Option<String>,
+    /// What shows it to the guest.
+    pub interface: DriveInterface,
+    /// Its number on that interface.
+    pub index: u32,
+    /// Disk or CD.
+    pub media: DriveMedia,
     /// The guest sees a volatile write cache.
     pub write_cache: bool,
     /// `werror`.
     pub on_write_error: OnError,
     /// `rerror`.
     pub on_read_error: OnError,
-    /// The guest gets a `virtio-blk-pci` for it; otherwise a `-device` names it.
-    pub own_device: bool,
 }
 
 /// Names of devices, each once.
 #[derive(Default)]
-struct Names {
+pub(super) struct Names {
     taken: BTreeSet<String>,
     counter: usize,
 }
 
 impl Names {
     /// The user's name, or one made up in QEMU's manner, which no user can give.
-    fn take(&mut self, id: Option<&str>) -> Result<String, PlanError> {
+    pub(super) fn take(&mut self, id: Option<&str>) -> Result<String, PlanError> {
         let name = match id {
             Some(id) => id.to_owned(),
             None => {
@@ -314,7 +324,7 @@ fn isa(spec: &VmSpec, names: &mut Names) -> Result<Vec<IsaPlan>, PlanError> {
                 let device = IsaDevice::DebugConsole { base, readback, chardev };
                 chips.push(IsaPlan { id: names.take(console.isa.id.as_deref())?, device });
             }
-            DeviceSpec::VirtioBlk(_) | DeviceSpec::VirtioRng(_) => {}
+            DeviceSpec::VirtioBlk(_) | DeviceSpec::VirtioRng(_) | DeviceSpec::IdeHd(_) | DeviceSpec::IdeCd(_) => {}
         }
     }
     Ok(chips)
@@ -347,7 +357,7 @@ fn functions(
     slots: &mut PciSlots,
 ) -> Result<Vec<PciPlan>, PlanError> {
     let mut functions = Vec::new();
-    for drive in disks.iter().filter(|drive| drive.own_device) {
+    for drive in disks.iter().filter(|drive| drive.interface == DriveInterface::Virtio) {
         let blk = VirtioBlkSpec { drive: drive.id.clone(), ..Default::default() };
         functions.push(DeviceSpec::VirtioBlk(blk));
     }
@@ -370,7 +380,11 @@ fn function(
     let (kind, virtio) = match device {
         DeviceSpec::VirtioBlk(blk) => (PciDevice::Blk(Box::new(disk(spec, &id, blk, disks)?)), virtio(&blk.virtio)),
         DeviceSpec::VirtioRng(rng) => (PciDevice::Rng(entropy(spec, &id, rng)?), virtio(&rng.virtio)),
-        DeviceSpec::IsaSerial(_) | DeviceSpec::IsaDebugExit(_) | DeviceSpec::IsaDebugcon(_) => {
+        DeviceSpec::IsaSerial(_)
+        | DeviceSpec::IsaDebugExit(_)
+        | DeviceSpec::IsaDebugcon(_)
+        | DeviceSpec::IdeHd(_)
+        | DeviceSpec::IdeCd(_) => {
             return Err(PlanError::NoBus { bus: "pci.0".into() });
         }
     };
@@ -446,16 +460,18 @@ fn disk(spec: &VmSpec, id: &str, blk: &VirtioBlkSpec, disks: &[DrivePlan]) -> Re
     };
     Ok(BlkPlan {
         config,
-        node: drive.map_or_else(|| blk.drive.clone(), |drive| drive.node.clone()),
-        drive: drive.map(|drive| drive.id.clone()).unwrap_or_default(),
-        write_cache,
+        storage: StoragePlan {
+            node: drive.map_or_else(|| Some(blk.drive.clone()), |drive| drive.node.clone()),
+            drive: drive.map(|drive| drive.id.clone()).unwrap_or_default(),
+            write_cache,
+            on_read_error: policy(blk.rerror, drive.map(|d| d.on_read_error), Policy::Report),
+            on_write_error: policy(blk.werror, drive.map(|d| d.on_write_error), Policy::Enospc),
+        },
         iothread: blk.iothread.clone(),
-        on_read_error: policy(blk.rerror, drive.map(|d| d.on_read_error), Policy::Report),
-        on_write_error: policy(blk.werror, drive.map(|d| d.on_write_error), Policy::Enospc),
     })
 }
 
-fn on_error(spec: OnError) -> Option<Policy> {
+pub(super) fn on_error(spec: OnError) -> Option<Policy> {
     match spec {
         OnError::Auto => None,
         OnError::Report => Some(Policy::Report),

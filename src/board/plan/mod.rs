@@ -2,18 +2,22 @@
 
 mod boot;
 mod check;
+mod ide;
 mod identity;
 
 pub use boot::{BootPlan, FirmwarePlan};
 pub use check::{DrivePlan, PlanError, check};
+pub use ide::Channels;
 
 use std::path::PathBuf;
 
 use rhea_arch::x86_64::boot::{ElfEntry, Unpack};
 use rhea_arch::x86_64::layout::MemoryLayout;
 use rhea_arch::x86_64::smbios::SmbiosSpec;
+use rhea_devices::ide::IdeDisk;
 use rhea_devices::legacy::cmos::RtcOptions;
 use rhea_devices::pci::Bdf;
+use rhea_devices::scsi::UnitConfig;
 use rhea_devices::virtio::blk::BlkConfig;
 use rhea_devices::virtio::rng::RngRate;
 use rhea_devices::virtio::transport::Interfaces;
@@ -47,8 +51,39 @@ pub struct Plan {
     pub rtc: RtcOptions,
     /// Chips on the ISA bus.
     pub isa: Vec<IsaPlan>,
+    /// Drives on the IDE channels.
+    pub ide: Channels,
     /// Functions on the PCI bus beside the board's own.
     pub pci: Vec<PciPlan>,
+}
+
+/// Kinds of disks, for those who tell of them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum DiskKind {
+    /// A virtio disk.
+    Virtio,
+    /// A disk on a bus of its own.
+    Fixed,
+    /// A drive whose medium can be taken out.
+    Removable,
+}
+
+impl Plan {
+    /// Every disk and CD drive: its name, what is behind it, what it is.
+    pub fn disks(&self) -> impl Iterator<Item = (&str, &StoragePlan, DiskKind)> {
+        let ide = self.ide.iter().flatten().flatten().map(|drive| {
+            let kind = match drive.device {
+                IdeDevice::Disk(_) => DiskKind::Fixed,
+                IdeDevice::Cd(_) => DiskKind::Removable,
+            };
+            (drive.id.as_str(), &drive.storage, kind)
+        });
+        let virtio = self.pci.iter().filter_map(|function| match &function.device {
+            PciDevice::Blk(blk) => Some((function.id.as_str(), &blk.storage, DiskKind::Virtio)),
+            PciDevice::Rng(_) => None,
+        });
+        ide.chain(virtio)
+    }
 }
 
 /// A direct boot.
@@ -153,18 +188,47 @@ pub enum PciDevice {
 pub struct BlkPlan {
     /// What the guest sees.
     pub config: BlkConfig,
-    /// The block node.
-    pub node: String,
+    /// What is behind it.
+    pub storage: StoragePlan,
+    /// The thread its queues share; one each without.
+    pub iothread: Option<String>,
+}
+
+/// What is behind a disk or in a CD drive.
+#[derive(Debug, Clone)]
+pub struct StoragePlan {
+    /// The block node; nothing for an empty drive.
+    pub node: Option<String>,
     /// The `id=` of the `-drive` it came from, or empty.
     pub drive: String,
     /// The guest sees a volatile write cache.
     pub write_cache: bool,
-    /// The thread its queues share; one each without.
-    pub iothread: Option<String>,
-    /// `rerror`, `werror`.
+    /// `rerror`.
     pub on_read_error: rhea_devices::block_errors::OnError,
     /// `werror`.
     pub on_write_error: rhea_devices::block_errors::OnError,
+}
+
+/// A drive on an IDE channel.
+#[derive(Debug, Clone)]
+pub struct IdePlan {
+    /// `id=`, or one made up.
+    pub id: String,
+    /// Place in the order of starting.
+    pub bootindex: Option<i32>,
+    /// What is behind it, or in it.
+    pub storage: StoragePlan,
+    /// What it is.
+    pub device: IdeDevice,
+}
+
+/// Kinds of IDE drives.
+#[derive(Debug, Clone)]
+pub enum IdeDevice {
+    /// `ide-hd`.
+    Disk(Box<IdeDisk>),
+    /// `ide-cd`.
+    Cd(Box<UnitConfig>),
 }
 
 /// A virtio entropy source.

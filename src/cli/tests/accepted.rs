@@ -3,7 +3,7 @@ use serde_json::json;
 use crate::chardev::config::{Backend, SocketAddress};
 use crate::qmp::command::args::{PanicAction, RebootAction};
 use crate::spec::chardev::ChardevSpec;
-use crate::spec::drive::{CacheMode, DriveInterface};
+use crate::spec::drive::{CacheMode, DriveInterface, DriveMedia};
 use crate::spec::process::{MonitorMode, RtcBase, RunAs};
 use crate::spec::smbios::SmbiosSpec;
 use crate::spec::{ByteSize, DeviceSpec, ObjectSpec, SmpSpec};
@@ -312,4 +312,23 @@ fn debug_console_is_a_device() {
 #[test]
 fn two_dashes_are_as_good_as_one() {
     assert_eq!(vm("--m 1G --smp 2"), vm("-m 1G -smp 2"));
+}
+
+#[test]
+fn short_forms_of_ide_drives_name_their_places() {
+    let spec = vm("first.img -hdb second.img -cdrom disc.iso -hdd fourth.img -drive file=any.img");
+
+    let places: Vec<_> = spec.drives.iter().map(|d| (d.interface, d.options.index, d.options.media)).collect();
+    let (ide, disk) = (DriveInterface::Ide, DriveMedia::Disk);
+    let expected = [(Some(0), disk), (Some(1), disk), (Some(2), DriveMedia::Cdrom), (Some(3), disk), (None, disk)];
+    assert_eq!(places, expected.map(|(index, media)| (ide, index, media)));
+}
+
+#[test]
+fn firmware_and_its_files_are_read() {
+    let spec = vm("-bios fw.bin -L /a -L /b -fw_cfg name=opt/x,string=y -fw_cfg opt/z,file=/z");
+
+    assert_eq!(spec.boot.firmware.as_deref(), Some(std::path::Path::new("fw.bin")));
+    assert_eq!(spec.boot.data_dirs.len(), 2);
+    assert_eq!((spec.boot.files[0].string.as_deref(), spec.boot.files[1].file.as_deref()), (Some("y"), Some("/z")));
 }

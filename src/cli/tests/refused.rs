@@ -126,11 +126,11 @@ const WRONG: &[(&str, &str)] = &[
     ("-audiodev zz", "rhea: -audiodev zz: Parameter 'id' is missing"),
     ("-blockdev {}", "rhea: -blockdev {}: Parameter 'driver' is missing"),
     (
-        "-drive file=x",
-        "rhea: -drive file=x: 'if=ide' is not supported; use if=virtio, or if=none and -device virtio-blk-pci,drive=ID",
+        "-drive file=x,if=scsi",
+        "rhea: -drive file=x,if=scsi: 'if=scsi' is not supported; use if=ide or if=virtio, or if=none and a -device with \
+         drive=ID",
     ),
-    ("x.img", "rhea: x.img: 'if=ide' is not supported; use if=virtio, or if=none and -device virtio-blk-pci,drive=ID"),
-    ("-cdrom x", "rhea: -cdrom x: not supported; use -drive file=IMAGE,if=virtio,readonly=on"),
+    ("-fda x", "rhea: -fda x: not supported; use -drive file=IMAGE"),
     (
         "-drive file=x,if=virtio,aio=native",
         "rhea: -drive file=x,if=virtio,aio=native: aio=native was specified, but it requires cache.direct=on, which was \

@@ -23,7 +23,7 @@ impl Machine {
                 "device": disk.drive,
                 "qdev": disk.qdev,
                 "type": "unknown",
-                "removable": false,
+                "removable": disk.removable,
                 "locked": false,
                 "io-status": self.io_status(disk),
                 "inserted": inserted,

@@ -9,10 +9,12 @@ use super::pci::PciSpec;
 use super::read::{self, Source};
 
 mod blk;
+mod ide;
 mod isa;
 mod rng;
 
 pub use blk::{OnError, VirtioBlkSpec};
+pub use ide::{IdeCdSpec, IdeHdSpec, IdeSpec};
 pub use isa::{IsaDebugExitSpec, IsaDebugconSpec, IsaSerialSpec, IsaSpec};
 pub use rng::VirtioRngSpec;
 
@@ -23,6 +25,10 @@ spec_union! {
         VirtioBlk(VirtioBlkSpec) = "virtio-blk-pci" | "virtio-blk",
         /// A source of random numbers.
         VirtioRng(VirtioRngSpec) = "virtio-rng-pci" | "virtio-rng",
+        /// A disk on IDE.
+        IdeHd(IdeHdSpec) = "ide-hd",
+        /// A CD drive on IDE.
+        IdeCd(IdeCdSpec) = "ide-cd",
         /// A serial port.
         IsaSerial(IsaSerialSpec) = "isa-serial",
         /// A port that ends the process.
@@ -82,6 +88,8 @@ impl DeviceSpec {
         match self {
             Self::VirtioBlk(spec) => spec.check(),
             Self::VirtioRng(spec) => spec.check(),
+            Self::IdeHd(spec) => spec.check(),
+            Self::IdeCd(spec) => spec.check(),
             Self::IsaSerial(spec) => spec.check(),
             Self::IsaDebugExit(_) | Self::IsaDebugcon(_) => Ok(()),
         }
@@ -99,6 +107,8 @@ impl DeviceSpec {
         match self {
             Self::VirtioBlk(spec) => spec.pci.id.as_deref(),
             Self::VirtioRng(spec) => spec.pci.id.as_deref(),
+            Self::IdeHd(spec) => spec.ide.id.as_deref(),
+            Self::IdeCd(spec) => spec.ide.id.as_deref(),
             Self::IsaSerial(spec) => spec.isa.id.as_deref(),
             Self::IsaDebugExit(spec) => spec.isa.id.as_deref(),
             Self::IsaDebugcon(spec) => spec.isa.id.as_deref(),
@@ -111,6 +121,7 @@ impl DeviceSpec {
         match self {
             Self::VirtioBlk(spec) => Some(&spec.pci),
             Self::VirtioRng(spec) => Some(&spec.pci),
+            Self::IdeHd(_) | Self::IdeCd(_) => None,
             Self::IsaSerial(_) | Self::IsaDebugExit(_) | Self::IsaDebugcon(_) => None,
         }
     }
@@ -120,6 +131,8 @@ impl DeviceSpec {
     pub fn bootindex(&self) -> Option<i32> {
         match self {
             Self::VirtioBlk(spec) => spec.bootindex,
+            Self::IdeHd(spec) => spec.ide.bootindex,
+            Self::IdeCd(spec) => spec.ide.bootindex,
             Self::VirtioRng(_) | Self::IsaSerial(_) | Self::IsaDebugExit(_) | Self::IsaDebugcon(_) => None,
         }
     }
@@ -130,6 +143,8 @@ impl DeviceSpec {
         match self {
             Self::VirtioBlk(spec) => spec.pci.bus.as_deref(),
             Self::VirtioRng(spec) => spec.pci.bus.as_deref(),
+            Self::IdeHd(spec) => spec.ide.bus.as_deref(),
+            Self::IdeCd(spec) => spec.ide.bus.as_deref(),
             Self::IsaSerial(spec) => spec.isa.bus.as_deref(),
             Self::IsaDebugExit(spec) => spec.isa.bus.as_deref(),
             Self::IsaDebugcon(spec) => spec.isa.bus.as_deref(),

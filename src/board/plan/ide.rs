@@ -1,0 +1,179 @@
+//! Which drive is where on the IDE channels.
+
+use rhea_devices::geometry::Geometry;
+use rhea_devices::ide::IdeDisk;
+use rhea_devices::scsi::UnitConfig;
+
+use super::check::{DrivePlan, Names, PlanError, on_error};
+use super::{IdeDevice, IdePlan, StoragePlan};
+use crate::spec::VmSpec;
+use crate::spec::device::{DeviceSpec, IdeCdSpec, IdeHdSpec, IdeSpec, OnError};
+use crate::spec::drive::{DriveInterface, DriveMedia};
+use crate::spec::number::ByteSize;
+
+/// Drives by channel and place.
+pub type Channels = [[Option<IdePlan>; 2]; 2];
+
+/// QEMU's name of a CD drive behind ATAPI.
+const CD_MODEL: &str = "QEMU DVD-ROM";
+
+/// The drives of `-drive if=ide`, then those of `-device`.
+pub(super) fn channels(spec: &VmSpec, disks: &[DrivePlan], names: &mut Names) -> Result<Channels, PlanError> {
+    let mut channels = Channels::default();
+    for drive in disks.iter().filter(|drive| drive.interface == DriveInterface::Ide) {
+        let (bus, unit) = (drive.index / 2, drive.index % 2);
+        let part = IdeSpec { bus: Some(format!("ide.{bus}")), unit: Some(unit), ..IdeSpec::default() };
+        let device = match drive.media {
+            DriveMedia::Disk => {
+                DeviceSpec::IdeHd(IdeHdSpec { drive: drive.id.clone(), ide: part, ..IdeHdSpec::default() })
+            }
+            DriveMedia::Cdrom => DeviceSpec::IdeCd(IdeCdSpec { drive: Some(drive.id.clone()), ide: part }),
+        };
+        add(&mut channels, &device, disks, names)?;
+    }
+    spec.devices.iter().try_for_each(|device| add(&mut channels, device, disks, names))?;
+    Ok(channels)
+}
+
+fn add(channels: &mut Channels, device: &DeviceSpec, disks: &[DrivePlan], names: &mut Names) -> Result<(), PlanError> {
+    let part = match device {
+        DeviceSpec::IdeHd(disk) => &disk.ide,
+        DeviceSpec::IdeCd(cd) => &cd.ide,
+        _ => return Ok(()),
+    };
+    let id = names.take(part.id.as_deref())?;
+    let (bus, unit) = place(channels, &id, part)?;
+    // Serial numbers count places, as QEMU's count drives in the order in which they are made.
+    let taken = channels.iter().flatten().flatten().count();
+    let number = u32::try_from(taken).unwrap_or(0) + 1;
+    let plan = match device {
+        DeviceSpec::IdeHd(disk) => hard_disk(id, number, disk, disks)?,
+        DeviceSpec::IdeCd(cd) => cd_drive(id, number, cd, disks),
+        _ => return Ok(()),
+    };
+    if let Some(slot) = channels.get_mut(bus).and_then(|channel| channel.get_mut(unit)) {
+        *slot = Some(plan);
+    }
+    Ok(())
+}
+
+/// Finds a free place that agrees with what was asked for.
+fn place(channels: &Channels, id: &str, part: &IdeSpec) -> Result<(usize, usize), PlanError> {
+    let bus = match part.bus.as_deref() {
+        None => None,
+        Some("ide.0") => Some(0),
+        Some("ide.1") => Some(1),
+        Some(other) => return Err(PlanError::NoBus { bus: other.to_owned() }),
+    };
+    let places = (0..2).flat_map(|bus| (0..2).map(move |unit| (bus, unit)));
+    let wanted = |&(b, u): &(usize, usize)| {
+        bus.is_none_or(|bus| bus == b) && part.unit.is_none_or(|unit| usize::try_from(unit) == Ok(u))
+    };
+    let is_free =
+        |&(b, u): &(usize, usize)| channels.get(b).and_then(|channel| channel.get(u)).is_some_and(Option::is_none);
+    places.filter(wanted).find(is_free).ok_or_else(|| PlanError::NoIdePlace(id.to_owned()))
+}
+
+fn hard_disk(id: String, number: u32, spec: &IdeHdSpec, disks: &[DrivePlan]) -> Result<IdePlan, PlanError> {
+    let storage = storage(Some(&spec.drive), &spec.ide, disks);
+    let mut config = IdeDisk::new(&*id, number);
+    config.wwn = spec.ide.wwn;
+    config.rotation_rate = spec.rotation_rate;
+    config.write_cache = Some(storage.write_cache);
+    let texts = [
+        (&mut config.serial, &spec.ide.serial),
+        (&mut config.model, &spec.ide.model),
+        (&mut config.version, &spec.ide.ver),
+    ];
+    for (text, given) in texts {
+        text.clone_from(given.as_ref().unwrap_or(&text.clone()));
+    }
+    if let Some(ByteSize(value)) = spec.physical_block_size {
+        let (property, most) = ("physical_block_size", u64::from(u32::MAX));
+        let too_large = |_| PlanError::TooLarge { id: id.clone(), property, value, most };
+        config.physical_block_size = u32::try_from(value).map_err(too_large)?;
+    }
+    if let (Some(cylinders), Some(heads), Some(sectors)) = (spec.cyls, spec.heads, spec.secs) {
+        config.geometry = Some(Geometry { cylinders, heads, sectors });
+    }
+    let device = IdeDevice::Disk(Box::new(config));
+    Ok(IdePlan { id, bootindex: spec.ide.bootindex, storage, device })
+}
+
+fn cd_drive(id: String, number: u32, spec: &IdeCdSpec, disks: &[DrivePlan]) -> IdePlan {
+    let mut config = UnitConfig::cd(&*id);
+    config.product = spec.ide.model.clone().unwrap_or_else(|| CD_MODEL.to_owned());
+    config.serial = spec.ide.serial.clone().unwrap_or_else(|| format!("QM{number:05}"));
+    config.wwn = spec.ide.wwn;
+    if let Some(version) = &spec.ide.ver {
+        config.version.clone_from(version);
+    }
+    let storage = storage(spec.drive.as_deref(), &spec.ide, disks);
+    let device = IdeDevice::Cd(Box::new(config));
+    IdePlan { id, bootindex: spec.ide.bootindex, storage, device }
+}
+
+/// What is behind a drive: the node of a `-drive` or of `-blockdev`.
+fn storage(name: Option<&str>, part: &IdeSpec, disks: &[DrivePlan]) -> StoragePlan {
+    use rhea_devices::block_errors::OnError as Policy;
+    let drive = disks.iter().find(|drive| Some(drive.id.as_str()) == name);
+    let policy = |own: OnError, of_drive: Option<OnError>, default| {
+        on_error(own).or(of_drive.and_then(on_error)).unwrap_or(default)
+    };
+    StoragePlan {
+        node: drive.map_or_else(|| name.map(str::to_owned), |drive| drive.node.clone()),
+        drive: drive.map(|drive| drive.id.clone()).unwrap_or_default(),
+        write_cache: part.write_cache.chosen().unwrap_or_else(|| drive.is_none_or(|drive| drive.write_cache)),
+        on_read_error: policy(part.rerror, drive.map(|d| d.on_read_error), Policy::Report),
+        on_write_error: policy(part.werror, drive.map(|d| d.on_write_error), Policy::Enospc),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn drive(index: u32, media: DriveMedia) -> DrivePlan {
+        DrivePlan {
+            id: format!("d{index}"),
+            node: Some(format!("n{index}")),
+            interface: DriveInterface::Ide,
+            index,
+            media,
+            write_cache: true,
+            on_write_error: OnError::Auto,
+            on_read_error: OnError::Auto,
+        }
+    }
+
+    #[test]
+    fn drives_go_where_their_index_says() {
+        let disks = [drive(0, DriveMedia::Disk), drive(2, DriveMedia::Cdrom)];
+
+        let channels = channels(&VmSpec::default(), &disks, &mut Names::default()).unwrap();
+
+        assert!(matches!(channels[0][0].as_ref().unwrap().device, IdeDevice::Disk(_)));
+        assert!(matches!(channels[1][0].as_ref().unwrap().device, IdeDevice::Cd(_)));
+        assert!(channels[0][1].is_none() && channels[1][1].is_none());
+    }
+
+    #[test]
+    fn device_takes_the_first_free_place_of_its_channel() {
+        let cd = IdeCdSpec { ide: IdeSpec { bus: Some("ide.1".into()), ..IdeSpec::default() }, drive: None };
+        let spec = VmSpec { devices: vec![DeviceSpec::IdeCd(cd)], ..VmSpec::default() };
+
+        let channels = channels(&spec, &[drive(2, DriveMedia::Disk)], &mut Names::default()).unwrap();
+
+        assert!(channels[1][1].as_ref().is_some_and(|cd| cd.storage.node.is_none()));
+    }
+
+    #[test]
+    fn fifth_drive_is_refused() {
+        let devices = (0..5).map(|_| DeviceSpec::IdeCd(IdeCdSpec::default())).collect();
+        let spec = VmSpec { devices, ..VmSpec::default() };
+
+        let refused = channels(&spec, &[], &mut Names::default());
+
+        assert!(matches!(refused, Err(PlanError::NoIdePlace(_))));
+    }
+}
