@@ -15,6 +15,9 @@ use crate::scsi::{self, Cdb, Job, LogicalUnit, Media, Plan, Reply, Sense};
 /// Length of a packet.
 const PACKET: usize = 12;
 
+/// Greatest byte count limit: all ones mean one less (ATA/ATAPI-7, 6.24.4).
+const MAX_LIMIT: usize = 0xfffe;
+
 /// Bits of the features register.
 const DMA: u8 = 0x01;
 const OVERLAPPED: u8 = 0x02;
@@ -54,7 +57,8 @@ impl Packet {
 
     /// Why this cannot be a state.
     pub(super) fn check(&self) -> Result<(), String> {
-        if !matches!(self.cdb.len(), 0 | PACKET) || self.wanted > BUFFER || self.pending.len() > 1 << 20 {
+        let sizes = self.wanted <= BUFFER && self.pending.len() <= 1 << 20 && self.limit <= MAX_LIMIT;
+        if !matches!(self.cdb.len(), 0 | PACKET) || !sizes {
             return Err("a packet that cannot be".to_owned());
         }
         Ok(())
@@ -84,7 +88,7 @@ impl Channel {
             return Err(error::ABRT);
         }
         let limit = regs.byte_count();
-        let packet = Packet { dma: features & DMA != 0, limit: limit.min(0xfffe), ..Packet::default() };
+        let packet = Packet { dma: features & DMA != 0, limit: limit.min(MAX_LIMIT), ..Packet::default() };
         self.work.task = Task::Packet(packet);
         self.regs().count.set(reason::COMMAND);
         self.accept(PACKET, false);

@@ -141,8 +141,11 @@ impl Shared {
             let mut channel = self.lock();
             (f(&mut channel), channel.outbox.take())
         };
-        if let (Some(order), Some(link)) = (order, self.link.get()) {
-            link.send(order);
+        match (order, self.link.get()) {
+            (None, _) => {}
+            (Some(order), Some(link)) => link.send(order),
+            // Before the start there is no thread: nothing may wait for one.
+            (Some(_), None) => drop(self.completed(Err(libc::EIO))),
         }
         result
     }

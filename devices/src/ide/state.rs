@@ -196,7 +196,8 @@ fn check_task(work: &Work, channel: &Channel) -> Result<(), String> {
         Task::None | Task::Reply => {}
         Task::Flush if disk.is_some() => {}
         Task::Sectors(sectors) if inside(sectors.offset, sectors.left) => {
-            if sectors.block == 0 || sectors.block > 16 * 512 || !sectors.block.is_multiple_of(512) {
+            let past = work.phase == Phase::Out && work.end as u64 > sectors.left;
+            if past || sectors.block == 0 || sectors.block > 16 * 512 || !sectors.block.is_multiple_of(512) {
                 return bad();
             }
         }

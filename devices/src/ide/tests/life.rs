@@ -187,3 +187,25 @@ fn states_that_cannot_be_are_refused() {
         assert_eq!(saved(&*other.function), before, "{path}");
     }
 }
+
+#[test]
+fn saved_write_past_its_sectors_is_refused() {
+    let guest = guest();
+    guest.command28(0x30, 2047, 1);
+    guest.function.pause();
+    guest.function.drain();
+    let mut state = saved(&*guest.function).unwrap();
+    let other = Setup::default().build_stopped();
+    restore(&other, state.clone()).unwrap();
+    *state.pointer_mut("/channels/0/work/end").unwrap() = json!(8192);
+    assert!(restore(&other, state).is_err());
+}
+
+#[test]
+fn command_before_the_start_fails_and_nothing_waits() {
+    let guest = Setup::default().build_stopped();
+    guest.command28(0x20, 0, 1);
+    assert_eq!((guest.interrupt(), guest.inb(1)), (0x41, 0x40));
+    guest.function.pause();
+    guest.function.drain();
+}
