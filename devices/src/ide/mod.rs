@@ -11,7 +11,7 @@
 //! A register access takes the channel's lock and never waits for a disk: it leaves an order for the channel's worker,
 //! which takes the same lock when the order is done. BSY tells the guest in between.
 //!
-//! [`atapi`] knows the packet protocol and leaves commands to [`crate::scsi`].
+//! `atapi` knows the packet protocol and leaves commands to [`crate::scsi`].
 
 mod ata;
 mod atapi;
