@@ -2,7 +2,7 @@
 
 use std::env;
 use std::error::Error;
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::io::{self, Write};
 use std::path::Path;
 use std::process::ExitCode;
@@ -15,7 +15,7 @@ use rhea::machine::start;
 
 fn main() -> ExitCode {
     let mut args = env::args_os();
-    let program = program_name(args.next());
+    let program = program_name(args.next().as_deref());
     let mut args: Vec<OsString> = args.collect();
     let verb = args.first().and_then(|verb| verb.to_str()).unwrap_or_default();
     match (program.as_str(), verb) {
@@ -30,8 +30,8 @@ fn main() -> ExitCode {
 const IMAGE_TOOL: &str = "qemu-img";
 
 /// The last part of the path that the program was called by.
-fn program_name(path: Option<OsString>) -> String {
-    let name = path.as_deref().and_then(|path| Path::new(path).file_name());
+fn program_name(path: Option<&OsStr>) -> String {
+    let name = path.and_then(|path| Path::new(path).file_name());
     name.map_or_else(|| "rhea".to_owned(), |name| name.to_string_lossy().into_owned())
 }
 
