@@ -4,6 +4,8 @@
 
 #[path = "img/bench.rs"]
 mod bench;
+#[path = "img/bitmap.rs"]
+mod bitmap;
 #[path = "img/change.rs"]
 mod change;
 #[path = "img/copy.rs"]

@@ -63,6 +63,11 @@ impl Parsed {
         self.all(name).last()
     }
 
+    /// All options in order: the long name, and the value.
+    pub(super) fn in_order(&self) -> impl Iterator<Item = (&'static str, &str)> {
+        self.options.iter().filter_map(|(opt, value)| opt.long.map(|name| (name, value.as_str())))
+    }
+
     /// Every value of an option that may come many times.
     pub(super) fn all(&self, name: &str) -> impl Iterator<Item = &str> {
         self.options.iter().filter(move |(opt, _)| opt.is(name)).map(|(_, value)| value.as_str())

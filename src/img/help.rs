@@ -1,7 +1,7 @@
 //! Help texts.
 
 /// A verb, the words after it, and what it is for.
-const VERBS: [(&str, &str, &str); 14] = [
+const VERBS: [(&str, &str, &str); 15] = [
     (
         "amend",
         "[-pq] [-f FORMAT] [-t CACHE] -o OPTIONS FILE",
@@ -12,6 +12,12 @@ const VERBS: [(&str, &str, &str); 14] = [
         "[-nqwU] [-f FORMAT] [-c COUNT] [-d DEPTH] [-s BYTES] [-S STEP] [-o OFFSET] [-i AIO] [-t CACHE] \
          [--pattern BYTE] [--flush-interval COUNT] [--no-drain] FILE",
         "Send requests and tell how long they took. -w writes over the image's content.",
+    ),
+    (
+        "bitmap",
+        "(--add | --remove | --clear | --enable | --disable | --merge BITMAP)... [-g BYTES] [-b FILE [-F FORMAT]] \
+         [-f FORMAT] FILE BITMAP",
+        "Change a persistent bitmap; -b takes the one to merge from another image.",
     ),
     (
         "check",

@@ -9,6 +9,7 @@ use std::process::ExitCode;
 mod amend;
 mod args;
 mod bench;
+mod bitmap;
 mod check;
 mod clock;
 mod commit;
@@ -46,6 +47,7 @@ struct Verb {
 const VERBS: &[Verb] = &[
     Verb { name: "amend", options: amend::OPTIONS, run: amend::run },
     Verb { name: "bench", options: bench::OPTIONS, run: bench::run },
+    Verb { name: "bitmap", options: bitmap::OPTIONS, run: bitmap::run },
     Verb { name: "check", options: check::OPTIONS, run: check::run },
     Verb { name: "commit", options: commit::OPTIONS, run: commit::run },
     Verb { name: "compare", options: compare::OPTIONS, run: compare::run },

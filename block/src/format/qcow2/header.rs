@@ -17,7 +17,8 @@ pub(super) mod incompatible {
 
 /// Compatible feature bit: reference counts may be postponed.
 pub(super) const LAZY_REFCOUNTS: u64 = 1 << 0;
-/// Autoclear feature bit: the external data file can be read as raw.
+/// Autoclear feature bits: bitmaps are consistent; the external data file can be read as raw.
+pub(super) const AUTOCLEAR_BITMAPS: u64 = 1 << 0;
 pub(super) const AUTOCLEAR_RAW_DATA: u64 = 1 << 1;
 
 const EXT_END: u32 = 0;

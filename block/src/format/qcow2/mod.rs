@@ -34,6 +34,7 @@ use crate::mem::{Sink, Source};
 
 mod amend;
 mod bitmap;
+mod bitmap_change;
 mod check;
 mod clean;
 mod create;
@@ -57,6 +58,7 @@ mod zero;
 
 pub use amend::{Measure, measure};
 pub use bitmap::BitmapEntry;
+pub use bitmap_change::{BitmapChange, Bits};
 pub use check::{CheckReport, MOST_MESSAGES, check};
 pub use create::{CreateOptions, create};
 pub use header::Compression;
