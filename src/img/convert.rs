@@ -12,7 +12,7 @@ use super::error::{ImgError, chain, tell};
 use super::open::{self, Image, Want};
 use super::progress::Progress;
 use super::target::{Format, Options};
-use super::{output, size};
+use super::{bitmap_copy, output, size};
 
 /// The verb's options.
 pub(super) const OPTIONS: &[Opt] = &[
@@ -109,6 +109,11 @@ pub(super) fn run(parsed: &Parsed) -> Result<(), ImgError> {
     if parsed.has("c") && !parsed.has("n") && format_name == "raw" {
         return Err(said("Compression not supported for this file format"));
     }
+    let bitmaps = match opened.as_slice() {
+        _ if !parsed.has("bitmaps") => Vec::new(),
+        [source] => bitmap_copy::read(source, parsed.has("skip-broken-bitmaps"))?,
+        _ => return Err(said("Copying bitmaps only possible with single source")),
+    };
     let create = !parsed.has("n");
     if create {
         make(target, format_name, &mut options, total)?;
@@ -132,6 +137,9 @@ pub(super) fn run(parsed: &Parsed) -> Result<(), ImgError> {
     let layers: Vec<Arc<dyn Layer>> = opened.iter().map(|image| image.layer().clone()).collect();
     let telling = Telling::of(parsed);
     copy(&layers, output.layer(), &copying, telling.clone()).map_err(ImgError::block("error while copying"))?;
+    if !bitmaps.is_empty() {
+        bitmap_copy::write(&output, bitmaps)?;
+    }
     output.layer().flush().map_err(ImgError::block(format!("could not flush '{target}'")))?;
     output.close()?;
     telling.end();
@@ -154,9 +162,6 @@ fn check_combinations(parsed: &Parsed) -> Result<(), ImgError> {
     }
     if parsed.has("skip-broken-bitmaps") && !parsed.has("bitmaps") {
         return Err(said("Use of --skip-broken-bitmaps requires --bitmaps"));
-    }
-    if parsed.has("bitmaps") {
-        return Err(said("--bitmaps: copying bitmaps is not supported; add them to the new image with bitmap --add"));
     }
     if let Some(snapshot) = parsed.get("l") {
         return Err(said(format!("-l {snapshot}: reading an internal snapshot is not supported")));

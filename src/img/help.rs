@@ -38,7 +38,7 @@ const VERBS: [(&str, &str, &str); 15] = [
     (
         "convert",
         "[-cpqnWCU] [-f FORMAT] [-O FORMAT] [-o OPTIONS] [-B BACKING -F FORMAT] [-S BYTES] [-m THREADS] [-r RATE] \
-         [-t CACHE] [-T CACHE] [--salvage] [--target-is-zero] [--target-image-opts] SOURCE... TARGET",
+         [-t CACHE] [-T CACHE] [--salvage] [--bitmaps] [--target-is-zero] [--target-image-opts] SOURCE... TARGET",
         "Copy images, end to end, into a new one (-n: one that is there). -c compresses, -S 0 writes zeroes as data, -W \
          writes in any order.",
     ),

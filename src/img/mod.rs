@@ -10,6 +10,7 @@ mod amend;
 mod args;
 mod bench;
 mod bitmap;
+mod bitmap_copy;
 mod check;
 mod clock;
 mod commit;

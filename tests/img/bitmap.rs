@@ -56,3 +56,24 @@ fn merged_bits_are_those_of_both() {
     let found = bytes.chunks(65536).any(|cluster| cluster.starts_with(&whole) && cluster[8..].iter().all(|b| *b == 0));
     assert!(found, "no cluster holds the merged bits");
 }
+
+#[test]
+fn copies_take_bitmaps_along() {
+    let rig = Rig::new();
+    rig.qemu("bitmap --add -g 64k full.qcow2 used");
+    rig.io("full.qcow2", &["write -P 1 1M 64k"]);
+    rig.qemu("bitmap --add --disable -g 4k full.qcow2 still");
+
+    rig.works("convert -O qcow2 --bitmaps full.qcow2 copy.qcow2");
+
+    rig.sound("copy.qcow2");
+    rig.alike("full.qcow2", "copy.qcow2");
+    let bitmaps = |name: &str| {
+        let out = rig.real(&format!("info --output json {name}")).out;
+        let value: serde_json::Value = serde_json::from_str(&out).unwrap();
+        value["format-specific"]["data"]["bitmaps"].clone()
+    };
+    assert_eq!(bitmaps("copy.qcow2"), bitmaps("full.qcow2"));
+    assert!(bitmaps("copy.qcow2").is_array());
+    assert_eq!(rig.ours("convert -O raw --bitmaps full.qcow2 copy.raw").code, Some(1));
+}

@@ -461,3 +461,6 @@ fn pack(qcow2: &Qcow2, cluster: &[u8]) -> Result<Packed, BlockError> {
     };
     Ok(packed.map_or(Packed::Plain, Packed::Smaller))
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,111 @@
+use std::any::Any;
+use std::sync::{Arc, Mutex};
+
+use super::{CopyOptions, Watcher, copy};
+use crate::error::{BlockError, ErrorKind};
+use crate::layer::{Layer, Limits, Status};
+use crate::mem::{Sink, Source};
+use crate::protocol::memory::Memory;
+
+/// Memory with a range that cannot be read.
+struct Scratched {
+    memory: Memory,
+    bad: std::ops::Range<u64>,
+}
+
+impl Layer for Scratched {
+    fn driver(&self) -> &'static str {
+        "scratched"
+    }
+    fn size(&self) -> u64 {
+        self.memory.size()
+    }
+    fn limits(&self) -> Limits {
+        self.memory.limits()
+    }
+    fn read(&self, into: Sink<'_>, offset: u64) -> Result<(), BlockError> {
+        if offset < self.bad.end && self.bad.start < offset + into.len() as u64 {
+            return Err(BlockError::new(ErrorKind::Io, "scratched"));
+        }
+        self.memory.read(into, offset)
+    }
+    fn write(&self, from: Source<'_>, offset: u64) -> Result<(), BlockError> {
+        self.memory.write(from, offset)
+    }
+    fn flush(&self) -> Result<(), BlockError> {
+        Ok(())
+    }
+    fn discard(&self, _offset: u64, _len: u64) -> Result<(), BlockError> {
+        Ok(())
+    }
+    fn write_zeroes(&self, offset: u64, len: u64, unmap: bool) -> Result<(), BlockError> {
+        self.memory.write_zeroes(offset, len, unmap)
+    }
+    fn status(&self, _offset: u64, len: u64) -> Result<Status, BlockError> {
+        Ok(Status::data(len, None))
+    }
+    fn as_any(&self) -> &dyn Any {
+        self
+    }
+}
+
+#[derive(Default)]
+struct Heard {
+    last: Mutex<(u64, u64)>,
+    unreadable: Mutex<u64>,
+}
+
+impl Watcher for Heard {
+    fn progress(&self, done: u64, all: u64) {
+        let mut last = self.last.lock().unwrap();
+        *last = (last.0.max(done), all);
+    }
+    fn unreadable(&self, _error: &BlockError) {
+        *self.unreadable.lock().unwrap() += 1;
+    }
+}
+
+fn scratched() -> (Vec<u8>, Arc<dyn Layer>) {
+    let bytes: Vec<u8> = (0..5 << 20).map(|n: u32| (n / 4096 % 5) as u8).collect();
+    let source = Scratched { memory: Memory::new(bytes.clone()), bad: 3_000_000..3_000_001 };
+    (bytes, Arc::new(source))
+}
+
+#[test]
+fn unreadable_source_fails_the_copy() {
+    let (_, source) = scratched();
+    let target: Arc<dyn Layer> = Arc::new(Memory::new(vec![7; 5 << 20]));
+
+    let result = copy(&[source], &target, &CopyOptions::default(), Arc::new(Heard::default()));
+
+    assert!(result.is_err());
+}
+
+#[test]
+fn salvage_loses_one_sector_alone_and_tells_it() {
+    let (mut bytes, source) = scratched();
+    let memory = Arc::new(Memory::new(vec![7; 5 << 20]));
+    let target: Arc<dyn Layer> = memory.clone();
+    let heard = Arc::new(Heard::default());
+    let options = CopyOptions { salvage: true, ..CopyOptions::default() };
+
+    copy(&[source], &target, &options, heard.clone()).unwrap();
+
+    let lost = 3_000_000 / 512 * 512;
+    bytes[lost..lost + 512].fill(0);
+    assert!(memory.bytes() == bytes);
+    assert_eq!((*heard.unreadable.lock().unwrap(), *heard.last.lock().unwrap()), (1, (5 << 20, 5 << 20)));
+}
+
+#[test]
+fn copy_is_as_long_as_its_sources_in_any_order_of_pieces() {
+    let parts: Vec<Arc<dyn Layer>> =
+        [vec![1; 1000], vec![], vec![0; 3000], vec![2; 70_001]].map(|b| Arc::new(Memory::new(b)) as _).into();
+    let memory = Arc::new(Memory::new(vec![9; 74_001]));
+    let target: Arc<dyn Layer> = memory.clone();
+    let options = CopyOptions { any_order: true, workers: 4, sparse: 512, ..CopyOptions::default() };
+
+    copy(&parts, &target, &options, Arc::new(Heard::default())).unwrap();
+
+    assert!(memory.bytes() == [vec![1; 1000], vec![0; 3000], vec![2; 70_001]].concat());
+}
