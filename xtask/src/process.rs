@@ -1,5 +1,6 @@
 //! What a monitor's process uses: memory beside the guest's, processor time, KVM exits.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::time::Duration;
 
@@ -13,17 +14,45 @@ pub(crate) fn own_memory(pid: u32, guest_kib: u64) -> Result<u64> {
 }
 
 fn without_guest(smaps: &str, guest_kib: u64) -> u64 {
-    let mut size = 0;
-    let mut total = 0;
+    resident(smaps).into_iter().filter(|mapping| mapping.size < guest_kib).map(|mapping| mapping.resident).sum()
+}
+
+/// Resident memory by what is mapped, in KiB, the guest's own included.
+pub(crate) fn mappings(pid: u32) -> Result<BTreeMap<String, u64>> {
+    let path = format!("/proc/{pid}/smaps");
+    let smaps = fs::read_to_string(&path).with_context(|| format!("cannot read {path}"))?;
+    let mut sums = BTreeMap::new();
+    for mapping in resident(&smaps) {
+        *sums.entry(mapping.name.to_owned()).or_insert(0) += mapping.resident;
+    }
+    sums.retain(|_, sum| *sum > 0);
+    Ok(sums)
+}
+
+/// One mapping of `/proc/PID/smaps`, sizes in KiB.
+#[derive(Default)]
+struct Mapping<'a> {
+    name: &'a str,
+    size: u64,
+    resident: u64,
+}
+
+fn resident(smaps: &str) -> Vec<Mapping<'_>> {
+    let mut mappings: Vec<Mapping<'_>> = Vec::new();
     for line in smaps.lines() {
-        let number = || line.split_whitespace().nth(1).and_then(|word| word.parse::<u64>().ok()).unwrap_or(0);
-        if line.starts_with("Size:") {
-            size = number();
-        } else if line.starts_with("Rss:") && size < guest_kib {
-            total += number();
+        let mut words = line.split_whitespace();
+        let (first, second) = (words.next().unwrap_or_default(), words.next().unwrap_or_default());
+        match mappings.last_mut() {
+            _ if !first.ends_with(':') => {
+                // Address, permissions, offset, device, inode, name.
+                mappings.push(Mapping { name: words.nth(3).unwrap_or("anonymous"), ..Mapping::default() });
+            }
+            Some(mapping) if first == "Size:" => mapping.size = second.parse().unwrap_or(0),
+            Some(mapping) if first == "Rss:" => mapping.resident = second.parse().unwrap_or(0),
+            _ => {}
         }
     }
-    total
+    mappings
 }
 
 /// Processor time that all threads of a process have used, those that have ended included.
@@ -39,17 +68,20 @@ pub(crate) fn processor_time(pid: u32) -> Result<Duration> {
     Ok(Duration::new(time.tv_sec.unsigned_abs(), u32::try_from(time.tv_nsec).unwrap_or(0)))
 }
 
-/// Exits of all vCPUs to KVM so far, if debugfs is mounted.
-pub(crate) fn exits(pid: u32) -> Option<u64> {
+/// KVM's counters of a machine and its vCPUs that are not zero, `exits` and its kinds among them; none if debugfs is
+/// not mounted.
+pub(crate) fn exits(pid: u32) -> BTreeMap<String, u64> {
     let prefix = format!("{pid}-");
-    let mut machines = fs::read_dir("/sys/kernel/debug/kvm").ok()?.flatten();
-    let machine = machines.find(|entry| entry.file_name().to_string_lossy().starts_with(&prefix))?;
-    let vcpus = fs::read_dir(machine.path()).ok()?.flatten();
-    let counts =
-        vcpus.filter_map(|vcpu| fs::read_to_string(vcpu.path().join("exits")).ok()?.trim().parse::<u64>().ok());
-    let of_vcpus: u64 = counts.sum();
-    let of_machine = || fs::read_to_string(machine.path().join("exits")).ok()?.trim().parse().ok();
-    if of_vcpus > 0 { Some(of_vcpus) } else { of_machine() }
+    let machines = fs::read_dir("/sys/kernel/debug/kvm").into_iter().flatten().flatten();
+    let of_process = machines.filter(|entry| entry.file_name().to_string_lossy().starts_with(&prefix));
+    let mut counters = BTreeMap::new();
+    for entry in of_process.flat_map(|machine| fs::read_dir(machine.path()).into_iter().flatten().flatten()) {
+        let count = fs::read_to_string(entry.path()).ok().and_then(|text| text.trim().parse().ok());
+        if let Some(count @ 1..) = count {
+            *counters.entry(entry.file_name().to_string_lossy().into_owned()).or_insert(0) += count;
+        }
+    }
+    counters
 }
 
 #[cfg(test)]
@@ -58,7 +90,8 @@ mod tests {
 
     #[test]
     fn guest_memory_is_left_out() {
-        let smaps = "7f00 rw-p\nSize: 131072 kB\nRss: 90000 kB\n5500 r-xp\nSize: 400 kB\nRss: 300 kB\nRss_: 1\n";
+        let smaps = "7f00-8f00 rw-p 0 00:00 0\nSize: 131072 kB\nRss: 90000 kB\n\
+                     5500-5600 r-xp 0 08:01 7 /bin/x\nSize: 400 kB\nRss: 300 kB\nRss_: 1\n";
 
         assert_eq!(without_guest(smaps, 131_072), 300);
     }

@@ -1,5 +1,6 @@
 //! One cell of the comparison: which monitor boots what, and what came of it.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -63,10 +64,12 @@ pub(crate) struct Measured {
     pub(crate) total: f64,
     /// The guest's own clock at the mark, in ms.
     pub(crate) guest: f64,
-    /// KVM's exits until the mark.
-    pub(crate) exits: Option<u64>,
+    /// KVM's counters at the mark: `exits`, and how many of each kind.
+    pub(crate) exits: BTreeMap<String, u64>,
     /// Resident memory of the monitor without the guest's, in KiB.
     pub(crate) memory: u64,
+    /// Resident memory by what is mapped, in KiB, the guest's included.
+    pub(crate) mappings: BTreeMap<String, u64>,
 }
 
 impl Monitor {

@@ -37,9 +37,10 @@ fn boot(cell: Cell, work: &Work) -> Result<Measured> {
     let total = start.elapsed().as_secs_f64() * 1000.0;
     let exits = process::exits(process.id());
     let memory = process::own_memory(process.id(), MEMORY_MIB * 1024);
+    let mappings = process::mappings(process.id());
     process.kill()?;
     process.wait()?;
-    Ok(Measured { cell, total, guest: uptime? * 1000.0, exits, memory: memory? })
+    Ok(Measured { cell, total, guest: uptime? * 1000.0, exits, memory: memory?, mappings: mappings? })
 }
 
 /// Waits for init's mark and gives the guest's uptime in seconds.
@@ -60,11 +61,11 @@ fn mark(process: &mut Child) -> Result<f64> {
     }
 }
 
-/// The number in `mark 1.23.`
+/// The number in a whole line `mark 1.23`.
 fn uptime(text: &[u8]) -> Option<f64> {
     let text = std::str::from_utf8(text).ok()?;
-    let number = text.split_once("mark ")?.1.split_whitespace().next()?;
-    number.strip_suffix('.')?.parse().ok()
+    let (line, _) = text.split_once("mark ")?.1.split_once('\n')?;
+    line.trim_end().parse().ok()
 }
 
 #[cfg(test)]
@@ -73,7 +74,7 @@ mod tests {
 
     #[test]
     fn mark_is_read_with_its_uptime() {
-        assert_eq!(uptime(b"noise\r\nmark 1.32.\r\n"), Some(1.32));
+        assert_eq!(uptime(b"noise\r\nmark 1.32\r\n"), Some(1.32));
     }
 
     #[test]

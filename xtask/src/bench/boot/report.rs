@@ -16,14 +16,17 @@ const BASE: Cell = Cell { monitor: Monitor::QemuPc, image: Image::Elf, console: 
 /// Prints both tables.
 pub(super) fn print(boots: &[Measured], answers: &[Answer]) {
     let base = boots.iter().find(|boot| boot.cell == BASE).map(|boot| boot.total);
-    let mut rows = vec![heads(&["boot", "ms", "ratio", "guest's own ms", "exits", "own memory, MiB"])];
+    let mut rows =
+        vec![heads(&["boot", "ms", "ratio", "guest's own ms", "exits", "for ports", "for MMIO", "own memory, MiB"])];
     rows.extend(boots.iter().map(|boot| {
         vec![
             boot.cell.to_string(),
             format!("{:.0}", boot.total),
             base.map_or_else(|| "-".into(), |base| format!("{:.3}", boot.total / base)),
             format!("{:.0}", boot.guest),
-            boot.exits.map_or_else(|| "-".into(), |exits| exits.to_string()),
+            count(boot, "exits"),
+            count(boot, "io_exits"),
+            count(boot, "mmio_exits"),
             format!("{:.1}", mebibytes(boot.memory)),
         ]
     }));
@@ -47,6 +50,10 @@ pub(super) fn save(boots: &[Measured], answers: &[Answer]) -> Result<()> {
     fs::write(&file, serde_json::to_vec_pretty(&json!({"boots": boots, "answers": answers}))?)?;
     println!("\nsaved in {}", file.display());
     Ok(())
+}
+
+fn count(boot: &Measured, counter: &str) -> String {
+    boot.exits.get(counter).map_or_else(|| "-".into(), u64::to_string)
 }
 
 fn heads(words: &[&str]) -> Vec<String> {
