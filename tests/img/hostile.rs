@@ -35,7 +35,10 @@ impl Dice {
     }
 }
 
-const VERBS: [&str; 14] = [
+const VERBS: [&str; 17] = [
+    "convert -O raw IMAGE copy",
+    "convert -O qcow2 -c IMAGE copy",
+    "dd bs=64k count=10 if=IMAGE of=copy",
     "info --output json IMAGE",
     "info --backing-chain IMAGE",
     "check IMAGE",
