@@ -35,6 +35,12 @@ const PM_BASE: u8 = 0x40;
 const PM_MISC: u8 = 0x80;
 const PM_ENABLE: u8 = 1;
 
+/// The keyboard controller: its ports, the command that sets its command byte, and what SeaBIOS sets it to.
+const I8042_DATA: u64 = 0x60;
+const I8042_COMMAND: u64 = 0x64;
+const WRITE_COMMAND_BYTE: u8 = 0x60;
+const KEYBOARD_TRANSLATED: u8 = 0x61;
+
 impl Board {
     /// Makes and wires every device and maps memory for the guest; nothing runs yet.
     ///
@@ -89,6 +95,14 @@ impl Board {
             ram_ranges: plan.ram.ranges.clone(),
             devices,
         })
+    }
+
+    /// What firmware would have done for the keyboard: the controller translates to scan code set 1, and its keyboard
+    /// interrupts. Drivers keep what they find.
+    pub(super) fn configure_keyboard(&self) {
+        for (port, value) in [(I8042_COMMAND, WRITE_COMMAND_BYTE), (I8042_DATA, KEYBOARD_TRANSLATED)] {
+            let _ = self.wiring.spaces.io.write(port, &[value]);
+        }
     }
 
     /// What firmware would have done for PCI before it started the operating system.

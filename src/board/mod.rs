@@ -153,6 +153,7 @@ impl Board {
     pub fn load(&self, mut sregs: kvm_sregs) -> Result<Option<(kvm_regs, kvm_sregs)>, BoardError> {
         let Some(kernel) = &self.kernel else { return Ok(None) };
         self.configure_pci()?;
+        self.configure_keyboard();
         let regs = kernel.load(&self.wiring.ram, &self.layout, &mut sregs)?;
         Ok(Some((regs, sregs)))
     }

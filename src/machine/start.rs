@@ -109,6 +109,9 @@ pub fn run(program: &str, spec: &VmSpec) -> Result<u8, StartError> {
     }
     let (events, news) = event_channel().map_err(StartError::Host)?;
     let chardevs = open_chardevs(spec, &events)?;
+    if sandboxed {
+        seccomp::announce_violations()?;
+    }
     let outcome = Session { spec, events, chardevs: Arc::clone(&chardevs) }.run(news, readiness, sandboxed);
     chardevs.shut_down();
     outcome

@@ -48,7 +48,7 @@ pub enum SeccompError {
 /// # Errors
 /// When SIGSYS cannot be handled.
 pub fn enable() -> Result<(), SeccompError> {
-    handle_sigsys().map_err(SeccompError::Handler)?;
+    announce_violations()?;
     ENABLED.store(true, Ordering::Relaxed);
     thread::set_start_hook(|kind| {
         if let Err(error) = confine(kind) {
@@ -58,6 +58,15 @@ pub fn enable() -> Result<(), SeccompError> {
         }
     });
     Ok(())
+}
+
+/// Has a forbidden call end the process with a line. Once more after others have set handlers of their own: a terminal
+/// on standard input does.
+///
+/// # Errors
+/// When SIGSYS cannot be handled.
+pub fn announce_violations() -> Result<(), SeccompError> {
+    handle_sigsys().map_err(SeccompError::Handler)
 }
 
 /// Puts the calling thread behind its filter for good; does nothing unless [`enable`] was called.
