@@ -16,6 +16,8 @@ pub struct Facts {
     pub machine: String,
     /// KVM is there and used.
     pub kvm: bool,
+    /// KVM interprets the guest's instructions, without the processor's help.
+    pub software_kvm: bool,
     /// What the host's processor and KVM can give; nothing where there is no KVM.
     pub host_cpu: Option<HostCpu>,
     /// Bytes of guest memory.

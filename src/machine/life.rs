@@ -120,6 +120,12 @@ impl Machine {
             MachineEvent::Power(request) => self.power(request),
             MachineEvent::VcpuFailed { index, why } => {
                 log::error!("KVM cannot go on with vCPU {index}: {why}");
+                if self.facts.software_kvm {
+                    log::error!(
+                        "this host's KVM interprets instructions (its processor offers neither VT-x nor SVM): stock \
+                         operating systems do not boot on it; use a host with hardware virtualization"
+                    );
+                }
                 self.stop(RunState::InternalError)
             }
             MachineEvent::GuestCrashed => self.guest_panicked(),

@@ -6,7 +6,7 @@ use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use rhea_arch::kvm::{HostError, KickError, Vm, VmError, install_kick_signal};
+use rhea_arch::kvm::{HostError, HostKind, KickError, Vm, VmError, install_kick_signal};
 use rhea_arch::x86_64::cpu::HostCpu;
 use rhea_block::graph::Graph;
 use rhea_block::thread::ThreadKind;
@@ -225,6 +225,7 @@ impl Session<'_> {
         let host_cpu = HostCpu::read(&kvm)?;
         let cpus = Cpus::new(self.spec, &kvm, &host_cpu)?;
         facts.kvm = true;
+        facts.software_kvm = kvm.kind() == HostKind::Software;
         facts.host_cpu = Some(host_cpu);
         facts.cpu_type = cpus.type_name();
         facts.cpus = cpus.places();
