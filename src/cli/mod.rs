@@ -4,8 +4,8 @@
 //!  arguments ── table ──> Arg ── text ──> JSON object ── spec::read ──> typed spec ──> Draft ── finish ──> VmSpec
 //! ```
 //!
-//! An option is one line of a table ([`table`]): its name, the form of its argument, a sentence for the help and what it
-//! does to the draft. Options that QEMU has and this program has not are in the table too, each with what would work.
+//! An option is one line of a table (module `table`): its name, the form of its argument, a sentence for the help and what
+//! it does to the draft. Options that QEMU has and this program has not are in the table too, each with what would work.
 //!
 //! What this module refuses to know: files, devices, KVM. Nothing is opened here.
 

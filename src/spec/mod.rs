@@ -7,7 +7,7 @@
 //! ```
 //!
 //! Each type is declared once, by `spec_struct!`, `spec_enum!` or `spec_union!` ([`describe`]): the same lines make the
-//! serde type, the check with QEMU's words for mistakes ([`read()`]), the help and QMP's introspection.
+//! serde type, the check with QEMU's words for mistakes ([`read::read`]), the help and QMP's introspection.
 //!
 //! What this module refuses to know: how the board is wired, whether files and objects that are named exist. A spec is
 //! what was asked for, complete and consistent in itself; the board makes a plan of it.

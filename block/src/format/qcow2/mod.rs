@@ -16,7 +16,7 @@
 //!
 //! 1. A cluster is taken by a count of 1 in memory before its data are written. No one else takes it after that.
 //! 2. An L2 entry is changed in memory only when its data are written, and reaches the disk only after a sync that
-//!    covers those data and the counts ([`flush`]). So an entry on disk names a cluster with its own data and a count
+//!    covers those data and the counts (`flush.rs`). So an entry on disk names a cluster with its own data and a count
 //!    of at least 1.
 //! 3. A cluster that loses its last name in memory keeps its count until the table without the name is synced, and
 //!    until all I/O that may have looked it up before has ended (clones of `maps.token`). Only then can it be taken.
