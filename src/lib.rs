@@ -12,6 +12,7 @@ pub mod logging;
 pub mod machine;
 pub mod process;
 pub mod qmp;
+pub mod qtest;
 pub mod seccomp;
 pub mod spec;
 pub mod vcpu;

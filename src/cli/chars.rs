@@ -26,6 +26,8 @@ pub(super) const OPTIONS: &[OptionDef] = &[
         "a character device; -chardev help lists the types, -chardev TYPE,help the options",
         chardev,
     ),
+    takes("qtest", "CHARDEV", "drive the devices from here, without a guest; with -accel qtest", qtest),
+    takes("qtest-log", "FILE", "log of what is said on -qtest", qtest_log),
     takes(
         "mon",
         "[chardev=]ID[,mode=readline|control][,pretty=on|off]",
@@ -33,6 +35,16 @@ pub(super) const OPTIONS: &[OptionDef] = &[
         mon,
     ),
 ];
+
+fn qtest(draft: &mut Draft, arg: &Arg) -> Result<(), Stop> {
+    draft.spec.qtest = Some(legacy::add(draft, arg.text()?, "qtest")?);
+    Ok(())
+}
+
+fn qtest_log(draft: &mut Draft, arg: &Arg) -> Result<(), Stop> {
+    draft.spec.qtest_log = Some(arg.text()?.to_owned());
+    Ok(())
+}
 
 fn nographic(draft: &mut Draft, _: &Arg) -> Result<(), Stop> {
     draft.nographic = true;

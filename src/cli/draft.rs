@@ -217,8 +217,12 @@ impl Draft {
         once("device", spec.devices.iter().filter_map(DeviceSpec::id))?;
         once("mon", spec.monitors.iter().filter_map(|monitor| monitor.id.as_deref()))?;
         once("drive", spec.drives.iter().filter_map(|drive| drive.options.id.as_deref()))?;
+        if spec.qtest.is_some() && spec.accel != Accel::Qtest {
+            return Err(SpecError::new("-qtest needs -accel qtest: a guest would drive the devices too"));
+        }
         let has = |id: &str| spec.chardevs.iter().any(|chardev| chardev.common().id == id);
         let named = spec.monitors.iter().map(|monitor| monitor.chardev.as_str());
+        let named = named.chain(spec.qtest.as_deref());
         let named = named.chain(spec.serials.iter().flatten().map(String::as_str));
         if let Some(id) = named.into_iter().find(|id| !has(id)) {
             return Err(SpecError::new(format!("chardev \"{}\" not found; define it with -chardev", Shown(id))));

@@ -66,8 +66,6 @@ pub(super) const OPTIONS: &[OptionDef] = &[
     refused("trace", "PATTERN", "use -d trace"),
     refused("plugin", "FILE", PLAIN),
     refused("echr", "NUMBER", "the key is Ctrl-a"),
-    refused("qtest", "CHARDEV", "start a guest with -kernel"),
-    refused("qtest-log", "FILE", PLAIN),
     refused_flag("async-teardown", PLAIN),
     refused_flag("enable-sync-profile", PLAIN),
     refused_flag("win2k-hack", PLAIN),

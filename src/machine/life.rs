@@ -74,7 +74,9 @@ impl Machine {
         }
         if let Some(guest) = &self.guest {
             guest.board.forget_first_order();
-            guest.vm.set_irqchip(&guest.irqchip).map_err(MachineError::Interrupts)?;
+            if let Some(kvm) = &guest.kvm {
+                kvm.vm.set_irqchip(&kvm.irqchip).map_err(MachineError::Interrupts)?;
+            }
         }
         self.load()?;
         if self.state.needs_reset() {

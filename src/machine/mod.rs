@@ -93,12 +93,18 @@ pub enum MachineError {
 pub struct Guest {
     /// The devices, wired.
     pub board: Board,
+    /// What runs it; nothing where a test drives the devices.
+    pub kvm: Option<KvmGuest>,
+    /// The vCPUs, parked.
+    pub vcpus: Vec<VcpuHandle>,
+}
+
+/// What KVM keeps of a guest.
+pub struct KvmGuest {
     /// The virtual machine.
     pub vm: Arc<Vm>,
     /// Its interrupt controllers and timer after power-on.
     pub irqchip: IrqchipSnapshot,
-    /// The vCPUs, parked.
-    pub vcpus: Vec<VcpuHandle>,
 }
 
 /// A guest with everything it has.
@@ -257,7 +263,11 @@ impl Machine {
         for vcpu in guest.vcpus.iter().rev() {
             vcpu.call(|v| v.reset())?.map_err(MachineError::Registers)?;
         }
-        let Some(first) = guest.vcpus.first() else { return Ok(()) };
+        let Some(first) = guest.vcpus.first() else {
+            // Nothing is loaded for nobody.
+            guest.board.remap_all();
+            return Ok(());
+        };
         let sregs = first.call(|v| v.sregs())?.map_err(MachineError::Registers)?;
         if let Some((regs, sregs)) = guest.board.load(sregs)? {
             first.call(move |v| v.set_entry(&regs, &sregs))?.map_err(MachineError::Registers)?;
@@ -271,9 +281,9 @@ impl Machine {
 
     /// The guest's paravirtual clock stands still while the machine is stopped.
     fn stop_guest_clock(&mut self) -> Result<(), MachineError> {
-        let Some(guest) = &self.guest else { return Ok(()) };
+        let Some(kvm) = self.guest.as_ref().and_then(|guest| guest.kvm.as_ref()) else { return Ok(()) };
         if self.stopped_at.is_none() {
-            self.stopped_at = Some(guest.vm.clock().map_err(MachineError::Clock)?);
+            self.stopped_at = Some(kvm.vm.clock().map_err(MachineError::Clock)?);
         }
         Ok(())
     }
@@ -281,7 +291,8 @@ impl Machine {
     /// It goes on from where it stood; the guest's watchdogs are told that it was not at fault.
     fn start_guest_clock(&mut self) -> Result<(), MachineError> {
         let (Some(guest), Some(then)) = (&self.guest, self.stopped_at.take()) else { return Ok(()) };
-        guest.vm.set_clock(then).map_err(MachineError::Clock)?;
+        let Some(kvm) = &guest.kvm else { return Ok(()) };
+        kvm.vm.set_clock(then).map_err(MachineError::Clock)?;
         for vcpu in &guest.vcpus {
             vcpu.call(|v| v.tell_stopped())?.map_err(MachineError::Registers)?;
         }

@@ -10,7 +10,8 @@ use rhea_arch::kvm::{HostError, HostKind, KickError, Vm, VmError, install_kick_s
 use rhea_arch::x86_64::cpu::HostCpu;
 use rhea_block::graph::Graph;
 use rhea_block::thread::ThreadKind;
-use rhea_devices::clock::HostClock;
+use rhea_devices::chardev::CharBackend;
+use rhea_devices::clock::{Clock, HostClock, ManualClock};
 use rhea_devices::virtio::iothread::IoThread;
 use thiserror::Error;
 
@@ -18,10 +19,10 @@ use super::drives::{self, DriveError};
 use super::event::{EventSender, MachineEvent, event_channel};
 use super::facts::{Disk, Facts, MemoryBackend};
 use super::host::Host;
-use super::{Actions, Ending, Guest, Machine, MachineError, Parts};
+use super::{Actions, Ending, Guest, KvmGuest, Machine, MachineError, Parts};
 use crate::board::accel::{Accelerator, Kvm};
 use crate::board::memory::{self, RamError};
-use crate::board::plan::{self, DiskKind, Plan, PlanError};
+use crate::board::plan::{self, DiskKind, Plan, PlanError, Processors};
 use crate::board::{Board, BoardError};
 use crate::chardev::config::Config;
 use crate::chardev::{ChardevError, Chardevs, FdTable};
@@ -29,11 +30,15 @@ use crate::cpu::{CpuError, Cpus};
 use crate::logging::{self, Settings};
 use crate::process::{self, PidFile, ProcessError, Readiness};
 use crate::qmp::{EventBus, Mode, Monitors, QmpError, Services, request_channel};
+use crate::qtest::{self, Harness, QtestError, Wires};
 use crate::seccomp::{self, SeccompError};
-use crate::spec::machine::Board as BoardKind;
+use crate::spec::machine::{Accel, Board as BoardKind};
 use crate::spec::process::MonitorMode;
 use crate::spec::{ObjectSpec, SpecError, VmSpec};
 use crate::vcpu::{VcpuError, VcpuHandle};
+
+/// Bits of a physical address of a machine without processors: what most have.
+const TEST_PHYS_BITS: u8 = 40;
 
 /// Where KVM is.
 const KVM: &str = "/dev/kvm";
@@ -87,6 +92,8 @@ pub enum StartError {
     Cpu(#[from] CpuError),
     #[error(transparent)]
     Board(#[from] BoardError),
+    #[error(transparent)]
+    Qtest(#[from] QtestError),
     #[error(transparent)]
     Vcpu(#[from] VcpuError),
     #[error(transparent)]
@@ -171,12 +178,20 @@ impl Session<'_> {
         let clock = Arc::new(HostClock::stopped());
         let host = Host::new(Arc::clone(&self.chardevs), Arc::clone(&graph), iothreads(spec)?, self.events.clone());
         let mut facts = facts(spec);
+        let mut harness = None;
         let guest = match spec.machine.kind.board {
             BoardKind::None => {
                 look_for_kvm(&mut facts);
                 None
             }
-            BoardKind::I440fx => Some(self.build(&disks, &host, &clock, &mut facts)?),
+            BoardKind::I440fx => match spec.accel {
+                Accel::Kvm => Some(self.build(&disks, &host, &clock, &mut facts)?),
+                Accel::Qtest => {
+                    let (guest, client) = self.build_for_test(&disks, &host, &mut facts)?;
+                    harness = client;
+                    Some(guest)
+                }
+            },
         };
         clock.start().map_err(StartError::Host)?;
         let parts = Parts {
@@ -196,6 +211,7 @@ impl Session<'_> {
         let _pid_file = spec.process.pidfile.as_deref().map(PidFile::create).transpose()?;
         self.chardevs.fds().close_inheritance();
         process::give_up_privileges(spec.process.chroot.as_deref(), spec.process.runas.as_ref())?;
+        harness.map(Harness::start).transpose()?;
         readiness.ready()?;
         if sandboxed {
             seccomp::confine(ThreadKind::Main)?;
@@ -229,7 +245,7 @@ impl Session<'_> {
         facts.host_cpu = Some(host_cpu);
         facts.cpu_type = cpus.type_name();
         facts.cpus = cpus.places();
-        let plan = plan::check(self.spec, &cpus, disks)?;
+        let plan = plan::check(self.spec, Processors { all: cpus.processors(), phys_bits: cpus.phys_bits() }, disks)?;
         let ram = Arc::new(memory::map(&plan.ram)?);
         let vm = Arc::new(Vm::create(&kvm)?);
         let irqchip = vm.irqchip()?;
@@ -240,7 +256,33 @@ impl Session<'_> {
             vcpus.push(VcpuHandle::start(index, vcpu, board.platform(), self.events.clone())?);
         }
         add_devices(facts, &plan, host, self.spec);
-        Ok(Guest { board, vm, irqchip, vcpus })
+        Ok(Guest { board, kvm: Some(KvmGuest { vm, irqchip }), vcpus })
+    }
+
+    /// The same without vCPUs, on a clock that the client moves.
+    fn build_for_test(
+        &self,
+        disks: &[plan::DrivePlan],
+        host: &Host,
+        facts: &mut Facts,
+    ) -> Result<(Guest, Option<Harness>), StartError> {
+        let smp = &self.spec.smp;
+        let all = (0..smp.maxcpus).map(|index| (index, index < smp.cpus)).collect();
+        let plan = plan::check(self.spec, Processors { all, phys_bits: TEST_PHYS_BITS }, disks)?;
+        let ram = Arc::new(memory::map(&plan.ram)?);
+        let wires = Wires::new(Arc::clone(&ram));
+        let clock = Arc::new(ManualClock::new(HostClock::stopped().wall()));
+        let accel: Arc<dyn Accelerator> = Arc::clone(&wires) as _;
+        let board = Board::build(&plan, &accel, ram, Arc::clone(&clock) as _, host)?;
+        add_devices(facts, &plan, host, self.spec);
+        let mut harness = None;
+        if let Some(label) = &self.spec.qtest {
+            let refused = |source| StartError::Monitor { label: label.clone(), source };
+            let client: Arc<dyn CharBackend> = self.chardevs.frontend(label).map_err(refused)?;
+            let log = self.spec.qtest_log.as_deref();
+            harness = Some(qtest::prepare(client, log, &board, &wires, clock, self.events.clone())?);
+        }
+        Ok((Guest { board, kvm: None, vcpus: Vec::new() }, harness))
     }
 
     fn add_monitors(&self, monitors: &Monitors) -> Result<(), StartError> {

@@ -61,6 +61,10 @@ pub struct VmSpec {
     pub machine: MachineSpec,
     /// What runs the vCPUs.
     pub accel: Accel,
+    /// The character device of the client that drives the devices.
+    pub qtest: Option<String>,
+    /// Where what it says and hears is logged.
+    pub qtest_log: Option<String>,
     /// The vCPUs' model; the board's default when not given.
     pub cpu: Option<CpuSpec>,
     /// How many vCPUs.

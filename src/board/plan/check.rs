@@ -16,7 +16,6 @@ use thiserror::Error;
 
 use super::{BlkPlan, IsaDevice, IsaPlan, KernelPlan, PciDevice, PciPlan, Plan, RngPlan, StoragePlan, VirtioPlan};
 use crate::board::memory::{Backing, RamPlan};
-use crate::cpu::Cpus;
 use crate::spec::device::{IsaSerialSpec, OnError, VirtioBlkSpec, VirtioRngSpec};
 use crate::spec::drive::{DriveInterface, DriveMedia};
 use crate::spec::object::{MemoryCommon, ObjectSpec};
@@ -119,12 +118,20 @@ pub enum PlanError {
     },
 }
 
+/// The vCPUs, as far as the board needs to know them.
+pub struct Processors {
+    /// APIC ID of each, and whether it is there from the start.
+    pub all: Vec<(u32, bool)>,
+    /// Bits of a physical address.
+    pub phys_bits: u8,
+}
+
 /// Checks `spec`, whose vCPUs are `cpus` and whose drives have been opened as `disks`.
 ///
 /// # Errors
 /// The first thing that cannot be had.
-pub fn check(spec: &VmSpec, cpus: &Cpus, disks: &[DrivePlan]) -> Result<Plan, PlanError> {
-    let layout = MemoryLayout::new(spec.memory.size.0, cpus.phys_bits())?;
+pub fn check(spec: &VmSpec, cpus: Processors, disks: &[DrivePlan]) -> Result<Plan, PlanError> {
+    let layout = MemoryLayout::new(spec.memory.size.0, cpus.phys_bits)?;
     let ram = ram(spec, &layout)?;
     let mut names = Names::default();
     let mut pci = PciSlots::default();
@@ -133,7 +140,7 @@ pub fn check(spec: &VmSpec, cpus: &Cpus, disks: &[DrivePlan]) -> Result<Plan, Pl
     let functions = functions(spec, disks, &mut names, &mut pci)?;
     Ok(Plan {
         ram,
-        processors: cpus.processors(),
+        processors: cpus.all,
         kernel: kernel(spec)?,
         firmware: super::boot::firmware(&spec.boot)?,
         boot: super::boot::order(&spec.boot.options, super::boot::paths(&functions, &ide))?,

@@ -6,7 +6,7 @@ mod ide;
 mod identity;
 
 pub use boot::{BootPlan, FirmwarePlan};
-pub use check::{DrivePlan, PlanError, check};
+pub use check::{DrivePlan, PlanError, Processors, check};
 pub use ide::Channels;
 
 use std::path::PathBuf;

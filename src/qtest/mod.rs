@@ -1,0 +1,88 @@
+//! Devices driven without a guest: QEMU's qtest protocol (`docs/devel/testing/qtest`, "qtest Protocol").
+//!
+//! ```text
+//!  client ── line ──▶ Port (console thread) ──▶ Server (its own thread) ──▶ board
+//!         ◀─ OK … ── Output ◀───────────────────────┘
+//!         ◀─ IRQ … ─ Output ◀── wires, from any thread
+//! ```
+//!
+//! There is no vCPU, and time moves only when the client says so. A line is a command; each is answered by a line that
+//! begins with `OK` or `FAIL`. The client is not trusted: lines and transfers are bounded.
+
+mod base64;
+mod port;
+mod server;
+mod wires;
+
+use std::sync::Arc;
+
+use rhea_devices::chardev::CharBackend;
+use rhea_devices::clock::ManualClock;
+use thiserror::Error;
+
+use crate::board::Board;
+use crate::machine::event::EventSender;
+
+pub use wires::Wires;
+
+/// The protocol cannot be served.
+#[derive(Debug, Error)]
+pub enum QtestError {
+    /// Something else has the character device.
+    #[error("character device \"{0}\" is in use")]
+    Busy(String),
+    /// The log cannot be made.
+    #[error("-qtest-log {path}")]
+    Log {
+        /// Its path.
+        path: String,
+        /// Why.
+        #[source]
+        source: std::io::Error,
+    },
+    /// The host gives no thread.
+    #[error("cannot start the thread of qtest")]
+    Thread(#[source] std::io::Error),
+}
+
+/// A client's line and what it drives, not yet listened to.
+pub struct Harness {
+    backend: Arc<dyn CharBackend>,
+    output: Arc<port::Output>,
+    server: server::Server,
+}
+
+impl Harness {
+    /// Serves the protocol until the process ends: once the machine is ready, as the client may speak at once.
+    ///
+    /// # Errors
+    /// When the character device is in use, or the host gives no thread.
+    pub fn start(self) -> Result<(), QtestError> {
+        port::start(&self.backend, self.output, self.server)
+    }
+}
+
+/// Makes ready to serve the protocol on `backend`.
+///
+/// # Errors
+/// When the log cannot be made.
+pub fn prepare(
+    backend: Arc<dyn CharBackend>,
+    log: Option<&str>,
+    board: &Board,
+    wires: &Arc<Wires>,
+    clock: Arc<ManualClock>,
+    events: EventSender,
+) -> Result<Harness, QtestError> {
+    let output = Arc::new(port::Output::new(Arc::clone(&backend), log)?);
+    wires.report_to(&output);
+    let server = server::Server {
+        platform: board.platform(),
+        ram: Arc::clone(board.ram()),
+        wires: Arc::clone(wires),
+        clock,
+        events,
+        output: Arc::clone(&output),
+    };
+    Ok(Harness { backend, output, server })
+}

@@ -1,0 +1,151 @@
+//! Devices driven through QEMU's qtest protocol: needs neither KVM nor a guest.
+
+use std::io::{BufRead, BufReader, Write};
+use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
+
+/// A machine without vCPUs and the line to it.
+struct Qtest {
+    child: Child,
+    input: ChildStdin,
+    output: BufReader<ChildStdout>,
+    /// Changes of interrupt pins that came before the last answer.
+    interrupts: Vec<String>,
+}
+
+impl Qtest {
+    fn start(args: &[&str]) -> Self {
+        let mut child = Command::new(env!("CARGO_BIN_EXE_rhea"))
+            .args(["-accel", "qtest", "-qtest", "stdio", "-m", "16"])
+            .args(["-nodefaults", "-display", "none"])
+            .args(args)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .expect("the program runs");
+        let input = child.stdin.take().expect("standard input");
+        let output = BufReader::new(child.stdout.take().expect("standard output"));
+        Self { child, input, output, interrupts: Vec::new() }
+    }
+
+    /// Sends a command and gives its answer.
+    fn ask(&mut self, command: &str) -> String {
+        writeln!(self.input, "{command}").expect("the program listens");
+        loop {
+            let mut line = String::new();
+            assert!(self.output.read_line(&mut line).expect("the program answers") > 0, "{command}: no answer");
+            let line = line.trim_end().to_owned();
+            if !line.starts_with("IRQ ") {
+                return line;
+            }
+            self.interrupts.push(line);
+        }
+    }
+
+    fn all(&mut self, commands: &[&str]) -> Vec<String> {
+        commands.iter().map(|command| self.ask(command)).collect()
+    }
+}
+
+impl Drop for Qtest {
+    fn drop(&mut self) {
+        // It may have ended by itself.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+#[test]
+fn memory_is_written_and_read_in_every_form() {
+    let mut machine = Qtest::start(&[]);
+
+    let answers = machine.all(&[
+        "write 0x1000 4 0x01020304",
+        "read 0x1000 4",
+        "b64read 0x1000 4",
+        "readw 0x1000",
+        "b64write 0x2000 2 qrs=",
+        "read 0x2000 4",
+        "memset 0x2001 2 0x7f",
+        "read 0x2000 4",
+        "endianness",
+    ]);
+
+    let expected = [
+        "OK",
+        "OK 0x01020304",
+        "OK AQIDBA==",
+        "OK 0x0000000000000201",
+        "OK",
+        "OK 0xaabb0000",
+        "OK",
+        "OK 0xaa7f7f00",
+        "OK little",
+    ];
+    assert_eq!(answers, expected);
+}
+
+#[test]
+fn clock_update_raises_interrupt_8_when_time_is_stepped() {
+    let mut machine = Qtest::start(&[]);
+
+    machine.all(&["irq_intercept_in ioapic", "outb 0x70 0x0b", "outb 0x71 0x12"]);
+    let stepped = machine.ask("clock_step 1000000000");
+    machine.all(&["outb 0x70 0x0c", "inb 0x71"]);
+
+    assert_eq!(stepped, "OK 1000000000");
+    assert_eq!(machine.interrupts, ["IRQ raise 8", "IRQ lower 8"]);
+}
+
+#[test]
+fn shadowed_memory_takes_writes_only_when_the_bridge_says() {
+    let mut machine = Qtest::start(&[]);
+
+    let dropped = machine.all(&["writeb 0xe0000 0x5a", "readb 0xe0000"]);
+    // PAM5 (0x5e), low half: 0xe0000 to 0xe3fff, read and write.
+    let kept = machine.all(&["outl 0xcf8 0x8000005c", "outb 0xcfe 0x03", "writeb 0xe0000 0x5a", "readb 0xe0000"]);
+
+    assert_ne!(dropped[1], "OK 0x000000000000005a");
+    assert_eq!(kept[3], "OK 0x000000000000005a");
+}
+
+#[test]
+fn fw_cfg_gives_its_signature_and_a_file_of_the_user() {
+    let mut machine = Qtest::start(&["-fw_cfg", "name=opt/test,string=hello"]);
+
+    let signature = machine.all(&["outw 0x510 0", "inb 0x511", "inb 0x511", "inb 0x511", "inb 0x511"]);
+    let memory = machine.all(&["outw 0x510 3", "inb 0x511", "inb 0x511", "inb 0x511", "inb 0x511"]);
+
+    assert_eq!(signature[1..], ["OK 0x0051", "OK 0x0045", "OK 0x004d", "OK 0x0055"]);
+    assert_eq!(memory[4], "OK 0x0001");
+}
+
+#[test]
+fn wrong_commands_fail_and_the_next_is_served() {
+    let mut machine = Qtest::start(&[]);
+
+    let answers =
+        machine.all(&["nonsense", "outb", "read 0 0xffffffffffff", "inb 0x12345", "write 0 1 0xz", "", "inb 0x92"]);
+
+    assert!(answers[..6].iter().all(|answer| answer.starts_with("FAIL ")), "{answers:?}");
+    assert_eq!(answers[6], "OK 0x0000");
+}
+
+#[test]
+fn ide_disk_is_identified_and_raises_interrupt_14() {
+    let dir = tempfile::tempdir().expect("directory");
+    let path = dir.path().join("disk.raw");
+    std::fs::write(&path, vec![0; 1 << 20]).expect("image");
+    let drive = format!("file={},format=raw,if=ide", path.display());
+    let mut machine = Qtest::start(&["-drive", &drive]);
+
+    machine.all(&["irq_intercept_in ioapic", "outb 0x1f6 0xa0", "outb 0x1f7 0xec"]);
+    let mut polls = 0;
+    while machine.ask("inb 0x3f6") != "OK 0x0058" {
+        polls += 1;
+        assert!(polls < 100_000, "the drive stays busy");
+    }
+    let word = machine.ask("inw 0x1f0");
+
+    assert_eq!(word, "OK 0x0040");
+    assert!(machine.interrupts.contains(&"IRQ raise 14".to_owned()), "{:?}", machine.interrupts);
+}
