@@ -50,6 +50,9 @@ pub enum PlanError {
     /// The firmware, or what it is to start.
     #[error(transparent)]
     Boot(#[from] super::boot::BootPlanError),
+    /// `-bios` and `-kernel`.
+    #[error("-bios with -kernel is not supported: a kernel starts without firmware here; leave out -bios")]
+    KernelAndFirmware,
     /// `-append` or `-initrd` without `-kernel`.
     #[error("{0} only allowed with -kernel option")]
     NeedsKernel(&'static str),
@@ -242,6 +245,9 @@ fn kernel(spec: &VmSpec) -> Result<Option<KernelPlan>, PlanError> {
             (None, None) => Ok(None),
         };
     };
+    if boot.firmware.is_some() {
+        return Err(PlanError::KernelAndFirmware);
+    }
     Ok(Some(KernelPlan {
         kernel: kernel.clone(),
         initrd: boot.initrd.as_ref().map(|path| path.to_string_lossy().into_owned()),
