@@ -25,7 +25,7 @@ pub struct Wires {
 }
 
 impl Wires {
-    /// Messages go to `ram`; pins are silent until [`Wires::intercept`].
+    /// Messages go to `ram`; pins are silent until `irq_intercept_in`.
     #[must_use]
     pub fn new(ram: Arc<GuestRam>) -> Arc<Self> {
         Arc::new_cyclic(|this| Self {
