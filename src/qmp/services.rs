@@ -2,6 +2,8 @@
 
 use std::sync::{Arc, OnceLock};
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD as BASE64;
 use serde_json::{Value, json};
 
 use super::channel::{Answer, answer, done};
@@ -120,8 +122,9 @@ impl Services {
     fn ring_write(&self, args: &RingbufWrite) -> Answer {
         let device = self.ring(&args.device)?;
         let data = match args.format {
-            Some(DataFormat::Base64) => base64::decode(&args.data)
-                .ok_or_else(|| QmpError::generic("Base64 data contains invalid characters"))?,
+            Some(DataFormat::Base64) => {
+                BASE64.decode(&args.data).map_err(|_| QmpError::generic("Base64 data contains invalid characters"))?
+            }
             _ => args.data.clone().into_bytes(),
         };
         if device.ring_write(&data) { done() } else { Err(not_a_ring(&args.device)) }
@@ -133,7 +136,7 @@ impl Services {
         let size = size.ok_or_else(|| QmpError::generic("size must be greater than zero"))?;
         let data = device.ring_read(size).ok_or_else(|| not_a_ring(&args.device))?;
         Ok(json!(match args.format {
-            Some(DataFormat::Base64) => base64::encode(&data),
+            Some(DataFormat::Base64) => BASE64.encode(&data),
             _ => String::from_utf8_lossy(&data).into_owned(),
         }))
     }
@@ -153,47 +156,3 @@ fn result(outcome: Result<(), ChardevError>) -> Answer {
         Err(error) => Err(QmpError::from_error(&error)),
     }
 }
-
-/// Base64 (RFC 4648, section 4).
-mod base64 {
-    const ALPHABET: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
-
-    pub(super) fn encode(data: &[u8]) -> String {
-        let mut text = String::new();
-        for group in data.chunks(3) {
-            let bits = group.iter().fold(0_u32, |bits, byte| bits << 8 | u32::from(*byte)) << (8 * (3 - group.len()));
-            for place in 0..4 {
-                let index = (bits >> (18 - 6 * place)) & 63;
-                let symbol = ALPHABET.get(index as usize).copied().unwrap_or(b'=');
-                text.push(if place > group.len() { '=' } else { char::from(symbol) });
-            }
-        }
-        text
-    }
-
-    pub(super) fn decode(text: &str) -> Option<Vec<u8>> {
-        let text = text.as_bytes();
-        if !text.len().is_multiple_of(4) {
-            return None;
-        }
-        let padding = text.iter().rev().take_while(|byte| **byte == b'=').count();
-        if padding > 2 {
-            return None;
-        }
-        let (symbols, _) = text.split_at(text.len() - padding);
-        let mut data = Vec::with_capacity(text.len() / 4 * 3);
-        for group in symbols.chunks(4) {
-            let mut bits = 0_u32;
-            for symbol in group {
-                let value = ALPHABET.iter().position(|candidate| candidate == symbol)?;
-                bits = bits << 6 | u32::try_from(value).ok()?;
-            }
-            let [_, first, second, third] = (bits << (6 * (4 - group.len()))).to_be_bytes();
-            data.extend([first, second, third].iter().take(group.len() - 1));
-        }
-        Some(data)
-    }
-}
-
-#[cfg(test)]
-mod tests;

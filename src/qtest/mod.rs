@@ -9,7 +9,6 @@
 //! There is no vCPU, and time moves only when the client says so. A line is a command; each is answered by a line that
 //! begins with `OK` or `FAIL`. The client is not trusted: lines and transfers are bounded.
 
-mod base64;
 mod port;
 mod server;
 mod wires;

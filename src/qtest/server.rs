@@ -2,13 +2,14 @@
 
 use std::sync::Arc;
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD as BASE64;
 use rhea_arch::x86_64::layout::{HIGH_MEMORY_START, VGA_WINDOW_START};
 use rhea_devices::bus::Effect;
 use rhea_devices::clock::{Clock, ManualClock};
 use rhea_devices::memory::GuestRam;
 use vm_memory::{Bytes, GuestAddress, GuestMemoryBackend};
 
-use super::base64;
 use super::port::Output;
 use super::wires::Wires;
 use crate::machine::event::{EventSender, MachineEvent};
@@ -69,7 +70,7 @@ impl Server {
                 let digits: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
                 Ok(format!("0x{digits}"))
             }
-            ("b64read", [address, size]) => self.read_block(address, size).map(|bytes| base64::encode(&bytes)),
+            ("b64read", [address, size]) => self.read_block(address, size).map(|bytes| BASE64.encode(&bytes)),
             ("write", [address, size, data]) => {
                 let size = block_size(size)?;
                 // QEMU fills what the data does not reach with zeroes.
@@ -78,7 +79,7 @@ impl Server {
                 self.write(number(address)?, &bytes).map(|()| String::new())
             }
             ("b64write", [address, size, data]) => {
-                let bytes = base64::decode(data).filter(|bytes| block_size(size) == Ok(bytes.len()));
+                let bytes = BASE64.decode(data).ok().filter(|bytes| block_size(size) == Ok(bytes.len()));
                 let bytes = bytes.ok_or("the data is no base64 of that size")?;
                 self.write(number(address)?, &bytes).map(|()| String::new())
             }
