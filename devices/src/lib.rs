@@ -4,6 +4,7 @@
 //! images, so every device can be driven by a test without `/dev/kvm`.
 
 pub mod block_errors;
+pub mod block_sizes;
 pub mod block_stats;
 pub mod bus;
 pub mod chardev;

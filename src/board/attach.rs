@@ -7,7 +7,6 @@ use rhea_devices::block_errors::ErrorPolicy;
 use rhea_devices::block_stats::BlockStats;
 use rhea_devices::chardev::CharBackend;
 use rhea_devices::fw_cfg::FwCfg;
-use rhea_devices::ide::{IdeConnections, IdeDrive, Piix3Ide};
 use rhea_devices::irq::{IrqLine, WiredOr};
 use rhea_devices::legacy::LegacyChip;
 use rhea_devices::legacy::cmos::{Cmos, CmosLayout};
@@ -20,17 +19,18 @@ use rhea_devices::pci::i440fx::I440fx;
 use rhea_devices::pci::piix3::Piix3;
 use rhea_devices::pci::piix4_pm::{Piix4Pm, PmOptions};
 use rhea_devices::pci::{Bdf, PciFunction};
-use rhea_devices::scsi::{LogicalUnit, Reservations};
-use rhea_devices::virtio::blk::{BlkConnections, VirtioBlk};
+use rhea_devices::scsi::TrayMoved;
 use rhea_devices::virtio::device::VirtioDevice;
 use rhea_devices::virtio::iothread::{IoThread, Placement};
 use rhea_devices::virtio::rng::{RngConfig, RngSource, VirtioRng};
 use rhea_devices::virtio::transport::{Connections, VirtioPci, VirtioPciConfig};
 
-use super::plan::{
-    BlkPlan, Channels, IdeDevice, IdePlan, IsaDevice, IsaPlan, PciDevice, PciPlan, Plan, RngPlan, StoragePlan,
-};
+use super::plan::{IsaDevice, IsaPlan, PciDevice, PciPlan, Plan, RngPlan, StoragePlan};
 use super::{BoardError, Wiring};
+
+mod storage;
+
+pub use storage::Drives;
 
 /// The ISA interrupts of the fixed chips.
 mod interrupt {
@@ -66,6 +66,8 @@ pub trait Backends {
     fn stats(&self, id: &str) -> Arc<BlockStats>;
     /// What to do about a disk's errors.
     fn errors(&self, plan: &StoragePlan, id: &str) -> ErrorPolicy;
+    /// Who is told when the guest moves the tray of drive `id`; must not wait.
+    fn tray(&self, id: &str) -> Box<dyn Fn(TrayMoved) + Send + Sync>;
     /// The thread of an `iothread` object.
     ///
     /// # Errors
@@ -102,6 +104,7 @@ pub(super) struct Attacher<'a> {
     pub(super) isa: &'a IsaInterrupts,
     pub(super) backends: &'a dyn Backends,
     pub(super) devices: Vec<Arc<dyn Lifecycle>>,
+    pub(super) drives: Drives,
 }
 
 impl Attacher<'_> {
@@ -184,6 +187,7 @@ impl Attacher<'_> {
     pub(super) fn attach_pci(&mut self, plan: &PciPlan) -> Result<(), BoardError> {
         let device = match &plan.device {
             PciDevice::Blk(blk) => self.blk(&plan.id, blk)?,
+            PciDevice::Scsi(scsi) => self.scsi(&plan.id, scsi)?,
             PciDevice::Rng(rng) => self.rng(&plan.id, rng)?,
         };
         let config = VirtioPciConfig {
@@ -202,61 +206,6 @@ impl Attacher<'_> {
         };
         let function = VirtioPci::new(config, device, to).map_err(BoardError::device(&plan.id))?;
         self.function(plan.bdf, function)
-    }
-
-    fn blk(&self, id: &str, plan: &BlkPlan) -> Result<Box<dyn VirtioDevice>, BoardError> {
-        let placement = match &plan.iothread {
-            Some(thread) => Placement::Shared(self.backends.iothread(thread)?),
-            None => Placement::PerQueue,
-        };
-        let to = BlkConnections {
-            image: self.disk_image(&plan.storage, id)?,
-            placement,
-            stats: self.backends.stats(id),
-            errors: self.backends.errors(&plan.storage, id),
-        };
-        Ok(VirtioBlk::new(plan.config.clone(), to).map_err(BoardError::device(id))?)
-    }
-
-    /// The image of a drive that cannot be empty.
-    fn disk_image(&self, plan: &StoragePlan, id: &str) -> Result<Arc<dyn Image>, BoardError> {
-        let empty = || BoardError::device(id)(std::io::Error::other("Device needs media, but drive is empty"));
-        self.backends.image(plan, id)?.ok_or_else(empty)
-    }
-
-    /// The IDE function, which every board has, and what is on its channels.
-    pub(super) fn attach_ide(&mut self, channels: &Channels) -> Result<(), BoardError> {
-        let drive = |drive: &Option<IdePlan>| drive.as_ref().map(|drive| self.ide_drive(drive)).transpose();
-        let [[a, b], [c, d]] = channels;
-        let drives = [[drive(a)?, drive(b)?], [drive(c)?, drive(d)?]];
-        let to = IdeConnections {
-            memory: Arc::clone(&self.wiring.ram),
-            irqs: interrupt::IDE.map(|number| self.isa.tap(number)),
-            placement: Placement::PerQueue,
-        };
-        let function = Piix3Ide::new(slot::IDE, drives, to).map_err(BoardError::device("piix3-ide"))?;
-        self.function(slot::IDE, function)
-    }
-
-    fn ide_drive(&self, plan: &IdePlan) -> Result<IdeDrive, BoardError> {
-        let (id, storage) = (&plan.id, &plan.storage);
-        match &plan.device {
-            IdeDevice::Disk(config) => Ok(IdeDrive::Disk {
-                config: (**config).clone(),
-                image: self.disk_image(storage, id)?,
-                stats: self.backends.stats(id),
-                errors: self.backends.errors(storage, id),
-            }),
-            IdeDevice::Cd(config) => {
-                let image = self.backends.image(storage, id)?;
-                let unit = LogicalUnit::new((**config).clone(), image, &Reservations::new());
-                Ok(IdeDrive::Cd {
-                    unit: unit.map_err(BoardError::device(id))?,
-                    stats: self.backends.stats(id),
-                    errors: self.backends.errors(storage, id),
-                })
-            }
-        }
     }
 
     fn rng(&self, id: &str, plan: &RngPlan) -> Result<Box<dyn VirtioDevice>, BoardError> {

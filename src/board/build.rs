@@ -13,7 +13,7 @@ use rhea_devices::pci::piix3::Piix3;
 use rhea_devices::pci::{Bdf, PciFunction};
 
 use super::accel::Accelerator;
-use super::attach::{Attacher, Backends, IsaInterrupts, slot};
+use super::attach::{Attacher, Backends, Drives, IsaInterrupts, slot};
 use super::bars::Assigner;
 use super::fw_cfg;
 use super::load::Kernel;
@@ -70,14 +70,15 @@ impl Board {
             pci: Arc::new(PciHost::new(isa_bridge.reset_control())),
             intx,
         };
-        let mut attacher = Attacher { wiring: &wiring, isa: &isa, backends, devices: Vec::new() };
+        let mut attacher =
+            Attacher { wiring: &wiring, isa: &isa, backends, devices: Vec::new(), drives: Drives::default() };
         let power = attacher.attach_chipset(host_bridge, isa_bridge)?;
         let cmos = attacher.attach_fixed_chips(plan)?;
         attacher.attach_fw_cfg(fw_cfg)?;
         attacher.attach_ide(&plan.ide)?;
         plan.isa.iter().try_for_each(|chip| attacher.attach_isa(chip))?;
         plan.pci.iter().try_for_each(|function| attacher.attach_pci(function))?;
-        let devices = attacher.devices;
+        let Attacher { devices, drives, .. } = attacher;
         wiring.spaces.memory.insert(OPTION_ROM_START, SHADOW_LEN, shadow)?;
         if let Some(rom) = rom {
             wiring.spaces.memory.insert(rom.base(), rom.len(), rom)?;
@@ -94,6 +95,7 @@ impl Board {
             layout: plan.layout.clone(),
             ram_ranges: plan.ram.ranges.clone(),
             devices,
+            drives,
         })
     }
 

@@ -118,6 +118,7 @@ pub struct Board {
 
     /// In the order in which they start, pause and drain.
     devices: Vec<Arc<dyn Lifecycle>>,
+    drives: attach::Drives,
 }
 
 impl Board {
@@ -125,6 +126,12 @@ impl Board {
     #[must_use]
     pub fn devices(&self) -> &[Arc<dyn Lifecycle>] {
         &self.devices
+    }
+
+    /// Disks and drives that the host can change.
+    #[must_use]
+    pub fn drives(&self) -> &attach::Drives {
+        &self.drives
     }
 
     /// Starts the devices' threads.

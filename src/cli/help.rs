@@ -129,7 +129,7 @@ pub(super) fn cpus() -> String {
 pub(super) fn devices() -> String {
     let mut out = String::new();
     for variant in DeviceSpec::UNION.variants {
-        let bus = if variant.description.find("addr").is_some() { "PCI" } else { "ISA" };
+        let bus = DeviceSpec::bus_type(variant.name);
         let _ = write!(out, "name \"{}\", bus {bus}", variant.name);
         for alias in variant.aliases {
             let _ = write!(out, ", alias \"{alias}\"");

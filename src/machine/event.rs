@@ -24,6 +24,13 @@ pub enum MachineEvent {
     GuestCrashed,
     /// A disk request failed and the disk's error policy wants to be heard.
     DiskError(DiskError),
+    /// The guest moved the tray of a drive.
+    TrayMoved {
+        /// `id=` of the drive.
+        device: String,
+        /// It is out now.
+        open: bool,
+    },
     /// SIGINT, SIGTERM or SIGHUP.
     Signal(i32),
     /// Someone at the console typed the escape for leaving (Ctrl-a x).
@@ -35,8 +42,6 @@ pub enum MachineEvent {
 pub struct DiskError {
     /// `id=` of the device or drive.
     pub device: String,
-    /// The node it is on.
-    pub node: Option<String>,
     /// It was a write (or discard, flush).
     pub write: bool,
     /// The machine has to stop.

@@ -34,6 +34,21 @@ pub struct Facts {
     pub peripherals: Vec<(String, String)>,
 }
 
+impl Facts {
+    /// The disk of the device with this `id=`, or with the name made up for it.
+    #[must_use]
+    pub fn disk(&self, id: &str) -> Option<&Disk> {
+        self.disks.iter().find(|disk| disk.id == id)
+    }
+
+    /// The disk that a client means: by the `id=` of its drive or device, or by its path.
+    #[must_use]
+    pub fn find_disk(&self, name: &str) -> Option<&Disk> {
+        let id = name.strip_prefix("/machine/peripheral/").unwrap_or(name);
+        self.disks.iter().find(|disk| !name.is_empty() && (disk.drive == name || disk.id == id || disk.qdev == name))
+    }
+}
+
 /// A memory backend.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct MemoryBackend {

@@ -8,6 +8,7 @@ use rhea_block::graph::{Attached, Graph};
 use rhea_devices::block_errors::{ErrorAction, ErrorPolicy, IoFailure};
 use rhea_devices::block_stats::BlockStats;
 use rhea_devices::chardev::CharBackend;
+use rhea_devices::scsi::TrayMoved;
 use rhea_devices::virtio::iothread::IoThread;
 
 use super::event::{DiskError, EventSender, MachineEvent};
@@ -30,10 +31,11 @@ pub struct Host {
     disks: Mutex<BTreeMap<String, Disk>>,
 }
 
-/// A disk in use by the guest: its node and its counters.
+/// The host's end of a disk or drive.
+#[derive(Clone, Default)]
 pub struct Disk {
-    /// The node, held as long as the device has it.
-    pub attached: Arc<Attached>,
+    /// The node, held as long as the device has it; nothing for an empty drive.
+    pub attached: Option<Arc<Attached>>,
     /// What it counts.
     pub stats: Arc<BlockStats>,
 }
@@ -52,9 +54,14 @@ impl Host {
 
     /// The disk of the device `id`.
     #[must_use]
-    pub fn disk(&self, id: &str) -> Option<(Arc<Attached>, Arc<BlockStats>)> {
-        let disks = self.disks.lock().unwrap_or_else(PoisonError::into_inner);
-        disks.get(id).map(|disk| (Arc::clone(&disk.attached), Arc::clone(&disk.stats)))
+    pub fn disk(&self, id: &str) -> Disk {
+        self.disks.lock().unwrap_or_else(PoisonError::into_inner).entry(id.to_owned()).or_default().clone()
+    }
+
+    /// Gives the device `id` another node, or none; the former is let go.
+    pub fn set_node(&self, id: &str, attached: Option<Arc<Attached>>) {
+        let mut disks = self.disks.lock().unwrap_or_else(PoisonError::into_inner);
+        disks.entry(id.to_owned()).or_default().attached = attached;
     }
 }
 
@@ -68,21 +75,19 @@ impl Backends for Host {
         let Some(node) = &plan.node else { return Ok(None) };
         let attached = self.graph.attach(node, plan.write_cache).map_err(BoardError::device(id))?;
         let image: Arc<dyn Image> = Arc::new(attached.disk().clone());
-        let disk = Disk { attached: Arc::new(attached), stats: Arc::default() };
-        self.disks.lock().unwrap_or_else(PoisonError::into_inner).insert(id.to_owned(), disk);
+        self.set_node(id, Some(Arc::new(attached)));
         Ok(Some(image))
     }
 
     fn stats(&self, id: &str) -> Arc<BlockStats> {
-        self.disk(id).map(|(_, stats)| stats).unwrap_or_default()
+        self.disk(id).stats
     }
 
     fn errors(&self, plan: &StoragePlan, id: &str) -> ErrorPolicy {
-        let (events, device, node) = (self.events.clone(), id.to_owned(), plan.node.clone());
+        let (events, device) = (self.events.clone(), id.to_owned());
         let tell = move |failure: IoFailure| {
             events.send(MachineEvent::DiskError(DiskError {
                 device: device.clone(),
-                node: node.clone(),
                 write: failure.write,
                 stop: failure.action == ErrorAction::Stop,
                 ignore: failure.action == ErrorAction::Ignore,
@@ -90,6 +95,11 @@ impl Backends for Host {
             }));
         };
         ErrorPolicy { read: plan.on_read_error, write: plan.on_write_error, tell: Arc::new(tell) }
+    }
+
+    fn tray(&self, id: &str) -> Box<dyn Fn(TrayMoved) + Send + Sync> {
+        let (events, device) = (self.events.clone(), id.to_owned());
+        Box::new(move |moved| events.send(MachineEvent::TrayMoved { device: device.clone(), open: moved.open }))
     }
 
     fn iothread(&self, id: &str) -> Result<Arc<IoThread>, BoardError> {

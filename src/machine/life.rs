@@ -132,6 +132,10 @@ impl Machine {
             }
             MachineEvent::GuestCrashed => self.guest_panicked(),
             MachineEvent::DiskError(error) => self.disk_failed(error),
+            MachineEvent::TrayMoved { device, open } => {
+                self.tray_moved(&device, open);
+                Ok(())
+            }
             MachineEvent::Signal(_) => {
                 self.quit(ShutdownCause::HostSignal);
                 Ok(())
@@ -177,20 +181,16 @@ impl Machine {
         }
     }
 
-    /// The `id=` of the `-drive` that the device `id` is on, or empty.
-    fn drive_of(&self, id: &str) -> String {
-        self.facts.disks.iter().find(|disk| disk.id == id).map(|disk| disk.drive.clone()).unwrap_or_default()
-    }
-
     fn disk_failed(&mut self, error: DiskError) -> Result<(), MachineError> {
         let action = match (error.stop, error.ignore) {
             (true, _) => BlockErrorAction::Stop,
             (false, true) => BlockErrorAction::Ignore,
             (false, false) => BlockErrorAction::Report,
         };
+        let disk = self.facts.disk(&error.device);
         self.bus.emit(&Event::BlockIoError(BlockIoErrorData {
-            device: self.drive_of(&error.device),
-            node_name: error.node,
+            device: disk.map(|disk| disk.drive.clone()).unwrap_or_default(),
+            node_name: disk.map(|disk| disk.node.clone()),
             operation: if error.write { IoOperationType::Write } else { IoOperationType::Read },
             action,
             nospace: Some(error.errno == libc::ENOSPC),

@@ -14,6 +14,7 @@ mod execute;
 pub mod facts;
 pub mod host;
 mod life;
+mod media;
 mod query;
 mod signals;
 pub mod start;

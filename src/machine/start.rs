@@ -376,7 +376,7 @@ fn add_devices(facts: &mut Facts, plan: &Plan, host: &Host, spec: &VmSpec) {
             node: storage.node.clone().unwrap_or_default(),
             removable: kind == DiskKind::Removable,
             write_cache: storage.write_cache,
-            stats: host.disk(id).map(|(_, stats)| stats).unwrap_or_default(),
+            stats: host.disk(id).stats,
         });
     }
     let named = spec.devices.iter().filter_map(|device| Some((device.id()?.to_owned(), device.driver().to_owned())));

@@ -189,7 +189,10 @@ impl DriveSpec {
 impl DriveOptions {
     fn check(&self, interface: DriveInterface) -> Result<(), SpecError> {
         self.throttling.check()?;
-        let only = "use if=ide or if=virtio, or if=none and a -device with drive=ID";
+        let only = match interface {
+            DriveInterface::Scsi => "use if=none,id=ID with -device virtio-scsi-pci and -device scsi-hd,drive=ID",
+            _ => "use if=ide or if=virtio, or if=none and a -device with drive=ID",
+        };
         if !matches!(interface, DriveInterface::Virtio | DriveInterface::Ide | DriveInterface::None) {
             return Err(SpecError::refused(format_args!("'if={interface}'"), only));
         }

@@ -1,7 +1,7 @@
 use serde_json::{Map, Value, json};
 
 use super::describe::{Describe, DescribeUnion, Kind, Union};
-use super::device::{OnError, VirtioBlkSpec};
+use super::device::{DiskSpec, OnError, VirtioBlkSpec};
 use super::object::ThrottleLimits;
 use super::pci::OnOffAuto;
 use super::read::Source;
@@ -35,7 +35,7 @@ fn text_and_json_make_the_same_disk() {
     let Ok(DeviceSpec::VirtioBlk(disk)) = from_text else { panic!("{from_text:?}") };
     assert_eq!(disk.num_queues, Some(4));
     assert_eq!(disk.pci.addr, PciAddr::new(2, 0));
-    assert_eq!(disk.write_cache, OnOffAuto::On);
+    assert_eq!(disk.disk.write_cache, OnOffAuto::On);
     assert_eq!(disk.queue_size, 256);
 }
 
@@ -121,7 +121,8 @@ fn defaults_read_back_as_defaults() {
     let again: DeviceSpec = serde_json::from_value(serde_json::to_value(&spec).expect("serializes")).expect("reads");
 
     assert_eq!(again, spec);
-    let expected = VirtioBlkSpec { drive: "d".into(), werror: OnError::Auto, ..VirtioBlkSpec::default() };
+    let disk = DiskSpec { werror: OnError::Auto, ..DiskSpec::default() };
+    let expected = VirtioBlkSpec { drive: "d".into(), disk, ..VirtioBlkSpec::default() };
     assert_eq!(spec, DeviceSpec::VirtioBlk(expected));
 }
 

@@ -8,6 +8,7 @@ use thiserror::Error;
 
 use super::regs::{TaskFile, device, error, status};
 use crate::block_errors::ErrorPolicy;
+use crate::block_sizes::{BlockSizeError, BlockSizes};
 use crate::block_stats::BlockStats;
 use crate::geometry::Geometry;
 use crate::pci::config::ConfigError;
@@ -33,8 +34,8 @@ pub struct IdeDisk {
     pub version: String,
     /// `wwn`: a 64-bit NAA name; 0 for none.
     pub wwn: u64,
-    /// `physical_block_size` in bytes.
-    pub physical_block_size: u32,
+    /// Block sizes; sectors have 512 bytes.
+    pub sizes: BlockSizes,
     /// `rotation_rate`: 0 for untold, 1 for no rotation, else turns in a minute.
     pub rotation_rate: u16,
     /// Offer TRIM.
@@ -55,7 +56,7 @@ impl IdeDisk {
             model: "QEMU HARDDISK".to_owned(),
             version: "2.5+".to_owned(),
             wwn: 0,
-            physical_block_size: 512,
+            sizes: BlockSizes::of(SECTOR as u32),
             rotation_rate: 0,
             discard: true,
             write_cache: None,
@@ -101,14 +102,12 @@ pub enum IdeError {
         /// Name of the drive.
         id: String,
     },
-    /// `physical_block_size`.
-    #[error("physical_block_size of \"{id}\" must be a power of two between 512 and 2097152, not {value}")]
-    BlockSize {
-        /// Name of the drive.
-        id: String,
-        /// Its value.
-        value: u32,
-    },
+    /// The block sizes.
+    #[error(transparent)]
+    Sizes(#[from] BlockSizeError),
+    /// `logical_block_size`.
+    #[error("logical_block_size must be 512 for IDE, not {0}")]
+    Sector(u32),
     /// Configuration space cannot be laid out.
     #[error("cannot lay out configuration space")]
     Layout(#[from] ConfigError),
@@ -272,9 +271,7 @@ fn check(config: &IdeDisk) -> Result<(), IdeError> {
     if config.geometry.is_some_and(|g| g.cylinders == 0 || g.heads == 0 || g.heads > 16 || g.sectors == 0) {
         return Err(IdeError::Geometry { id: id() });
     }
-    let value = config.physical_block_size;
-    if !value.is_power_of_two() || !(512..=2 << 20).contains(&value) {
-        return Err(IdeError::BlockSize { id: id(), value });
-    }
-    Ok(())
+    config.sizes.check()?;
+    let logical = config.sizes.logical;
+    if u64::from(logical) == SECTOR { Ok(()) } else { Err(IdeError::Sector(logical)) }
 }

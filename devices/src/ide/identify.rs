@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::drive::{Disk, MAX_MULTIPLE, Modes, SECTOR};
+use super::drive::{Disk, MAX_MULTIPLE, Modes};
 use crate::scsi::LogicalUnit;
 
 /// Bytes of the answer.
@@ -117,9 +117,9 @@ pub(super) fn disk(disk: &Disk, modes: Modes) -> Vec<u8> {
         (93, 0x6001),
     ]);
     words.number(100, 4, sectors);
-    let ratio = u64::from(config.physical_block_size) / SECTOR;
-    if ratio > 1 {
-        words.set(&[(106, 0x6000 | ratio.trailing_zeros() as u16)]);
+    let exponent = config.sizes.exponent();
+    if exponent > 0 {
+        words.set(&[(106, 0x6000 | u16::from(exponent))]);
     }
     if config.wwn != 0 {
         for (n, shift) in [48, 32, 16, 0].into_iter().enumerate() {

@@ -69,7 +69,7 @@ struct Facts {
 impl Facts {
     fn of(run: &Run<'_>) -> Result<Self, Sense> {
         let info = run.state.medium.as_ref().map(|medium| medium.info()).ok_or(sense::NO_MEDIUM)?;
-        let block = u64::from(run.unit.config.logical_block_size);
+        let block = u64::from(run.unit.config.sizes.logical);
         Ok(Self { info, block, blocks: info.size / block })
     }
 
@@ -88,10 +88,10 @@ impl Facts {
 /// Granularity of discards in bytes; `None` when the unit does not offer them.
 fn discard_granularity(run: &Run<'_>, info: &ImageInfo) -> Option<u32> {
     let config = &run.unit.config;
-    match config.discard_granularity {
+    match config.sizes.discard_granularity {
         Some(0) => None,
         Some(own) => Some(own),
-        None => Some(info.discard_granularity.max(4096).max(config.logical_block_size)),
+        None => Some(info.discard_granularity.max(4096).max(config.sizes.logical)),
     }
 }
 
@@ -103,18 +103,17 @@ fn read_capacity10(run: &mut Run<'_>, cdb: &Cdb) -> Result<Plan, Sense> {
     let facts = Facts::of(run)?;
     let last = u32::try_from(facts.blocks.saturating_sub(1)).unwrap_or(u32::MAX);
     let mut data = last.to_be_bytes().to_vec();
-    data.extend(run.unit.config.logical_block_size.to_be_bytes());
+    data.extend(run.unit.config.sizes.logical.to_be_bytes());
     Ok(Reply::data(data, 8).into())
 }
 
 /// READ CAPACITY (16) (SBC-4, 5.21).
 fn read_capacity16(run: &mut Run<'_>, cdb: &Cdb) -> Result<Plan, Sense> {
     let facts = Facts::of(run)?;
-    let config = &run.unit.config;
+    let sizes = &run.unit.config.sizes;
     let mut data = facts.blocks.saturating_sub(1).to_be_bytes().to_vec();
-    data.extend(config.logical_block_size.to_be_bytes());
-    let exponent = (config.physical_block_size / config.logical_block_size.max(1)).max(1).trailing_zeros();
-    data.extend([0, exponent as u8 & 0xf]);
+    data.extend(sizes.logical.to_be_bytes());
+    data.extend([0, sizes.exponent() & 0xf]);
     // LBPME: unmapping is there. What was unmapped need not read as zeroes.
     data.push(if discard_granularity(run, &facts.info).is_some() { 0x80 } else { 0 });
     data.resize(32, 0);

@@ -9,9 +9,11 @@ use super::unit::{LogicalUnit, UnitKind};
 
 /// SPC-3: what guests are told to expect.
 const VERSION: u8 = 5;
-/// Most bytes of a serial number or a device identifier.
-const ID_BYTES: usize = 20;
-/// Page code that stands for nothing: its data follows at once.
+/// Most bytes of a serial number.
+const SERIAL_BYTES: usize = 36;
+/// Most bytes of a device identifier.
+const ID_BYTES: usize = 247;
+/// Bytes of a page before its body: type of device, page code, length.
 const HEADER: usize = 4;
 
 fn device_type(unit: &LogicalUnit) -> u8 {
@@ -52,7 +54,7 @@ fn vpd(run: &Run<'_>, page: u8) -> Option<Vec<u8>> {
     let unit = run.unit;
     let body = match page {
         0x00 => pages(unit),
-        0x80 if !unit.config.serial.is_empty() => unit.config.serial.bytes().take(ID_BYTES).collect(),
+        0x80 if !unit.config.serial.is_empty() => unit.config.serial.bytes().take(SERIAL_BYTES).collect(),
         0x83 => identification(unit),
         _ if unit.config.kind == UnitKind::Disk => disk::vpd(run, page)?,
         _ => return None,

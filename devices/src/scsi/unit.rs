@@ -14,6 +14,7 @@ use super::reserve::{Nexus, Reservations};
 use super::sense::{self, Sense, status};
 use super::state::{State, UnitState};
 use super::{Tray, cd, disk};
+use crate::block_sizes::{BlockSizeError, BlockSizes};
 use crate::geometry::Geometry;
 
 /// What kind of device a unit is.
@@ -38,9 +39,9 @@ pub struct UnitConfig {
     pub product: String,
     /// `ver`: 4 bytes.
     pub version: String,
-    /// `serial`: 20 bytes; empty for none.
+    /// `serial`: 36 bytes; empty for none.
     pub serial: String,
-    /// `device_id`: up to 20 bytes that name the unit; `None` for the serial number.
+    /// `device_id`: up to 247 bytes that name the unit; `None` for the serial number.
     pub device_id: Option<String>,
     /// `wwn`: a 64-bit NAA name; 0 for none.
     pub wwn: u64,
@@ -48,16 +49,8 @@ pub struct UnitConfig {
     pub port_wwn: u64,
     /// `port_index`: the relative target port; 0 for none.
     pub port_index: u16,
-    /// `logical_block_size` of a disk in bytes; CD drives have 2048.
-    pub logical_block_size: u32,
-    /// `physical_block_size` of a disk in bytes.
-    pub physical_block_size: u32,
-    /// `min_io_size` in bytes, 0 for none.
-    pub min_io_size: u32,
-    /// `opt_io_size` in bytes, 0 for none.
-    pub opt_io_size: u32,
-    /// `discard_granularity` in bytes; 0 for no discard, `None` for the image's own, at least 4096.
-    pub discard_granularity: Option<u32>,
+    /// Block sizes; CD drives have 2048. A discard granularity of 0 is no discard, that of the image is at least 4096.
+    pub sizes: BlockSizes,
     /// `max_unmap_size`: most bytes of one UNMAP range.
     pub max_unmap_size: u64,
     /// `max_io_size`: most bytes of one read or write.
@@ -89,11 +82,7 @@ impl UnitConfig {
             wwn: 0,
             port_wwn: 0,
             port_index: 0,
-            logical_block_size: 512,
-            physical_block_size: 512,
-            min_io_size: 0,
-            opt_io_size: 0,
-            discard_granularity: None,
+            sizes: BlockSizes::of(512),
             max_unmap_size: 1 << 30,
             max_io_size: i32::MAX as u64,
             rotation_rate: 0,
@@ -110,33 +99,15 @@ impl UnitConfig {
         Self {
             kind: UnitKind::Cd,
             product: "QEMU CD-ROM".to_owned(),
-            logical_block_size: cd::SECTOR,
-            physical_block_size: cd::SECTOR,
+            sizes: BlockSizes::of(cd::SECTOR),
             removable: true,
             ..Self::disk(id)
         }
     }
 
     fn check(&self) -> Result<(), UnitConfigError> {
-        let sizes =
-            [("logical_block_size", self.logical_block_size), ("physical_block_size", self.physical_block_size)];
-        for (name, value) in sizes {
-            if !value.is_power_of_two() || !(512..=2 << 20).contains(&value) {
-                return Err(UnitConfigError::BlockSize { name, value });
-            }
-        }
-        let (logical, physical) = (self.logical_block_size, self.physical_block_size);
-        if physical < logical {
-            return Err(UnitConfigError::BlockOrder { logical, physical });
-        }
-        let multiples = [
-            ("min_io_size", self.min_io_size),
-            ("opt_io_size", self.opt_io_size),
-            ("discard_granularity", self.discard_granularity.unwrap_or(0)),
-        ];
-        if let Some(&(name, value)) = multiples.iter().find(|(_, value)| !value.is_multiple_of(logical)) {
-            return Err(UnitConfigError::Multiple { name, value });
-        }
+        self.sizes.check()?;
+        let logical = self.sizes.logical;
         if self.kind == UnitKind::Cd && logical != cd::SECTOR {
             return Err(UnitConfigError::CdSector(logical));
         }
@@ -148,30 +119,9 @@ impl UnitConfig {
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 #[non_exhaustive]
 pub enum UnitConfigError {
-    /// `logical_block_size` or `physical_block_size`.
-    #[error("{name} must be a power of two between 512 and 2097152, not {value}")]
-    BlockSize {
-        /// Name of the property.
-        name: &'static str,
-        /// Its value.
-        value: u32,
-    },
-    /// The physical block is smaller than the logical.
-    #[error("physical_block_size {physical} is smaller than logical_block_size {logical}")]
-    BlockOrder {
-        /// `logical_block_size`.
-        logical: u32,
-        /// `physical_block_size`.
-        physical: u32,
-    },
-    /// A size that must be a multiple of the logical block.
-    #[error("{name} must be a multiple of logical_block_size, not {value}")]
-    Multiple {
-        /// Name of the property.
-        name: &'static str,
-        /// Its value.
-        value: u32,
-    },
+    /// The block sizes.
+    #[error(transparent)]
+    Sizes(#[from] BlockSizeError),
     /// A CD drive with other sectors.
     #[error("the sectors of a CD drive have 2048 bytes, not {0}")]
     CdSector(u32),

@@ -19,9 +19,9 @@ use self::state::BlkState;
 use super::device::{DeviceConfig, DriverEvents, Identity, QueueParts, RingPosition, Stopped, VirtioDevice};
 use super::features::device_type;
 use super::iothread::Placement;
-use super::queue::VirtQueue;
-use super::worker::QueueWorker;
+use super::worker::QueueSet;
 use crate::block_errors::ErrorPolicy;
+use crate::block_sizes::{BlockSizeError, BlockSizes};
 use crate::block_stats::BlockStats;
 pub use crate::geometry::Geometry;
 use crate::lifecycle::DeviceError;
@@ -51,30 +51,9 @@ mod feature {
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 #[non_exhaustive]
 pub enum BlkConfigError {
-    /// `logical_block_size` or `physical_block_size`.
-    #[error("{name} must be a power of two between 512 and 2097152, not {value}")]
-    BlockSize {
-        /// Name of the property.
-        name: &'static str,
-        /// Its value.
-        value: u32,
-    },
-    /// The physical block is smaller than the logical.
-    #[error("physical_block_size {physical} is smaller than logical_block_size {logical}")]
-    BlockOrder {
-        /// `logical_block_size`.
-        logical: u32,
-        /// `physical_block_size`.
-        physical: u32,
-    },
-    /// A size that must be a multiple of the logical block.
-    #[error("{name} must be a multiple of logical_block_size, not {value}")]
-    Multiple {
-        /// Name of the property.
-        name: &'static str,
-        /// Its value.
-        value: u32,
-    },
+    /// The block sizes.
+    #[error(transparent)]
+    Sizes(#[from] BlockSizeError),
     /// `num-queues`.
     #[error("num-queues must be between 1 and {max}, not {value}")]
     Queues {
@@ -102,16 +81,8 @@ pub struct BlkConfig {
     pub queue_size: u16,
     /// `serial`: its first 20 bytes are told.
     pub serial: String,
-    /// `logical_block_size` in bytes: the unit of reads and writes.
-    pub logical_block_size: u32,
-    /// `physical_block_size` in bytes.
-    pub physical_block_size: u32,
-    /// `min_io_size` in bytes, 0 for none.
-    pub min_io_size: u32,
-    /// `opt_io_size` in bytes, 0 for none.
-    pub opt_io_size: u32,
-    /// `discard_granularity` in bytes; `None` for the image's own.
-    pub discard_granularity: Option<u32>,
+    /// Block sizes.
+    pub sizes: BlockSizes,
     /// `discard`: offer the command.
     pub discard: bool,
     /// `write-zeroes`: offer the command.
@@ -133,11 +104,7 @@ impl BlkConfig {
             queues,
             queue_size: 256,
             serial: String::new(),
-            logical_block_size: 512,
-            physical_block_size: 512,
-            min_io_size: 0,
-            opt_io_size: 0,
-            discard_granularity: None,
+            sizes: BlockSizes::of(SECTOR as u32),
             discard: true,
             write_zeroes: true,
             config_wce: true,
@@ -152,29 +119,11 @@ impl BlkConfig {
     }
 
     fn discard_alignment(&self, info: &ImageInfo) -> u32 {
-        self.discard_granularity.unwrap_or(info.discard_granularity).max(self.logical_block_size)
+        self.sizes.discard_granularity.unwrap_or(info.discard_granularity).max(self.sizes.logical)
     }
 
     fn check(&self) -> Result<(), BlkConfigError> {
-        let sizes =
-            [("logical_block_size", self.logical_block_size), ("physical_block_size", self.physical_block_size)];
-        for (name, value) in sizes {
-            if !value.is_power_of_two() || !(512..=2 << 20).contains(&value) {
-                return Err(BlkConfigError::BlockSize { name, value });
-            }
-        }
-        let (logical, physical) = (self.logical_block_size, self.physical_block_size);
-        if physical < logical {
-            return Err(BlkConfigError::BlockOrder { logical, physical });
-        }
-        let multiples = [
-            ("min_io_size", self.min_io_size),
-            ("opt_io_size", self.opt_io_size),
-            ("discard_granularity", self.discard_granularity.unwrap_or(0)),
-        ];
-        if let Some(&(name, value)) = multiples.iter().find(|(_, value)| !value.is_multiple_of(logical)) {
-            return Err(BlkConfigError::Multiple { name, value });
-        }
+        self.sizes.check()?;
         if self.queues == 0 || self.queues > MAX_QUEUES {
             return Err(BlkConfigError::Queues { value: self.queues, max: MAX_QUEUES });
         }
@@ -234,7 +183,7 @@ pub struct VirtioBlk {
     placement: Placement,
     fixed: Arc<Fixed>,
 
-    workers: Vec<QueueWorker>,
+    workers: QueueSet,
 }
 
 impl VirtioBlk {
@@ -261,9 +210,9 @@ impl VirtioBlk {
             }
         }));
         let serial = Serial::new(&config.serial);
-        let (block, read_only) = (config.logical_block_size, info.read_only);
+        let (block, read_only) = (config.sizes.logical, info.read_only);
         let fixed = Arc::new(Fixed { shared, stats, errors, serial, block, read_only });
-        Ok(Box::new(Self { identity, config, image, placement, fixed, workers: Vec::new() }))
+        Ok(Box::new(Self { identity, config, image, placement, fixed, workers: QueueSet::default() }))
     }
 }
 
@@ -291,7 +240,7 @@ impl VirtioDevice for VirtioBlk {
                 source: Box::new(source),
             })?;
             let handler = BlkQueue::new(Arc::clone(&self.fixed), image);
-            self.workers.push(QueueWorker::new(&thread, Box::new(handler)));
+            self.workers.add(&thread, Box::new(handler));
         }
         Ok(())
     }
@@ -300,20 +249,12 @@ impl VirtioDevice for VirtioBlk {
         self.fixed.shared.set_features(features);
     }
 
-    fn start_queue(&mut self, n: u16, parts: QueueParts, mut at: RingPosition) -> Result<(), DeviceError> {
-        let below =
-            |source| DeviceError::Below { what: format!("cannot use the ring of queue {n}"), source: Box::new(source) };
-        let queue = VirtQueue::new(parts, &at).map_err(below)?;
-        let worker = self.workers.get(usize::from(n));
-        let worker = worker.ok_or_else(|| DeviceError::Invalid(format!("queue {n} was never made")))?;
-        worker.start(queue, std::mem::take(&mut at.held));
-        Ok(())
+    fn start_queue(&mut self, n: u16, parts: QueueParts, at: RingPosition) -> Result<(), DeviceError> {
+        self.workers.start(n, parts, at)
     }
 
     fn stop_queue(&mut self, n: u16, stopped: Stopped) {
-        if let Some(worker) = self.workers.get(usize::from(n)) {
-            worker.stop(stopped);
-        }
+        self.workers.stop(n, stopped);
     }
 
     fn reset(&mut self) {

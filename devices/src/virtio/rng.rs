@@ -18,8 +18,7 @@ use self::handler::RngQueue;
 use super::device::{DeviceConfig, DriverEvents, Identity, QueueParts, RingPosition, Stopped, VirtioDevice};
 use super::features::device_type;
 use super::iothread::Placement;
-use super::queue::VirtQueue;
-use super::worker::QueueWorker;
+use super::worker::QueueSet;
 use crate::lifecycle::DeviceError;
 
 /// Where randomness comes from.
@@ -108,7 +107,7 @@ pub struct VirtioRng {
     placement: Placement,
     source: Option<RngSource>,
 
-    worker: Option<QueueWorker>,
+    workers: QueueSet,
 }
 
 impl VirtioRng {
@@ -127,7 +126,7 @@ impl VirtioRng {
             config_len: 0,
             pci_class: [0x00, 0xff, 0x00],
         };
-        Ok(Box::new(Self { identity, config, placement, source: Some(source), worker: None }))
+        Ok(Box::new(Self { identity, config, placement, source: Some(source), workers: QueueSet::default() }))
     }
 }
 
@@ -160,26 +159,18 @@ impl VirtioDevice for VirtioRng {
         let Some(source) = self.source.take() else { return Ok(()) };
         let handler = RngQueue::new(source, self.config.rate).map_err(host)?;
         let thread = self.placement.thread(&self.config.id, 0).map_err(host)?;
-        self.worker = Some(QueueWorker::new(&thread, Box::new(handler)));
+        self.workers.add(&thread, Box::new(handler));
         Ok(())
     }
 
     fn set_features(&mut self, _features: u64) {}
 
-    fn start_queue(&mut self, n: u16, parts: QueueParts, mut at: RingPosition) -> Result<(), DeviceError> {
-        let below =
-            |source| DeviceError::Below { what: format!("cannot use the ring of queue {n}"), source: Box::new(source) };
-        let queue = VirtQueue::new(parts, &at).map_err(below)?;
-        let worker = self.worker.as_ref().filter(|_| n == 0);
-        let worker = worker.ok_or_else(|| DeviceError::Invalid(format!("queue {n} was never made")))?;
-        worker.start(queue, std::mem::take(&mut at.held));
-        Ok(())
+    fn start_queue(&mut self, n: u16, parts: QueueParts, at: RingPosition) -> Result<(), DeviceError> {
+        self.workers.start(n, parts, at)
     }
 
     fn stop_queue(&mut self, n: u16, stopped: Stopped) {
-        if let Some(worker) = self.worker.as_ref().filter(|_| n == 0) {
-            worker.stop(stopped);
-        }
+        self.workers.stop(n, stopped);
     }
 
     fn reset(&mut self) {}

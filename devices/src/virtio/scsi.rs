@@ -30,9 +30,8 @@ use self::state::ScsiState;
 use self::tasks::Tasks;
 use super::device::{DeviceConfig, DriverEvents, Identity, QueueParts, RingPosition, Stopped, VirtioDevice};
 use super::features::device_type;
-use super::iothread::{IoThread, Placement};
-use super::queue::VirtQueue;
-use super::worker::{QueueHandler, QueueWorker};
+use super::iothread::Placement;
+use super::worker::QueueSet;
 use crate::lifecycle::DeviceError;
 
 pub use bus::{ScsiAddress, ScsiBus, ScsiBusError, ScsiUnit};
@@ -125,7 +124,7 @@ pub struct VirtioScsi {
     bus: Arc<ScsiBus>,
     shared: Arc<Shared>,
 
-    workers: Vec<QueueWorker>,
+    workers: QueueSet,
 }
 
 impl VirtioScsi {
@@ -145,17 +144,13 @@ impl VirtioScsi {
         };
         let shared = Arc::new(Shared::new(&config));
         let bus = ScsiBus::new();
-        Ok(Box::new(Self { identity, config, placement, bus, shared, workers: Vec::new() }))
+        Ok(Box::new(Self { identity, config, placement, bus, shared, workers: QueueSet::default() }))
     }
 
     /// Where units come and go; it outlives the adapter's move behind a transport.
     #[must_use]
     pub fn bus(&self) -> Arc<ScsiBus> {
         Arc::clone(&self.bus)
-    }
-
-    fn add(&mut self, thread: &Arc<IoThread>, handler: Box<dyn QueueHandler>) {
-        self.workers.push(QueueWorker::new(thread, handler));
     }
 
     fn host(&self, source: std::io::Error) -> DeviceError {
@@ -183,9 +178,9 @@ impl VirtioDevice for VirtioScsi {
         let tasks = Tasks::new(self.config.queues);
         let first = self.placement.thread(&self.config.id, 0).map_err(|source| self.host(source))?;
         let control = ControlQueue::new(Arc::clone(&self.bus), Arc::clone(&tasks)).map_err(|e| self.host(e))?;
-        self.add(&first, Box::new(control));
+        self.workers.add(&first, Box::new(control));
         let events = EventQueue::new(Arc::clone(self.bus.events()));
-        self.add(&first, Box::new(events));
+        self.workers.add(&first, Box::new(events));
         for n in 0..self.config.queues {
             let thread = match n {
                 0 => Arc::clone(&first),
@@ -193,7 +188,7 @@ impl VirtioDevice for VirtioScsi {
             };
             let shared = (Arc::clone(&self.bus), Arc::clone(&self.shared), Arc::clone(&tasks));
             let requests = RequestQueue::new(n, shared).map_err(|source| self.host(source))?;
-            self.add(&thread, Box::new(requests));
+            self.workers.add(&thread, Box::new(requests));
         }
         Ok(())
     }
@@ -202,20 +197,12 @@ impl VirtioDevice for VirtioScsi {
         self.bus.events().allow(features & feature::HOTPLUG != 0, features & feature::CHANGE != 0);
     }
 
-    fn start_queue(&mut self, n: u16, parts: QueueParts, mut at: RingPosition) -> Result<(), DeviceError> {
-        let below =
-            |source| DeviceError::Below { what: format!("cannot use the ring of queue {n}"), source: Box::new(source) };
-        let queue = VirtQueue::new(parts, &at).map_err(below)?;
-        let worker = self.workers.get(usize::from(n));
-        let worker = worker.ok_or_else(|| DeviceError::Invalid(format!("queue {n} was never made")))?;
-        worker.start(queue, std::mem::take(&mut at.held));
-        Ok(())
+    fn start_queue(&mut self, n: u16, parts: QueueParts, at: RingPosition) -> Result<(), DeviceError> {
+        self.workers.start(n, parts, at)
     }
 
     fn stop_queue(&mut self, n: u16, stopped: Stopped) {
-        if let Some(worker) = self.workers.get(usize::from(n)) {
-            worker.stop(stopped);
-        }
+        self.workers.stop(n, stopped);
     }
 
     fn reset(&mut self) {

@@ -12,9 +12,10 @@ use std::os::fd::{AsRawFd, RawFd};
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, channel};
 
-use super::device::{RingPosition, Stopped};
+use super::device::{QueueParts, RingPosition, Stopped};
 use super::iothread::{IoThread, Next, Ready, Sources, Trigger, Worker, WorkerHandle};
 use super::queue::{QueueError, VirtQueue};
+use crate::lifecycle::DeviceError;
 
 /// What a device does with the chains of one queue. All calls come from the queue's thread; none may wait.
 pub trait QueueHandler: Send {
@@ -74,6 +75,38 @@ impl QueueWorker {
         // A worker that is gone has dropped its end: the message is dropped, and with it a promise, which says so.
         if self.control.send(control).is_ok() {
             self.handle.wake();
+        }
+    }
+}
+
+/// The workers of a device, by queue.
+#[derive(Default)]
+pub struct QueueSet(Vec<QueueWorker>);
+
+impl QueueSet {
+    /// The next queue's handler, idle on `thread`.
+    pub fn add(&mut self, thread: &Arc<IoThread>, handler: Box<dyn QueueHandler>) {
+        self.0.push(QueueWorker::new(thread, handler));
+    }
+
+    /// Serves the ring of queue `n` from `at` on.
+    ///
+    /// # Errors
+    /// When the ring cannot be used or there is no such queue.
+    pub fn start(&self, n: u16, parts: QueueParts, mut at: RingPosition) -> Result<(), DeviceError> {
+        let below =
+            |source| DeviceError::Below { what: format!("cannot use the ring of queue {n}"), source: Box::new(source) };
+        let queue = VirtQueue::new(parts, &at).map_err(below)?;
+        let worker = self.0.get(usize::from(n));
+        let worker = worker.ok_or_else(|| DeviceError::Invalid(format!("queue {n} was never made")))?;
+        worker.start(queue, std::mem::take(&mut at.held));
+        Ok(())
+    }
+
+    /// Takes no more from queue `n`, waits for what is in flight, then keeps the promise.
+    pub fn stop(&self, n: u16, stopped: Stopped) {
+        if let Some(worker) = self.0.get(usize::from(n)) {
+            worker.stop(stopped);
         }
     }
 }

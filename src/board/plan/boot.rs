@@ -5,6 +5,7 @@ use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
 use rhea_devices::pci::Bdf;
+use rhea_devices::virtio::scsi::ScsiAddress;
 use thiserror::Error;
 
 use super::{Channels, PciDevice, PciPlan};
@@ -157,16 +158,25 @@ fn codes(letters: &str) -> Result<[u8; 3], BootPlanError> {
 
 /// The paths of devices with a `bootindex`, the least first.
 pub(super) fn paths(functions: &[PciPlan], ide: &Channels) -> Vec<String> {
-    let mut indexed: Vec<(i32, String)> = functions
-        .iter()
-        .filter_map(|function| match function.device {
-            PciDevice::Blk(_) => Some((function.bootindex?, format!("{}/disk@0,0", pci_path("scsi", function.bdf)))),
-            PciDevice::Rng(_) => None,
-        })
-        .chain(ide_paths(ide))
-        .collect();
+    let mut indexed: Vec<(i32, String)> = functions.iter().flat_map(function_paths).chain(ide_paths(ide)).collect();
     indexed.sort_by_key(|(index, _)| *index);
     indexed.into_iter().map(|(_, path)| path).collect()
+}
+
+/// A virtio disk is a function by itself; behind an adapter, each unit has its place on the one channel.
+fn function_paths(function: &PciPlan) -> Vec<(i32, String)> {
+    let path = pci_path("scsi", function.bdf);
+    match &function.device {
+        PciDevice::Blk(_) => function.bootindex.map(|index| (index, format!("{path}/disk@0,0"))).into_iter().collect(),
+        PciDevice::Scsi(adapter) => {
+            let indexed = adapter.units.iter().filter_map(|unit| Some((unit.bootindex?, unit.address)));
+            let place = |(index, at): (i32, ScsiAddress)| {
+                (index, format!("{path}/channel@0/disk@{:x},{:x}", at.target, at.lun))
+            };
+            indexed.map(place).collect()
+        }
+        PciDevice::Rng(_) => Vec::new(),
+    }
 }
 
 /// Channels are drives of the function, and drives are disks of the channel.

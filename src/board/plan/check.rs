@@ -5,16 +5,16 @@ use std::path::PathBuf;
 
 use rhea_arch::x86_64::boot::{ElfEntry, Unpack};
 use rhea_arch::x86_64::layout::{LayoutError, MemoryLayout};
-use rhea_devices::block_errors::OnError as Policy;
 use rhea_devices::legacy::cmos::{RtcClock as Clock, RtcOptions, RtcStart, local_offset};
 use rhea_devices::legacy::serial::COM;
 use rhea_devices::pci::Bdf;
-use rhea_devices::virtio::blk::{BlkConfig, Geometry};
+use rhea_devices::virtio::blk::BlkConfig;
 use rhea_devices::virtio::rng::RngRate;
 use rhea_devices::virtio::transport::Interfaces;
 use thiserror::Error;
 
-use super::{BlkPlan, IsaDevice, IsaPlan, KernelPlan, PciDevice, PciPlan, Plan, RngPlan, StoragePlan, VirtioPlan};
+use super::storage::{geometry, iothread, sizes, storage};
+use super::{BlkPlan, IsaDevice, IsaPlan, KernelPlan, PciDevice, PciPlan, Plan, RngPlan, VirtioPlan};
 use crate::board::memory::{Backing, RamPlan};
 use crate::spec::device::{IsaSerialSpec, OnError, VirtioBlkSpec, VirtioRngSpec};
 use crate::spec::drive::{DriveInterface, DriveMedia};
@@ -92,6 +92,33 @@ pub enum PlanError {
     /// All places for IDE drives are taken, or the one asked for is.
     #[error("device \"{0}\": that IDE unit is in use; two channels have two each")]
     NoIdePlace(String),
+    /// There is no such bus of a SCSI adapter.
+    #[error("Bus '{bus}' not found; SCSI buses are {known}")]
+    UnknownScsiBus {
+        /// The bus named.
+        bus: String,
+        /// Those there are.
+        known: String,
+    },
+    /// There is no SCSI adapter.
+    #[error("No 'SCSI' bus found for device '{0}'; give -device virtio-scsi-pci before it")]
+    NoScsiBus(&'static str),
+    /// Another unit is at the address.
+    #[error("device \"{id}\": lun already used by '{by}'")]
+    LunTaken {
+        /// The device.
+        id: String,
+        /// Who is there.
+        by: String,
+    },
+    /// All addresses that would do are taken.
+    #[error("device \"{id}\": no free {what}")]
+    NoScsiPlace {
+        /// The device.
+        id: String,
+        /// `target` or `lun`.
+        what: &'static str,
+    },
     /// No serial port is left.
     #[error("Max. supported number of ISA serial ports is 4.")]
     SerialPorts,
@@ -203,7 +230,7 @@ impl Names {
 
 /// Who has which slot.
 #[derive(Default)]
-struct PciSlots {
+pub(super) struct PciSlots {
     taken: Vec<(Bdf, String)>,
 }
 
@@ -337,7 +364,7 @@ fn isa(spec: &VmSpec, names: &mut Names) -> Result<Vec<IsaPlan>, PlanError> {
                 let device = IsaDevice::DebugConsole { base, readback, chardev };
                 chips.push(IsaPlan { id: names.take(console.isa.id.as_deref())?, device });
             }
-            DeviceSpec::VirtioBlk(_) | DeviceSpec::VirtioRng(_) | DeviceSpec::IdeHd(_) | DeviceSpec::IdeCd(_) => {}
+            _ => {}
         }
     }
     Ok(chips)
@@ -363,7 +390,7 @@ fn serial_port(spec: &IsaSerialSpec, names: &mut Names, used: &mut [bool; COM.le
 }
 
 /// The functions of `-device`, those with an address first, and of `-drive if=virtio`.
-fn functions(
+pub(super) fn functions(
     spec: &VmSpec,
     disks: &[DrivePlan],
     names: &mut Names,
@@ -377,7 +404,14 @@ fn functions(
     functions.extend(spec.devices.iter().filter(|device| device.pci().is_some()).cloned());
     // A device that says where it is goes there, whoever comes first on the command line.
     functions.sort_by_key(|device| device.pci().is_none_or(|pci| pci.addr.is_none()));
-    functions.iter().map(|device| function(spec, device, disks, names, slots)).collect()
+    let mut unnamed_adapters = 0;
+    let mut planned = Vec::new();
+    for device in &functions {
+        planned.push(function(spec, device, disks, names, slots, unnamed_adapters)?);
+        unnamed_adapters += usize::from(matches!(device, DeviceSpec::VirtioScsi(_)) && device.id().is_none());
+    }
+    super::scsi::add_units(&mut planned, spec, disks, names)?;
+    Ok(planned)
 }
 
 fn function(
@@ -386,6 +420,7 @@ fn function(
     disks: &[DrivePlan],
     names: &mut Names,
     slots: &mut PciSlots,
+    unnamed_adapters: usize,
 ) -> Result<PciPlan, PlanError> {
     let id = names.take(device.id())?;
     let pci = device.pci().cloned().unwrap_or_default();
@@ -393,13 +428,11 @@ fn function(
     let (kind, virtio) = match device {
         DeviceSpec::VirtioBlk(blk) => (PciDevice::Blk(Box::new(disk(spec, &id, blk, disks)?)), virtio(&blk.virtio)),
         DeviceSpec::VirtioRng(rng) => (PciDevice::Rng(entropy(spec, &id, rng)?), virtio(&rng.virtio)),
-        DeviceSpec::IsaSerial(_)
-        | DeviceSpec::IsaDebugExit(_)
-        | DeviceSpec::IsaDebugcon(_)
-        | DeviceSpec::IdeHd(_)
-        | DeviceSpec::IdeCd(_) => {
-            return Err(PlanError::NoBus { bus: "pci.0".into() });
+        DeviceSpec::VirtioScsi(scsi) => {
+            let adapter = super::scsi::adapter(spec, &id, scsi, unnamed_adapters)?;
+            (PciDevice::Scsi(Box::new(adapter)), virtio(&scsi.virtio))
         }
+        _ => return Err(PlanError::NoBus { bus: "pci.0".into() }),
     };
     let bootindex = device.bootindex();
     Ok(PciPlan { id, bdf, multifunction: pci.multifunction, bootindex, virtio, device: kind })
@@ -431,65 +464,19 @@ fn entropy(spec: &VmSpec, id: &str, rng: &VirtioRngSpec) -> Result<RngPlan, Plan
 }
 
 fn disk(spec: &VmSpec, id: &str, blk: &VirtioBlkSpec, disks: &[DrivePlan]) -> Result<BlkPlan, PlanError> {
-    let drive = disks.iter().find(|drive| drive.id == blk.drive);
-    if let Some(thread) = &blk.iothread {
-        let there =
-            spec.objects.iter().any(|o| matches!(o, ObjectSpec::Iothread(thread_spec) if thread_spec.id == *thread));
-        if !there {
-            let (id, name) = (id.to_owned(), thread.clone());
-            return Err(PlanError::NoObject { id, property: "iothread", name, kind: "iothread" });
-        }
-    }
-    // The image's own write cache, where the device does not say: -drive's cache= says, and a node has one.
-    let write_cache = blk.write_cache.chosen().unwrap_or_else(|| drive.is_none_or(|drive| drive.write_cache));
-    let size = |property: &'static str, value: u64| {
-        let too_large = || PlanError::TooLarge { id: id.to_owned(), property, value, most: u64::from(u32::MAX) };
-        u32::try_from(value).map_err(|_| too_large())
-    };
+    let storage = storage(Some(&blk.drive), &blk.disk, disks);
     // One queue a vCPU, as QEMU has it since 5.2.
     let queues = blk.num_queues.unwrap_or_else(|| u16::try_from(spec.smp.cpus).unwrap_or(u16::MAX));
-    let mut config = BlkConfig::new(id, queues);
-    config.queue_size = blk.queue_size;
-    config.serial = blk.serial.clone().unwrap_or_default();
-    if let Some(bytes) = blk.logical_block_size {
-        config.logical_block_size = size("logical_block_size", bytes.0)?;
-    }
-    let physical = blk.physical_block_size.map_or(u64::from(config.logical_block_size), |bytes| bytes.0);
-    config.physical_block_size = size("physical_block_size", physical)?;
-    config.min_io_size = size("min_io_size", blk.min_io_size.0)?;
-    config.opt_io_size = size("opt_io_size", blk.opt_io_size.0)?;
-    config.discard_granularity =
-        blk.discard_granularity.map(|bytes| size("discard_granularity", bytes.0)).transpose()?;
-    config.discard = blk.discard;
-    config.write_zeroes = blk.write_zeroes;
-    config.config_wce = blk.config_wce;
-    config.write_cache = Some(write_cache);
-    if let (Some(cylinders), Some(heads), Some(sectors)) = (blk.cyls, blk.heads, blk.secs) {
-        config.geometry = Some(Geometry { cylinders, heads, sectors });
-    }
-    let policy = |own: OnError, of_drive: Option<OnError>, default| match (own, of_drive) {
-        (OnError::Auto, Some(of_drive)) => on_error(of_drive).unwrap_or(default),
-        (own, _) => on_error(own).unwrap_or(default),
+    let config = BlkConfig {
+        queue_size: blk.queue_size,
+        serial: blk.disk.serial.clone().unwrap_or_default(),
+        sizes: sizes(id, &blk.sizes)?,
+        discard: blk.discard,
+        write_zeroes: blk.write_zeroes,
+        config_wce: blk.config_wce,
+        write_cache: Some(storage.write_cache),
+        geometry: geometry(&blk.shape),
+        ..BlkConfig::new(id, queues)
     };
-    Ok(BlkPlan {
-        config,
-        storage: StoragePlan {
-            node: drive.map_or_else(|| Some(blk.drive.clone()), |drive| drive.node.clone()),
-            drive: drive.map(|drive| drive.id.clone()).unwrap_or_default(),
-            write_cache,
-            on_read_error: policy(blk.rerror, drive.map(|d| d.on_read_error), Policy::Report),
-            on_write_error: policy(blk.werror, drive.map(|d| d.on_write_error), Policy::Enospc),
-        },
-        iothread: blk.iothread.clone(),
-    })
-}
-
-pub(super) fn on_error(spec: OnError) -> Option<Policy> {
-    match spec {
-        OnError::Auto => None,
-        OnError::Report => Some(Policy::Report),
-        OnError::Ignore => Some(Policy::Ignore),
-        OnError::Stop => Some(Policy::Stop),
-        OnError::Enospc => Some(Policy::Enospc),
-    }
+    Ok(BlkPlan { config, storage, iothread: iothread(spec, id, blk.iothread.as_ref())? })
 }

@@ -1,15 +1,14 @@
 //! Which drive is where on the IDE channels.
 
-use rhea_devices::geometry::Geometry;
 use rhea_devices::ide::IdeDisk;
 use rhea_devices::scsi::UnitConfig;
 
-use super::check::{DrivePlan, Names, PlanError, on_error};
-use super::{IdeDevice, IdePlan, StoragePlan};
+use super::check::{DrivePlan, Names, PlanError};
+use super::storage::{geometry, sizes, storage};
+use super::{IdeDevice, IdePlan};
 use crate::spec::VmSpec;
-use crate::spec::device::{DeviceSpec, IdeCdSpec, IdeHdSpec, IdeSpec, OnError};
+use crate::spec::device::{DeviceSpec, IdeCdSpec, IdeHdSpec, IdeSpec};
 use crate::spec::drive::{DriveInterface, DriveMedia};
-use crate::spec::number::ByteSize;
 
 /// Drives by channel and place.
 pub type Channels = [[Option<IdePlan>; 2]; 2];
@@ -22,12 +21,12 @@ pub(super) fn channels(spec: &VmSpec, disks: &[DrivePlan], names: &mut Names) ->
     let mut channels = Channels::default();
     for drive in disks.iter().filter(|drive| drive.interface == DriveInterface::Ide) {
         let (bus, unit) = (drive.index / 2, drive.index % 2);
-        let part = IdeSpec { bus: Some(format!("ide.{bus}")), unit: Some(unit), ..IdeSpec::default() };
+        let ide = IdeSpec { bus: Some(format!("ide.{bus}")), unit: Some(unit), ..IdeSpec::default() };
         let device = match drive.media {
-            DriveMedia::Disk => {
-                DeviceSpec::IdeHd(IdeHdSpec { drive: drive.id.clone(), ide: part, ..IdeHdSpec::default() })
+            DriveMedia::Disk => DeviceSpec::IdeHd(IdeHdSpec { drive: drive.id.clone(), ide, ..IdeHdSpec::default() }),
+            DriveMedia::Cdrom => {
+                DeviceSpec::IdeCd(IdeCdSpec { drive: Some(drive.id.clone()), ide, ..IdeCdSpec::default() })
             }
-            DriveMedia::Cdrom => DeviceSpec::IdeCd(IdeCdSpec { drive: Some(drive.id.clone()), ide: part }),
         };
         add(&mut channels, &device, disks, names)?;
     }
@@ -75,63 +74,42 @@ fn place(channels: &Channels, id: &str, part: &IdeSpec) -> Result<(usize, usize)
 }
 
 fn hard_disk(id: String, number: u32, spec: &IdeHdSpec, disks: &[DrivePlan]) -> Result<IdePlan, PlanError> {
-    let storage = storage(Some(&spec.drive), &spec.ide, disks);
+    let storage = storage(Some(&spec.drive), &spec.disk, disks);
     let mut config = IdeDisk::new(&*id, number);
     config.wwn = spec.ide.wwn;
     config.rotation_rate = spec.rotation_rate;
     config.write_cache = Some(storage.write_cache);
     let texts = [
-        (&mut config.serial, &spec.ide.serial),
+        (&mut config.serial, &spec.disk.serial),
         (&mut config.model, &spec.ide.model),
         (&mut config.version, &spec.ide.ver),
     ];
     for (text, given) in texts {
         text.clone_from(given.as_ref().unwrap_or(&text.clone()));
     }
-    if let Some(ByteSize(value)) = spec.physical_block_size {
-        let (property, most) = ("physical_block_size", u64::from(u32::MAX));
-        let too_large = |_| PlanError::TooLarge { id: id.clone(), property, value, most };
-        config.physical_block_size = u32::try_from(value).map_err(too_large)?;
-    }
-    if let (Some(cylinders), Some(heads), Some(sectors)) = (spec.cyls, spec.heads, spec.secs) {
-        config.geometry = Some(Geometry { cylinders, heads, sectors });
-    }
+    config.sizes = sizes(&id, &spec.sizes)?;
+    config.geometry = geometry(&spec.shape);
     let device = IdeDevice::Disk(Box::new(config));
-    Ok(IdePlan { id, bootindex: spec.ide.bootindex, storage, device })
+    Ok(IdePlan { id, bootindex: spec.disk.bootindex, storage, device })
 }
 
 fn cd_drive(id: String, number: u32, spec: &IdeCdSpec, disks: &[DrivePlan]) -> IdePlan {
     let mut config = UnitConfig::cd(&*id);
     config.product = spec.ide.model.clone().unwrap_or_else(|| CD_MODEL.to_owned());
-    config.serial = spec.ide.serial.clone().unwrap_or_else(|| format!("QM{number:05}"));
+    config.serial = spec.disk.serial.clone().unwrap_or_else(|| format!("QM{number:05}"));
     config.wwn = spec.ide.wwn;
     if let Some(version) = &spec.ide.ver {
         config.version.clone_from(version);
     }
-    let storage = storage(spec.drive.as_deref(), &spec.ide, disks);
+    let storage = storage(spec.drive.as_deref(), &spec.disk, disks);
     let device = IdeDevice::Cd(Box::new(config));
-    IdePlan { id, bootindex: spec.ide.bootindex, storage, device }
-}
-
-/// What is behind a drive: the node of a `-drive` or of `-blockdev`.
-fn storage(name: Option<&str>, part: &IdeSpec, disks: &[DrivePlan]) -> StoragePlan {
-    use rhea_devices::block_errors::OnError as Policy;
-    let drive = disks.iter().find(|drive| Some(drive.id.as_str()) == name);
-    let policy = |own: OnError, of_drive: Option<OnError>, default| {
-        on_error(own).or(of_drive.and_then(on_error)).unwrap_or(default)
-    };
-    StoragePlan {
-        node: drive.map_or_else(|| name.map(str::to_owned), |drive| drive.node.clone()),
-        drive: drive.map(|drive| drive.id.clone()).unwrap_or_default(),
-        write_cache: part.write_cache.chosen().unwrap_or_else(|| drive.is_none_or(|drive| drive.write_cache)),
-        on_read_error: policy(part.rerror, drive.map(|d| d.on_read_error), Policy::Report),
-        on_write_error: policy(part.werror, drive.map(|d| d.on_write_error), Policy::Enospc),
-    }
+    IdePlan { id, bootindex: spec.disk.bootindex, storage, device }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::spec::device::OnError;
 
     fn drive(index: u32, media: DriveMedia) -> DrivePlan {
         DrivePlan {
@@ -159,7 +137,7 @@ mod tests {
 
     #[test]
     fn device_takes_the_first_free_place_of_its_channel() {
-        let cd = IdeCdSpec { ide: IdeSpec { bus: Some("ide.1".into()), ..IdeSpec::default() }, drive: None };
+        let cd = IdeCdSpec { ide: IdeSpec { bus: Some("ide.1".into()), ..IdeSpec::default() }, ..IdeCdSpec::default() };
         let spec = VmSpec { devices: vec![DeviceSpec::IdeCd(cd)], ..VmSpec::default() };
 
         let channels = channels(&spec, &[drive(2, DriveMedia::Disk)], &mut Names::default()).unwrap();

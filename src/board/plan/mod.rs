@@ -4,6 +4,8 @@ mod boot;
 mod check;
 mod ide;
 mod identity;
+mod scsi;
+mod storage;
 
 pub use boot::{BootPlan, FirmwarePlan};
 pub use check::{DrivePlan, PlanError, Processors, check};
@@ -17,9 +19,10 @@ use rhea_arch::x86_64::smbios::SmbiosSpec;
 use rhea_devices::ide::IdeDisk;
 use rhea_devices::legacy::cmos::RtcOptions;
 use rhea_devices::pci::Bdf;
-use rhea_devices::scsi::UnitConfig;
+use rhea_devices::scsi::{UnitConfig, UnitKind};
 use rhea_devices::virtio::blk::BlkConfig;
 use rhea_devices::virtio::rng::RngRate;
+use rhea_devices::virtio::scsi::{ScsiAddress, ScsiConfig};
 use rhea_devices::virtio::transport::Interfaces;
 
 use super::memory::RamPlan;
@@ -80,9 +83,13 @@ impl Plan {
         });
         let virtio = self.pci.iter().filter_map(|function| match &function.device {
             PciDevice::Blk(blk) => Some((function.id.as_str(), &blk.storage, DiskKind::Virtio)),
-            PciDevice::Rng(_) => None,
+            PciDevice::Scsi(_) | PciDevice::Rng(_) => None,
         });
-        ide.chain(virtio)
+        let scsi = self.pci.iter().flat_map(PciPlan::units).map(|unit| {
+            let removable = unit.config.kind == UnitKind::Cd;
+            (unit.id.as_str(), &unit.storage, if removable { DiskKind::Removable } else { DiskKind::Fixed })
+        });
+        ide.chain(virtio).chain(scsi)
     }
 }
 
@@ -179,8 +186,49 @@ pub struct VirtioPlan {
 pub enum PciDevice {
     /// `virtio-blk-pci`.
     Blk(Box<BlkPlan>),
+    /// `virtio-scsi-pci`.
+    Scsi(Box<ScsiPlan>),
     /// `virtio-rng-pci`.
     Rng(RngPlan),
+}
+
+impl PciPlan {
+    /// The units behind a SCSI adapter.
+    #[must_use]
+    pub fn units(&self) -> &[ScsiUnitPlan] {
+        match &self.device {
+            PciDevice::Scsi(adapter) => &adapter.units,
+            PciDevice::Blk(_) | PciDevice::Rng(_) => &[],
+        }
+    }
+}
+
+/// A SCSI adapter.
+#[derive(Debug, Clone)]
+pub struct ScsiPlan {
+    /// What the guest sees.
+    pub config: ScsiConfig,
+    /// The name of its bus.
+    pub bus: String,
+    /// The thread its queues share; one each without.
+    pub iothread: Option<String>,
+    /// What is behind it.
+    pub units: Vec<ScsiUnitPlan>,
+}
+
+/// A disk or CD drive on SCSI.
+#[derive(Debug, Clone)]
+pub struct ScsiUnitPlan {
+    /// `id=`, or one made up.
+    pub id: String,
+    /// Where on the bus.
+    pub address: ScsiAddress,
+    /// Place in the order of starting.
+    pub bootindex: Option<i32>,
+    /// What is behind it, or in it.
+    pub storage: StoragePlan,
+    /// What the guest sees.
+    pub config: UnitConfig,
 }
 
 /// A virtio disk.

@@ -103,9 +103,30 @@ fn headless_domain_is_read_in_full() {
     let [DeviceSpec::VirtioBlk(disk), DeviceSpec::IsaSerial(serial)] = &spec.devices[..] else {
         panic!("{:?}", spec.devices)
     };
-    assert_eq!((disk.pci.addr, disk.bootindex), (PciAddr::new(2, 0), Some(1)));
+    assert_eq!((disk.pci.addr, disk.disk.bootindex), (PciAddr::new(2, 0), Some(1)));
     assert_eq!((serial.chardev.as_str(), serial.index), ("charserial0", Some(0)));
     assert!(spec.serials.is_empty() && spec.warnings.is_empty());
+}
+
+#[test]
+fn scsi_disks_of_a_domain_are_read() {
+    let arguments = [
+        "-device",
+        r#"{"driver":"virtio-scsi-pci","id":"scsi0","num_queues":2,"bus":"pci.0","addr":"0x3"}"#,
+        "-device",
+        r#"{"driver":"scsi-hd","bus":"scsi0.0","channel":0,"scsi-id":1,"lun":2,"device_id":"drive-scsi0-0-1-2","drive":"f","id":"scsi0-0-1-2","bootindex":1,"write-cache":"on"}"#,
+        "-device",
+        r#"{"driver":"scsi-cd","bus":"scsi0.0","channel":0,"scsi-id":0,"lun":3,"device_id":"drive-scsi0-0-0-3","id":"c"}"#,
+    ];
+
+    let Ok(Invocation::Run(spec)) = list(&arguments) else { panic!("{:?}", list(&arguments)) };
+
+    let [DeviceSpec::VirtioScsi(adapter), DeviceSpec::ScsiHd(disk), DeviceSpec::ScsiCd(cd)] = &spec.devices[..] else {
+        panic!("{:?}", spec.devices)
+    };
+    assert_eq!((adapter.num_queues, adapter.pci.addr), (Some(2), PciAddr::new(3, 0)));
+    assert_eq!((disk.scsi.scsi_id, disk.scsi.lun, disk.disk.bootindex), (Some(1), Some(2), Some(1)));
+    assert_eq!((cd.scsi.lun, cd.drive.as_deref()), (Some(3), None));
 }
 
 #[test]

@@ -24,6 +24,13 @@ const WRONG: &[(&str, &str)] = &[
         "rhea: -device virtio-rng-pci,packed=on: 'packed=on' is not supported; leave it off: split queues are used",
     ),
     (
+        "-device scsi-block,drive=d",
+        "rhea: -device scsi-block,drive=d: device 'scsi-block' is not supported; commands are not passed through to a \
+         host device; use scsi-hd with the device as its file",
+    ),
+    ("-device scsi-cd,scsi-id=256", "rhea: -device scsi-cd,scsi-id=256: bad scsi device id: 256, the greatest is 255"),
+    ("-device scsi-cd,channel=1", "rhea: -device scsi-cd,channel=1: bad scsi channel id: 1, the greatest is 0"),
+    (
         "-device virtio-rng-pci,id=1",
         "rhea: -device virtio-rng-pci,id=1: Parameter 'id' expects an identifier: letters, digits, '-', '.' and '_', \
          a letter first, at most 127",
@@ -127,8 +134,8 @@ const WRONG: &[(&str, &str)] = &[
     ("-blockdev {}", "rhea: -blockdev {}: Parameter 'driver' is missing"),
     (
         "-drive file=x,if=scsi",
-        "rhea: -drive file=x,if=scsi: 'if=scsi' is not supported; use if=ide or if=virtio, or if=none and a -device with \
-         drive=ID",
+        "rhea: -drive file=x,if=scsi: 'if=scsi' is not supported; use if=none,id=ID with -device \
+         virtio-scsi-pci and -device scsi-hd,drive=ID",
     ),
     ("-fda x", "rhea: -fda x: not supported; use -drive file=IMAGE"),
     (

@@ -4,6 +4,7 @@ use rhea_block::graph::{Node, NodeInfo};
 use rhea_block::layer::Preallocation;
 use rhea_block::spec::BlockdevSpec;
 use rhea_devices::block_stats::{BlockStats as Counters, Counted};
+use rhea_devices::scsi::Tray;
 use serde_json::{Value, json};
 
 use crate::machine::Machine;
@@ -19,17 +20,29 @@ impl Machine {
     pub(in crate::machine) fn disks(&self) -> Answer {
         let describe = |disk: &Disk| {
             let inserted = self.host.graph.get(&disk.node).map(|node| node.info(disk.write_cache));
-            json!({
+            let tray = self.tray(disk);
+            let mut described = json!({
                 "device": disk.drive,
                 "qdev": disk.qdev,
                 "type": "unknown",
                 "removable": disk.removable,
-                "locked": false,
+                "locked": tray.is_some_and(|tray| tray.locked),
                 "io-status": self.io_status(disk),
-                "inserted": inserted,
-            })
+            });
+            if let Some(inserted) = inserted {
+                described["inserted"] = json!(inserted);
+            }
+            if let Some(tray) = tray {
+                described["tray_open"] = tray.open.into();
+            }
+            described
         };
         Ok(self.facts.disks.iter().map(describe).collect())
+    }
+
+    fn tray(&self, disk: &Disk) -> Option<Tray> {
+        let drives = self.guest.as_ref()?.board.drives();
+        drives.removable.get(&disk.id).map(|unit| unit.tray())
     }
 
     fn io_status(&self, disk: &Disk) -> &'static str {
@@ -86,14 +99,12 @@ impl Machine {
             (Some(_), Some(_)) | (None, None) => {
                 return Err(QmpError::generic("Either 'device' or 'node-name' must be given, and not both"));
             }
-            (Some(device), None) => {
-                self.facts.disks.iter().find(|d| d.drive == *device || d.id == *device || d.qdev == *device)
-            }
+            (Some(device), None) => self.facts.find_disk(device),
             (None, Some(node)) => self.facts.disks.iter().find(|d| d.node == *node),
         };
         let name = args.device.as_ref().or(args.node_name.as_ref()).map_or("", String::as_str);
-        let resized = match wanted.and_then(|disk| self.host.disk(&disk.id)) {
-            Some((attached, _)) => attached.disk().resize(size),
+        let resized = match wanted.and_then(|disk| self.host.disk(&disk.id).attached) {
+            Some(attached) => attached.disk().resize(size),
             None => match self.host.graph.get(name) {
                 Some(node) => node.layer().resize(size, Preallocation::Off),
                 None => return Err(not_found(args, name)),

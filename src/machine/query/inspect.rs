@@ -50,6 +50,13 @@ impl Machine {
         for (bdf, function) in guest.board.pci_functions() {
             let _ = writeln!(text, "  dev: {}, addr = {:02x}.{:x}", function.name(), bdf.device(), bdf.function());
         }
+        for (name, bus) in &guest.board.drives().buses {
+            let _ = writeln!(text, "bus: {name}\n  type SCSI");
+            for (address, unit) in bus.units() {
+                let id = &unit.config().id;
+                let _ = writeln!(text, "  dev: {id}, channel 0, scsi-id {}, lun {}", address.target, address.lun);
+            }
+        }
         for device in guest.board.devices() {
             let _ = writeln!(text, "  dev: {}", device.name());
         }

@@ -9,14 +9,28 @@ use super::pci::PciSpec;
 use super::read::{self, Source};
 
 mod blk;
+mod disk;
 mod ide;
 mod isa;
 mod rng;
+mod scsi;
 
-pub use blk::{OnError, VirtioBlkSpec};
+pub use blk::VirtioBlkSpec;
+pub use disk::{DiskSpec, OnError, ShapeSpec, SizesSpec};
 pub use ide::{IdeCdSpec, IdeHdSpec, IdeSpec};
 pub use isa::{IsaDebugExitSpec, IsaDebugconSpec, IsaSerialSpec, IsaSpec};
 pub use rng::VirtioRngSpec;
+pub use scsi::{MAX_LUN, MAX_TARGET, ScsiCdSpec, ScsiHdSpec, ScsiSpec, VirtioScsiSpec};
+
+/// Models of QEMU's in whose place another does.
+const INSTEAD: [(&str, &str); 6] = [
+    ("scsi-block", "commands are not passed through to a host device; use scsi-hd with the device as its file"),
+    ("scsi-generic", "commands are not passed through to a host device; use scsi-hd or scsi-cd"),
+    ("lsi53c895a", "use virtio-scsi-pci"),
+    ("megasas", "use virtio-scsi-pci"),
+    ("mptsas1068", "use virtio-scsi-pci"),
+    ("pvscsi", "use virtio-scsi-pci"),
+];
 
 spec_union! {
     /// A device and its properties.
@@ -25,6 +39,12 @@ spec_union! {
         VirtioBlk(VirtioBlkSpec) = "virtio-blk-pci" | "virtio-blk",
         /// A source of random numbers.
         VirtioRng(VirtioRngSpec) = "virtio-rng-pci" | "virtio-rng",
+        /// A SCSI adapter.
+        VirtioScsi(VirtioScsiSpec) = "virtio-scsi-pci" | "virtio-scsi",
+        /// A disk on SCSI.
+        ScsiHd(ScsiHdSpec) = "scsi-hd",
+        /// A CD drive on SCSI.
+        ScsiCd(ScsiCdSpec) = "scsi-cd",
         /// A disk on IDE.
         IdeHd(IdeHdSpec) = "ide-hd",
         /// A CD drive on IDE.
@@ -55,6 +75,9 @@ impl DeviceSpec {
     /// There is none, in QEMU's words.
     pub fn variant(name: &str) -> Result<&'static Variant, SpecError> {
         Self::UNION.find(name).ok_or_else(|| {
+            if let Some((_, instead)) = INSTEAD.iter().find(|(model, _)| *model == name) {
+                return SpecError::refused(format_args!("device '{name}'"), instead);
+            }
             let hint = did_you_mean(name, Self::UNION.names());
             SpecError::new(format!("'{}' is not a valid device model name{hint}", Shown(name)))
         })
@@ -88,6 +111,9 @@ impl DeviceSpec {
         match self {
             Self::VirtioBlk(spec) => spec.check(),
             Self::VirtioRng(spec) => spec.check(),
+            Self::VirtioScsi(spec) => spec.check(),
+            Self::ScsiHd(spec) => spec.check(),
+            Self::ScsiCd(spec) => spec.check(),
             Self::IdeHd(spec) => spec.check(),
             Self::IdeCd(spec) => spec.check(),
             Self::IsaSerial(spec) => spec.check(),
@@ -101,12 +127,26 @@ impl DeviceSpec {
         self.type_name()
     }
 
+    /// The kind of bus that it is on, in QEMU's word.
+    #[must_use]
+    pub fn bus_type(driver: &str) -> &'static str {
+        match driver {
+            "scsi-hd" | "scsi-cd" => "SCSI",
+            "ide-hd" | "ide-cd" => "IDE",
+            driver if driver.starts_with("isa-") => "ISA",
+            _ => "PCI",
+        }
+    }
+
     /// The `id=`.
     #[must_use]
     pub fn id(&self) -> Option<&str> {
         match self {
             Self::VirtioBlk(spec) => spec.pci.id.as_deref(),
             Self::VirtioRng(spec) => spec.pci.id.as_deref(),
+            Self::VirtioScsi(spec) => spec.pci.id.as_deref(),
+            Self::ScsiHd(spec) => spec.scsi.id.as_deref(),
+            Self::ScsiCd(spec) => spec.scsi.id.as_deref(),
             Self::IdeHd(spec) => spec.ide.id.as_deref(),
             Self::IdeCd(spec) => spec.ide.id.as_deref(),
             Self::IsaSerial(spec) => spec.isa.id.as_deref(),
@@ -121,7 +161,8 @@ impl DeviceSpec {
         match self {
             Self::VirtioBlk(spec) => Some(&spec.pci),
             Self::VirtioRng(spec) => Some(&spec.pci),
-            Self::IdeHd(_) | Self::IdeCd(_) => None,
+            Self::VirtioScsi(spec) => Some(&spec.pci),
+            Self::ScsiHd(_) | Self::ScsiCd(_) | Self::IdeHd(_) | Self::IdeCd(_) => None,
             Self::IsaSerial(_) | Self::IsaDebugExit(_) | Self::IsaDebugcon(_) => None,
         }
     }
@@ -129,11 +170,20 @@ impl DeviceSpec {
     /// Its place in the order in which firmware tries devices.
     #[must_use]
     pub fn bootindex(&self) -> Option<i32> {
+        self.disk()?.bootindex
+    }
+
+    /// What it has as a disk or drive; nothing for other devices.
+    #[must_use]
+    pub fn disk(&self) -> Option<&DiskSpec> {
         match self {
-            Self::VirtioBlk(spec) => spec.bootindex,
-            Self::IdeHd(spec) => spec.ide.bootindex,
-            Self::IdeCd(spec) => spec.ide.bootindex,
-            Self::VirtioRng(_) | Self::IsaSerial(_) | Self::IsaDebugExit(_) | Self::IsaDebugcon(_) => None,
+            Self::VirtioBlk(spec) => Some(&spec.disk),
+            Self::ScsiHd(spec) => Some(&spec.disk),
+            Self::ScsiCd(spec) => Some(&spec.disk),
+            Self::IdeHd(spec) => Some(&spec.disk),
+            Self::IdeCd(spec) => Some(&spec.disk),
+            Self::VirtioRng(_) | Self::VirtioScsi(_) => None,
+            Self::IsaSerial(_) | Self::IsaDebugExit(_) | Self::IsaDebugcon(_) => None,
         }
     }
 
@@ -143,6 +193,9 @@ impl DeviceSpec {
         match self {
             Self::VirtioBlk(spec) => spec.pci.bus.as_deref(),
             Self::VirtioRng(spec) => spec.pci.bus.as_deref(),
+            Self::VirtioScsi(spec) => spec.pci.bus.as_deref(),
+            Self::ScsiHd(spec) => spec.scsi.bus.as_deref(),
+            Self::ScsiCd(spec) => spec.scsi.bus.as_deref(),
             Self::IdeHd(spec) => spec.ide.bus.as_deref(),
             Self::IdeCd(spec) => spec.ide.bus.as_deref(),
             Self::IsaSerial(spec) => spec.isa.bus.as_deref(),

@@ -42,7 +42,7 @@ fn identify_tells_what_the_disk_is() {
 fn identify_tells_wwn_and_physical_sectors() {
     let mut disk = IdeDisk::new("disk0", 7);
     disk.wwn = 0x5000_1234_5678_9abc;
-    disk.physical_block_size = 4096;
+    disk.sizes.physical = 4096;
     disk.rotation_rate = 1;
     let guest = Setup { disk, ..Setup::default() }.build();
     guest.command28(0xec, 0, 0);

@@ -81,7 +81,7 @@ fn with_modes<T>(run: &Run<'_>, f: impl FnOnce(&Modes<'_>) -> Result<T, Sense>) 
     f(&Modes {
         medium_type: 0,
         device_specific: protection | forced,
-        blocks: Some((facts.blocks, config.logical_block_size)),
+        blocks: Some((facts.blocks, config.sizes.logical)),
         pages: &PAGES,
         page: &|code, values| source.page(code, values),
     })
@@ -136,7 +136,7 @@ pub(in crate::scsi) fn vpd(run: &Run<'_>, page: u8) -> Option<Vec<u8>> {
 fn limits(run: &Run<'_>) -> Option<Vec<u8>> {
     let facts = Facts::of(run).ok()?;
     let config = &run.unit.config;
-    let block = config.logical_block_size.max(1);
+    let block = config.sizes.logical.max(1);
     let blocks = |bytes: u64| u32::try_from(bytes / u64::from(block)).unwrap_or(u32::MAX);
     let granularity = discard_granularity(run, &facts.info);
     let compare = MAX_COMPARE_BLOCKS.min(MAX_PARAMETERS as u64 / 2 / u64::from(block));
@@ -146,9 +146,9 @@ fn limits(run: &Run<'_>) -> Option<Vec<u8>> {
     };
     // WSNZ, then the most blocks of COMPARE AND WRITE.
     let mut body = vec![1, u8::try_from(compare).unwrap_or(u8::MAX)];
-    body.extend(u16::try_from(config.min_io_size / block).unwrap_or(u16::MAX).to_be_bytes());
+    body.extend(u16::try_from(config.sizes.min_io / block).unwrap_or(u16::MAX).to_be_bytes());
     body.extend(blocks(config.max_io_size).to_be_bytes());
-    body.extend((config.opt_io_size / block).to_be_bytes());
+    body.extend((config.sizes.opt_io / block).to_be_bytes());
     body.extend([0; 4]);
     body.extend(unmap.to_be_bytes());
     body.extend(ranges.to_be_bytes());

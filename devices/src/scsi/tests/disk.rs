@@ -1,6 +1,7 @@
 use rhea_block::{ImageInfo, Op};
 
 use super::*;
+use crate::block_sizes::{BlockSizeError, BlockSizes};
 use crate::scsi::{Sense, sense};
 use crate::virtio::testing::Seen;
 
@@ -48,7 +49,7 @@ fn without_a_serial_number_there_is_no_page_for_it() {
 fn block_limits_and_provisioning() {
     let unit = disk_with(&MemImage::new(MIB), |config| {
         config.rotation_rate = 1;
-        config.opt_io_size = 8192;
+        config.sizes.opt_io = 8192;
     });
     let limits = good(&unit, &[0x12, 1, 0xb0, 0, 96, 0], &[]);
     assert_eq!((limits.len(), limits[3], limits[4], limits[5]), (64, 0x3c, 1, 255));
@@ -61,7 +62,7 @@ fn block_limits_and_provisioning() {
 
 #[test]
 fn capacity_in_both_forms() {
-    let unit = disk_with(&MemImage::new(MIB), |config| config.physical_block_size = 4096);
+    let unit = disk_with(&MemImage::new(MIB), |config| config.sizes.physical = 4096);
     assert_eq!(good(&unit, &[0x25, 0, 0, 0, 0, 0, 0, 0, 0, 0], &[]), [0, 0, 7, 0xff, 0, 0, 2, 0]);
     let long = good(&unit, &[0x9e, 0x10, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 32, 0, 0], &[]);
     assert_eq!(long[..16], [0, 0, 0, 0, 0, 0, 7, 0xff, 0, 0, 2, 0, 0, 3, 0x80, 0]);
@@ -331,7 +332,7 @@ fn state_survives_a_save_and_garbage_does_not() {
 fn a_disk_needs_an_image_and_sane_blocks() {
     let none = LogicalUnit::new(UnitConfig::disk("d"), None, &Reservations::new());
     assert!(matches!(none, Err(UnitConfigError::NoImage(_))));
-    let config = UnitConfig { logical_block_size: 1000, ..UnitConfig::disk("d") };
+    let config = UnitConfig { sizes: BlockSizes::of(1000), ..UnitConfig::disk("d") };
     let odd = LogicalUnit::new(config, Some(MemImage::new(MIB)), &Reservations::new());
-    assert!(matches!(odd, Err(UnitConfigError::BlockSize { value: 1000, .. })));
+    assert!(matches!(odd, Err(UnitConfigError::Sizes(BlockSizeError::Size { value: 1000, .. }))));
 }

@@ -116,9 +116,8 @@ impl DeviceConfig for Shared {
 }
 
 fn fixed_fields(config: &BlkConfig, info: &ImageInfo) -> [u8; CONFIG_LEN as usize] {
-    let logical = config.logical_block_size;
-    let exponent = (config.physical_block_size / logical).max(1).trailing_zeros() as u8;
-    let min_io = u16::try_from(config.min_io_size / logical).unwrap_or(u16::MAX);
+    let sizes = config.sizes;
+    let min_io = u16::try_from(sizes.min_io / sizes.logical).unwrap_or(u16::MAX);
     let align = config.discard_alignment(info) / SECTOR as u32;
     let Geometry { cylinders, heads, sectors } = config.geometry.unwrap_or_else(|| Geometry::guess(info.size));
     let mut bytes = [0; CONFIG_LEN as usize];
@@ -126,10 +125,10 @@ fn fixed_fields(config: &BlkConfig, info: &ImageInfo) -> [u8; CONFIG_LEN as usiz
         (12, &config.seg_max().to_le_bytes()),
         (16, &cylinders.to_le_bytes()),
         (18, &[heads, sectors]),
-        (20, &logical.to_le_bytes()),
-        (24, &[exponent]),
+        (20, &sizes.logical.to_le_bytes()),
+        (24, &[sizes.exponent()]),
         (26, &min_io.to_le_bytes()),
-        (28, &(config.opt_io_size / logical).to_le_bytes()),
+        (28, &(sizes.opt_io / sizes.logical).to_le_bytes()),
         (34, &config.queues.to_le_bytes()),
         (36, &MAX_RANGE_SECTORS.to_le_bytes()),
         (40, &MAX_SEGMENTS.to_le_bytes()),

@@ -200,7 +200,7 @@ fn requests_beyond_the_disk_fail_without_reaching_it() {
 
 #[test]
 fn data_that_is_no_whole_block_fails() {
-    let config = BlkConfig { logical_block_size: 4096, physical_block_size: 4096, ..BlkConfig::new("d", 1) };
+    let config = BlkConfig { sizes: BlockSizes::of(4096), ..BlkConfig::new("d", 1) };
     let mut rig = Setup { config, ..Setup::default() }.rig();
     assert_eq!(rig.read(0, 512).0, 1);
     assert_eq!(rig.read(1, 4096).0, 1);
@@ -346,10 +346,7 @@ fn read_only_disk_says_so_and_refuses_writes() {
 #[test]
 fn configuration_tells_the_properties() {
     let config = BlkConfig {
-        logical_block_size: 512,
-        physical_block_size: 4096,
-        min_io_size: 4096,
-        opt_io_size: 65536,
+        sizes: BlockSizes { physical: 4096, min_io: 4096, opt_io: 65536, ..BlockSizes::of(512) },
         geometry: Some(Geometry { cylinders: 5, heads: 6, sectors: 7 }),
         ..BlkConfig::new("d", 3)
     };
@@ -367,15 +364,8 @@ fn configuration_tells_the_properties() {
 
 #[test]
 fn properties_that_cannot_be_are_refused() {
-    let cases: [fn(&mut BlkConfig); 7] = [
-        |c| c.logical_block_size = 1000,
-        |c| c.logical_block_size = 256,
-        |c| (c.logical_block_size, c.physical_block_size) = (4096, 512),
-        |c| c.min_io_size = 100,
-        |c| c.queues = 0,
-        |c| c.queue_size = 100,
-        |c| c.queue_size = 2048,
-    ];
+    let cases: [fn(&mut BlkConfig); 4] =
+        [|c| c.sizes.logical = 1000, |c| c.queues = 0, |c| c.queue_size = 100, |c| c.queue_size = 2048];
     for (n, change) in cases.iter().enumerate() {
         let mut config = BlkConfig::new("d", 1);
         change(&mut config);
