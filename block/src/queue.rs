@@ -325,10 +325,9 @@ impl ImageQueue for DiskQueue {
     fn reap(&mut self) -> Option<Completion> {
         if self.done.is_empty() {
             self.gather();
-            if !self.waiting.is_empty() {
-                self.pump();
-                self.kick();
-            }
+            self.pump();
+            // Also what the kernel had no room for before these completions were taken.
+            self.kick();
         }
         self.done.pop_front()
     }

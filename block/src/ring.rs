@@ -26,14 +26,13 @@ pub(crate) struct Ring {
     wake_fd: RawFd,
     /// Where the pending read of the event descriptor puts its count; boxed so that it stays where it is.
     wake_count: Box<u64>,
-    queued: u32,
 }
 
 impl Ring {
     /// A ring for `depth` requests, woken through `wake_fd` (a blocking eventfd that outlives the ring).
     pub(crate) fn new(depth: u32, wake_fd: RawFd) -> io::Result<Self> {
         let ring = IoUring::builder().setup_clamp().build((depth + 1).next_power_of_two())?;
-        let mut this = Self { ring, wake_fd, wake_count: Box::new(0), queued: 0 };
+        let mut this = Self { ring, wake_fd, wake_count: Box::new(0) };
         this.arm()?;
         this.kick()?;
         Ok(this)
@@ -52,7 +51,6 @@ impl Ring {
         while unsafe { self.ring.submission().push(entry) }.is_err() {
             self.ring.submit()?;
         }
-        self.queued += 1;
         Ok(())
     }
 
@@ -86,9 +84,10 @@ impl Ring {
 
     /// Hands what is queued to the kernel.
     pub(crate) fn kick(&mut self) -> io::Result<()> {
-        while self.queued > 0 {
+        // The kernel may stop at an entry that it refuses: what is behind it is still to be handed over.
+        while !self.ring.submission().is_empty() {
             match self.ring.submit() {
-                Ok(_) => self.queued = 0,
+                Ok(_) => {}
                 Err(e) if matches!(e.raw_os_error(), Some(libc::EINTR)) => {}
                 // Out of resources for a moment, or completions must be taken first: the next call tries again.
                 Err(e) if matches!(e.raw_os_error(), Some(libc::EAGAIN | libc::EBUSY)) => return Ok(()),

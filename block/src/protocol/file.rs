@@ -6,8 +6,8 @@ use std::io;
 use std::os::fd::{AsRawFd, RawFd};
 use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use crate::error::{BlockError, ErrorKind};
 use crate::layer::{Direct, Fast, FastOp, Layer, Limits, Preallocation, Status};
@@ -66,7 +66,8 @@ pub struct HostFile {
     sync_lost: AtomicBool,
     no_punch: AtomicBool,
     no_zero_range: AtomicBool,
-    /// Held over read-modify-write of units smaller than the alignment.
+    /// Held, with direct I/O, over changes of less than a unit and over growth: a unit that is read, changed and written
+    /// back must not undo what another request did to its other bytes, nor cut off what another put behind the end.
     edges: Mutex<()>,
     /// What other programs are told through locks.
     held: Mutex<Option<Access>>,
@@ -159,7 +160,7 @@ impl HostFile {
         if self.options.lock.is_none() {
             return Ok(());
         }
-        let mut held = self.held.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let mut held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
         let got =
             lock::acquire(&self.file, *held, access, self.options.lock_required).map_err(|e| e.hint(&self.path))?;
         *held = got.then_some(access);
@@ -199,10 +200,30 @@ impl HostFile {
         Ok(())
     }
 
+    /// Holds `edges` if a change of the range takes it.
+    fn hold_edges(&self, offset: u64, len: u64) -> Option<MutexGuard<'_, ()>> {
+        let mask = u64::from(self.alignment) - 1;
+        let needed = mask != 0 && ((offset | len) & mask != 0 || offset.saturating_add(len) > self.size());
+        needed.then(|| self.edges.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// A write by someone who holds what [`HostFile::hold_edges`] says.
+    fn write_held(&self, from: Source<'_>, offset: u64) -> Result<(), BlockError> {
+        let result = if self.aligned(offset, from.len()) && from.is_aligned(self.alignment as usize) {
+            sys::write_full(&self.file, from, offset)
+        } else {
+            self.write_bounced(from, offset)
+        };
+        result.map_err(|e| self.error("write to", offset, e))?;
+        if !self.device {
+            self.len.fetch_max(offset + from.len() as u64, Ordering::AcqRel);
+        }
+        Ok(())
+    }
+
     /// Reads what surrounds the range, puts the new bytes in and writes whole units, one at a time.
     fn write_bounced(&self, from: Source<'_>, offset: u64) -> io::Result<()> {
         let align = u64::from(self.alignment);
-        let _edges = self.edges.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         let mut done = 0;
         while done < from.len() {
             let take = (from.len() - done).min(BOUNCE);
@@ -231,7 +252,7 @@ impl HostFile {
         let mut done = 0;
         while done < len {
             let take = (len - done).min(BOUNCE as u64);
-            self.write(Source::of(&zeroes[..take as usize]), offset + done)?;
+            self.write_held(Source::of(&zeroes[..take as usize]), offset + done)?;
             done += take;
         }
         Ok(())
@@ -297,16 +318,8 @@ impl Layer for HostFile {
 
     fn write(&self, from: Source<'_>, offset: u64) -> Result<(), BlockError> {
         self.writable()?;
-        let result = if self.aligned(offset, from.len()) && from.is_aligned(self.alignment as usize) {
-            sys::write_full(&self.file, from, offset)
-        } else {
-            self.write_bounced(from, offset)
-        };
-        result.map_err(|e| self.error("write to", offset, e))?;
-        if !self.device {
-            self.len.fetch_max(offset + from.len() as u64, Ordering::AcqRel);
-        }
-        Ok(())
+        let _edges = self.hold_edges(offset, from.len() as u64);
+        self.write_held(from, offset)
     }
 
     fn flush(&self) -> Result<(), BlockError> {
@@ -335,6 +348,7 @@ impl Layer for HostFile {
         if !self.options.discard || len == 0 {
             return Ok(());
         }
+        let _edges = self.hold_edges(offset, len);
         if self.device {
             // A hint: what the device does with it is its own affair.
             let align = u64::from(self.physical_block.max(512));
@@ -356,12 +370,13 @@ impl Layer for HostFile {
         }
         let end = offset.checked_add(len).ok_or_else(|| BlockError::new(ErrorKind::Invalid, "range past 2^64"))?;
         let fail = |e| self.error("zero", offset, e);
+        let _edges = self.hold_edges(offset, len);
         if unmap && self.options.discard {
             let mode = libc::FALLOC_FL_PUNCH_HOLE | libc::FALLOC_FL_KEEP_SIZE;
             if self.try_fallocate(mode, &self.no_punch, offset, len).map_err(fail)? {
                 if !self.device && end > self.len.load(Ordering::Acquire) {
-                    self.file.set_len(end).map_err(fail)?;
-                    self.len.fetch_max(end, Ordering::AcqRel);
+                    // Setting the length could cut off what another request is putting behind.
+                    self.write_held(Source::of(&[0]), end - 1)?;
                 }
                 return Ok(());
             }

@@ -4,7 +4,6 @@ use super::entry::{ALL_ALLOCATED, Entry};
 use super::header::{Header, LAZY_REFCOUNTS};
 use super::{CreateOptions, Qcow2};
 use crate::error::{BlockError, ErrorKind};
-use crate::layer::write_all;
 
 /// What an image of some content takes (`measure`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
@@ -89,8 +88,7 @@ impl Qcow2 {
         self.exclusively(|alloc| {
             let mut header = alloc.header.clone();
             change(&mut header)?;
-            write_all(self.file.as_ref(), &header.encode()?, 0)?;
-            self.file.flush()?;
+            self.switch_header(alloc, 0, &header.encode()?)?;
             alloc.header = header;
             Ok(())
         })

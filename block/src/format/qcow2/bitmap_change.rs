@@ -11,7 +11,7 @@ use super::open::read_words;
 use super::refcount::Freed;
 use super::{Alloc, Qcow2, lock};
 use crate::error::{BlockError, ErrorKind};
-use crate::layer::{Layer, read_vec, write_all};
+use crate::layer::{Layer, read_vec};
 
 /// Longest name, in bytes ("name_size" in the specification).
 const MOST_NAME: usize = 1023;
@@ -220,7 +220,7 @@ impl Qcow2 {
             } else if part.len() == cluster && part.iter().all(|byte| *byte == 0xff) {
                 ALL_ONES
             } else {
-                self.put_bytes(alloc, part)?
+                self.write_table(alloc, part)?
             });
         }
         self.put_table(alloc, &table)
@@ -228,27 +228,13 @@ impl Qcow2 {
 
     fn put_table(&self, alloc: &mut Alloc, words: &[u64]) -> Result<u64, BlockError> {
         let bytes: Vec<u8> = words.iter().flat_map(|word| word.to_be_bytes()).collect();
-        self.put_bytes(alloc, &bytes)
-    }
-
-    /// Writes bytes to clusters of their own; where. No bytes are nowhere.
-    fn put_bytes(&self, alloc: &mut Alloc, bytes: &[u8]) -> Result<u64, BlockError> {
-        if bytes.is_empty() {
-            return Ok(0);
-        }
-        let cluster = self.geometry.cluster();
-        let clusters = (bytes.len() as u64).div_ceil(cluster);
-        let taken = alloc.counts.take_run(self.file.as_ref(), clusters)?;
-        let mut whole = bytes.to_vec();
-        whole.resize((clusters * cluster) as usize, 0);
-        write_all(self.file.as_ref(), &whole, taken.offset)?;
-        Ok(taken.offset)
+        self.write_table(alloc, &bytes)
     }
 
     /// Writes the directory, makes all that is new durable, and points the header there.
     fn switch_directory(&self, alloc: &mut Alloc, entries: &[BitmapEntry]) -> Result<(), BlockError> {
         let bytes: Vec<u8> = entries.iter().flat_map(encode).collect();
-        let offset = self.put_bytes(alloc, &bytes)?;
+        let offset = self.write_table(alloc, &bytes)?;
         self.write_counts(alloc)?;
         self.file.flush()?;
         let mut header = alloc.header.clone();
@@ -262,8 +248,7 @@ impl Qcow2 {
             header.extensions.push(Extension { kind: EXT_BITMAPS, data });
             header.autoclear |= AUTOCLEAR_BITMAPS;
         }
-        write_all(self.file.as_ref(), &header.encode()?, 0)?;
-        self.file.flush()?;
+        self.switch_header(alloc, 0, &header.encode()?)?;
         alloc.header = header;
         Ok(())
     }

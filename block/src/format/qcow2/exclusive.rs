@@ -4,14 +4,17 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use super::maps::Gate;
 use super::{Alloc, Qcow2, lock};
-use crate::error::BlockError;
+use crate::error::{BlockError, ErrorKind};
+use crate::layer::write_all;
 
 /// How long to sleep between looks at I/O that is still going on.
 const NAP: Duration = Duration::from_millis(1);
 
 impl Qcow2 {
-    /// Runs `work` alone. Requests wait meanwhile; reads that began before may go on, their clusters are kept.
+    /// Runs `work` alone: requests that began before have ended, others wait, reads among them. So it may free host
+    /// clusters at once, and change tables behind the map's back; it must not look anything up in the map.
     pub(super) fn exclusively<T>(
         &self,
         work: impl FnOnce(&mut Alloc) -> Result<T, BlockError>,
@@ -27,12 +30,31 @@ impl Qcow2 {
             self.metadata.write().unwrap_or_else(std::sync::PoisonError::into_inner).clear();
             work(&mut alloc)
         });
-        // Whatever happened, memory must not keep what the disk no longer says.
         let result = result.and_then(|done| self.write_back().map(|()| done));
-        lock(&self.alloc).alone = false;
-        self.maps_mut().frozen = false;
+        let mut alloc = lock(&self.alloc);
+        let mut maps = self.maps_mut();
+        // Whatever happened, memory must not keep what the disk no longer says. Nothing in it is dirty, unless the
+        // work could not begin.
+        if !maps.has_dirty() {
+            maps.clear();
+        }
+        self.unpacked.clear();
+        maps.gate = Gate::Open;
+        alloc.alone = false;
+        drop((maps, alloc));
         self.settled.notify_all();
         result
+    }
+
+    /// Writes header fields that turn the image over, and syncs. After a failure the disk may say either: nothing is
+    /// written any more, so that what it says stays true.
+    pub(super) fn switch_header(&self, alloc: &mut Alloc, offset: u64, fields: &[u8]) -> Result<(), BlockError> {
+        let file = self.file.as_ref();
+        write_all(file, fields, offset).and_then(|()| file.flush()).inspect_err(|_| {
+            alloc.lost = true;
+            self.dirty.store(true, Ordering::Release);
+            self.touched.store(false, Ordering::Release);
+        })
     }
 
     /// Lets nobody start and waits for those who did.
@@ -42,12 +64,17 @@ impl Qcow2 {
             alloc = self.settled.wait(alloc).unwrap_or_else(std::sync::PoisonError::into_inner);
         }
         alloc.alone = true;
+        self.maps_mut().gate = Gate::Closing;
         drop(alloc);
-        let old = {
-            let mut maps = self.maps_mut();
-            maps.frozen = true;
-            std::mem::replace(&mut maps.token, Arc::new(()))
-        };
+        self.wait_idle();
+        // Writes under way had to look things up to the end. Now nobody does who is not let in.
+        self.maps_mut().gate = Gate::Closed;
+        self.wait_idle();
+    }
+
+    /// Waits for everything that began before.
+    fn wait_idle(&self) {
+        let old = std::mem::replace(&mut self.maps_mut().token, Arc::new(()));
         loop {
             let alloc = lock(&self.alloc);
             let older = alloc.counts.batches.iter().all(|batch| Arc::strong_count(&batch.token) == 1);
@@ -57,5 +84,16 @@ impl Qcow2 {
             drop(alloc);
             std::thread::sleep(NAP);
         }
+    }
+}
+
+impl Alloc {
+    /// Refuses to go on where the disk may say something else than memory.
+    pub(super) fn check_not_lost(&self) -> Result<(), BlockError> {
+        if self.lost {
+            let text = "an earlier change of the qcow2 header failed: close the image, check it and open it again";
+            return Err(BlockError::new(ErrorKind::Io, text));
+        }
+        Ok(())
     }
 }

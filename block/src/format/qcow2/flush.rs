@@ -2,9 +2,9 @@
 //!
 //! ```text
 //!   1  new refcount blocks ─ sync ─ their table entries        (only when there are new ones)
-//!   2  dirty refcount blocks; slices of L2 tables that no L1 entry on disk names yet
-//!   3  sync            guest data, counts and new tables are durable
-//!   4  slices of the other L2 tables, as they were at step 2; L1 entries of the new tables
+//!   2  dirty refcount blocks
+//!   3  sync            guest data, counts and new tables (zeroes, or a copy of what a snapshot shares) are durable
+//!   4  slices of L2 tables, as they were at step 2; L1 entries of the new tables
 //!   5  sync            the new map is durable, so the clusters it no longer names have no name left
 //!   6  those clusters go to a batch; when I/O from before has ended, their counts go down and they can be taken
 //! ```
@@ -24,9 +24,8 @@ use crate::layer::write_all;
 
 /// What steps 3 to 6 work on.
 struct Work {
-    images: Vec<SliceImage>,
-    /// Slices (by position in `images`) of tables that the disk's L1 names.
-    linked: Vec<(usize, u64)>,
+    /// Dirty slices and where they go.
+    slices: Vec<(u64, SliceImage)>,
     l1: Vec<(usize, u64)>,
     freed: Vec<Freed>,
 }
@@ -41,13 +40,14 @@ impl Qcow2 {
     /// The same; with postponed counts they are only written if `counts`.
     fn write_back_with(&self, counts: bool) -> Result<(), BlockError> {
         let _flushing = lock(&self.flushing);
-        self.release_drained(&mut lock(&self.alloc))?;
         let work = {
             let mut alloc = lock(&self.alloc);
+            alloc.check_not_lost()?;
+            self.release_drained(&mut alloc)?;
             let work = self.gather(&mut alloc);
             // A table of counts that moved must be found again whatever happens.
             let counted = if counts || alloc.counts.table_moved { self.write_counts(&mut alloc) } else { Ok(()) };
-            match counted.and_then(|()| self.write_unlinked(&work)) {
+            match counted {
                 Ok(()) => work,
                 Err(e) => {
                     put_back(&mut alloc, work);
@@ -62,7 +62,7 @@ impl Qcow2 {
             return Err(e);
         }
         let mut maps = self.maps_mut();
-        maps.written(&work.images);
+        maps.written(work.slices.iter().map(|(_, image)| image));
         if !work.freed.is_empty() {
             let token = std::mem::replace(&mut maps.token, Arc::new(()));
             alloc.counts.batches.push_back(Batch { token, freed: work.freed });
@@ -79,24 +79,15 @@ impl Qcow2 {
     /// Step 2's copies, and what steps 4 and 6 will do.
     fn gather(&self, alloc: &mut Alloc) -> Work {
         let maps = self.maps();
-        let images = maps.dirty_images();
         let l1_of = |index: usize| maps.l1.get(index).copied().unwrap_or(0);
         let l1: Vec<_> = std::mem::take(&mut alloc.unlinked).into_iter().map(|i| (i, l1_of(i))).collect();
-        let place = |image: &SliceImage| {
-            let index = self.geometry.slice_l1_index(image.key);
-            let new = l1.binary_search_by_key(&index, |(i, _)| *i).is_ok();
-            (new, (l1_of(index) & OFFSET) + self.geometry.slice_place(image.key))
-        };
-        let linked = images.iter().enumerate().filter_map(|(n, image)| {
-            let (new, offset) = place(image);
-            (!new).then_some((n, offset))
-        });
-        let linked = linked.collect();
+        let place = |key: u64| (l1_of(self.geometry.slice_l1_index(key)) & OFFSET) + self.geometry.slice_place(key);
+        let slices = maps.dirty_images().into_iter().map(|image| (place(image.key), image)).collect();
         drop(maps);
-        Work { images, linked, l1, freed: std::mem::take(&mut alloc.counts.pending) }
+        Work { slices, l1, freed: std::mem::take(&mut alloc.counts.pending) }
     }
 
-    /// Steps 1 and the first half of 2.
+    /// Steps 1 and 2.
     pub(super) fn write_counts(&self, alloc: &mut Alloc) -> Result<(), BlockError> {
         let file = self.file.as_ref();
         if alloc.counts.write_back(file, &|| file.flush())? {
@@ -111,31 +102,17 @@ impl Qcow2 {
         Ok(())
     }
 
-    /// The second half of step 2.
-    fn write_unlinked(&self, work: &Work) -> Result<(), BlockError> {
-        let mut linked = work.linked.iter().map(|(n, _)| *n).peekable();
-        for (n, image) in work.images.iter().enumerate() {
-            if linked.next_if_eq(&n).is_some() {
-                continue;
-            }
-            let index = self.geometry.slice_l1_index(image.key);
-            let table = work.l1.iter().find(|(i, _)| *i == index).map_or(0, |(_, l1)| l1 & OFFSET);
-            write_all(self.file.as_ref(), &image.bytes, table + self.geometry.slice_place(image.key))?;
-        }
-        Ok(())
-    }
-
     /// Steps 3 to 5.
     fn publish(&self, work: &Work) -> Result<(), BlockError> {
         if self.geometry.external {
             self.data.flush()?;
         }
         self.file.flush()?;
-        if work.linked.is_empty() && work.l1.is_empty() {
+        if work.slices.is_empty() && work.l1.is_empty() {
             return Ok(());
         }
-        for (n, offset) in &work.linked {
-            write_all(self.file.as_ref(), &work.images[*n].bytes, *offset)?;
+        for (offset, image) in &work.slices {
+            write_all(self.file.as_ref(), &image.bytes, *offset)?;
         }
         let l1_offset = lock(&self.alloc).header.l1_offset;
         for (index, entry) in &work.l1 {
@@ -165,7 +142,7 @@ impl Qcow2 {
     /// Leaves the image as a closed one: everything written, nothing waiting to be freed unless I/O is still going on.
     pub(super) fn settle(&self) -> Result<(), BlockError> {
         if !self.touched.load(Ordering::Acquire) {
-            return Ok(());
+            return lock(&self.alloc).check_not_lost();
         }
         self.write_back_with(true)?;
         if self.dirty.load(Ordering::Acquire) {

@@ -5,7 +5,7 @@ use std::sync::atomic::Ordering;
 
 use super::entry::{Entry, Mapping, OFFSET, SUBCLUSTERS};
 use super::header::corrupt;
-use super::maps::{Maps, Slice};
+use super::maps::{Gate, Maps, Slice};
 use super::{Qcow2, SHARDS, lock};
 use crate::error::BlockError;
 use crate::layer::{Fast, FastOp, read_vec};
@@ -96,14 +96,17 @@ impl Qcow2 {
         loop {
             let found = {
                 let maps = self.maps();
-                self.run(&maps, offset, len).map(|run| (run, maps.token.clone()))
+                let open = maps.gate != Gate::Closed;
+                open.then(|| self.run(&maps, offset, len).map(|run| (run, maps.token.clone())))
             };
             match found {
-                Ok((Run { fault: Some(fault), .. }, _)) => {
+                // Whoever holds the lock on the allocator found the gate open and keeps it so.
+                None => drop(self.wait_settled(lock(&self.alloc), &(0..0))),
+                Some(Ok((Run { fault: Some(fault), .. }, _))) => {
                     return Err(corrupt(format!("qcow2 L2 entry for guest offset {offset:#x}: {fault}")));
                 }
-                Ok(found) => return Ok(found),
-                Err(key) => self.load_slice(key)?,
+                Some(Ok(found)) => return Ok(found),
+                Some(Err(key)) => self.load_slice(key)?,
             }
         }
     }
@@ -113,7 +116,8 @@ impl Qcow2 {
         let _one = lock(&self.loading[key as usize % SHARDS]);
         let (l1, _token) = {
             let maps = self.maps();
-            if maps.contains(key) {
+            // What is read while the image changes as a whole would be old when it is put in.
+            if maps.contains(key) || maps.gate == Gate::Closed {
                 return Ok(());
             }
             let l1 = maps.l1.get(self.geometry.slice_l1_index(key)).copied().unwrap_or(0);
@@ -179,7 +183,7 @@ impl Qcow2 {
         }
         let Ok(maps) = self.maps.try_read() else { return Fast::Slow };
         let Ok(run) = self.run(&maps, offset, len) else { return Fast::Slow };
-        if run.len < len || run.fault.is_some() || maps.frozen {
+        if run.len < len || run.fault.is_some() || maps.gate != Gate::Open {
             return Fast::Slow;
         }
         match run.mapping {

@@ -76,14 +76,24 @@ pub(super) struct SliceImage {
     changes: u64,
 }
 
+/// Who may look things up.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Gate {
+    /// Everybody.
+    Open,
+    /// Requests that began before, by the slow way: they are waited for.
+    Closing,
+    /// Nobody: the image changes as a whole.
+    Closed,
+}
+
 /// The map.
 pub(super) struct Maps {
     pub(super) l1: Vec<u64>,
     pub(super) backing: Option<Arc<dyn Layer>>,
     /// Clones of it mark I/O to host clusters that were in use when it was handed out.
     pub(super) token: Arc<()>,
-    /// Fast answers are held back: somebody changes the image as a whole.
-    pub(super) frozen: bool,
+    pub(super) gate: Gate,
     slices: HashMap<u64, Slice, BuildHasherDefault<Mix>>,
     /// Most slices.
     capacity: usize,
@@ -98,7 +108,7 @@ impl Maps {
             l1,
             backing,
             token: Arc::new(()),
-            frozen: false,
+            gate: Gate::Open,
             slices: HashMap::default(),
             capacity,
             dirty: 0,
@@ -177,8 +187,8 @@ impl Maps {
         images
     }
 
-    /// Notes that `images` are on disk.
-    pub(super) fn written(&mut self, images: &[SliceImage]) {
+    /// Notes that these are on disk.
+    pub(super) fn written<'a>(&mut self, images: impl Iterator<Item = &'a SliceImage>) {
         for image in images {
             if let Some(slice) = self.slices.get_mut(&image.key) {
                 slice.clean = image.changes;

@@ -153,6 +153,8 @@ struct Alloc {
     lazy: bool,
     /// Somebody changes the image as a whole.
     alone: bool,
+    /// A change of the header failed: memory and disk may differ in what is where.
+    lost: bool,
     /// L1 entries that the disk does not have yet.
     unlinked: std::collections::BTreeSet<usize>,
 }

@@ -166,6 +166,7 @@ impl Qcow2 {
                 in_flight: Vec::new(),
                 lazy,
                 alone: false,
+                lost: false,
                 unlinked: Default::default(),
             }),
             settled: Condvar::new(),

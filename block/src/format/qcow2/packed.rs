@@ -4,7 +4,7 @@
 //! the last one written as long as nothing of that host cluster was freed, else in a new cluster.
 
 use super::entry::{ALL_ALLOCATED, Entry};
-use super::refcount::{Freed, Taken};
+use super::refcount::Freed;
 use super::{Alloc, Qcow2, lock, pack};
 use crate::error::{BlockError, ErrorKind};
 use crate::layer::write_all;
@@ -79,12 +79,13 @@ impl Qcow2 {
             alloc.counts.packed_end = end + len;
             return Ok(end);
         }
-        let Taken { offset, .. } = alloc.counts.take(file, 1)?;
-        let adjacent = shareable && offset == end + room;
-        if adjacent {
-            alloc.counts.add(file, shared << self.geometry.cluster_bits, 1)?;
+        let taken = alloc.counts.take(file, 1)?;
+        let adjacent = shareable && taken.offset == end + room;
+        if adjacent && let Err(e) = alloc.counts.add(file, shared << self.geometry.cluster_bits, 1) {
+            alloc.counts.untake(taken);
+            return Err(e);
         }
-        let start = if adjacent { end } else { offset };
+        let start = if adjacent { end } else { taken.offset };
         alloc.counts.packed_end = start + len;
         Ok(start)
     }

@@ -62,8 +62,6 @@ pub(super) struct Refcounts {
     pub(super) pending: Vec<Freed>,
     /// What lost its last name on disk.
     pub(super) batches: VecDeque<Batch>,
-    /// Something was taken since the last sync.
-    pub(super) taken_since_sync: bool,
     /// Host ranges (bytes) that must never be handed out, whatever the counts say.
     pub(super) fixed: Vec<Range<u64>>,
     /// The table moved: the header must be written.
@@ -98,7 +96,6 @@ impl Refcounts {
             packed_end: 0,
             pending: Vec::new(),
             batches: VecDeque::new(),
-            taken_since_sync: false,
             fixed: Vec::new(),
             table_moved: false,
         }
@@ -204,7 +201,6 @@ impl Refcounts {
             self.ensure_block(file, cluster / self.per_block())?;
             self.poke(cluster / self.per_block(), cluster % self.per_block(), count + 1);
         }
-        self.taken_since_sync = true;
         Ok(())
     }
 
@@ -216,7 +212,6 @@ impl Refcounts {
             // The cluster may soon be another's.
             self.packed_end = 0;
         }
-        let mut hole: Option<Range<u64>> = None;
         for cluster in first..first + freed.clusters {
             let count = self.get(file, cluster)?;
             if count == 0 {
@@ -224,7 +219,6 @@ impl Refcounts {
                 continue;
             }
             if count == 1 {
-                hole = Some(hole.map_or(cluster, |h| h.start)..cluster + 1);
                 self.cursor = self.cursor.min(cluster);
             }
             if count == 1 && freed.discard {
@@ -258,7 +252,6 @@ impl Refcounts {
         self.blocks.insert(number, block);
         self.table[number as usize] = offset;
         self.new_blocks.push(number);
-        self.taken_since_sync = true;
     }
 
     /// Moves the table to a larger place, in the region of block `number`, which nothing uses yet.
@@ -328,7 +321,6 @@ impl Refcounts {
             (first..first + count).for_each(|i| self.poke(number, i, 1));
             let fresh = offset >= self.written_end;
             self.written_end = self.written_end.max(offset + bytes);
-            self.taken_since_sync = true;
             return Ok(Taken { offset, clusters: count, fresh });
         }
     }
@@ -339,6 +331,9 @@ impl Refcounts {
             return self.take(file, 1);
         }
         let per = self.per_block();
+        if count >= per {
+            return self.take_regions(file, count);
+        }
         let mut start = self.cursor;
         let mut have = 0;
         while have < count {
@@ -359,7 +354,30 @@ impl Refcounts {
         let (offset, bytes) = (start << self.cluster_bits, count << self.cluster_bits);
         let fresh = offset >= self.written_end;
         self.written_end = self.written_end.max(offset + bytes);
-        self.taken_since_sync = true;
+        Ok(Taken { offset, clusters: count, fresh })
+    }
+
+    /// Takes a run that no region has room for beside its own block: whole new regions, their blocks first.
+    fn take_regions(&mut self, file: &dyn Layer, count: u64) -> Result<Taken, BlockError> {
+        let per = self.per_block();
+        let number = self.table.iter().rposition(|block| *block != 0).map_or(0, |last| last as u64 + 1);
+        let blocks = (1..).find(|blocks| blocks * per >= blocks + count).unwrap_or(1);
+        if number + blocks > self.table.len() as u64 {
+            // The larger table goes to the first new region; the run goes behind it.
+            self.grow_table(file, number)?;
+            return self.take_regions(file, count);
+        }
+        self.capacity = self.capacity.max(blocks as usize + 2);
+        self.make_room(file)?;
+        for n in number..number + blocks {
+            self.put_new_block(n, (number * per + n - number) << self.cluster_bits);
+        }
+        for used in 0..blocks + count {
+            self.poke(number + used / per, used % per, 1);
+        }
+        let offset = (number * per + blocks) << self.cluster_bits;
+        let fresh = (number * per) << self.cluster_bits >= self.written_end;
+        self.written_end = self.written_end.max(offset + (count << self.cluster_bits));
         Ok(Taken { offset, clusters: count, fresh })
     }
 

@@ -41,8 +41,7 @@ impl Qcow2 {
         }
         {
             let mut alloc = lock(&self.alloc);
-            write_all(self.file.as_ref(), &size.to_be_bytes(), 24)?;
-            self.file.flush()?;
+            self.switch_header(&mut alloc, 24, &size.to_be_bytes())?;
             alloc.header.size = size;
             self.size.store(size, Ordering::Release);
         }
@@ -88,7 +87,7 @@ impl Qcow2 {
         let disk = super::open::read_words(file, alloc.header.l1_offset, u64::from(alloc.header.l1_size))?;
         let mut bytes: Vec<u8> = disk.iter().flat_map(|e| e.to_be_bytes()).collect();
         bytes.resize((clusters * self.geometry.cluster()) as usize, 0);
-        write_all(file, &bytes, taken.offset)?;
+        write_all(file, &bytes, taken.offset).inspect_err(|_| alloc.counts.untake(taken))?;
         self.write_counts(&mut alloc)?;
         file.flush()?;
         let old = Freed {
@@ -98,8 +97,7 @@ impl Qcow2 {
         };
         let mut fields = (needed as u32).to_be_bytes().to_vec();
         fields.extend(taken.offset.to_be_bytes());
-        write_all(file, &fields, 36)?;
-        file.flush()?;
+        self.switch_header(&mut alloc, 36, &fields)?;
         alloc.header.l1_size = needed as u32;
         alloc.header.l1_offset = taken.offset;
         alloc.unlinked = unlinked;
@@ -122,7 +120,7 @@ impl Qcow2 {
         let mut at = range.start.next_multiple_of(g.cluster());
         while at < range.end {
             self.relieve()?;
-            let mut alloc = lock(&self.alloc);
+            let mut alloc = self.wait_settled(lock(&self.alloc), &(at..at + g.cluster()));
             self.ensure_table(&mut alloc, at)?;
             let end = g.slice_end(at).min(range.end.next_multiple_of(g.cluster()));
             let wanted = (end - at) / g.cluster();
@@ -130,10 +128,10 @@ impl Qcow2 {
                 (at, wanted)
             } else {
                 let taken = alloc.counts.take(self.file.as_ref(), wanted)?;
-                match how {
-                    Preallocation::Full => self.data.write_zeroes(taken.offset, taken.clusters * g.cluster(), false)?,
-                    _ if !taken.fresh => self.data.write_zeroes(taken.offset, taken.clusters * g.cluster(), true)?,
-                    _ => {}
+                if how == Preallocation::Full || !taken.fresh {
+                    let (bytes, unmap) = (taken.clusters * g.cluster(), how != Preallocation::Full);
+                    let zeroed = self.data.write_zeroes(taken.offset, bytes, unmap);
+                    zeroed.inspect_err(|_| alloc.counts.untake(taken))?;
                 }
                 (taken.offset, taken.clusters)
             };

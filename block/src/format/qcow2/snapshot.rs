@@ -182,8 +182,7 @@ impl Qcow2 {
             fields.extend(alloc.header.crypt_method.to_be_bytes());
             fields.extend((l1.len() as u32).to_be_bytes());
             fields.extend(new.to_be_bytes());
-            write_all(file, &fields, 24)?;
-            file.flush()?;
+            self.switch_header(alloc, 24, &fields)?;
             let old = std::mem::replace(&mut self.maps_mut().l1, l1);
             let (old_at, old_size) = (alloc.header.l1_offset, u64::from(alloc.header.l1_size));
             alloc.header.size = snapshot.disk_size;
@@ -271,7 +270,7 @@ impl Qcow2 {
         Ok(words.chunks_exact(step).map(|w| Entry { word: w[0], bitmap: w[step - 1] }).collect())
     }
 
-    /// Sets the copied flag of each active entry to what the counts say, on disk, and forgets the slices in memory.
+    /// Sets the copied flag of each active entry to what the counts say, on disk.
     fn refresh_copied(&self, alloc: &mut Alloc) -> Result<(), BlockError> {
         let g = self.geometry;
         let file = self.file.as_ref();
@@ -302,14 +301,12 @@ impl Qcow2 {
             }
         }
         file.flush()?;
-        let mut maps = self.maps_mut();
-        maps.l1 = l1;
-        maps.clear();
+        self.maps_mut().l1 = l1;
         Ok(())
     }
 
-    /// Writes bytes to clusters of their own; where.
-    fn write_table(&self, alloc: &mut Alloc, bytes: &[u8]) -> Result<u64, BlockError> {
+    /// Writes bytes to clusters of their own; where. No bytes are nowhere.
+    pub(super) fn write_table(&self, alloc: &mut Alloc, bytes: &[u8]) -> Result<u64, BlockError> {
         if bytes.is_empty() {
             return Ok(0);
         }
@@ -318,7 +315,7 @@ impl Qcow2 {
         let taken = alloc.counts.take_run(self.file.as_ref(), clusters)?;
         let mut whole = bytes.to_vec();
         whole.resize((clusters * cluster) as usize, 0);
-        write_all(self.file.as_ref(), &whole, taken.offset)?;
+        write_all(self.file.as_ref(), &whole, taken.offset).inspect_err(|_| alloc.counts.untake(taken))?;
         Ok(taken.offset)
     }
 
@@ -337,8 +334,7 @@ impl Qcow2 {
         file.flush()?;
         let mut fields = (list.len() as u32).to_be_bytes().to_vec();
         fields.extend(new.to_be_bytes());
-        write_all(file, &fields, 60)?;
-        file.flush()?;
+        self.switch_header(alloc, 60, &fields)?;
         alloc.header.snapshots = list.len() as u32;
         alloc.header.snapshots_offset = new;
         self.free_table(alloc, old, old_bytes)?;

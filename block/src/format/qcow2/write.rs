@@ -77,6 +77,7 @@ impl Qcow2 {
             return Ok(());
         }
         let mut alloc = lock(&self.alloc);
+        alloc.check_not_lost()?;
         if alloc.header.incompatible & incompatible::CORRUPT != 0 {
             return Err(super::header::corrupt("the image is marked corrupt and is not written to"));
         }
@@ -279,7 +280,9 @@ impl Qcow2 {
         let end = prepared.fill.end.min(at + cluster) - at;
         let (first, count) = (start / unit, (end - start) / unit);
         let filled = if count >= 32 { ALL_ALLOCATED } else { ((1 << count) - 1) << first };
-        (old.bitmap | filled) & !(filled << 32)
+        // Without a host cluster there was nothing allocated, whatever a foreign image claims.
+        let old = if prepared.taken.is_some() { old.bitmap & !ALL_ALLOCATED } else { old.bitmap };
+        (old | filled) & !(filled << 32)
     }
 
     /// Changes one entry in memory, reading its slice again if it was dropped.

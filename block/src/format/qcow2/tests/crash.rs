@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::rig::{Dice, Event, Recorder, image, mixes, qemu_check, reopen, rounds};
+use super::rig::{Dice, Event, Recorder, apply, image, mixes, qemu_check, reopen, rounds};
 use crate::format::qcow2::{CreateOptions, Qcow2, check};
 use crate::layer::{Layer, read_vec, write_all};
 use crate::protocol::memory::Memory;
@@ -91,16 +91,8 @@ fn record(seed: u64, options: &CreateOptions, backing: usize) -> (Vec<Op>, Vec<u
         recorder.note(Event::Mark(n + 1));
     }
     drop(disk);
-    let events = recorder.events.lock().unwrap().clone();
+    let events = recorder.events.lock().unwrap().drain(..).map(|(_, event)| event).collect();
     (ops, before, events)
-}
-
-fn apply(bytes: &Memory, event: &Event) {
-    match event {
-        Event::Write(at, data) => write_all(bytes, data, *at).unwrap(),
-        Event::Zero(at, len) => bytes.write_zeroes(*at, *len, true).unwrap(),
-        Event::Flush | Event::Mark(_) => {}
-    }
 }
 
 /// Opens what a crash left, checks it and compares it.
@@ -141,7 +133,7 @@ fn crash_everywhere(seed: u64, options: &CreateOptions, backing: usize) {
                 }
                 continue;
             }
-            Event::Flush => loose.drain(..).for_each(|event| apply(&durable, event)),
+            Event::Flush(_) => loose.drain(..).for_each(|event| apply(&durable, event)),
             Event::Write(..) | Event::Zero(..) => loose.push(event),
         }
         if known != (flushed, done) {

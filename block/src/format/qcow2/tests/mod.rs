@@ -1,6 +1,8 @@
 mod crash;
+mod crowd;
 mod hostile;
 mod model;
 mod packed;
 mod qemu;
+mod regress;
 mod rig;

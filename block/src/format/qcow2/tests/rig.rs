@@ -1,6 +1,7 @@
 //! What the tests stand on: option mixes, a random source, a store that records, a plain model of a disk.
 
 use std::any::Any;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
 use crate::error::BlockError;
@@ -55,34 +56,93 @@ pub(super) fn mixes(size: u64) -> Vec<CreateOptions> {
     ]
 }
 
-/// One change of the file.
+/// One change of a file.
 #[derive(Clone)]
 pub(super) enum Event {
     Write(u64, Vec<u8>),
     Zero(u64, u64),
-    Flush,
+    /// A sync that covers the file's changes among this many events.
+    Flush(usize),
     /// A mark of the test: this many operations of the guest are complete.
     Mark(usize),
 }
 
+/// Changes of several files (by number) in the order in which they happened.
+pub(super) type Log = Arc<Mutex<Vec<(usize, Event)>>>;
+
 /// A file in memory that notes every change.
 pub(super) struct Recorder {
     pub(super) memory: Memory,
-    pub(super) events: Mutex<Vec<Event>>,
+    pub(super) events: Log,
+    /// Which file of the log this is.
+    number: usize,
     /// Fails the call after this many.
     pub(super) fail_after: Mutex<Option<u64>>,
+    /// Fails one call in so many, if not 0.
+    pub(super) fail_one_in: AtomicU64,
+    /// Lets other threads come between: calls take their time.
+    pub(super) crowded: AtomicBool,
+    calls: AtomicU64,
+    /// Called once: before a write at this offset, after a read there.
+    pub(super) before_write: Mutex<Option<(u64, Call)>>,
+    pub(super) after_read: Mutex<Option<(u64, Call)>>,
+}
+
+/// What a test does at a certain moment.
+pub(super) type Call = Box<dyn FnOnce() + Send>;
+
+/// Takes the call out if it is meant for `offset`.
+fn due(call: &Mutex<Option<(u64, Call)>>, offset: u64) -> Option<Call> {
+    call.lock().unwrap().take_if(|(at, _)| *at == offset).map(|(_, call)| call)
 }
 
 impl Recorder {
     pub(super) fn new(bytes: Vec<u8>) -> Arc<Self> {
-        Arc::new(Self { memory: Memory::new(bytes), events: Mutex::default(), fail_after: Mutex::new(None) })
+        Self::numbered(bytes, 0, Log::default())
+    }
+
+    /// Another file in the same log.
+    pub(super) fn numbered(bytes: Vec<u8>, number: usize, events: Log) -> Arc<Self> {
+        Arc::new(Self {
+            memory: Memory::new(bytes),
+            events,
+            number,
+            fail_after: Mutex::new(None),
+            fail_one_in: AtomicU64::new(0),
+            crowded: AtomicBool::new(false),
+            calls: AtomicU64::new(0),
+            before_write: Mutex::new(None),
+            after_read: Mutex::new(None),
+        })
     }
 
     pub(super) fn note(&self, event: Event) {
-        self.events.lock().unwrap().push(event);
+        self.events.lock().unwrap().push((self.number, event));
+    }
+
+    /// Notes a change and makes it, as one.
+    fn change(&self, event: Event, make: impl FnOnce(&Memory) -> Result<(), BlockError>) -> Result<(), BlockError> {
+        let mut events = self.events.lock().unwrap();
+        events.push((self.number, event));
+        make(&self.memory)
+    }
+
+    /// Now and then another thread's turn.
+    fn step_aside(&self) {
+        if self.crowded.load(Ordering::Relaxed) {
+            match self.calls.fetch_add(1, Ordering::Relaxed).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 61 {
+                0 => std::thread::sleep(std::time::Duration::from_micros(40)),
+                _ => std::thread::yield_now(),
+            }
+        }
     }
 
     fn maybe_fail(&self) -> Result<(), BlockError> {
+        self.step_aside();
+        let one_in = self.fail_one_in.load(Ordering::Relaxed);
+        if one_in > 0 && self.calls.fetch_add(1, Ordering::Relaxed) % one_in == one_in - 1 {
+            return Err(BlockError::io("injected", std::io::Error::from_raw_os_error(libc::EIO)));
+        }
         let mut left = self.fail_after.lock().unwrap();
         match left.as_mut() {
             Some(0) => {
@@ -110,26 +170,32 @@ impl Layer for Recorder {
     }
     fn read(&self, into: Sink<'_>, offset: u64) -> Result<(), BlockError> {
         self.maybe_fail()?;
-        self.memory.read(into, offset)
+        self.memory.read(into, offset)?;
+        due(&self.after_read, offset).into_iter().for_each(|call| call());
+        self.step_aside();
+        Ok(())
     }
     fn write(&self, from: Source<'_>, offset: u64) -> Result<(), BlockError> {
         self.maybe_fail()?;
-        self.note(Event::Write(offset, from.to_vec()));
-        self.memory.write(from, offset)
+        due(&self.before_write, offset).into_iter().for_each(|call| call());
+        self.change(Event::Write(offset, from.to_vec()), |memory| memory.write(from, offset))?;
+        self.step_aside();
+        Ok(())
     }
     fn flush(&self) -> Result<(), BlockError> {
+        // What is written while a sync goes on is not covered by it.
+        let covered = self.events.lock().unwrap().len();
         self.maybe_fail()?;
-        self.note(Event::Flush);
+        self.note(Event::Flush(covered));
         Ok(())
     }
     fn discard(&self, offset: u64, len: u64) -> Result<(), BlockError> {
-        self.note(Event::Zero(offset, len));
-        self.memory.discard(offset, len)
+        self.step_aside();
+        self.change(Event::Zero(offset, len), |memory| memory.discard(offset, len))
     }
     fn write_zeroes(&self, offset: u64, len: u64, unmap: bool) -> Result<(), BlockError> {
         self.maybe_fail()?;
-        self.note(Event::Zero(offset, len));
-        self.memory.write_zeroes(offset, len, unmap)
+        self.change(Event::Zero(offset, len), |memory| memory.write_zeroes(offset, len, unmap))
     }
     fn status(&self, offset: u64, len: u64) -> Result<Status, BlockError> {
         self.memory.status(offset, len)
@@ -139,6 +205,16 @@ impl Layer for Recorder {
     }
     fn as_any(&self) -> &dyn Any {
         self
+    }
+}
+
+/// Makes a recorded change again.
+pub(super) fn apply(bytes: &Memory, event: &Event) {
+    match event {
+        Event::Write(at, data) => crate::layer::write_all(bytes, data, *at).unwrap(),
+        // Where the file does not reach yet, there is nothing to zero: a hole grows no file.
+        Event::Zero(at, len) => bytes.discard(*at, *len).unwrap(),
+        Event::Flush(_) | Event::Mark(_) => {}
     }
 }
 

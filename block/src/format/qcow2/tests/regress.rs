@@ -1,0 +1,205 @@
+//! One test for each fault that was found by reading or by chance.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::channel;
+use std::time::Duration;
+
+use super::rig::{image, qemu_check, reopen};
+use crate::format::qcow2::CreateOptions;
+use crate::layer::{Layer, Preallocation, read_vec, write_all};
+use crate::protocol::file::{FileOptions, HostFile};
+
+const CLUSTER: u64 = 4096;
+
+fn small(size: u64) -> CreateOptions {
+    CreateOptions { size, cluster_size: CLUSTER, ..CreateOptions::default() }
+}
+
+#[test]
+fn compressed_cluster_in_the_place_of_one_that_a_snapshot_took_away_is_unpacked_anew() {
+    let (_, disk) = image(&small(1 << 20), 0);
+    let packed = |byte: u8| disk.pack_cluster(&[byte; CLUSTER as usize]).unwrap().unwrap();
+    disk.snapshot_create("empty", (0, 0)).unwrap();
+    disk.write_packed(0, &packed(1)).unwrap();
+    assert_eq!(read_vec(disk.as_ref(), 0, 512).unwrap(), [1; 512]);
+
+    disk.snapshot_apply("empty").unwrap();
+    // The new table and these data take the places before it.
+    write_all(disk.as_ref(), &[3; CLUSTER as usize], CLUSTER).unwrap();
+    disk.write_packed(0, &packed(2)).unwrap();
+
+    assert_eq!(read_vec(disk.as_ref(), 0, 512).unwrap(), [2; 512]);
+}
+
+#[test]
+fn reads_beside_snapshots_see_the_disk_before_or_after_and_nothing_else() {
+    let (recorder, disk) = image(&small(4 << 20), 0);
+    drop(disk);
+    let disk = Arc::new(reopen(recorder.clone(), 0).unwrap());
+    for n in 0..256u64 {
+        write_all(disk.as_ref(), &[n as u8; 512], n * 4 * CLUSTER).unwrap();
+    }
+    disk.snapshot_create("base", (0, 0)).unwrap();
+    recorder.crowded.store(true, Ordering::Relaxed);
+    let stop = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        for reader in 0..3u64 {
+            let (disk, stop) = (&disk, &stop);
+            scope.spawn(move || {
+                for n in (reader..).step_by(7).map(|n| n % 256) {
+                    let read = read_vec(disk.as_ref(), n * 4 * CLUSTER, 512).unwrap();
+                    assert!(read == [n as u8; 512] || read == [!(n as u8); 512], "{n}: {:x}", read[0]);
+                    if stop.load(Ordering::Relaxed) {
+                        return;
+                    }
+                }
+            });
+        }
+        for round in 0..30u64 {
+            for n in (round % 5..256).step_by(5) {
+                write_all(disk.as_ref(), &[!(n as u8); 512], n * 4 * CLUSTER).unwrap();
+            }
+            let name = format!("round {round}");
+            disk.snapshot_create(&name, (0, 0)).unwrap();
+            disk.snapshot_apply("base").unwrap();
+            disk.snapshot_delete(&name).unwrap();
+        }
+        stop.store(true, Ordering::Relaxed);
+    });
+    // Flags that were read at the wrong moment would have sent a write into the snapshot.
+    disk.snapshot_apply("base").unwrap();
+    for n in 0..256u64 {
+        assert_eq!(read_vec(disk.as_ref(), n * 4 * CLUSTER, 512).unwrap(), [n as u8; 512], "{n}");
+    }
+    drop(disk);
+    let (code, text) = qemu_check(&recorder.memory.bytes());
+    assert_eq!(code, 0, "{text}");
+}
+
+#[test]
+fn slice_that_is_looked_up_while_a_snapshot_is_made_shows_that_its_clusters_are_shared() {
+    let (recorder, disk) = image(&small(1 << 20), 0);
+    write_all(disk.as_ref(), &[1; 512], 0).unwrap();
+    let table = disk.maps().l1[0] & super::super::entry::OFFSET;
+    drop(disk);
+    let disk = Arc::new(reopen(recorder.clone(), 0).unwrap());
+    let ((go, start), (told, seen), (end, ended)) = (channel(), channel(), channel::<()>());
+    // The reader comes just before the table is written without its copied flags, and holds on to what it read.
+    let (other, long) = (recorder.clone(), Duration::from_millis(300));
+    let hold = move || {
+        let _ = told.send(());
+        let _ = ended.recv_timeout(2 * long);
+    };
+    let come = move || {
+        *other.after_read.lock().unwrap() = Some((table, Box::new(hold)));
+        go.send(()).unwrap();
+        let _ = seen.recv_timeout(long);
+    };
+    *recorder.before_write.lock().unwrap() = Some((table, Box::new(come)));
+    std::thread::scope(|scope| {
+        let reader = disk.clone();
+        scope.spawn(move || {
+            start.recv().unwrap();
+            assert_eq!(read_vec(reader.as_ref(), 0, 512).unwrap(), [1; 512]);
+        });
+        disk.snapshot_create("s", (0, 0)).unwrap();
+        let _ = end.send(());
+    });
+
+    write_all(disk.as_ref(), &[2; 512], 0).unwrap();
+    disk.snapshot_apply("s").unwrap();
+
+    assert_eq!(read_vec(disk.as_ref(), 0, 512).unwrap(), [1; 512]);
+}
+
+#[test]
+fn header_change_that_fails_half_way_ends_all_writing_and_keeps_what_was_flushed() {
+    let mut seen = 0;
+    for call in 0.. {
+        let (recorder, disk) = image(&small(1 << 20), 0);
+        write_all(disk.as_ref(), &[1; 20_000], 0).unwrap();
+        disk.snapshot_create("one", (0, 0)).unwrap();
+        write_all(disk.as_ref(), &[2; 20_000], 0).unwrap();
+        disk.flush().unwrap();
+        *recorder.fail_after.lock().unwrap() = Some(call);
+        let applied = disk.snapshot_apply("one").is_ok();
+        if recorder.fail_after.lock().unwrap().take().is_some() {
+            break;
+        }
+        let written = write_all(disk.as_ref(), &[3; 20_000], 40_960).and_then(|()| disk.flush()).is_ok();
+        seen += usize::from(!written);
+        drop(disk);
+
+        let disk = reopen(recorder.clone(), 0).unwrap();
+        let read = read_vec(&disk, 0, 20_000).unwrap();
+        assert!(read == [1; 20_000] || (!applied && read == [2; 20_000]), "call {call}: {:x}", read[0]);
+        let after = read_vec(&disk, 40_960, 20_000).unwrap();
+        assert_eq!(after == [3; 20_000], written, "call {call}");
+    }
+    assert!(seen > 0, "no failure hit the header");
+}
+
+#[test]
+fn disk_with_tiny_clusters_grows_to_an_l1_table_longer_than_a_count_blocks_region() {
+    for refcount_bits in [16, 64] {
+        let options = CreateOptions { size: 1 << 20, cluster_size: 512, refcount_bits, ..CreateOptions::default() };
+        let (recorder, disk) = image(&options, 0);
+        write_all(disk.as_ref(), &[7; 100_000], 500_000).unwrap();
+
+        disk.resize(4 << 30, Preallocation::Off).unwrap();
+
+        write_all(disk.as_ref(), &[9; 512], (4 << 30) - 512).unwrap();
+        assert_eq!(read_vec(disk.as_ref(), 500_000, 100_000).unwrap(), vec![7; 100_000]);
+        assert_eq!(read_vec(disk.as_ref(), (4 << 30) - 512, 512).unwrap(), [9; 512]);
+        drop(disk);
+        let (code, text) = qemu_check(&recorder.memory.bytes());
+        assert_eq!(code, 0, "{text}");
+    }
+}
+
+/// A file on the disk of the build folder, opened for direct I/O; none where the file system has none.
+fn direct_file(folder: &tempfile::TempDir) -> Option<HostFile> {
+    let path = folder.path().join("direct");
+    std::fs::write(&path, []).unwrap();
+    HostFile::open(&path, FileOptions { direct: true, ..FileOptions::default() }).ok()
+}
+
+#[test]
+fn direct_writes_that_end_within_a_unit_cut_off_nothing_behind_them() {
+    let folder = tempfile::tempdir_in(env!("CARGO_MANIFEST_DIR")).unwrap();
+    let Some(file) = direct_file(&folder) else { return };
+    std::thread::scope(|scope| {
+        for thread in 0..4u64 {
+            let file = &file;
+            // Each writes its own pieces of the growing file; those of the first two end within a unit.
+            let len = if thread < 2 { 3000 } else { 4096 };
+            scope.spawn(move || {
+                for n in 0..300 {
+                    write_all(file, &vec![thread as u8 + 1; len], (n * 4 + thread) * 4096).unwrap();
+                }
+            });
+        }
+    });
+    for piece in 0..1200u64 {
+        let (thread, len) = (piece % 4, if piece % 4 < 2 { 3000 } else { 4096 });
+        assert_eq!(read_vec(&file, piece * 4096, len).unwrap(), vec![thread as u8 + 1; len], "piece {piece}");
+    }
+}
+
+#[test]
+fn direct_zeroes_stay_beside_writes_to_the_same_unit() {
+    let folder = tempfile::tempdir_in(env!("CARGO_MANIFEST_DIR")).unwrap();
+    let Some(file) = direct_file(&folder) else { return };
+    for _ in 0..50 {
+        write_all(&file, &[5; 64 << 10], 0).unwrap();
+        std::thread::scope(|scope| {
+            scope.spawn(|| (0..16).for_each(|n| write_all(&file, &[6; 100], n * 4096).unwrap()));
+            scope.spawn(|| (0..16).for_each(|n| file.write_zeroes(n * 4096 + 100, 300, false).unwrap()));
+        });
+        for n in 0..16u64 {
+            let read = read_vec(&file, n * 4096, 512).unwrap();
+            assert!(read[..100] == [6; 100] && read[100..400] == [0; 300] && read[400..] == [5; 112], "{n}");
+        }
+    }
+}
