@@ -365,14 +365,14 @@ fn change_in_turn(dice: &mut Dice, name: &str, path: &std::path::Path, model: &m
                 if by_qemu {
                     snapshot("-a", n);
                 } else {
-                    open(path).snapshot_apply(&format!("s{n}")).unwrap()
+                    open(path).snapshot_apply(&format!("s{n}")).unwrap();
                 }
                 model.clone_from(&kept[n]);
             } else {
                 if by_qemu {
                     snapshot("-d", n);
                 } else {
-                    open(path).snapshot_delete(&format!("s{n}")).unwrap()
+                    open(path).snapshot_delete(&format!("s{n}")).unwrap();
                 }
                 kept.pop();
             }
