@@ -10,7 +10,7 @@ use seccompiler::{BpfMap, TargetArch, compile_from_json};
 
 /// File name, and the `ThreadKind` it is for.
 const KINDS: &[(&str, &str)] =
-    &[("main", "Main"), ("vcpu", "Vcpu"), ("disk", "Disk"), ("console", "Console"), ("timer", "Timer")];
+    &[("main", "Main"), ("vcpu", "Vcpu"), ("disk", "Disk"), ("console", "Console"), ("timer", "Timer"), ("nbd", "Nbd")];
 
 fn main() {
     let out = PathBuf::from(env::var_os("OUT_DIR").expect("cargo sets OUT_DIR")).join("seccomp.rs");

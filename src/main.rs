@@ -20,7 +20,9 @@ fn main() -> ExitCode {
     let verb = args.first().and_then(|verb| verb.to_str()).unwrap_or_default();
     match (program.as_str(), verb) {
         (IMAGE_TOOL, _) => img::main(IMAGE_TOOL, args),
+        (NBD_SERVER, _) => img::nbd::main(NBD_SERVER, args),
         (_, "img") => img::main("rhea img", args.split_off(1)),
+        (_, "nbd") => img::nbd::main("rhea nbd", args.split_off(1)),
         (_, "ctl") => control(&args),
         _ => machine(&program, args),
     }
@@ -28,6 +30,9 @@ fn main() -> ExitCode {
 
 /// The name under which the program is the image tool and nothing else.
 const IMAGE_TOOL: &str = "qemu-img";
+
+/// The name under which it is the NBD server.
+const NBD_SERVER: &str = "qemu-nbd";
 
 /// The last part of the path that the program was called by.
 fn program_name(path: Option<&OsStr>) -> String {

@@ -9,6 +9,7 @@ pub mod image;
 pub mod layer;
 pub mod lock;
 pub mod mem;
+pub mod nbd;
 pub mod ops;
 mod pool;
 pub mod probe;

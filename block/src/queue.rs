@@ -250,7 +250,7 @@ impl DiskQueue {
         let layer = self.layer.clone();
         let (returned, meeting) = (self.returned.clone(), self.meeting.clone());
         let write_through = !self.shared.write_cache.load(Ordering::Relaxed);
-        pool::run(Box::new(move || {
+        pool::DISKS.run(Box::new(move || {
             let result = perform(layer.as_ref(), &request, write_through).map_err(|e| errno_of(&e));
             drop((pass, layer));
             returned.lock().unwrap_or_else(PoisonError::into_inner).push(Returned { index, request, result });

@@ -7,8 +7,10 @@ use serde::{Deserialize, Serialize};
 
 use crate::format;
 
+mod nbd;
 mod text;
 
+pub use nbd::SocketAddress;
 pub use text::{Backing, FileRef, NodeRef};
 
 /// `discard`: what happens to discards.
@@ -229,6 +231,36 @@ driver! {
 }
 
 driver! {
+    /// Driver `nbd`. The server is `server`, or in the older words `host` and `port`, or `path`.
+    Nbd {
+        /// Where the server is.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        server: Option<SocketAddress>,
+        /// Host of a server on TCP.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        host: Option<String>,
+        /// Its port (10809).
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        port: Option<String>,
+        /// Path of a server's Unix socket.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        path: Option<String>,
+        /// Name of the export; not said means the default one.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        export: Option<String>,
+        /// Credentials for TLS: refused.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        tls_creds: Option<String>,
+        /// Seconds for which requests wait for a server that went away (0: they fail).
+        #[serde(default, deserialize_with = "text::size", skip_serializing_if = "Option::is_none")]
+        reconnect_delay: Option<u64>,
+        /// Seconds for which opening tries again to reach the server (0: once).
+        #[serde(default, deserialize_with = "text::size", skip_serializing_if = "Option::is_none")]
+        open_timeout: Option<u64>,
+    }
+}
+
+driver! {
     /// The formats that are only read: `parallels`, `qed`, `vdi`, `vhdx`, `vmdk`, `vpc`.
     Foreign {
         /// The node beneath.
@@ -255,6 +287,8 @@ pub enum BlockdevSpec {
     NullAio(Null),
     #[serde(rename = "copy-on-read")]
     CopyOnRead(CopyOnRead),
+    #[serde(rename = "nbd")]
+    Nbd(Box<Nbd>),
     #[serde(rename = "parallels")]
     Parallels(Foreign),
     #[serde(rename = "qed")]
@@ -271,10 +305,11 @@ pub enum BlockdevSpec {
 
 impl BlockdevSpec {
     /// The drivers that can be asked for.
-    pub const DRIVERS: [&'static str; 13] = [
+    pub const DRIVERS: [&'static str; 14] = [
         "copy-on-read",
         "file",
         "host_device",
+        "nbd",
         "null-aio",
         "null-co",
         "parallels",
@@ -323,6 +358,7 @@ impl BlockdevSpec {
             Self::Qcow2(spec) => spec.common(),
             Self::NullCo(spec) | Self::NullAio(spec) => spec.common(),
             Self::CopyOnRead(spec) => spec.common(),
+            Self::Nbd(spec) => spec.common(),
             Self::Parallels(spec)
             | Self::Qed(spec)
             | Self::Vdi(spec)

@@ -5,7 +5,7 @@
 use std::fs::File;
 use std::io;
 use std::ops::Range;
-use std::os::fd::{AsRawFd, BorrowedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 
 use crate::mem::{Sink, Source};
 
@@ -157,6 +157,14 @@ pub(crate) fn wait_readable(fd: BorrowedFd<'_>) {
     let mut poll = libc::pollfd { fd: fd.as_raw_fd(), events: libc::POLLIN, revents: 0 };
     // SAFETY: one entry, writable.
     unsafe { libc::poll(&raw mut poll, 1, -1) };
+}
+
+/// Waits until one of the two can be read.
+pub(crate) fn wait_either(one: &impl AsFd, other: &impl AsRawFd) {
+    let poll = |fd| libc::pollfd { fd, events: libc::POLLIN, revents: 0 };
+    let mut polls = [poll(one.as_fd().as_raw_fd()), poll(other.as_raw_fd())];
+    // SAFETY: two entries, writable.
+    unsafe { libc::poll(polls.as_mut_ptr(), 2, -1) };
 }
 
 /// Borrows a descriptor that `owner` keeps open.

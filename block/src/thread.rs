@@ -20,6 +20,8 @@ pub enum ThreadKind {
     Console,
     /// Fires the timers of devices.
     Timer,
+    /// Speaks with other machines for disks: NBD, both ends.
+    Nbd,
 }
 
 static HOOK: OnceLock<fn(ThreadKind)> = OnceLock::new();

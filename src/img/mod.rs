@@ -25,6 +25,7 @@ mod info;
 mod keyval;
 mod map;
 mod measure;
+pub mod nbd;
 mod open;
 mod output;
 mod progress;

@@ -1,11 +1,10 @@
 //! From what the user calls an image to an open node: a file name with or without a format, or `--image-opts`.
 
-use std::os::unix::fs::FileTypeExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use rhea_block::format::Foreign;
-use rhea_block::graph::{CacheMode, Graph, Node};
+use rhea_block::graph::{CacheMode, Graph, Node, by_name};
 use rhea_block::layer::{Layer, read_vec};
 use rhea_block::spec::{self, Aio, Backing, BlockdevSpec, Cache, Discard, NodeRef};
 use rhea_block::{BlockError, probe};
@@ -138,7 +137,7 @@ pub(super) fn open_on(
     if want.image_opts {
         return open_options(graph, name, want);
     }
-    let file = graph.add(&file_spec(plain_name(name)?, want)).map_err(fail)?;
+    let file = graph.add(&file_spec(name, want)?).map_err(fail)?;
     let format = match want.format {
         Some(format) => format.to_owned(),
         None => probed(file.layer().as_ref()).map_err(fail)?.unwrap_or_else(|| "raw".to_owned()),
@@ -188,7 +187,7 @@ pub(super) fn open_file(name: &str, want: Want<'_>) -> Result<FileBelow, ImgErro
             .map_err(|e| ImgError::Said(format!("Could not open '{name}': {e}")))?;
         (graph.add(&spec).map_err(fail)?, driver)
     } else {
-        (graph.add(&file_spec(plain_name(name)?, want)).map_err(fail)?, want.format.map(str::to_owned))
+        (graph.add(&file_spec(name, want)?).map_err(fail)?, want.format.map(str::to_owned))
     };
     let format = match given {
         Some(format) => format,
@@ -213,11 +212,12 @@ pub(super) fn plain_name(name: &str) -> Result<&str, ImgError> {
     }
 }
 
-/// The node for the file itself.
-fn file_spec(path: &str, want: Want<'_>) -> BlockdevSpec {
-    let device = std::fs::metadata(path).is_ok_and(|m| m.file_type().is_block_device());
+/// The node for the file itself, or for the export of a server that the name means.
+fn file_spec(name: &str, want: Want<'_>) -> Result<BlockdevSpec, ImgError> {
+    let exists = Path::new(name).exists();
     let file = spec::File {
-        filename: path.to_owned(),
+        // A file that is there is meant, whatever its name looks like.
+        filename: if exists { format!("file:{name}") } else { name.to_owned() },
         read_only: Some(!want.write),
         force_share: Some(want.force_share),
         discard: Some(Discard::Unmap),
@@ -225,7 +225,7 @@ fn file_spec(path: &str, want: Want<'_>) -> BlockdevSpec {
         aio: want.aio,
         ..spec::File::default()
     };
-    if device { BlockdevSpec::HostDevice(file) } else { BlockdevSpec::File(file) }
+    by_name(file).map_err(ImgError::block(format!("Could not open '{name}'")))
 }
 
 fn cache(want: Want<'_>) -> Cache {

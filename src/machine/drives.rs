@@ -1,8 +1,12 @@
 //! Disks of the command line: `-drive` and `-blockdev` as nodes of the block graph.
 
+use std::sync::Arc;
+use std::time::Duration;
+
 use rhea_block::BlockError;
 use rhea_block::graph::{CacheMode, DriveSpec as Opening, Graph};
 use rhea_block::spec::{self as block, BlockdevSpec};
+use rhea_block::thread::{self, ThreadKind};
 use thiserror::Error;
 
 use crate::board::plan::DrivePlan;
@@ -69,6 +73,23 @@ pub(super) fn open_drives(graph: &Graph, all: &[DriveSpec], snapshot: bool) -> R
         opened.push(open_drive(graph, index, drive, snapshot)?);
     }
     Ok(opened)
+}
+
+/// How long servers of disks may take for the last writes.
+const LAST_WRITES: Duration = Duration::from_secs(10);
+
+/// A server that stays silent does not keep the process for ever: requests that it has not answered in time fail.
+pub(super) fn bound_waiting(graph: &Arc<Graph>) {
+    let graph = Arc::downgrade(graph);
+    let watch = move || {
+        std::thread::sleep(LAST_WRITES);
+        if let Some(graph) = graph.upgrade() {
+            graph.give_up_on_servers();
+        }
+    };
+    if let Err(error) = thread::spawn(ThreadKind::Nbd, "last-writes", watch) {
+        log::warn!("cannot bound the time of the last writes: {error}");
+    }
 }
 
 /// PIIX3 has two channels.

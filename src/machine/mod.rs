@@ -19,7 +19,7 @@ mod query;
 mod signals;
 pub mod start;
 
-pub use signals::block as block_signals;
+pub use signals::{block as block_signals, wait as wait_for_signal};
 
 use std::collections::BTreeMap;
 use std::io;

@@ -4,6 +4,8 @@ use std::io;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::{fs, mem, ptr};
 
+use rustix::event::{PollFd, PollFlags, poll};
+
 const SIGNALS: [i32; 3] = [libc::SIGINT, libc::SIGTERM, libc::SIGHUP];
 
 /// The descriptor that signals arrive on.
@@ -25,6 +27,22 @@ pub fn block() -> io::Result<()> {
     // SAFETY: `set` is a valid mask; the old one is not asked for.
     let refused = unsafe { libc::pthread_sigmask(libc::SIG_BLOCK, &set(), ptr::null_mut()) };
     if refused == 0 { Ok(()) } else { Err(io::Error::from_raw_os_error(refused)) }
+}
+
+/// Waits for one of the blocked signals, for programs that have nothing else to do.
+///
+/// # Errors
+/// When the kernel gives no descriptor.
+pub fn wait() -> io::Result<()> {
+    let signals = Signals::new()?;
+    let mut fds = [PollFd::new(&signals.0, PollFlags::IN)];
+    while signals.take().is_none() {
+        match poll(&mut fds, None) {
+            Err(rustix::io::Errno::INTR) => {}
+            polled => drop(polled?),
+        }
+    }
+    Ok(())
 }
 
 #[expect(unsafe_code, reason = "signal sets have no safe wrapper")]

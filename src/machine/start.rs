@@ -217,6 +217,7 @@ impl Session<'_> {
             seccomp::confine(ThreadKind::Main)?;
         }
         let ending = machine.run(spec.start_paused);
+        drives::bound_waiting(&graph);
         // The guest's last writes reach the disk before anyone is told that it is over.
         drop(machine);
         if let Err(error) = graph.close_all() {

@@ -12,6 +12,7 @@ const KINDS: &[(&str, ThreadKind)] = &[
     ("disk", ThreadKind::Disk),
     ("console", ThreadKind::Console),
     ("timer", ThreadKind::Timer),
+    ("nbd", ThreadKind::Nbd),
 ];
 
 /// Runs [`child`] in a process of its own.
@@ -73,6 +74,11 @@ fn forbidden_call_in_console_thread_ends_process_with_a_line() {
 #[test]
 fn forbidden_call_in_timer_thread_ends_process_with_a_line() {
     assert_ends_with_a_line("timer");
+}
+
+#[test]
+fn forbidden_call_in_nbd_thread_ends_process_with_a_line() {
+    assert_ends_with_a_line("nbd");
 }
 
 #[test]

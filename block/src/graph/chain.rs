@@ -3,7 +3,8 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use super::drive::{check_protocol, probe_layer};
+use super::drive::probe_layer;
+use super::named::{check_protocol, in_file_system};
 use super::open::{Inherited, Parts, Settings, Trail};
 use super::{Graph, Node};
 use crate::error::{BlockError, ErrorKind};
@@ -136,10 +137,7 @@ impl Graph {
 }
 
 fn file_spec(path: &Path) -> BlockdevSpec {
-    let filename = path.display().to_string();
-    let device = std::fs::metadata(path).is_ok_and(|m| std::os::unix::fs::FileTypeExt::is_block_device(&m.file_type()));
-    let file = spec::File { filename, ..spec::File::default() };
-    if device { BlockdevSpec::HostDevice(file) } else { BlockdevSpec::File(file) }
+    in_file_system(spec::File { filename: path.display().to_string(), ..spec::File::default() })
 }
 
 /// The path that `name`, found in the header of the image at `image`, means.

@@ -3,6 +3,7 @@
 use std::path::Path;
 use std::sync::Arc;
 
+use super::named::by_name;
 use super::{Graph, Node};
 use crate::error::{BlockError, ErrorKind};
 use crate::layer::Layer;
@@ -104,14 +105,10 @@ impl Graph {
     /// # Errors
     /// As [`Graph::add`], and when the format is none of ours.
     pub fn open_drive(&self, drive: &DriveSpec) -> Result<OpenedDrive, BlockError> {
-        let path = drive.file.strip_prefix("file:").unwrap_or(&drive.file);
-        check_protocol(path)?;
-        let device =
-            std::fs::metadata(path).is_ok_and(|m| std::os::unix::fs::FileTypeExt::is_block_device(&m.file_type()));
         // Beneath a throw-away overlay nothing is written.
         let read_only = drive.read_only || drive.snapshot;
         let file = spec::File {
-            filename: path.to_owned(),
+            filename: drive.file.clone(),
             aio: drive.aio,
             locking: drive.locking,
             read_only: Some(read_only),
@@ -121,7 +118,7 @@ impl Graph {
             cache: Some(Cache { direct: Some(drive.direct), no_flush: Some(drive.no_flush) }),
             ..spec::File::default()
         };
-        let file = self.add(&if device { BlockdevSpec::HostDevice(file) } else { BlockdevSpec::File(file) })?;
+        let file = self.add(&by_name(file)?)?;
         let below = file.name().to_owned();
         let opened = self
             .open_format(drive, read_only, &file)
@@ -195,20 +192,6 @@ impl Graph {
         };
         Ok(OpenedDrive { node, warning })
     }
-}
-
-/// Refuses names that ask for something else than a file.
-pub(super) fn check_protocol(name: &str) -> Result<(), BlockError> {
-    if name.starts_with("json:") {
-        let text = "file names of the form json:{...} are not followed: define the node with -blockdev";
-        return Err(BlockError::new(ErrorKind::Unsupported, text));
-    }
-    let scheme = name.split_once(':').map(|(scheme, _)| scheme);
-    if let Some(scheme) = scheme.filter(|s| !s.is_empty() && !s.contains('/') && *s != "file") {
-        let text = format!("Unknown protocol '{scheme}' in '{name}' (write ./{name} for a file of that name)");
-        return Err(BlockError::new(ErrorKind::Unsupported, text));
-    }
-    Ok(())
 }
 
 /// What the content of `layer` looks like.

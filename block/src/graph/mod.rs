@@ -12,17 +12,20 @@ use crate::disk::Disk;
 use crate::error::{BlockError, ErrorKind};
 use crate::layer::Layer;
 use crate::lock::Access;
+use crate::nbd::NbdClient;
 use crate::protocol::file::HostFile;
 use crate::spec::{BlockdevSpec, DetectZeroes};
 
 mod chain;
 mod drive;
 mod info;
+mod named;
 mod open;
 mod throw_away;
 
 pub use drive::{CacheMode, DriveSpec, OpenedDrive};
 pub use info::{CacheInfo, ChildInfo, ImageDetails, NodeInfo};
+pub use named::by_name;
 pub use open::Inherited;
 
 use open::Trail;
@@ -188,6 +191,14 @@ impl Graph {
         let nodes = self.nodes();
         let top = |node: &&Arc<Node>| !nodes.iter().any(|above| is_child(above, node));
         nodes.iter().filter(top).map(|node| node.layer.close()).fold(Ok(()), Result::and)
+    }
+
+    /// Stops waiting for other machines: what needs them fails from now on. For the end of the process, after a time in
+    /// which they could have answered.
+    pub fn give_up_on_servers(&self) {
+        let nodes = self.nodes();
+        let clients = nodes.iter().filter_map(|node| node.layer.as_any().downcast_ref::<NbdClient>());
+        clients.for_each(NbdClient::give_up);
     }
 
     /// Gives the node named `name` to a front end.

@@ -12,6 +12,7 @@ use crate::filter::policy::Policy;
 use crate::format::raw::Raw;
 use crate::layer::Layer;
 use crate::lock::Access;
+use crate::nbd::{ClientOptions, NbdClient};
 use crate::protocol::file::{FileOptions, HostFile};
 use crate::protocol::null::Null;
 use crate::queue::ring_available;
@@ -212,6 +213,7 @@ impl Graph {
                 let layer = Arc::new(CopyOnRead::new(file.layer.clone())?);
                 Ok(Parts { layer, filename: file.filename.clone(), children: vec![("file", file)] })
             }
+            BlockdevSpec::Nbd(nbd) => open_nbd(nbd, settings),
             BlockdevSpec::Parallels(foreign)
             | BlockdevSpec::Qed(foreign)
             | BlockdevSpec::Vdi(foreign)
@@ -264,6 +266,20 @@ fn open_file(spec: &spec::File, settings: &Settings, device: bool) -> Result<Par
         return Err(BlockError::new(ErrorKind::Invalid, text));
     }
     Ok(Parts { layer: Arc::new(file), filename: path.to_owned(), children: Vec::new() })
+}
+
+fn open_nbd(spec: &spec::Nbd, settings: &Settings) -> Result<Parts, BlockError> {
+    let name = spec.name()?;
+    let (open_timeout, reconnect_delay) = spec.waits()?;
+    let filename = PathBuf::from(name.to_string());
+    let options = ClientOptions {
+        read_only: settings.read_only,
+        auto_read_only: settings.auto_read_only,
+        open_timeout,
+        reconnect_delay,
+    };
+    let layer = Arc::new(NbdClient::open(name, options)?);
+    Ok(Parts { layer, filename, children: Vec::new() })
 }
 
 fn open_null(driver: &'static str, spec: &spec::Null, settings: &Settings) -> Parts {

@@ -1,0 +1,241 @@
+//! The server: exports of nodes for clients on other machines.
+//!
+//! ```text
+//!   nbd-server ── accepts, never more than the limit
+//!     └─ nbd-client-N ── handshake within 10 s, then reads requests
+//!          ├─ disk workers ── do them
+//!          └─ nbd-reply ── writes replies
+//! ```
+
+use std::collections::BTreeMap;
+use std::io;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread::JoinHandle;
+
+use vmm_sys_util::eventfd::{EFD_CLOEXEC, EventFd};
+
+mod export;
+mod negotiate;
+mod serve;
+#[cfg(test)]
+mod tests;
+
+pub use export::Export;
+
+use super::socket::{Listener, Socket};
+use crate::error::{BlockError, ErrorKind};
+use crate::sys;
+use crate::thread::{self, ThreadKind};
+
+/// What is shown, by name.
+#[derive(Default)]
+struct Exports {
+    by_name: Mutex<BTreeMap<String, Arc<Export>>>,
+}
+
+impl Exports {
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<String, Arc<Export>>> {
+        self.by_name.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn get(&self, name: &str) -> Option<Arc<Export>> {
+        self.lock().get(name).cloned()
+    }
+
+    fn all(&self) -> Vec<Arc<Export>> {
+        self.lock().values().cloned().collect()
+    }
+}
+
+/// A client that is there.
+struct Present {
+    socket: Arc<Socket>,
+    /// What it uses, once that is known.
+    export: Option<Arc<Export>>,
+}
+
+#[derive(Default)]
+struct Clients {
+    present: BTreeMap<u64, Present>,
+    /// How many there ever were that came to use an export.
+    served: u64,
+    stopping: bool,
+}
+
+struct Shared {
+    exports: Exports,
+    clients: Mutex<Clients>,
+    changed: Condvar,
+    most: usize,
+    stop: EventFd,
+}
+
+impl Shared {
+    fn clients(&self) -> MutexGuard<'_, Clients> {
+        self.clients.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn wait<'a>(&self, clients: MutexGuard<'a, Clients>) -> MutexGuard<'a, Clients> {
+        self.changed.wait(clients).unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A server. Dropped, it hangs up on its clients and waits for their requests to end.
+pub struct Server {
+    shared: Arc<Shared>,
+    accepting: Option<JoinHandle<()>>,
+}
+
+impl Server {
+    /// Serves the clients of `listener`, at most `most` at a time (0: as many as come). There are no exports yet.
+    ///
+    /// # Errors
+    /// When the host gives no thread or descriptor.
+    pub fn start(listener: Listener, most: usize) -> io::Result<Self> {
+        listener.set_nonblocking()?;
+        let shared = Arc::new(Shared {
+            exports: Exports::default(),
+            clients: Mutex::default(),
+            changed: Condvar::new(),
+            most: if most == 0 { usize::MAX } else { most },
+            stop: EventFd::new(EFD_CLOEXEC)?,
+        });
+        let mine = shared.clone();
+        let accepting = thread::spawn(ThreadKind::Nbd, "nbd-server", move || accept_all(&mine, &listener))?;
+        Ok(Self { shared, accepting: Some(accepting) })
+    }
+
+    /// Shows one more export.
+    ///
+    /// # Errors
+    /// When the name is taken or too long.
+    pub fn add(&self, export: Export) -> Result<(), BlockError> {
+        let mut exports = self.shared.exports.lock();
+        let name = export.name.clone();
+        if !negotiate::good_name(&name) {
+            return Err(BlockError::new(ErrorKind::Invalid, "an export's name has at most 4096 bytes"));
+        }
+        if exports.contains_key(&name) {
+            return Err(BlockError::new(ErrorKind::Invalid, format!("NBD server already has export named '{name}'")));
+        }
+        exports.insert(name, Arc::new(export));
+        Ok(())
+    }
+
+    /// How many clients use the export `name`; `None` when there is no such export.
+    #[must_use]
+    pub fn users(&self, name: &str) -> Option<usize> {
+        let export = self.shared.exports.get(name)?;
+        let clients = self.shared.clients();
+        let uses = |client: &&Present| client.export.as_ref().is_some_and(|used| Arc::ptr_eq(used, &export));
+        Some(clients.present.values().filter(uses).count())
+    }
+
+    /// Shows the export `name` no more and hangs up on who uses it.
+    pub fn remove(&self, name: &str) {
+        let Some(export) = self.shared.exports.lock().remove(name) else { return };
+        let mut clients = self.shared.clients();
+        loop {
+            let uses = |client: &&Present| client.export.as_ref().is_some_and(|used| Arc::ptr_eq(used, &export));
+            let using: Vec<&Present> = clients.present.values().filter(uses).collect();
+            if using.is_empty() {
+                return;
+            }
+            using.iter().for_each(|client| client.socket.shut_down());
+            clients = self.shared.wait(clients);
+        }
+    }
+
+    /// Waits until somebody calls [`Server::stop`], or, unless `persistent`, until there was a client that used an
+    /// export and all are gone.
+    pub fn wait(&self, persistent: bool) {
+        let mut clients = self.shared.clients();
+        while !clients.stopping && (persistent || clients.served == 0 || !clients.present.is_empty()) {
+            clients = self.shared.wait(clients);
+        }
+    }
+
+    /// Takes no more clients and hangs up on those that are there.
+    pub fn stop(&self) {
+        let mut clients = self.shared.clients();
+        clients.stopping = true;
+        clients.present.values().for_each(|client| client.socket.shut_down());
+        self.shared.changed.notify_all();
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        self.stop();
+        let mut clients = self.shared.clients();
+        while !clients.present.is_empty() {
+            clients = self.shared.wait(clients);
+        }
+        drop(clients);
+        // A full counter is readable already.
+        let _ = self.shared.stop.write(1);
+        if let Some(thread) = self.accepting.take() {
+            let _ = thread.join();
+        }
+    }
+}
+
+fn accept_all(shared: &Arc<Shared>, listener: &Listener) {
+    for number in 0.. {
+        let mut clients = shared.clients();
+        while !clients.stopping && clients.present.len() >= shared.most {
+            clients = shared.wait(clients);
+        }
+        if clients.stopping {
+            return;
+        }
+        drop(clients);
+        sys::wait_either(listener, &shared.stop);
+        match listener.accept() {
+            Ok(socket) => take_in(shared, number, Arc::new(socket)),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+            Err(error) => {
+                // Out of descriptors, or a client that left at once.
+                log::warn!("NBD server: {error}");
+                std::thread::sleep(std::time::Duration::from_millis(100));
+            }
+        }
+    }
+}
+
+fn take_in(shared: &Arc<Shared>, number: u64, socket: Arc<Socket>) {
+    let mut clients = shared.clients();
+    if clients.stopping {
+        return;
+    }
+    clients.present.insert(number, Present { socket: socket.clone(), export: None });
+    drop(clients);
+    let mine = shared.clone();
+    let started = thread::spawn(ThreadKind::Nbd, "nbd-client", move || {
+        if let Err(error) = talk(&mine, number, socket) {
+            log::debug!("NBD client: {error}");
+        }
+        mine.clients().present.remove(&number);
+        mine.changed.notify_all();
+    });
+    if let Err(error) = started {
+        log::warn!("NBD server: {error}");
+        shared.clients().present.remove(&number);
+    }
+}
+
+fn talk(shared: &Shared, number: u64, socket: Arc<Socket>) -> io::Result<()> {
+    let Some(agreed) = negotiate::negotiate(&socket, &shared.exports)? else { return Ok(()) };
+    let mut clients = shared.clients();
+    // Removed in the meantime: not even one request.
+    let there = shared.exports.get(&agreed.export.name).is_some_and(|now| Arc::ptr_eq(&now, &agreed.export));
+    if !there || clients.stopping {
+        return Ok(());
+    }
+    clients.served += 1;
+    if let Some(present) = clients.present.get_mut(&number) {
+        present.export = Some(agreed.export.clone());
+    }
+    drop(clients);
+    serve::serve(socket, agreed)
+}
