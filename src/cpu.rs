@@ -150,11 +150,27 @@ pub fn definitions(host: Option<&HostCpu>) -> Vec<CpuDefinitionInfo> {
             migration_safe: Some(!HOST_MODELS.contains(&name.as_str())),
             r#static: name == BARE_MODEL,
             unavailable_features: Some(lacks.unwrap_or_default().into_iter().map(Into::into).collect()),
-            alias_of: None,
+            // QEMU's names without a version stand for one with it.
+            alias_of: models::find(&name).map(|model| model.name).filter(|versioned| *versioned != name),
             deprecated: false,
             name,
         }
     };
     let special = HOST_MODELS.into_iter().chain([BARE_MODEL]).map(str::to_owned);
     special.chain(models::names().into_iter().map(|(name, _)| name)).map(describe).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_without_a_version_say_what_they_stand_for() {
+        let all = definitions(None);
+        let alias_of = |name: &str| all.iter().find(|one| one.name == name).and_then(|one| one.alias_of.clone());
+
+        assert_eq!(alias_of("qemu64").as_deref(), Some("qemu64-v1"));
+        assert_eq!(alias_of("Broadwell-noTSX").as_deref(), Some("Broadwell-v2"));
+        assert_eq!((alias_of("qemu64-v1"), alias_of("host"), alias_of("max")), (None, None, None));
+    }
 }

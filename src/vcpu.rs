@@ -37,6 +37,8 @@ pub trait Platform: Send + Sync {
     fn write_memory(&self, address: u64, data: &[u8]) -> Effect;
     /// The function at `bdf` decodes other ranges than before.
     fn remap(&self, bdf: Bdf);
+    /// The guest has let go of these PCI slots: from now on it finds nothing there.
+    fn eject(&self, slots: u32);
 }
 
 /// A vCPU did not do what it was told in time.
@@ -264,6 +266,7 @@ impl VcpuThread {
         loop {
             match self.enter() {
                 Outcome::GoOn => {}
+                Outcome::Tell(event) => self.events.send(event),
                 Outcome::Look => return State::Running,
                 Outcome::Park(event) => {
                     self.events.send(event);
@@ -283,6 +286,7 @@ impl VcpuThread {
             };
             match outcome {
                 Outcome::GoOn => {}
+                Outcome::Tell(event) => self.events.send(event),
                 Outcome::Look => return,
                 Outcome::Park(event) => return self.events.send(event),
             }
@@ -330,6 +334,10 @@ fn perform(platform: &dyn Platform, effect: Effect) -> Outcome {
             Outcome::GoOn
         }
         Effect::Power(request) => Outcome::Park(MachineEvent::Power(request)),
+        Effect::Eject(slots) => {
+            platform.eject(slots);
+            Outcome::Tell(MachineEvent::Ejected(slots))
+        }
     }
 }
 
@@ -346,6 +354,8 @@ fn write_items(platform: &dyn Platform, port: u16, width: usize, data: &[u8]) ->
 
 enum Outcome {
     GoOn,
+    /// Tell the main thread, and go on.
+    Tell(MachineEvent),
     /// Someone kicked: look into the mailbox.
     Look,
     /// Park and tell the main thread why.

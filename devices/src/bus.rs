@@ -45,6 +45,8 @@ pub enum Effect {
     Remap(Bdf),
     /// The power logic has to act.
     Power(PowerRequest),
+    /// The guest lets go of these PCI slots of bus 0, a bit each: what is in them goes away.
+    Eject(u32),
 }
 
 /// Something that answers on a bus and does its own locking.

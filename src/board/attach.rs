@@ -15,6 +15,7 @@ use rhea_devices::legacy::i8042::I8042;
 use rhea_devices::legacy::serial::Serial;
 use rhea_devices::lifecycle::Lifecycle;
 use rhea_devices::pci::host::{CONFIG_PORT_COUNT, CONFIG_PORTS};
+use rhea_devices::pci::hotplug::PciHotplug;
 use rhea_devices::pci::i440fx::I440fx;
 use rhea_devices::pci::piix3::Piix3;
 use rhea_devices::pci::piix4_pm::{Piix4Pm, PmOptions};
@@ -25,7 +26,7 @@ use rhea_devices::virtio::iothread::{IoThread, Placement};
 use rhea_devices::virtio::rng::{RngConfig, RngSource, VirtioRng};
 use rhea_devices::virtio::transport::{Connections, VirtioPci, VirtioPciConfig};
 
-use super::plan::{IsaDevice, IsaPlan, PciDevice, PciPlan, Plan, RngPlan, StoragePlan};
+use super::plan::{IsaDevice, IsaPlan, PLUGGABLE_SLOTS, PciDevice, PciPlan, Plan, RngPlan, StoragePlan};
 use super::{BoardError, Wiring};
 
 mod storage;
@@ -115,7 +116,8 @@ impl Attacher<'_> {
     /// A chip that the board keeps a hold on.
     fn shared_chip<C: LegacyChip + 'static>(&mut self, chip: Arc<C>) -> Result<Arc<C>, BoardError> {
         for range in Arc::clone(&chip).ports() {
-            self.wiring.spaces.insert_ports(range.base, range.len, range.device)?;
+            let inserted = self.wiring.spaces.insert_ports(range.base, range.len, range.device);
+            inserted.map_err(BoardError::device(chip.name()))?;
         }
         self.devices.push(Arc::clone(&chip) as Arc<dyn Lifecycle>);
         Ok(chip)
@@ -161,6 +163,11 @@ impl Attacher<'_> {
         let cmos = self.shared_chip(Arc::new(Cmos::new(plan.rtc, &memory, Arc::clone(&self.wiring.clock), irq)))?;
         self.chip(SystemPorts::new())?;
         Ok(cmos)
+    }
+
+    /// By which the guest hears of functions that come and go.
+    pub(super) fn attach_hotplug(&mut self) -> Result<Arc<PciHotplug>, BoardError> {
+        self.shared_chip(Arc::new(PciHotplug::new(PLUGGABLE_SLOTS)))
     }
 
     /// Through which firmware and guests read what the user asked for.

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use rhea_arch::x86_64::acpi::{AcpiSpec, Processor, SerialPort};
-use rhea_arch::x86_64::layout::OPTION_ROM_START;
+use rhea_arch::x86_64::layout::{OPTION_ROM_START, ports};
 use rhea_devices::clock::SharedClock;
 use rhea_devices::memory::GuestRam;
 use rhea_devices::pci::host::PciHost;
@@ -18,7 +18,7 @@ use super::bars::Assigner;
 use super::fw_cfg;
 use super::load::Kernel;
 use super::memory::KernelMapper;
-use super::plan::{IsaDevice, Plan};
+use super::plan::{IsaDevice, PLUGGABLE_SLOTS, Plan};
 use super::rom::Rom;
 use super::shadow::{MemoryMap, SHADOW_LEN, Shadow};
 use super::space::AddressSpaces;
@@ -74,6 +74,7 @@ impl Board {
             Attacher { wiring: &wiring, isa: &isa, backends, devices: Vec::new(), drives: Drives::default() };
         let power = attacher.attach_chipset(host_bridge, isa_bridge)?;
         let cmos = attacher.attach_fixed_chips(plan)?;
+        let hotplug = attacher.attach_hotplug()?;
         attacher.attach_fw_cfg(fw_cfg)?;
         attacher.attach_ide(&plan.ide)?;
         plan.isa.iter().try_for_each(|chip| attacher.attach_isa(chip))?;
@@ -90,6 +91,8 @@ impl Board {
             memory,
             kernel,
             power,
+            hotplug,
+            isa,
             cmos,
             boot: plan.boot.clone(),
             layout: plan.layout.clone(),
@@ -122,7 +125,7 @@ impl Board {
             }
         }
         if let Some(power) = pci.get(slot::POWER) {
-            let base = u32::from(rhea_arch::x86_64::layout::ports::PM_BASE) | 1;
+            let base = u32::from(ports::PM_BASE) | 1;
             let _ = power.config_write(PM_BASE, &base.to_le_bytes());
             let _ = power.config_write(PM_MISC, &[PM_ENABLE]);
         }
@@ -148,6 +151,8 @@ fn describe(plan: &Plan) -> AcpiSpec {
     let processors =
         plan.processors.iter().map(|&(apic_id, present)| Processor { apic_id, present, node: 0 }).collect();
     let mut spec = AcpiSpec::new(plan.layout.clone(), processors);
+    spec.general_events = Some(ports::GPE0);
+    spec.hotplug_slots = PLUGGABLE_SLOTS;
     spec.keyboard = true;
     spec.fw_cfg = true;
     spec.mouse = true;

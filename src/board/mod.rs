@@ -8,6 +8,7 @@ pub mod attach;
 mod bars;
 mod build;
 mod fw_cfg;
+mod hotplug;
 mod irq;
 mod load;
 pub mod memory;
@@ -29,12 +30,14 @@ use rhea_devices::legacy::cmos::Cmos;
 use rhea_devices::lifecycle::{DeviceError, Lifecycle};
 use rhea_devices::memory::GuestRam;
 use rhea_devices::pci::host::{PciError, PciHost};
+use rhea_devices::pci::hotplug::PciHotplug;
 use rhea_devices::pci::intx::PirqRouter;
 use rhea_devices::pci::piix4_pm::Piix4Pm;
 use rhea_devices::pci::{Bdf, PciFunction, Space};
 use thiserror::Error;
 
 use crate::vcpu::Platform;
+use attach::IsaInterrupts;
 use load::Kernel;
 use shadow::MemoryMap;
 use space::AddressSpaces;
@@ -50,9 +53,9 @@ pub enum BoardError {
     #[error("KVM")]
     Vm(#[source] Box<dyn std::error::Error + Send + Sync>),
     /// A device refuses its configuration, or the host what it needs.
-    #[error("device \"{id}\"")]
+    #[error("{}", plan::Called(id))]
     Device {
-        /// `id=` of the device.
+        /// `id=` of the device, or a name made up.
         id: String,
         /// Why.
         #[source]
@@ -113,6 +116,8 @@ pub struct Board {
     ram_ranges: Vec<(u64, u64)>,
     kernel: Option<Kernel>,
     power: Arc<Piix4Pm>,
+    hotplug: Arc<PciHotplug>,
+    isa: IsaInterrupts,
     cmos: Arc<Cmos>,
     boot: plan::BootPlan,
 
@@ -253,6 +258,14 @@ impl Platform for BoardPlatform {
         self.spaces.remap(bdf, || self.pci.get(bdf).map(|f| f.regions()).unwrap_or_default());
         if bdf == attach::slot::HOST {
             self.memory.refresh();
+        }
+    }
+
+    fn eject(&self, slots: u32) {
+        for (bdf, _) in self.pci.functions() {
+            if slots >> bdf.device() & 1 == 1 && self.pci.remove(bdf).is_some() {
+                self.spaces.remap(bdf, Vec::new);
+            }
         }
     }
 }

@@ -89,6 +89,9 @@ fn blockdev(draft: &mut Draft, arg: &Arg) -> Result<(), Stop> {
     if !options.contains_key("driver") {
         return Err(SpecError::missing("driver").into());
     }
+    if !options.contains_key("node-name") {
+        return Err(SpecError::new("'node-name' must be specified for the root node").into());
+    }
     draft.spec.blockdevs.push(BlockdevArgs { options, source });
     Ok(())
 }

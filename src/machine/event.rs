@@ -22,6 +22,8 @@ pub enum MachineEvent {
     },
     /// The guest told the hypervisor that its kernel crashed.
     GuestCrashed,
+    /// The guest has let go of these PCI slots, a bit each, and finds nothing there any more.
+    Ejected(u32),
     /// A disk request failed and the disk's error policy wants to be heard.
     DiskError(DiskError),
     /// The guest moved the tray of a drive.

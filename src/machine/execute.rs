@@ -77,6 +77,11 @@ impl Target for Machine {
                 done()
             }
 
+            Command::DeviceAdd(args) => self.add_device(args.0),
+            Command::DeviceDel(args) => self.ask_device_back(&args.id),
+            Command::ObjectAdd(args) => self.add_object(&args.0),
+            Command::ObjectDel(args) => self.remove_object(&args.id),
+
             Command::QomList(args) => self.list_objects(&args.path),
             Command::QomGet(args) => self.object_property(&args.path, &args.property),
             other => Err(QmpError::generic(format!("The command {} is not for the machine", other.name()))),
@@ -118,6 +123,6 @@ impl Machine {
 
 /// The commands that this machine has.
 pub(super) fn offer() -> Offer {
-    // Nothing sleeps here (S3 needs firmware), and objects that only devices use come with the devices' hot-plug.
-    Offer::all().without(&["system_wakeup", "object-add", "object-del"])
+    // Nothing sleeps here: S3 needs firmware.
+    Offer::all().without(&["system_wakeup"])
 }

@@ -1,9 +1,12 @@
-//! What does not change while the machine lives, kept for those who ask.
+//! What the machine is made of, kept for those who ask; only hot-plug changes it.
 
 use std::sync::Arc;
 
 use rhea_arch::x86_64::cpu::HostCpu;
 use rhea_devices::block_stats::BlockStats;
+
+use super::host::Host;
+use crate::board::plan::{DiskKind, StoragePlan, is_made_up};
 
 /// Facts for `query-…` and `info …`.
 #[derive(Debug, Default)]
@@ -35,6 +38,29 @@ pub struct Facts {
 }
 
 impl Facts {
+    /// Disks and drives that devices show to the guest, with the counters that `host` keeps of them.
+    pub(super) fn add_disks<'a>(
+        &mut self,
+        disks: impl Iterator<Item = (&'a str, &'a StoragePlan, DiskKind)>,
+        host: &Host,
+    ) {
+        self.disks.extend(disks.map(|(id, storage, kind)| {
+            let path = match kind {
+                DiskKind::Virtio => format!("/machine/peripheral/{id}/virtio-backend"),
+                DiskKind::Fixed | DiskKind::Removable => id.to_owned(),
+            };
+            Disk {
+                id: id.to_owned(),
+                drive: storage.drive.clone(),
+                qdev: if is_made_up(id) { String::new() } else { path },
+                node: storage.node.clone().unwrap_or_default(),
+                removable: kind == DiskKind::Removable,
+                write_cache: storage.write_cache,
+                stats: host.disk(id).stats,
+            }
+        }));
+    }
+
     /// The disk of the device with this `id=`, or with the name made up for it.
     #[must_use]
     pub fn disk(&self, id: &str) -> Option<&Disk> {
@@ -46,6 +72,12 @@ impl Facts {
     pub fn find_disk(&self, name: &str) -> Option<&Disk> {
         let id = name.strip_prefix("/machine/peripheral/").unwrap_or(name);
         self.disks.iter().find(|disk| !name.is_empty() && (disk.drive == name || disk.id == id || disk.qdev == name))
+    }
+
+    /// The disk on the block node `node`.
+    #[must_use]
+    pub fn disk_on(&self, node: &str) -> Option<&Disk> {
+        self.disks.iter().find(|disk| disk.node == node)
     }
 }
 

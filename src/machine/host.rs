@@ -10,12 +10,18 @@ use rhea_devices::block_stats::BlockStats;
 use rhea_devices::chardev::CharBackend;
 use rhea_devices::scsi::TrayMoved;
 use rhea_devices::virtio::iothread::IoThread;
+use thiserror::Error;
 
 use super::event::{DiskError, EventSender, MachineEvent};
 use crate::board::BoardError;
 use crate::board::attach::Backends;
 use crate::board::plan::StoragePlan;
 use crate::chardev::Chardevs;
+
+/// A device's `drive=` names nothing.
+#[derive(Debug, Error)]
+#[error("Property 'drive' can't find value '{0}'; give -drive if=none,id={0},… or -blockdev node-name={0},…")]
+struct NoDrive(String);
 
 /// What the host gives.
 pub struct Host {
@@ -52,6 +58,11 @@ impl Host {
         Self { chardevs, graph, iothreads, events, disks: Mutex::default() }
     }
 
+    /// The device `id` is gone: its node is free for others.
+    pub fn let_go(&self, id: &str) {
+        self.disks.lock().unwrap_or_else(PoisonError::into_inner).remove(id);
+    }
+
     /// The disk of the device `id`.
     #[must_use]
     pub fn disk(&self, id: &str) -> Disk {
@@ -73,6 +84,9 @@ impl Backends for Host {
 
     fn image(&self, plan: &StoragePlan, id: &str) -> Result<Option<Arc<dyn Image>>, BoardError> {
         let Some(node) = &plan.node else { return Ok(None) };
+        if self.graph.get(node).is_none() {
+            return Err(BoardError::device(id)(NoDrive(node.clone())));
+        }
         let attached = self.graph.attach(node, plan.write_cache).map_err(BoardError::device(id))?;
         let image: Arc<dyn Image> = Arc::new(attached.disk().clone());
         self.set_node(id, Some(Arc::new(attached)));

@@ -69,6 +69,9 @@ impl Machine {
     pub(super) fn reset(&mut self, cause: ShutdownCause) -> Result<(), MachineError> {
         let ran = self.state.is_running();
         self.park()?;
+        // Whoever would have let go of these has stopped existing.
+        let leaving = self.guest.as_ref().map_or(0, |guest| guest.board.leaving());
+        self.slots_ejected(leaving);
         for device in self.devices() {
             device.reset();
         }
@@ -131,6 +134,10 @@ impl Machine {
                 self.stop(RunState::InternalError)
             }
             MachineEvent::GuestCrashed => self.guest_panicked(),
+            MachineEvent::Ejected(slots) => {
+                self.slots_ejected(slots);
+                Ok(())
+            }
             MachineEvent::DiskError(error) => self.disk_failed(error),
             MachineEvent::TrayMoved { device, open } => {
                 self.tray_moved(&device, open);

@@ -13,6 +13,7 @@ pub mod event;
 mod execute;
 pub mod facts;
 pub mod host;
+mod hotplug;
 mod life;
 mod media;
 mod query;
@@ -33,6 +34,7 @@ use rhea_devices::clock::HostClock;
 use rhea_devices::lifecycle::Lifecycle;
 use thiserror::Error;
 
+use crate::board::plan::Planner;
 use crate::board::{Board, BoardError};
 use crate::qmp::command::args::{PanicAction, RebootAction, ShutdownAction, WatchdogAction};
 use crate::qmp::{EventBus, RequestQueue, RunState};
@@ -111,6 +113,7 @@ pub struct KvmGuest {
 /// A guest with everything it has.
 pub struct Machine {
     facts: Facts,
+    planner: Planner,
     guest: Option<Guest>,
     host: Host,
     clock: Arc<HostClock>,
@@ -141,8 +144,10 @@ const MTRRS: MsrValue = MsrValue { index: 0x2ff, value: 1 << 11 | 6 };
 
 /// What a machine is put together from.
 pub struct Parts {
-    /// What does not change.
+    /// What those who ask are told.
     pub facts: Facts,
+    /// What plans devices that come later.
+    pub planner: Planner,
     /// Devices and vCPUs.
     pub guest: Option<Guest>,
     /// Disks and character devices.
@@ -166,12 +171,13 @@ impl Machine {
     /// When a device cannot start or the kernel cannot be loaded.
     pub fn new(parts: Parts) -> Result<Self, MachineError> {
         let signals = Signals::new().map_err(MachineError::Events)?;
-        let Parts { facts, guest, host, clock, actions, requests, events, bus } = parts;
+        let Parts { facts, planner, guest, host, clock, actions, requests, events, bus } = parts;
         if let Some(guest) = &guest {
             guest.board.start()?;
         }
         let mut machine = Self {
             facts,
+            planner,
             guest,
             host,
             clock,

@@ -17,12 +17,12 @@ use thiserror::Error;
 
 use super::drives::{self, DriveError};
 use super::event::{EventSender, MachineEvent, event_channel};
-use super::facts::{Disk, Facts, MemoryBackend};
+use super::facts::{Facts, MemoryBackend};
 use super::host::Host;
 use super::{Actions, Ending, Guest, KvmGuest, Machine, MachineError, Parts};
 use crate::board::accel::{Accelerator, Kvm};
 use crate::board::memory::{self, RamError};
-use crate::board::plan::{self, DiskKind, Plan, PlanError, Processors};
+use crate::board::plan::{self, Plan, PlanError, Planner, Processors};
 use crate::board::{Board, BoardError};
 use crate::chardev::config::Config;
 use crate::chardev::{ChardevError, Chardevs, FdTable};
@@ -179,15 +179,16 @@ impl Session<'_> {
         let host = Host::new(Arc::clone(&self.chardevs), Arc::clone(&graph), iothreads(spec)?, self.events.clone());
         let mut facts = facts(spec);
         let mut harness = None;
+        let mut planner = Planner::default();
         let guest = match spec.machine.kind.board {
             BoardKind::None => {
                 look_for_kvm(&mut facts);
                 None
             }
             BoardKind::I440fx => match spec.accel {
-                Accel::Kvm => Some(self.build(&disks, &host, &clock, &mut facts)?),
+                Accel::Kvm => Some(self.build(&disks, &host, &clock, &mut facts, &mut planner)?),
                 Accel::Qtest => {
-                    let (guest, client) = self.build_for_test(&disks, &host, &mut facts)?;
+                    let (guest, client) = self.build_for_test(&disks, &host, &mut facts, &mut planner)?;
                     harness = client;
                     Some(guest)
                 }
@@ -196,6 +197,7 @@ impl Session<'_> {
         clock.start().map_err(StartError::Host)?;
         let parts = Parts {
             facts,
+            planner,
             guest,
             host,
             clock,
@@ -237,6 +239,7 @@ impl Session<'_> {
         host: &Host,
         clock: &Arc<HostClock>,
         facts: &mut Facts,
+        planner: &mut Planner,
     ) -> Result<Guest, StartError> {
         let kvm = rhea_arch::kvm::Host::open(KVM.as_ref())?;
         let host_cpu = HostCpu::read(&kvm)?;
@@ -257,6 +260,7 @@ impl Session<'_> {
             vcpus.push(VcpuHandle::start(index, vcpu, board.platform(), self.events.clone())?);
         }
         add_devices(facts, &plan, host, self.spec);
+        *planner = Planner::new(self.spec.clone(), disks.to_vec(), &plan);
         Ok(Guest { board, kvm: Some(KvmGuest { vm, irqchip }), vcpus })
     }
 
@@ -266,6 +270,7 @@ impl Session<'_> {
         disks: &[plan::DrivePlan],
         host: &Host,
         facts: &mut Facts,
+        planner: &mut Planner,
     ) -> Result<(Guest, Option<Harness>), StartError> {
         let smp = &self.spec.smp;
         let all = (0..smp.maxcpus).map(|index| (index, index < smp.cpus)).collect();
@@ -276,6 +281,7 @@ impl Session<'_> {
         let accel: Arc<dyn Accelerator> = Arc::clone(&wires) as _;
         let board = Board::build(&plan, &accel, ram, Arc::clone(&clock) as _, host)?;
         add_devices(facts, &plan, host, self.spec);
+        *planner = Planner::new(self.spec.clone(), disks.to_vec(), &plan);
         let mut harness = None;
         if let Some(label) = &self.spec.qtest {
             let refused = |source| StartError::Monitor { label: label.clone(), source };
@@ -307,7 +313,7 @@ fn iothreads(spec: &VmSpec) -> Result<BTreeMap<String, Arc<IoThread>>, StartErro
     let mut threads = BTreeMap::new();
     for object in &spec.objects {
         if let ObjectSpec::Iothread(thread) = object {
-            let started = IoThread::spawn(&format!("IO {}", thread.id)).map_err(StartError::Host)?;
+            let started = IoThread::spawn(&thread.thread_name()).map_err(StartError::Host)?;
             threads.insert(thread.id.clone(), started);
         }
     }
@@ -365,21 +371,7 @@ fn look_for_kvm(facts: &mut Facts) {
 
 /// The devices as `query-block`, `qom-list` and others tell of them.
 fn add_devices(facts: &mut Facts, plan: &Plan, host: &Host, spec: &VmSpec) {
-    for (id, storage, kind) in plan.disks() {
-        let path = match kind {
-            DiskKind::Virtio => format!("/machine/peripheral/{id}/virtio-backend"),
-            DiskKind::Fixed | DiskKind::Removable => id.to_owned(),
-        };
-        facts.disks.push(Disk {
-            id: id.to_owned(),
-            drive: storage.drive.clone(),
-            qdev: if id.starts_with('#') { String::new() } else { path },
-            node: storage.node.clone().unwrap_or_default(),
-            removable: kind == DiskKind::Removable,
-            write_cache: storage.write_cache,
-            stats: host.disk(id).stats,
-        });
-    }
+    facts.add_disks(plan.disks(), host);
     let named = spec.devices.iter().filter_map(|device| Some((device.id()?.to_owned(), device.driver().to_owned())));
     facts.peripherals = named.collect();
 }

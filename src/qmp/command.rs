@@ -52,7 +52,7 @@ macro_rules! commands {
                     if offer.has($wire) {
                         let arguments = <commands!(@type $($args)?) as Qapi>::describe(schema);
                         let result = <$result as Qapi>::describe(schema);
-                        schema.command($wire, &arguments, &result, &[]);
+                        schema.command($wire, &arguments, &result, features($wire));
                     }
                 )*
             }
@@ -156,6 +156,11 @@ commands! {
     /// Takes a node out of the graph.
     "blockdev-del" BlockdevDel(NodeName) -> (),
 
+    /// Plugs a device.
+    "device_add" DeviceAdd(DeviceAdd) -> (),
+    /// Asks the guest to let a device go.
+    "device_del" DeviceDel(Id) -> (),
+
     /// The character devices.
     "query-chardev" QueryChardev -> Vec<monitor::ChardevInfo>,
     /// The kinds of them.
@@ -204,7 +209,18 @@ impl Command {
                 | Self::BlockdevDel(_)
                 | Self::ObjectAdd(_)
                 | Self::ObjectDel(_)
+                | Self::DeviceAdd(_)
+                | Self::DeviceDel(_)
         )
+    }
+}
+
+/// What the schema says of a command beside its types: managers look for these words.
+fn features(name: &str) -> &'static [&'static str] {
+    match name {
+        // -device takes JSON, and what it takes is what device_add takes.
+        "device_add" => &["json-cli", "json-cli-hotplug"],
+        _ => &[],
     }
 }
 

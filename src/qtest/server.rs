@@ -181,6 +181,10 @@ impl Server {
             Effect::None => {}
             Effect::Remap(bdf) => self.platform.remap(bdf),
             Effect::Power(request) => self.events.send(MachineEvent::Power(request)),
+            Effect::Eject(slots) => {
+                self.platform.eject(slots);
+                self.events.send(MachineEvent::Ejected(slots));
+            }
         }
     }
 }

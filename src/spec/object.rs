@@ -304,6 +304,14 @@ spec_struct! {
     }
 }
 
+impl IothreadSpec {
+    /// The name of the thread.
+    #[must_use]
+    pub fn thread_name(&self) -> String {
+        format!("IO {}", self.id)
+    }
+}
+
 impl ObjectSpec {
     /// Reads the properties, with `qom-type` among them, and checks those that depend on each other.
     ///

@@ -31,6 +31,12 @@ pub(crate) const TOOLS: &[Package] = &[
     Package { name: "fio", program: "fio", why: "verifies in a guest what it has written" },
 ];
 
+/// The manager that most virtual machines on Linux are started by.
+pub(crate) const LIBVIRT: &[Package] = &[
+    Package { name: "libvirt-daemon-system", program: "libvirtd", why: "starts Rhea as it starts QEMU" },
+    Package { name: "libvirt-clients", program: "virsh", why: "tells libvirt what to do" },
+];
+
 /// What the unit and interface tests use.
 pub(crate) const TESTS: &[Package] = &[
     Package { name: "acpica-tools", program: "iasl", why: "reads the ACPI tables that Rhea makes" },

@@ -403,6 +403,12 @@ impl ConfigSpace {
         self.command() & command::MASTER != 0
     }
 
+    /// Lets the function write to memory on the guest's behalf.
+    pub fn grant_bus_master(&mut self) {
+        let command = self.command() | command::MASTER;
+        set(&mut self.bytes, reg::COMMAND, &command.to_le_bytes());
+    }
+
     /// Sets status bit 3 (PCI 3.0, 6.2.3): the function wants its interrupt pin driven. Afterwards, and after every
     /// write that changed the command register, drive the wire with [`ConfigSpace::intx_level`].
     pub fn set_interrupt_status(&mut self, pending: bool) {

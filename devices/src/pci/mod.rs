@@ -2,6 +2,7 @@
 
 pub mod config;
 pub mod host;
+pub mod hotplug;
 pub mod i440fx;
 pub mod intx;
 pub mod msix;

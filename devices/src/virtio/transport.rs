@@ -284,6 +284,9 @@ impl PciFunction for VirtioPci {
             self.follow_config(&mut pins);
             changed
         };
+        if changed.command {
+            self.core.control().follow_bus_master();
+        }
         if let Some((at, device, address, len)) = self.window(offset, data.len()) {
             let bytes = self.core.interrupts.pins().space.get32(at).to_le_bytes();
             let written = bytes.get(..len).map(|bytes| device.write(address, bytes));

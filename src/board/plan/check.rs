@@ -1,31 +1,26 @@
 //! From what was asked for to what will be: addresses are given out, names are resolved, conflicts are refused.
 
-use std::collections::BTreeSet;
 use std::path::PathBuf;
 
 use rhea_arch::x86_64::boot::{ElfEntry, Unpack};
 use rhea_arch::x86_64::layout::{LayoutError, MemoryLayout};
 use rhea_devices::legacy::cmos::{RtcClock as Clock, RtcOptions, RtcStart, local_offset};
 use rhea_devices::legacy::serial::COM;
-use rhea_devices::pci::Bdf;
 use rhea_devices::virtio::blk::BlkConfig;
 use rhea_devices::virtio::rng::RngRate;
 use rhea_devices::virtio::transport::Interfaces;
 use thiserror::Error;
 
+use super::places::{Called, Names, Places};
 use super::storage::{geometry, iothread, sizes, storage};
 use super::{BlkPlan, IsaDevice, IsaPlan, KernelPlan, PciDevice, PciPlan, Plan, RngPlan, VirtioPlan};
 use crate::board::memory::{Backing, RamPlan};
 use crate::spec::device::{IsaSerialSpec, OnError, VirtioBlkSpec, VirtioRngSpec};
 use crate::spec::drive::{DriveInterface, DriveMedia};
 use crate::spec::object::{MemoryCommon, ObjectSpec};
-use crate::spec::pci::{PciSpec, VirtioSpec};
+use crate::spec::pci::VirtioSpec;
 use crate::spec::process::{RtcBase, RtcClock};
 use crate::spec::{DeviceSpec, VmSpec};
-
-/// Slots 0 and 1 are the board's own.
-const FIRST_SLOT: u8 = 2;
-const SLOTS: u8 = 32;
 
 /// What was asked for cannot be had.
 #[derive(Debug, Error)]
@@ -57,10 +52,10 @@ pub enum PlanError {
     #[error("{0} only allowed with -kernel option")]
     NeedsKernel(&'static str),
     /// No slot is free.
-    #[error("device \"{0}\": all PCI slots are taken; put several functions into one with addr=SLOT.FUNCTION")]
+    #[error("{}: all PCI slots are taken; put several functions into one with addr=SLOT.FUNCTION", Called(.0))]
     NoSlot(String),
     /// The address is taken.
-    #[error("device \"{id}\": PCI: slot {slot} function {function} is taken by \"{by}\"")]
+    #[error("{}: PCI: slot {slot} function {function} is taken by {by}", Called(id))]
     SlotTaken {
         /// The device.
         id: String,
@@ -78,7 +73,7 @@ pub enum PlanError {
         bus: String,
     },
     /// An object is not there or of the wrong kind.
-    #[error("device \"{id}\": {property} '{name}' not found; give -object {kind},id={name}")]
+    #[error("{}: {property} '{name}' not found; give -object {kind},id={name}", Called(id))]
     NoObject {
         /// The device.
         id: String,
@@ -90,7 +85,7 @@ pub enum PlanError {
         kind: &'static str,
     },
     /// All places for IDE drives are taken, or the one asked for is.
-    #[error("device \"{0}\": that IDE unit is in use; two channels have two each")]
+    #[error("{}: that IDE unit is in use; two channels have two each", Called(.0))]
     NoIdePlace(String),
     /// There is no such bus of a SCSI adapter.
     #[error("Bus '{bus}' not found; SCSI buses are {known}")]
@@ -104,7 +99,7 @@ pub enum PlanError {
     #[error("No 'SCSI' bus found for device '{0}'; give -device virtio-scsi-pci before it")]
     NoScsiBus(&'static str),
     /// Another unit is at the address.
-    #[error("device \"{id}\": lun already used by '{by}'")]
+    #[error("{}: lun already used by '{by}'", Called(id))]
     LunTaken {
         /// The device.
         id: String,
@@ -112,7 +107,7 @@ pub enum PlanError {
         by: String,
     },
     /// All addresses that would do are taken.
-    #[error("device \"{id}\": no free {what}")]
+    #[error("{}: no free {what}", Called(id))]
     NoScsiPlace {
         /// The device.
         id: String,
@@ -125,6 +120,21 @@ pub enum PlanError {
     /// A name is there twice.
     #[error("Duplicate ID '{0}' for device")]
     DuplicateId(String),
+    /// A device that only a machine that is not yet built can be given.
+    #[error("device {driver}: its bus does not support hotplugging; give it on the command line")]
+    NotPluggable {
+        /// The kind of device.
+        driver: &'static str,
+    },
+    /// An object of this name is there.
+    #[error("attempt to add duplicate property '{0}' to object (type 'container')")]
+    DuplicateObject(String),
+    /// No object has this name.
+    #[error("object '{0}' not found")]
+    UnknownObject(String),
+    /// A device uses the object, or it is the guest's memory.
+    #[error("object '{0}' is in use, can not be deleted")]
+    ObjectInUse(String),
     /// A file for SMBIOS cannot be read.
     #[error("-smbios: cannot read {path}")]
     SmbiosFile {
@@ -135,7 +145,7 @@ pub enum PlanError {
         source: std::io::Error,
     },
     /// A property is out of range.
-    #[error("device \"{id}\": {property} is {value}, and at most {most} is possible")]
+    #[error("{}: {property} is {value}, and at most {most} is possible", Called(id))]
     TooLarge {
         /// The device.
         id: String,
@@ -163,11 +173,10 @@ pub struct Processors {
 pub fn check(spec: &VmSpec, cpus: Processors, disks: &[DrivePlan]) -> Result<Plan, PlanError> {
     let layout = MemoryLayout::new(spec.memory.size.0, cpus.phys_bits)?;
     let ram = ram(spec, &layout)?;
-    let mut names = Names::default();
-    let mut pci = PciSlots::default();
-    let isa = isa(spec, &mut names)?;
-    let ide = super::ide::channels(spec, disks, &mut names)?;
-    let functions = functions(spec, disks, &mut names, &mut pci)?;
+    let mut places = Places::default();
+    let isa = isa(spec, &mut places.names)?;
+    let ide = super::ide::channels(spec, disks, &mut places.names)?;
+    let functions = functions(spec, disks, &mut places)?;
     Ok(Plan {
         ram,
         processors: cpus.all,
@@ -182,6 +191,7 @@ pub fn check(spec: &VmSpec, cpus: Processors, disks: &[DrivePlan]) -> Result<Pla
         isa,
         ide,
         pci: functions,
+        places,
         layout,
     })
 }
@@ -205,62 +215,6 @@ pub struct DrivePlan {
     pub on_write_error: OnError,
     /// `rerror`.
     pub on_read_error: OnError,
-}
-
-/// Names of devices, each once.
-#[derive(Default)]
-pub(super) struct Names {
-    taken: BTreeSet<String>,
-    counter: usize,
-}
-
-impl Names {
-    /// The user's name, or one made up in QEMU's manner, which no user can give.
-    pub(super) fn take(&mut self, id: Option<&str>) -> Result<String, PlanError> {
-        let name = match id {
-            Some(id) => id.to_owned(),
-            None => {
-                self.counter += 1;
-                format!("#device{:03}", self.counter)
-            }
-        };
-        if self.taken.insert(name.clone()) { Ok(name) } else { Err(PlanError::DuplicateId(name)) }
-    }
-}
-
-/// Who has which slot.
-#[derive(Default)]
-pub(super) struct PciSlots {
-    taken: Vec<(Bdf, String)>,
-}
-
-impl PciSlots {
-    fn claim(&mut self, id: &str, spec: &PciSpec) -> Result<Bdf, PlanError> {
-        if let Some(bus) = spec.bus.as_ref().filter(|bus| *bus != "pci.0" && *bus != "pci") {
-            return Err(PlanError::NoBus { bus: bus.clone() });
-        }
-        let bdf = match spec.addr {
-            Some(addr) => Bdf::new(0, addr.slot(), addr.function()),
-            None => self.free().ok_or_else(|| PlanError::NoSlot(id.to_owned()))?,
-        };
-        let by = match bdf.device() {
-            0 => Some("the host bridge"),
-            1 if matches!(bdf.function(), 0 | 1 | 3) => Some("the PIIX3"),
-            _ => self.taken.iter().find(|(there, _)| *there == bdf).map(|(_, who)| who.as_str()),
-        };
-        if let Some(by) = by {
-            let (slot, function) = (bdf.device(), bdf.function());
-            return Err(PlanError::SlotTaken { id: id.to_owned(), slot, function, by: by.to_owned() });
-        }
-        self.taken.push((bdf, id.to_owned()));
-        Ok(bdf)
-    }
-
-    /// The first slot without any function.
-    fn free(&self) -> Option<Bdf> {
-        let used = |slot| self.taken.iter().any(|(bdf, _)| bdf.device() == slot);
-        (FIRST_SLOT..SLOTS).find(|&slot| !used(slot)).map(|slot| Bdf::new(0, slot, 0))
-    }
 }
 
 fn kernel(spec: &VmSpec) -> Result<Option<KernelPlan>, PlanError> {
@@ -352,17 +306,17 @@ fn isa(spec: &VmSpec, names: &mut Names) -> Result<Vec<IsaPlan>, PlanError> {
         let serial = IsaSerialSpec { chardev: chardev.clone(), index: u32::try_from(index).ok(), ..Default::default() };
         chips.push(serial_port(&serial, names, &mut used)?);
     }
-    for device in &spec.devices {
-        match device {
+    for device_spec in &spec.devices {
+        match device_spec {
             DeviceSpec::IsaSerial(serial) => chips.push(serial_port(serial, names, &mut used)?),
             DeviceSpec::IsaDebugExit(exit) => {
                 let device = IsaDevice::DebugExit { base: exit.iobase, size: exit.iosize };
-                chips.push(IsaPlan { id: names.take(exit.isa.id.as_deref())?, device });
+                chips.push(IsaPlan { id: names.take(exit.isa.id.as_deref(), device_spec.driver())?, device });
             }
             DeviceSpec::IsaDebugcon(console) => {
                 let (base, readback, chardev) = (console.iobase, console.readback, console.chardev.clone());
                 let device = IsaDevice::DebugConsole { base, readback, chardev };
-                chips.push(IsaPlan { id: names.take(console.isa.id.as_deref())?, device });
+                chips.push(IsaPlan { id: names.take(console.isa.id.as_deref(), device_spec.driver())?, device });
             }
             _ => {}
         }
@@ -383,19 +337,14 @@ fn serial_port(spec: &IsaSerialSpec, names: &mut Names, used: &mut [bool; COM.le
         chardev: spec.chardev.clone(),
     };
     let id = match spec.isa.id.as_deref() {
-        None => names.take(Some(&format!("serial{index}")))?,
-        given => names.take(given)?,
+        None => names.take(Some(&format!("serial{index}")), "isa-serial")?,
+        given => names.take(given, "isa-serial")?,
     };
     Ok(IsaPlan { id, device })
 }
 
 /// The functions of `-device`, those with an address first, and of `-drive if=virtio`.
-pub(super) fn functions(
-    spec: &VmSpec,
-    disks: &[DrivePlan],
-    names: &mut Names,
-    slots: &mut PciSlots,
-) -> Result<Vec<PciPlan>, PlanError> {
+pub(super) fn functions(spec: &VmSpec, disks: &[DrivePlan], places: &mut Places) -> Result<Vec<PciPlan>, PlanError> {
     let mut functions = Vec::new();
     for drive in disks.iter().filter(|drive| drive.interface == DriveInterface::Virtio) {
         let blk = VirtioBlkSpec { drive: drive.id.clone(), ..Default::default() };
@@ -404,38 +353,36 @@ pub(super) fn functions(
     functions.extend(spec.devices.iter().filter(|device| device.pci().is_some()).cloned());
     // A device that says where it is goes there, whoever comes first on the command line.
     functions.sort_by_key(|device| device.pci().is_none_or(|pci| pci.addr.is_none()));
-    let mut unnamed_adapters = 0;
     let mut planned = Vec::new();
     for device in &functions {
-        planned.push(function(spec, device, disks, names, slots, unnamed_adapters)?);
-        unnamed_adapters += usize::from(matches!(device, DeviceSpec::VirtioScsi(_)) && device.id().is_none());
+        planned.push(function(spec, device, disks, places)?);
     }
-    super::scsi::add_units(&mut planned, spec, disks, names)?;
+    super::scsi::add_units(&mut planned, spec, disks, &mut places.names)?;
     Ok(planned)
 }
 
-fn function(
+/// One function: a name, a place, and what its driver makes of its properties.
+pub(super) fn function(
     spec: &VmSpec,
     device: &DeviceSpec,
     disks: &[DrivePlan],
-    names: &mut Names,
-    slots: &mut PciSlots,
-    unnamed_adapters: usize,
+    places: &mut Places,
 ) -> Result<PciPlan, PlanError> {
-    let id = names.take(device.id())?;
+    let id = places.names.take(device.id(), device.driver())?;
     let pci = device.pci().cloned().unwrap_or_default();
-    let bdf = slots.claim(&id, &pci)?;
+    let bdf = places.slots.claim(&id, &pci)?;
     let (kind, virtio) = match device {
         DeviceSpec::VirtioBlk(blk) => (PciDevice::Blk(Box::new(disk(spec, &id, blk, disks)?)), virtio(&blk.virtio)),
         DeviceSpec::VirtioRng(rng) => (PciDevice::Rng(entropy(spec, &id, rng)?), virtio(&rng.virtio)),
         DeviceSpec::VirtioScsi(scsi) => {
-            let adapter = super::scsi::adapter(spec, &id, scsi, unnamed_adapters)?;
+            let adapter = super::scsi::adapter(spec, &id, scsi, &mut places.unnamed_adapters)?;
             (PciDevice::Scsi(Box::new(adapter)), virtio(&scsi.virtio))
         }
         _ => return Err(PlanError::NoBus { bus: "pci.0".into() }),
     };
     let bootindex = device.bootindex();
-    Ok(PciPlan { id, bdf, multifunction: pci.multifunction, bootindex, virtio, device: kind })
+    let objects = device.objects().map(str::to_owned).collect();
+    Ok(PciPlan { id, bdf, objects, multifunction: pci.multifunction, bootindex, virtio, device: kind })
 }
 
 fn virtio(spec: &VirtioSpec) -> VirtioPlan {

@@ -3,7 +3,8 @@
 use rhea_devices::ide::IdeDisk;
 use rhea_devices::scsi::UnitConfig;
 
-use super::check::{DrivePlan, Names, PlanError};
+use super::check::{DrivePlan, PlanError};
+use super::places::Names;
 use super::storage::{geometry, sizes, storage};
 use super::{IdeDevice, IdePlan};
 use crate::spec::VmSpec;
@@ -40,7 +41,7 @@ fn add(channels: &mut Channels, device: &DeviceSpec, disks: &[DrivePlan], names:
         DeviceSpec::IdeCd(cd) => &cd.ide,
         _ => return Ok(()),
     };
-    let id = names.take(part.id.as_deref())?;
+    let id = names.take(part.id.as_deref(), device.driver())?;
     let (bus, unit) = place(channels, &id, part)?;
     // Serial numbers count places, as QEMU's count drives in the order in which they are made.
     let taken = channels.iter().flatten().flatten().count();

@@ -4,12 +4,17 @@ mod boot;
 mod check;
 mod ide;
 mod identity;
+mod places;
+mod plug;
 mod scsi;
 mod storage;
 
 pub use boot::{BootPlan, FirmwarePlan};
 pub use check::{DrivePlan, PlanError, Processors, check};
 pub use ide::Channels;
+pub(crate) use places::Called;
+pub use places::{PLUGGABLE_SLOTS, Places, is_made_up};
+pub use plug::Planner;
 
 use std::path::PathBuf;
 
@@ -58,6 +63,8 @@ pub struct Plan {
     pub ide: Channels,
     /// Functions on the PCI bus beside the board's own.
     pub pci: Vec<PciPlan>,
+    /// Names and slots that all those have.
+    pub places: Places,
 }
 
 /// Kinds of disks, for those who tell of them.
@@ -81,15 +88,22 @@ impl Plan {
             };
             (drive.id.as_str(), &drive.storage, kind)
         });
-        let virtio = self.pci.iter().filter_map(|function| match &function.device {
-            PciDevice::Blk(blk) => Some((function.id.as_str(), &blk.storage, DiskKind::Virtio)),
+        ide.chain(self.pci.iter().flat_map(PciPlan::disks))
+    }
+}
+
+impl PciPlan {
+    /// The disks and drives that the function shows to the guest.
+    pub fn disks(&self) -> impl Iterator<Item = (&str, &StoragePlan, DiskKind)> {
+        let virtio = match &self.device {
+            PciDevice::Blk(blk) => Some((self.id.as_str(), &blk.storage, DiskKind::Virtio)),
             PciDevice::Scsi(_) | PciDevice::Rng(_) => None,
-        });
-        let scsi = self.pci.iter().flat_map(PciPlan::units).map(|unit| {
+        };
+        let scsi = self.units().iter().map(|unit| {
             let removable = unit.config.kind == UnitKind::Cd;
             (unit.id.as_str(), &unit.storage, if removable { DiskKind::Removable } else { DiskKind::Fixed })
         });
-        ide.chain(virtio).chain(scsi)
+        virtio.into_iter().chain(scsi)
     }
 }
 
@@ -156,6 +170,8 @@ pub struct PciPlan {
     pub id: String,
     /// Where.
     pub bdf: Bdf,
+    /// The objects it uses, by name.
+    pub objects: Vec<String>,
     /// The slot has more functions.
     pub multifunction: bool,
     /// Place in the order of starting.

@@ -3,14 +3,20 @@
 use rhea_devices::scsi::UnitConfig;
 use rhea_devices::virtio::scsi::{ScsiAddress, ScsiConfig};
 
-use super::check::{DrivePlan, Names, PlanError};
+use super::check::{DrivePlan, PlanError};
+use super::places::Names;
 use super::storage::{geometry, iothread, sizes, storage};
 use super::{PciDevice, PciPlan, ScsiPlan, ScsiUnitPlan};
 use crate::spec::VmSpec;
 use crate::spec::device::{DeviceSpec, MAX_LUN, MAX_TARGET, ScsiHdSpec, ScsiSpec, VirtioScsiSpec};
 
-/// An adapter without units, the `unnamed`th of those that the user gave no name.
-pub(super) fn adapter(spec: &VmSpec, id: &str, device: &VirtioScsiSpec, unnamed: usize) -> Result<ScsiPlan, PlanError> {
+/// An adapter without units; `unnamed` counts those that the user gave no name.
+pub(super) fn adapter(
+    spec: &VmSpec,
+    id: &str,
+    device: &VirtioScsiSpec,
+    unnamed: &mut usize,
+) -> Result<ScsiPlan, PlanError> {
     // One queue a vCPU, as QEMU has it since 5.2.
     let queues = device.num_queues.unwrap_or_else(|| u16::try_from(spec.smp.cpus).unwrap_or(u16::MAX));
     let config = ScsiConfig {
@@ -22,7 +28,12 @@ pub(super) fn adapter(spec: &VmSpec, id: &str, device: &VirtioScsiSpec, unnamed:
         ..ScsiConfig::new(id, queues)
     };
     // A bus goes by its adapter's name; one whose adapter has none is counted.
-    let bus = if device.pci.id.is_some() { format!("{id}.0") } else { format!("scsi.{unnamed}") };
+    let bus = if device.pci.id.is_some() {
+        format!("{id}.0")
+    } else {
+        *unnamed += 1;
+        format!("scsi.{}", *unnamed - 1)
+    };
     Ok(ScsiPlan { config, bus, iothread: iothread(spec, id, device.iothread.as_ref())?, units: Vec::new() })
 }
 
@@ -42,7 +53,7 @@ pub(super) fn add_units(
         .collect();
     for device in &spec.devices {
         let Some(part) = part(device) else { continue };
-        let id = names.take(part.id.as_deref())?;
+        let id = names.take(part.id.as_deref(), device.driver())?;
         let adapter = find(&mut adapters, device, part)?;
         let address = place(&id, part, |address| {
             adapter.units.iter().find(|unit| unit.address == address).map(|unit| unit.id.clone())
@@ -155,7 +166,7 @@ mod tests {
 
     fn adapters(devices: Vec<DeviceSpec>) -> Result<Vec<PciPlan>, PlanError> {
         let spec = VmSpec { devices, ..VmSpec::default() };
-        crate::board::plan::check::functions(&spec, &[], &mut Names::default(), &mut Default::default())
+        crate::board::plan::check::functions(&spec, &[], &mut Default::default())
     }
 
     fn scsi_bus(id: Option<&str>) -> DeviceSpec {

@@ -42,6 +42,7 @@ fn lists_have_what_there_is() {
     assert!(printed("-cpu help").contains("x86 qemu64"));
     assert!(printed("-cpu help").contains(" sse4.2 "));
     let (devices, objects, chardevs) = (printed("-device help"), printed("-object help"), printed("-chardev help"));
+    assert!(devices.contains("name \"ide-cd\", bus IDE, "), "{devices}");
     for name in DeviceSpec::UNION.names() {
         assert!(devices.contains(&format!("name \"{name}\"")));
     }

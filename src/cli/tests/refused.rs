@@ -13,6 +13,10 @@ const WRONG: &[(&str, &str)] = &[
         "-device virtio-rng-pci,max-bytes=zz",
         "rhea: -device virtio-rng-pci,max-bytes=zz: Parameter 'max-bytes' expects integer",
     ),
+    (
+        "-blockdev driver=file,filename=x",
+        "rhea: -blockdev driver=file,filename=x: 'node-name' must be specified for the root node",
+    ),
     ("-device {}", "rhea: -device {}: Parameter 'driver' is missing"),
     ("-device id=a", "rhea: -device id=a: Parameter 'driver' is missing"),
     (

@@ -75,7 +75,7 @@ impl Machine {
             backing: None,
         };
         let node = |node: &Node| {
-            let used = self.facts.disks.iter().find(|disk| disk.node == node.name());
+            let used = self.facts.disk_on(node.name());
             BlockStats {
                 device: None,
                 qdev: None,
@@ -100,7 +100,7 @@ impl Machine {
                 return Err(QmpError::generic("Either 'device' or 'node-name' must be given, and not both"));
             }
             (Some(device), None) => self.facts.find_disk(device),
-            (None, Some(node)) => self.facts.disks.iter().find(|d| d.node == *node),
+            (None, Some(node)) => self.facts.disk_on(node),
         };
         let name = args.device.as_ref().or(args.node_name.as_ref()).map_or("", String::as_str);
         let resized = match wanted.and_then(|disk| self.host.disk(&disk.id).attached) {

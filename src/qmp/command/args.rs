@@ -2,7 +2,7 @@
 
 use crate::qmp::reply::migration::MigrationCapabilityStatus;
 
-pub use super::spec_args::{BlockdevAdd, ChardevAdd, ObjectAdd};
+pub use super::spec_args::{BlockdevAdd, ChardevAdd, DeviceAdd, ObjectAdd};
 
 qapi_enum! {
     /// What a client may ask for in `qmp_capabilities`. Out-of-band commands are not offered.

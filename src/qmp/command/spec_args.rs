@@ -7,7 +7,7 @@ use crate::qmp::QmpError;
 use crate::qmp::qapi::{At, Case, Member, Qapi, Schema, TypeRef, spec};
 use crate::spec::describe::{DescribeUnion, Variant};
 use crate::spec::read::Source;
-use crate::spec::{BlockdevArgs, ChardevSpec, ObjectSpec, SpecError};
+use crate::spec::{BlockdevArgs, ChardevSpec, DeviceSpec, ObjectSpec, SpecError};
 
 /// `chardev-add`.
 #[derive(Debug, Clone, PartialEq)]
@@ -20,6 +20,16 @@ pub struct ObjectAdd(pub Box<ObjectSpec>);
 /// `blockdev-add`.
 #[derive(Debug, Clone, PartialEq)]
 pub struct BlockdevAdd(pub BlockdevArgs);
+
+/// `device_add`: the driver and its properties. They are read again where the defaults of `-global` are known.
+#[derive(Debug, Clone, PartialEq)]
+pub struct DeviceAdd(pub Map<String, Value>);
+
+impl DeviceAdd {
+    fn read(options: Map<String, Value>) -> Result<Self, SpecError> {
+        DeviceSpec::read(options.clone(), Source::Json).map(|_| Self(options))
+    }
+}
 
 impl ChardevAdd {
     fn read(arguments: Map<String, Value>) -> Result<Self, SpecError> {
@@ -69,7 +79,7 @@ macro_rules! by_read {
     )* };
 }
 
-by_read!(ChardevAdd, ObjectAdd, BlockdevAdd);
+by_read!(ChardevAdd, ObjectAdd, BlockdevAdd, DeviceAdd);
 
 impl Qapi for ObjectAdd {
     fn describe(schema: &mut Schema) -> TypeRef {
@@ -86,6 +96,21 @@ impl Qapi for BlockdevAdd {
         schema.object("spec::BlockdevOptions", |schema| {
             let text = String::describe(schema);
             vec![Member::new("driver", text.clone(), false), Member::new("node-name", text, false)]
+        })
+    }
+
+    fn check(value: &Value, at: &At<'_>) -> Result<(), QmpError> {
+        spec::checked(value, at, Self::read)
+    }
+}
+
+impl Qapi for DeviceAdd {
+    /// As QEMU has it: what a driver's properties are is for `device-list-properties`.
+    fn describe(schema: &mut Schema) -> TypeRef {
+        schema.object("spec::DeviceAdd", |schema| {
+            let text = String::describe(schema);
+            let member = |name, optional| Member::new(name, text.clone(), optional);
+            vec![member("driver", false), member("bus", true), member("id", true)]
         })
     }
 

@@ -85,6 +85,16 @@ qapi_struct! {
 }
 
 qapi_struct! {
+    /// A node beneath another.
+    pub struct BlockdevChild {
+        /// What it is to the one above: `file`, `backing`.
+        pub child: String,
+        /// Its name in the graph.
+        pub node_name: String,
+    }
+}
+
+qapi_struct! {
     /// A node: an entry of `query-named-block-nodes`, and `inserted` of `query-block`.
     pub struct BlockDeviceInfo {
         /// The name it was opened by.
@@ -99,6 +109,10 @@ qapi_struct! {
         pub backing_file: Option<String> = "backing_file",
         /// How many images are behind it.
         pub backing_file_depth: i64 = "backing_file_depth",
+        /// The nodes beneath it (since QEMU 9.2).
+        pub children: Option<Vec<BlockdevChild>>,
+        /// It may be used now: always, here (since QEMU 10.0).
+        pub active: Option<bool>,
         /// Encrypted.
         pub encrypted: bool,
         /// What it does with zeroes.

@@ -86,3 +86,18 @@ fn monitor_and_object_replies_have_qemus_members() {
         {"name": "chardev", "description": "ID of a chardev to use as a backend", "type": "str"}]"#,
     );
 }
+
+#[test]
+fn block_graph_answers_with_the_members_of_the_schema() {
+    let image = tempfile::NamedTempFile::new().unwrap();
+    image.as_file().set_len(1 << 20).unwrap();
+    let graph = rhea_block::graph::Graph::new();
+    let file = serde_json::json!({"driver": "file", "filename": image.path()});
+    let spec = serde_json::json!({"driver": "raw", "node-name": "disk", "file": file});
+    graph.add(&serde_json::from_value(spec).unwrap()).unwrap();
+
+    let told = serde_json::to_value(graph.info()).unwrap();
+    let read: Vec<block::BlockDeviceInfo> = serde_json::from_value(told.clone()).unwrap();
+
+    assert_eq!(serde_json::to_value(read).unwrap(), told);
+}

@@ -167,6 +167,18 @@ impl DeviceSpec {
         }
     }
 
+    /// The objects that it names: threads, sources of random numbers.
+    pub fn objects(&self) -> impl Iterator<Item = &str> {
+        let object = match self {
+            Self::VirtioBlk(spec) => spec.iothread.as_deref(),
+            Self::VirtioRng(spec) => spec.rng.as_deref(),
+            Self::VirtioScsi(spec) => spec.iothread.as_deref(),
+            Self::ScsiHd(_) | Self::ScsiCd(_) | Self::IdeHd(_) | Self::IdeCd(_) => None,
+            Self::IsaSerial(_) | Self::IsaDebugExit(_) | Self::IsaDebugcon(_) => None,
+        };
+        object.into_iter()
+    }
+
     /// Its place in the order in which firmware tries devices.
     #[must_use]
     pub fn bootindex(&self) -> Option<i32> {

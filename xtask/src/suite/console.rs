@@ -3,7 +3,6 @@
 use std::fs::File;
 use std::io::{Read, Write};
 use std::path::Path;
-use std::process::ChildStdout;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -29,7 +28,7 @@ struct Text {
 
 impl Console {
     /// Starts to read; everything also goes to `log`.
-    pub(crate) fn start(from: ChildStdout, log: &Path) -> Result<Self> {
+    pub(crate) fn start(from: impl Read + Send + 'static, log: &Path) -> Result<Self> {
         let log = File::create(log).with_context(|| format!("cannot make {}", log.display()))?;
         let shared = Arc::new(Shared::default());
         let writer = Arc::clone(&shared);
@@ -72,7 +71,7 @@ impl Shared {
         self.text.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn fill(&self, mut from: ChildStdout, mut log: File) {
+    fn fill(&self, mut from: impl Read, mut log: File) {
         let mut buffer = [0; 4096];
         while let Ok(length @ 1..) = from.read(&mut buffer) {
             // The log is for people; a full disk must not stop the test.

@@ -7,6 +7,7 @@ mod console;
 mod play;
 mod qmp;
 mod scenarios;
+mod shell;
 mod stage;
 mod vm;
 
@@ -60,11 +61,16 @@ pub(crate) fn run(args: &SuiteArgs) -> Result<u8> {
     let wanted = |scenario: &&Scenario| {
         args.filter.is_empty() || args.filter.iter().any(|word| scenario.name.contains(word.as_str()))
     };
-    let mut left: Vec<&str> = scenarios::all().filter(wanted).map(|scenario| scenario.name).collect();
+    // The longer ones are played when they are named.
+    let choice: Vec<_> = if args.filter.is_empty() { scenarios::usual().collect() } else { scenarios::all().collect() };
+    let mut left: Vec<&str> = choice.into_iter().filter(wanted).map(|scenario| scenario.name).collect();
     if left.is_empty() {
         bail!("no scenario has one of these in its name: {}", args.filter.join(", "));
     }
     prepare()?;
+    if left.iter().any(|name| name.starts_with("libvirt")) {
+        packages::ensure(packages::LIBVIRT)?;
+    }
     let mut passed = 0;
     let mut failed = 0;
     let mut failed_once: Vec<String> = Vec::new();

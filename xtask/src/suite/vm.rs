@@ -1,23 +1,18 @@
 //! A virtual machine under test: a monitor's process, the guest's console, QMP.
 
 use std::fs;
-use std::io::Write;
 use std::path::{Path, PathBuf};
-use std::process::{Child, ChildStdin, Command, ExitStatus, Stdio};
+use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 
-use super::console::Console;
 use super::qmp::Qmp;
+use super::shell::Shell;
 use super::stage::Stage;
 use crate::command;
 use crate::kernel::Flavor;
 
-/// A guest boots within this, even on a busy machine that emulates its processor's virtualization.
-const BOOT: Duration = Duration::from_secs(120);
-/// A command in a guest ends within this.
-const COMMAND: Duration = Duration::from_secs(90);
 /// A monitor that was asked to end does so within this.
 const END: Duration = Duration::from_secs(30);
 
@@ -114,8 +109,8 @@ impl<'a> Recipe<'a> {
         let mut process = monitor.spawn().with_context(|| format!("cannot start {}", command::line(&monitor)))?;
         let input = process.stdin.take().context("the monitor has no standard input")?;
         let output = process.stdout.take().context("the monitor has no standard output")?;
-        let console = Console::start(output, &self.stage.log("console"))?;
-        Ok(Vm { process, input, console, qmp, has_init: self.has_init })
+        let shell = Shell::start(output, input, &self.stage.log("console"))?;
+        Ok(Vm { process, shell, qmp, has_init: self.has_init })
     }
 
     /// Starts the monitor and waits for the guest's shell.
@@ -142,8 +137,7 @@ impl<'a> Recipe<'a> {
 /// A running machine; killed when dropped.
 pub(crate) struct Vm {
     process: Child,
-    input: ChildStdin,
-    console: Console,
+    shell: Shell,
     qmp: PathBuf,
     has_init: bool,
 }
@@ -151,13 +145,14 @@ pub(crate) struct Vm {
 impl Vm {
     /// Waits for the guest's shell to come up.
     pub(crate) fn ready(&mut self) -> Result<()> {
-        self.wait_for("guest ready after ", BOOT)?;
-        self.wait_for("\n", COMMAND).map(drop)
+        let ready = self.shell.ready();
+        ready.with_context(|| format!("the monitor's threads:\n{}", self.threads()))
     }
 
     /// Waits until the console shows this, and gives what came before.
     pub(crate) fn wait_for(&mut self, text: &str, limit: Duration) -> Result<String> {
-        self.console.wait_for(text, limit).with_context(|| format!("the monitor's threads:\n{}", self.threads()))
+        let found = self.shell.wait_for(text, limit);
+        found.with_context(|| format!("the monitor's threads:\n{}", self.threads()))
     }
 
     /// What each thread of the monitor is waiting for in the kernel, for whoever has to explain a hang.
@@ -172,27 +167,23 @@ impl Vm {
 
     /// Runs a command in the guest and gives what it printed; its failure is ours.
     pub(crate) fn run(&mut self, line: &str) -> Result<String> {
-        self.run_within(line, COMMAND)
+        self.shell.run(line).with_context(|| format!("the monitor's threads:\n{}", self.threads()))
     }
 
     /// The same for a command that takes its time.
     pub(crate) fn run_within(&mut self, line: &str, limit: Duration) -> Result<String> {
-        self.type_line(&format!("{{ {line}; }} 2>&1; echo \"[status $?]\""))?;
-        let said = self.wait_for("[status ", limit).with_context(|| format!("guest command {line:?}"))?;
-        let status = self.wait_for("]", limit)?;
-        ensure!(status == "0", "guest command {line:?} ended with {status}: {said}");
-        Ok(said.replace('\r', "").trim().to_owned())
+        let ran = self.shell.run_within(line, limit);
+        ran.with_context(|| format!("the monitor's threads:\n{}", self.threads()))
     }
 
     /// Types a line on the console.
     pub(crate) fn type_line(&mut self, line: &str) -> Result<()> {
-        self.input.write_all(format!("{line}\n").as_bytes()).context("the monitor takes no more input")?;
-        self.input.flush().context("the monitor takes no more input")
+        self.shell.type_line(line)
     }
 
     /// How many bytes the console has shown; they count as looked at.
     pub(crate) fn console_length(&mut self) -> usize {
-        self.console.skip()
+        self.shell.length()
     }
 
     /// Opens a QMP session.

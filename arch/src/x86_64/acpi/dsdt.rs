@@ -5,7 +5,7 @@ use super::aml::{
     io, irq, local0, method, name, or, package, path, qword_memory, region, resources, return_, scope,
     serialized_method, store, string, word_bus_numbers, word_io,
 };
-use super::{AcpiSpec, ParallelPort, SerialPort};
+use super::{AcpiSpec, ParallelPort, SerialPort, hotplug};
 use crate::x86_64::layout::{OPTION_ROM_START, VGA_WINDOW_START, ports};
 
 /// Present, enabled, shown, working; for devices without a driver of their own, not shown.
@@ -18,7 +18,7 @@ const PIRQ_DISABLED: u64 = 0x80;
 const PIRQ_REGISTERS: u64 = 0x60;
 /// Interrupts that PIRQs may be routed to.
 const LINK_INTERRUPTS: [u32; 3] = [5, 10, 11];
-const SLOTS: u64 = 32;
+pub(super) const SLOTS: u64 = 32;
 const PINS: u64 = 4;
 /// The slot of the PIIX3 and its functions.
 const PIIX_SLOT: u64 = 1;
@@ -33,27 +33,30 @@ pub(super) fn content(spec: &AcpiSpec) -> Vec<u8> {
     devices.push(sci_link(spec.sci));
     devices.push(processors(spec));
     devices.extend(spec.general_events.map(general_events));
+    devices.extend(hotplug::ports_taken(spec));
     devices.extend(spec.fw_cfg.then(fw_cfg));
     // SLP_TYP 0 is soft off on the PIIX4 (82371AB data sheet, 7.2.3).
     let soft_off = package(&[integer(0), integer(0), integer(0), integer(0)]);
-    [scope("\\_SB", &devices), name("\\_S5", soft_off)].iter().flat_map(|term| term.bytes().to_vec()).collect()
+    let mut terms = vec![scope("\\_SB", &devices)];
+    terms.extend(hotplug::event(spec));
+    terms.push(name("\\_S5", soft_off));
+    terms.iter().flat_map(|term| term.bytes().to_vec()).collect()
 }
 
 fn pci_root(spec: &AcpiSpec) -> Aml {
-    device(
-        "PCI0",
-        &[
-            name("_HID", eisa_id("PNP0A03")),
-            name("_UID", integer(0)),
-            name("_CRS", pci_windows(spec)),
-            name("_PRT", interrupt_routing()),
-            isa_bridge(spec),
-        ],
-    )
+    let mut terms = vec![
+        name("_HID", eisa_id("PNP0A03")),
+        name("_UID", integer(0)),
+        name("_CRS", pci_windows(spec)),
+        name("_PRT", interrupt_routing()),
+        isa_bridge(spec),
+    ];
+    terms.extend(hotplug::slots(spec));
+    device("PCI0", &terms)
 }
 
-/// Bus numbers, the configuration ports, and what the bridge passes on: all other ports except those of the
-/// general-purpose events, the VGA window, and the two memory windows.
+/// Bus numbers, the configuration ports, and what the bridge passes on: all other ports except those of hot-plug and
+/// of the general-purpose events, the VGA window, and the two memory windows.
 fn pci_windows(spec: &AcpiSpec) -> Aml {
     let after_config = u32::from(ports::PCI_CONFIG_ADDRESS) + 8;
     let mut windows = vec![
@@ -61,13 +64,14 @@ fn pci_windows(spec: &AcpiSpec) -> Aml {
         io(ports::PCI_CONFIG_ADDRESS, 8, 1),
         word_io(0..ports::PCI_CONFIG_ADDRESS.into()),
     ];
-    match spec.general_events {
-        Some(base) => {
-            windows.push(word_io(after_config..base.into()));
-            windows.push(word_io(u32::from(base) + u32::from(ports::GPE0_LEN)..0x1_0000));
-        }
-        None => windows.push(word_io(after_config..0x1_0000)),
+    let hotplug = hotplug::ports(spec).map(|base| (base, ports::PCI_HOTPLUG_LEN));
+    let events = spec.general_events.map(|base| (base, ports::GPE0_LEN.into()));
+    let mut start = after_config;
+    for (base, length) in hotplug.into_iter().chain(events) {
+        windows.push(word_io(start..base.into()));
+        start = u32::from(base) + u32::from(length);
     }
+    windows.push(word_io(start..0x1_0000));
     windows.push(dword_memory(VGA_WINDOW_START..OPTION_ROM_START, true));
     windows.push(dword_memory(spec.layout.pci_window_32(), false));
     let above = spec.layout.pci_window_64();
@@ -215,15 +219,19 @@ fn fw_cfg() -> Aml {
     )
 }
 
-/// Keeps the general-purpose event block's ports from being given to anybody else.
 fn general_events(base: u16) -> Aml {
+    taken("GPE0", "GPE0 resources", base, ports::GPE0_LEN)
+}
+
+/// Keeps a block's ports from being given to anybody else.
+pub(super) fn taken(device_name: &str, uid: &str, base: u16, length: u8) -> Aml {
     device(
-        "GPE0",
+        device_name,
         &[
             name("_HID", eisa_id("PNP0A06")),
-            name("_UID", string("GPE0 resources")),
+            name("_UID", string(uid)),
             name("_STA", integer(STA_HIDDEN)),
-            name("_CRS", resources(&[io(base, ports::GPE0_LEN, 1)])),
+            name("_CRS", resources(&[io(base, length, 1)])),
         ],
     )
 }

@@ -15,6 +15,7 @@ use crate::x86_64::layout::MemoryLayout;
 mod aml;
 mod dsdt;
 mod fixed;
+mod hotplug;
 mod link;
 mod numa;
 
@@ -113,6 +114,9 @@ pub struct AcpiSpec {
     pub pvpanic: Option<u16>,
     /// Port of the general-purpose event block, four bytes long, if a device answers there.
     pub general_events: Option<u16>,
+    /// PCI slots that can be plugged and unplugged, a bit each; with some, the hot-plug registers are there and event
+    /// 1 of the general-purpose events points to them.
+    pub hotplug_slots: u32,
     /// PIIX4 power-management base.
     pub pm_base: u16,
     /// System control interrupt.
@@ -139,6 +143,7 @@ impl AcpiSpec {
             fw_cfg: false,
             pvpanic: None,
             general_events: None,
+            hotplug_slots: 0,
             pm_base: ports::PM_BASE,
             sci: 9,
             smi: Some(SmiCommand::PIIX4),

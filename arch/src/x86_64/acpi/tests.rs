@@ -28,6 +28,7 @@ fn fullest() -> AcpiSpec {
         fw_cfg: true,
         pvpanic: Some(ports::PVPANIC),
         general_events: Some(ports::GPE0),
+        hotplug_slots: 0xffff_fffc,
         ..AcpiSpec::new(MemoryLayout::new(6 << 30, 40).unwrap(), processors(300))
     }
 }

@@ -209,6 +209,10 @@ impl Control {
         if !legacy && value & status::FEATURES_OK == 0 {
             value &= !status::DRIVER_OK;
         }
+        if legacy && news & status::DRIVER != 0 {
+            // Linux before 2.6.34 forgets to, and works on other hosts, which do this for it.
+            self.interrupts.pins().space.grant_bus_master();
+        }
         self.interrupts.set_status(value);
         self.start_queues();
     }
@@ -352,10 +356,23 @@ impl Control {
         self.start_queues();
     }
 
+    /// After the command register changed: a function that is no bus master touches no memory (PCI 3.0, 6.2.2). The
+    /// driver that takes the mastery away has also to say again that it is ready, as with QEMU.
+    pub(super) fn follow_bus_master(&mut self) {
+        if self.interrupts.pins().space.bus_master() {
+            self.runs.settle_within(PATIENCE);
+            return self.start_queues();
+        }
+        self.interrupts.status.fetch_and(!status::DRIVER_OK, Ordering::AcqRel);
+        for n in 0..self.queues.len() {
+            self.stop_queue(n);
+        }
+    }
+
     /// Starts each queue that should run and does not.
     fn start_queues(&mut self) {
         let live = self.interrupts.status.load(Ordering::Acquire) & status::DRIVER_OK != 0;
-        if !live || self.paused || self.resetting {
+        if !live || self.paused || self.resetting || !self.interrupts.pins().space.bus_master() {
             return;
         }
         for n in 0..self.queues.len() {

@@ -168,6 +168,59 @@ fn disabled_pin_stays_low_and_rises_when_enabled() {
     assert!(guest.line.high());
 }
 
+const COMMAND: u8 = 4;
+const DECODE: u16 = 3;
+const MASTER: u16 = 4;
+
+#[test]
+fn queues_wait_until_the_function_is_bus_master() {
+    let guest = guest();
+    let mut ring = DriverRing::new(&guest.ram, 0x1_0000, 8);
+    guest.config_write(COMMAND, &DECODE.to_le_bytes());
+    guest.negotiate(u64::MAX);
+    guest.setup_queue(0, &ring);
+    guest.driver_ok();
+    ring.post(&[Buf::writable(BUFFER, 32)]);
+    guest.kick(0);
+    assert_eq!(ring.used_index(), 0);
+
+    guest.config_write(COMMAND, &(DECODE | MASTER).to_le_bytes());
+
+    assert_eq!(guest.wait_used(&mut ring).1, 32);
+}
+
+#[test]
+fn function_that_loses_the_bus_is_no_longer_ready_and_goes_on_where_it_was() {
+    let guest = guest();
+    let mut ring = DriverRing::new(&guest.ram, 0x1_0000, 8);
+    guest.negotiate(u64::MAX);
+    guest.setup_queue(0, &ring);
+    guest.driver_ok();
+    ring.post(&[Buf::writable(BUFFER, 32)]);
+    guest.kick(0);
+    assert_eq!(guest.wait_used(&mut ring).1, 32);
+
+    guest.config_write(COMMAND, &DECODE.to_le_bytes());
+    let status = guest.status();
+    ring.post(&[Buf::writable(BUFFER, 16)]);
+    guest.kick(0);
+    guest.config_write(COMMAND, &(DECODE | MASTER).to_le_bytes());
+    assert_eq!((status & status::DRIVER_OK, ring.used_index()), (0, 1));
+    guest.set_status(status | status::DRIVER_OK);
+
+    assert_eq!(guest.wait_used(&mut ring).1, 16);
+}
+
+#[test]
+fn legacy_driver_is_made_bus_master() {
+    let guest = guest();
+    guest.config_write(COMMAND, &DECODE.to_le_bytes());
+
+    guest.legacy().write(18, &[3]).unwrap();
+
+    assert_eq!(guest.config16(COMMAND), DECODE | MASTER);
+}
+
 #[test]
 fn features_that_were_not_offered_are_refused() {
     let guest = guest();

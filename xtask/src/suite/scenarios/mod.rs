@@ -3,7 +3,9 @@
 mod boot;
 mod crash;
 mod disks;
+mod hotplug;
 mod images;
+mod libvirt;
 mod life;
 
 use super::Scenario;
@@ -17,7 +19,14 @@ macro_rules! scenarios {
 }
 use scenarios;
 
-/// All of them, in the order in which they run.
+/// All there are.
 pub(super) fn all() -> impl Iterator<Item = &'static Scenario> {
-    [boot::SCENARIOS, life::SCENARIOS, disks::SCENARIOS, images::SCENARIOS, crash::SCENARIOS].into_iter().flatten()
+    usual().chain(libvirt::SCENARIOS)
+}
+
+/// Those that are played when none is named, in the order in which they run.
+pub(super) fn usual() -> impl Iterator<Item = &'static Scenario> {
+    [boot::SCENARIOS, life::SCENARIOS, disks::SCENARIOS, hotplug::SCENARIOS, images::SCENARIOS, crash::SCENARIOS]
+        .into_iter()
+        .flatten()
 }

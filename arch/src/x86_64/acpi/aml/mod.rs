@@ -48,6 +48,7 @@ const ARG0_OP: u8 = 0x68;
 const STORE_OP: u8 = 0x70;
 const AND_OP: u8 = 0x7b;
 const OR_OP: u8 = 0x7d;
+const NOTIFY_OP: u8 = 0x86;
 const CREATE_DWORD_FIELD_OP: u8 = 0x8a;
 const IF_OP: u8 = 0xa0;
 const RETURN_OP: u8 = 0xa4;
@@ -171,9 +172,19 @@ pub(super) fn region(name: &str, space: Space, offset: u64, length: u64) -> Aml 
 /// Byte-wide fields in succession, accessed byte by byte, other bits preserved.
 pub(super) fn byte_fields(region: &str, names: &[&str]) -> Aml {
     const BYTE_ACCESS_PRESERVE: u8 = 1;
-    const BITS: u8 = 8;
-    let fields: Vec<u8> = names.iter().flat_map(|name| [path(name).0, vec![BITS]].concat()).collect();
-    let content = [path(region).0, vec![BYTE_ACCESS_PRESERVE], fields].concat();
+    fields(region, BYTE_ACCESS_PRESERVE, 8, names)
+}
+
+/// 32-bit fields in succession, each accessed as a whole.
+pub(super) fn dword_fields(region: &str, names: &[&str]) -> Aml {
+    const DWORD_ACCESS_PRESERVE: u8 = 3;
+    fields(region, DWORD_ACCESS_PRESERVE, 32, names)
+}
+
+/// Fields of `bits` (fewer than 64) each; `flags` say how they are accessed (20.2.5.2).
+fn fields(region: &str, flags: u8, bits: u8, names: &[&str]) -> Aml {
+    let fields: Vec<u8> = names.iter().flat_map(|name| [path(name).0, vec![bits]].concat()).collect();
+    let content = [path(region).0, vec![flags], fields].concat();
     Aml([&[EXT_PREFIX, EXT_FIELD_OP][..], &package_length(&content)].concat())
 }
 
@@ -202,6 +213,11 @@ pub(super) fn and(a: Aml, b: Aml) -> Aml {
 /// `a | b`, stored in `target`.
 pub(super) fn or(a: Aml, b: Aml, target: Aml) -> Aml {
     Aml([&[OR_OP][..], &a.0, &b.0, &target.0].concat())
+}
+
+/// Tells the driver of `device` of an event (5.6.6).
+pub(super) fn notify(device: Aml, event: Aml) -> Aml {
+    Aml([&[NOTIFY_OP][..], &device.0, &event.0].concat())
 }
 
 pub(super) fn if_(condition: Aml, terms: &[Aml]) -> Aml {

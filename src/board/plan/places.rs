@@ -1,0 +1,154 @@
+//! Who has which name and which PCI slot: from the plan of the machine on, for as long as it lives.
+
+use std::collections::BTreeSet;
+use std::fmt;
+
+use rhea_devices::pci::Bdf;
+
+use super::check::PlanError;
+use crate::spec::pci::PciSpec;
+
+/// Slots 0 and 1 are the board's own.
+const FIRST_SLOT: u8 = 2;
+const SLOTS: u8 = 32;
+
+/// The slots that functions can be plugged into and taken out of, a bit each: all but the board's own.
+pub const PLUGGABLE_SLOTS: u32 = u32::MAX << FIRST_SLOT;
+
+/// Names and slots that are taken.
+#[derive(Debug, Clone, Default)]
+pub struct Places {
+    pub(super) names: Names,
+    pub(super) slots: PciSlots,
+    /// SCSI adapters that the user gave no name: their buses are counted.
+    pub(super) unnamed_adapters: usize,
+}
+
+impl Places {
+    /// Where the function called `id` is.
+    #[must_use]
+    pub fn of(&self, id: &str) -> Option<Bdf> {
+        self.slots.taken.iter().find(|(_, who)| who == id).map(|(bdf, _)| *bdf)
+    }
+
+    /// The names of the functions in these slots, a bit each.
+    #[must_use]
+    pub fn in_slots(&self, slots: u32) -> Vec<String> {
+        let is_there = |bdf: &Bdf| slots >> bdf.device() & 1 == 1;
+        self.slots.taken.iter().filter(|(bdf, _)| is_there(bdf)).map(|(_, id)| id.clone()).collect()
+    }
+
+    /// The device called `id` is gone: its name, and its place if it has one here, are free.
+    pub(super) fn free(&mut self, id: &str) {
+        self.names.taken.remove(id);
+        self.slots.taken.retain(|(_, who)| who != id);
+    }
+}
+
+/// Names of devices, each once.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Names {
+    taken: BTreeSet<String>,
+    counter: usize,
+}
+
+/// What made-up names begin with; no user can give such a name.
+const MADE_UP: char = '#';
+
+impl Names {
+    /// The user's name, or one made up of the driver's.
+    pub(super) fn take(&mut self, id: Option<&str>, driver: &str) -> Result<String, PlanError> {
+        let name = match id {
+            Some(id) => id.to_owned(),
+            None => {
+                self.counter += 1;
+                format!("{MADE_UP}{driver}.{}", self.counter)
+            }
+        };
+        if self.taken.insert(name.clone()) { Ok(name) } else { Err(PlanError::DuplicateId(name)) }
+    }
+}
+
+/// The name was made up: the user gave none.
+#[must_use]
+pub fn is_made_up(name: &str) -> bool {
+    name.starts_with(MADE_UP)
+}
+
+/// A device as messages call it: by the user's name, or by its driver's where the user gave none.
+pub(crate) struct Called<'a>(pub(crate) &'a str);
+
+impl fmt::Display for Called<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0.strip_prefix(MADE_UP) {
+            Some(made_up) => write!(f, "device {}", made_up.rsplit_once('.').map_or(made_up, |(driver, _)| driver)),
+            None => write!(f, "device \"{}\"", self.0),
+        }
+    }
+}
+
+/// Who has which slot.
+#[derive(Debug, Clone, Default)]
+pub(super) struct PciSlots {
+    taken: Vec<(Bdf, String)>,
+}
+
+impl PciSlots {
+    pub(super) fn claim(&mut self, id: &str, spec: &PciSpec) -> Result<Bdf, PlanError> {
+        if let Some(bus) = spec.bus.as_ref().filter(|bus| *bus != "pci.0" && *bus != "pci") {
+            return Err(PlanError::NoBus { bus: bus.clone() });
+        }
+        let bdf = match spec.addr {
+            Some(addr) => Bdf::new(0, addr.slot(), addr.function()),
+            None => self.free().ok_or_else(|| PlanError::NoSlot(id.to_owned()))?,
+        };
+        let by = match bdf.device() {
+            0 => Some("the host bridge".to_owned()),
+            1 if matches!(bdf.function(), 0 | 1 | 3) => Some("the PIIX3".to_owned()),
+            _ => self.taken.iter().find(|(there, _)| *there == bdf).map(|(_, who)| Called(who).to_string()),
+        };
+        if let Some(by) = by {
+            let (slot, function) = (bdf.device(), bdf.function());
+            return Err(PlanError::SlotTaken { id: id.to_owned(), slot, function, by });
+        }
+        self.taken.push((bdf, id.to_owned()));
+        Ok(bdf)
+    }
+
+    /// The first slot without any function.
+    fn free(&self) -> Option<Bdf> {
+        let used = |slot| self.taken.iter().any(|(bdf, _)| bdf.device() == slot);
+        (FIRST_SLOT..SLOTS).find(|&slot| !used(slot)).map(|slot| Bdf::new(0, slot, 0))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn device_without_a_name_is_called_by_its_driver() {
+        let mut names = Names::default();
+        let made_up = names.take(None, "virtio-blk-pci").unwrap();
+        let given = names.take(Some("disk0"), "virtio-blk-pci").unwrap();
+
+        assert_eq!(Called(&made_up).to_string(), "device virtio-blk-pci");
+        assert_eq!(Called(&given).to_string(), "device \"disk0\"");
+        assert!(is_made_up(&made_up) && !is_made_up(&given));
+    }
+
+    #[test]
+    fn place_and_name_are_free_again() {
+        let mut places = Places::default();
+        let spec = PciSpec { addr: "5".parse().ok(), ..PciSpec::default() };
+        places.names.take(Some("a"), "x").unwrap();
+        places.slots.claim("a", &spec).unwrap();
+        assert_eq!(places.in_slots(1 << 5), ["a"]);
+
+        places.free("a");
+
+        assert!(places.names.take(Some("a"), "x").is_ok());
+        assert!(places.slots.claim("b", &spec).is_ok());
+        assert_eq!(places.of("a"), None);
+    }
+}

@@ -1,0 +1,157 @@
+//! Plans for what comes and goes while the machine lives.
+
+use std::collections::BTreeMap;
+
+use super::check::{self, DrivePlan, PlanError};
+use super::{PciPlan, Places, Plan};
+use crate::spec::{DeviceSpec, ObjectSpec, VmSpec};
+
+/// What the machine was asked to be, kept up to date: devices and objects that come later are planned beside it.
+#[derive(Debug, Default)]
+pub struct Planner {
+    spec: VmSpec,
+    drives: Vec<DrivePlan>,
+    places: Places,
+    functions: BTreeMap<String, PciPlan>,
+}
+
+impl Planner {
+    /// Goes on from the machine's `plan`, which was made of `spec` and `drives`.
+    #[must_use]
+    pub fn new(spec: VmSpec, drives: Vec<DrivePlan>, plan: &Plan) -> Self {
+        let functions = plan.pci.iter().map(|function| (function.id.clone(), function.clone())).collect();
+        Self { spec, drives, places: plan.places.clone(), functions }
+    }
+
+    /// Who is where.
+    #[must_use]
+    pub fn places(&self) -> &Places {
+        &self.places
+    }
+
+    /// Gives the device its name and its place.
+    ///
+    /// # Errors
+    /// When it cannot be plugged, or not where it should go; nothing is taken then.
+    pub fn plug(&mut self, device: &DeviceSpec) -> Result<PciPlan, PlanError> {
+        if device.pci().is_none() {
+            return Err(PlanError::NotPluggable { driver: device.driver() });
+        }
+        let before = self.places.clone();
+        let planned = check::function(&self.spec, device, &self.drives, &mut self.places);
+        match &planned {
+            Ok(plan) => drop(self.functions.insert(plan.id.clone(), plan.clone())),
+            Err(_) => self.places = before,
+        }
+        planned
+    }
+
+    /// The function called `id` is gone; what it and the devices behind it had is free. Gives its plan.
+    pub fn unplugged(&mut self, id: &str) -> Option<PciPlan> {
+        let plan = self.functions.remove(id)?;
+        plan.units().iter().for_each(|unit| self.places.free(&unit.id));
+        self.places.free(id);
+        Some(plan)
+    }
+
+    /// What `-global` says of devices.
+    #[must_use]
+    pub fn globals(&self) -> &[crate::spec::GlobalSpec] {
+        &self.spec.globals
+    }
+
+    /// An object that devices can name from now on.
+    ///
+    /// # Errors
+    /// There is one of this name.
+    pub fn add_object(&mut self, object: ObjectSpec) -> Result<(), PlanError> {
+        if self.spec.objects.iter().any(|other| other.id() == object.id()) {
+            return Err(PlanError::DuplicateObject(object.id().to_owned()));
+        }
+        self.spec.objects.push(object);
+        Ok(())
+    }
+
+    /// Takes an object away.
+    ///
+    /// # Errors
+    /// There is none of this name, or a device or the machine itself uses it.
+    pub fn remove_object(&mut self, id: &str) -> Result<(), PlanError> {
+        let at = self.spec.objects.iter().position(|object| object.id() == id);
+        let at = at.ok_or_else(|| PlanError::UnknownObject(id.to_owned()))?;
+        let is_memory = self.spec.machine.memory_backend.as_deref() == Some(id);
+        if is_memory || self.functions.values().flat_map(|function| &function.objects).any(|used| used == id) {
+            return Err(PlanError::ObjectInUse(id.to_owned()));
+        }
+        self.spec.objects.remove(at);
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::spec::read::Source;
+    use serde_json::{Value, json};
+
+    fn device(options: Value) -> DeviceSpec {
+        let Value::Object(options) = options else { panic!("no object") };
+        DeviceSpec::read(options, Source::Json).unwrap()
+    }
+
+    fn object(options: Value) -> ObjectSpec {
+        let Value::Object(options) = options else { panic!("no object") };
+        ObjectSpec::read(options, Source::Json).unwrap()
+    }
+
+    fn refusal(planner: &mut Planner, options: Value) -> String {
+        planner.plug(&device(options)).unwrap_err().to_string()
+    }
+
+    #[test]
+    fn refused_device_takes_neither_name_nor_place() {
+        let mut planner = Planner::default();
+        let wanting = json!({"driver": "virtio-rng-pci", "id": "r", "addr": "4", "rng": "nothing"});
+
+        let said = refusal(&mut planner, wanting);
+
+        assert_eq!(said, "device \"r\": rng 'nothing' not found; give -object rng-random,id=nothing");
+        let plan = planner.plug(&device(json!({"driver": "virtio-rng-pci", "id": "r", "addr": "4"}))).unwrap();
+        assert_eq!((plan.id.as_str(), plan.bdf.device()), ("r", 4));
+    }
+
+    #[test]
+    fn name_and_slot_are_each_given_once_and_given_back() {
+        let mut planner = Planner::default();
+        planner.plug(&device(json!({"driver": "virtio-rng-pci", "id": "r", "addr": "4"}))).unwrap();
+
+        let said = refusal(&mut planner, json!({"driver": "virtio-rng-pci", "id": "r"}));
+        assert_eq!(said, "Duplicate ID 'r' for device");
+        let said = refusal(&mut planner, json!({"driver": "virtio-rng-pci", "addr": "4"}));
+        assert_eq!(said, "device virtio-rng-pci: PCI: slot 4 function 0 is taken by device \"r\"");
+
+        planner.unplugged("r");
+        assert!(planner.plug(&device(json!({"driver": "virtio-rng-pci", "id": "r", "addr": "4"}))).is_ok());
+    }
+
+    #[test]
+    fn devices_of_other_buses_cannot_be_plugged() {
+        let said = refusal(&mut Planner::default(), json!({"driver": "ide-cd"}));
+
+        assert_eq!(said, "device ide-cd: its bus does not support hotplugging; give it on the command line");
+    }
+
+    #[test]
+    fn object_in_use_stays() {
+        let mut planner = Planner::default();
+        planner.add_object(object(json!({"qom-type": "rng-builtin", "id": "o"}))).unwrap();
+        planner.plug(&device(json!({"driver": "virtio-rng-pci", "id": "r", "rng": "o"}))).unwrap();
+
+        let held = planner.remove_object("o").unwrap_err().to_string();
+        planner.unplugged("r");
+
+        assert_eq!(held, "object 'o' is in use, can not be deleted");
+        assert!(planner.remove_object("o").is_ok());
+        assert_eq!(planner.remove_object("o").unwrap_err().to_string(), "object 'o' not found");
+    }
+}

@@ -1,0 +1,117 @@
+//! Devices and objects that come and go while the machine lives: `device_add`, `device_del`, `object-add`,
+//! `object-del`.
+
+use rhea_devices::virtio::iothread::IoThread;
+use serde_json::{Map, Value};
+
+use super::Machine;
+use crate::board::plan::{PciPlan, is_made_up};
+use crate::qmp::channel::{Answer, done};
+use crate::qmp::event::DevicePathData;
+use crate::qmp::{Event, QmpError};
+use crate::spec::read::Source;
+use crate::spec::{DeviceSpec, ObjectSpec};
+
+/// Where the tree of objects has the devices that the user named.
+const PERIPHERAL: &str = "/machine/peripheral/";
+/// And those without a name.
+const ANONYMOUS: &str = "/machine/peripheral-anon/";
+
+impl Machine {
+    /// `device_add`: plans the device, puts it onto the bus, tells the guest.
+    pub(super) fn add_device(&mut self, options: Map<String, Value>) -> Answer {
+        let read = DeviceSpec::read_with(options, Source::Json, self.planner.globals());
+        let device = read.map_err(|error| QmpError::from_error(&error))?;
+        let plan = self.planner.plug(&device).map_err(|error| QmpError::from_error(&error))?;
+        if let Err(error) = self.plug(&plan) {
+            self.let_go(&plan.id);
+            return Err(error);
+        }
+        self.facts.add_disks(plan.disks(), &self.host);
+        if let Some(id) = device.id() {
+            self.facts.peripherals.push((id.to_owned(), device.driver().to_owned()));
+        }
+        done()
+    }
+
+    fn plug(&mut self, plan: &PciPlan) -> Result<(), QmpError> {
+        let paused = !self.state.is_running();
+        let nothing = || QmpError::generic("this machine has no bus to plug a device into");
+        let guest = self.guest.as_mut().ok_or_else(nothing)?;
+        guest.board.plug(plan, &self.host, paused).map_err(|error| QmpError::from_error(&error))
+    }
+
+    /// `device_del`: asks the guest, which answers in its own time, or never if it has no driver for hot-plug.
+    pub(super) fn ask_device_back(&mut self, name: &str) -> Answer {
+        let id = name.strip_prefix(PERIPHERAL).unwrap_or(name);
+        let known = self.facts.peripherals.iter().find(|(known, _)| known == id);
+        let (_, driver) = known.ok_or_else(|| QmpError::device_not_found(name))?;
+        let Some((guest, bdf)) = self.guest.as_ref().zip(self.planner.places().of(id)) else {
+            let desc = format!("Device '{driver}' does not support hotplugging; it stays until the machine ends");
+            return Err(QmpError::generic(desc));
+        };
+        guest.board.ask_back(bdf);
+        done()
+    }
+
+    /// The guest has let go of these PCI slots, a bit each, or is not asked any more.
+    pub(super) fn slots_ejected(&mut self, slots: u32) {
+        for id in self.planner.places().in_slots(slots) {
+            self.let_go(&id);
+            self.tell_deleted(&id);
+        }
+    }
+
+    /// Takes the function `id` out and frees all that it had, also for what is behind it.
+    fn let_go(&mut self, id: &str) {
+        let Some(plan) = self.planner.unplugged(id) else { return };
+        if let Some(guest) = &mut self.guest {
+            guest.board.take_out(&plan);
+        }
+        for (disk, ..) in plan.disks() {
+            self.host.let_go(disk);
+            self.failed_disks.remove(disk);
+        }
+        let gone: Vec<&str> = plan.disks().map(|(disk, ..)| disk).chain([id]).collect();
+        self.facts.disks.retain(|disk| !gone.contains(&disk.id.as_str()));
+        self.facts.peripherals.retain(|(known, _)| !gone.contains(&known.as_str()));
+    }
+
+    /// As QEMU tells it of a virtio function: first the device behind the transport, then the function.
+    fn tell_deleted(&self, id: &str) {
+        let made_up = is_made_up(id);
+        let path = format!("{}{id}", if made_up { ANONYMOUS } else { PERIPHERAL });
+        let backend = format!("{path}/virtio-backend");
+        self.bus.emit(&Event::DeviceDeleted(DevicePathData { device: None, path: backend }));
+        let device = (!made_up).then(|| id.to_owned());
+        self.bus.emit(&Event::DeviceDeleted(DevicePathData { device, path }));
+    }
+
+    /// `object-add`.
+    pub(super) fn add_object(&mut self, object: &ObjectSpec) -> Answer {
+        if let ObjectSpec::MemoryRam(_) | ObjectSpec::MemoryMemfd(_) | ObjectSpec::MemoryFile(_) = object {
+            let desc = "Memory is given at start: nothing here can be plugged that would use more of it";
+            return Err(QmpError::generic(desc));
+        }
+        self.planner.add_object(object.clone()).map_err(|error| QmpError::from_error(&error))?;
+        if let ObjectSpec::Iothread(thread) = object {
+            let started = IoThread::spawn(&thread.thread_name());
+            match started {
+                Ok(started) => drop(self.host.iothreads.insert(thread.id.clone(), started)),
+                Err(error) => {
+                    // Just added, and nobody can use it yet.
+                    let _ = self.planner.remove_object(&thread.id);
+                    return Err(QmpError::generic(format!("cannot start a thread: {error}")));
+                }
+            }
+        }
+        done()
+    }
+
+    /// `object-del`.
+    pub(super) fn remove_object(&mut self, id: &str) -> Answer {
+        self.planner.remove_object(id).map_err(|error| QmpError::from_error(&error))?;
+        self.host.iothreads.remove(id);
+        done()
+    }
+}
