@@ -14,5 +14,6 @@ pub mod process;
 pub mod qmp;
 pub mod qtest;
 pub mod seccomp;
+pub mod secret;
 pub mod spec;
 pub mod vcpu;

@@ -10,6 +10,8 @@ mod bitmap;
 mod change;
 #[path = "img/copy.rs"]
 mod copy;
+#[path = "img/encrypt.rs"]
+mod encrypt;
 #[path = "img/hostile.rs"]
 mod hostile;
 #[path = "img/look.rs"]

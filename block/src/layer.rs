@@ -15,6 +15,7 @@ use std::os::fd::RawFd;
 use std::sync::Arc;
 
 use crate::error::{BlockError, ErrorKind};
+use crate::graph::ImageDetails;
 use crate::mem::{Sink, Source};
 
 /// Facts about a layer that a front end passes on to its guest.
@@ -213,6 +214,9 @@ pub trait Layer: Send + Sync {
     fn allocated_bytes(&self) -> Option<u64> {
         None
     }
+
+    /// Adds what only this format knows of the image.
+    fn describe(&self, _details: &mut ImageDetails) {}
 
     /// The driver's own type, for what only it can do (snapshots, check, locks).
     fn as_any(&self) -> &dyn Any;

@@ -1,5 +1,6 @@
 //! Disk images: raw and qcow2 formats, the node graph, the engines that move bytes. No guest, no bus.
 
+pub mod crypto;
 pub mod disk;
 pub mod error;
 pub mod filter;

@@ -169,6 +169,36 @@ driver! {
     }
 }
 
+/// `encrypt` of qcow2: what the image is encrypted with, and the secret that opens it.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub struct Encrypt {
+    /// What it must be; not said means what the header says.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub format: Option<EncryptFormat>,
+    /// Name of the secret object.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub key_secret: Option<String>,
+}
+
+/// How a qcow2 image is encrypted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+#[expect(missing_docs, reason = "the formats' names say what they are")]
+pub enum EncryptFormat {
+    Aes,
+    Luks,
+}
+
+/// How a tool looks at an image; no part of the text that users write.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Look {
+    /// Metadata only: an encrypted image needs no key.
+    pub no_data: bool,
+    /// As it was at an internal snapshot.
+    pub snapshot: Option<format::qcow2::SnapshotRef>,
+}
+
 driver! {
     /// Driver `qcow2`.
     Qcow2 {
@@ -207,6 +237,26 @@ driver! {
         /// Seconds after which unused cache entries are dropped; 0 never.
         #[serde(default, deserialize_with = "text::size", skip_serializing_if = "Option::is_none")]
         cache_clean_interval: Option<u64>,
+        /// How it is encrypted.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        encrypt: Option<Encrypt>,
+        /// How a tool looks at it.
+        #[serde(skip)]
+        look: Look,
+    }
+}
+
+driver! {
+    /// Driver `luks`: a whole file encrypted with LUKS version 1.
+    Luks {
+        /// The node beneath.
+        file: FileRef,
+        /// Name of the secret object.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        key_secret: Option<String>,
+        /// How a tool looks at it.
+        #[serde(skip)]
+        look: Look,
     }
 }
 
@@ -289,6 +339,8 @@ pub enum BlockdevSpec {
     CopyOnRead(CopyOnRead),
     #[serde(rename = "nbd")]
     Nbd(Box<Nbd>),
+    #[serde(rename = "luks")]
+    Luks(Luks),
     #[serde(rename = "parallels")]
     Parallels(Foreign),
     #[serde(rename = "qed")]
@@ -305,10 +357,11 @@ pub enum BlockdevSpec {
 
 impl BlockdevSpec {
     /// The drivers that can be asked for.
-    pub const DRIVERS: [&'static str; 14] = [
+    pub const DRIVERS: [&'static str; 15] = [
         "copy-on-read",
         "file",
         "host_device",
+        "luks",
         "nbd",
         "null-aio",
         "null-co",
@@ -359,12 +412,23 @@ impl BlockdevSpec {
             Self::NullCo(spec) | Self::NullAio(spec) => spec.common(),
             Self::CopyOnRead(spec) => spec.common(),
             Self::Nbd(spec) => spec.common(),
+            Self::Luks(spec) => spec.common(),
             Self::Parallels(spec)
             | Self::Qed(spec)
             | Self::Vdi(spec)
             | Self::Vhdx(spec)
             | Self::Vmdk(spec)
             | Self::Vpc(spec) => spec.common(),
+        }
+    }
+
+    /// Name of the secret that opens it, if one was given.
+    #[must_use]
+    pub fn key_secret(&self) -> Option<&str> {
+        match self {
+            Self::Qcow2(spec) => spec.encrypt.as_ref().and_then(|encrypt| encrypt.key_secret.as_deref()),
+            Self::Luks(spec) => spec.key_secret.as_deref(),
+            _ => None,
         }
     }
 

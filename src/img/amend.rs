@@ -1,15 +1,18 @@
 //! `amend`: other options for an image that is there.
 
-use rhea_block::format::qcow2::Qcow2;
+use rhea_block::BlockError;
+use rhea_block::crypto::Secret;
+use rhea_block::format::luks::LuksDisk;
+use rhea_block::format::qcow2::{Amend, Qcow2};
 use rhea_block::graph::CacheMode;
-use rhea_block::layer::{Layer, Preallocation};
+use rhea_block::layer::Preallocation;
 
 use super::args::{Opt, Parsed};
 use super::error::{ImgError, chain};
-use super::open::{self, Want};
+use super::open::{self, Image, Want};
 use super::progress::Progress;
 use super::size;
-use super::target::{Format, Options};
+use super::target::{Format, Options, amend_help, amendable, slot_change};
 
 /// The verb's options.
 pub(super) const OPTIONS: &[Opt] = &[
@@ -33,67 +36,103 @@ pub(super) fn run(parsed: &Parsed) -> Result<(), ImgError> {
         return Err(ImgError::Usage("Must specify options (-o)".to_owned()));
     }
     if options.asks_for_help() {
-        return super::output::line(
-            "Amend options for 'qcow2':\n  compat=<str> - version of the format: 1.1 (v3)\n  lazy_refcounts=<bool \
-             (on/off)> - reference counts may be written late\n  size=<size> - bytes of the disk",
-        );
+        let format = parsed.get("f").map_or(Ok(Format::Qcow2), Format::by_name)?;
+        return super::output::line(amend_help(format));
     }
     let [name] = parsed.operands.as_slice() else {
         return Err(ImgError::Usage("Expecting one image file name".to_owned()));
     };
-    if parsed.has("force") {
-        return Err(ImgError::Said("--force is for encrypted images, which are not supported".to_owned()));
-    }
     let cache = open::cache_mode("", parsed.get("t"), CacheMode::default())?;
     let image = open::open(name, Want { cache, ..Want::of(parsed)?.writing() })?;
-    let Some(qcow2) = image.layer().as_any().downcast_ref::<Qcow2>() else {
+    let any = image.layer().as_any();
+    if let Some(luks) = any.downcast_ref::<LuksDisk>() {
+        check_known(Format::Luks, &options)?;
+        let change = slot_change(&options, "", parsed.has("force"), &parsed.secrets)?;
+        if let Some(change) = change {
+            luks.change_slots(&password(parsed, &image)?, &change).map_err(|e| told(&e))?;
+        }
+        return image.close();
+    }
+    let Some(qcow2) = any.downcast_ref::<Qcow2>() else {
         let driver = image.layer().driver();
         return Err(ImgError::Said(format!("Format driver '{driver}' does not support option amendment")));
     };
-    Format::Qcow2.check(&options)?;
+    check_known(Format::Qcow2, &options)?;
+    let slots = slot_change(&options, "encrypt.", parsed.has("force"), &parsed.secrets)?;
     // All are looked at before the first is changed.
-    let changes: Vec<Change> = options.iter().map(|(key, value)| change(key, value)).collect::<Result<_, _>>()?;
+    let asked = Amendment::read(&options)?;
     let progress = Progress::new(parsed.has("p") && !parsed.has("q"));
-    for change in &changes {
-        apply(qcow2, image.layer().as_ref(), change)?;
+    if let Some(change) = slots {
+        if qcow2.encryption().is_none() {
+            return Err(ImgError::Said("QCOW2 image is not encrypted, can't amend".to_owned()));
+        }
+        qcow2.change_slots(&password(parsed, &image)?, &change).map_err(|e| told(&e))?;
+    }
+    let size = asked.size.filter(|bytes| *bytes != image.layer().size());
+    qcow2.amend(&asked.format).map_err(|e| told(&e))?;
+    if let Some(bytes) = size {
+        image.layer().resize(bytes, Preallocation::Off).map_err(|e| told(&e))?;
     }
     image.close()?;
     progress.end();
     Ok(())
 }
 
-enum Change {
-    Upgrade,
-    LazyRefcounts(bool),
-    Size(u64),
+fn told(e: &BlockError) -> ImgError {
+    ImgError::Said(chain(e))
 }
 
-fn change(key: &str, value: &str) -> Result<Change, ImgError> {
-    let said = |text: String| Err(ImgError::Said(text));
-    match (key, value) {
-        ("compat", "1.1" | "v3") => Ok(Change::Upgrade),
-        ("compat", "0.10" | "v2") => said("amending to compat=0.10 is not supported: convert the image".to_owned()),
-        ("compat", _) => said(format!("Unknown compatibility level {value}")),
-        ("lazy_refcounts", "on" | "yes" | "true" | "y") => Ok(Change::LazyRefcounts(true)),
-        ("lazy_refcounts", "off" | "no" | "false" | "n") => Ok(Change::LazyRefcounts(false)),
-        ("lazy_refcounts", _) => said("Parameter 'lazy_refcounts' expects 'on' or 'off'".to_owned()),
-        ("size", _) => size::read("image size", value).map(Change::Size),
-        ("backing_file" | "backing_fmt", _) => {
-            said("Cannot amend the backing file\nYou can use 'qemu-img rebase' instead.".to_owned())
+/// Refuses what a format does not have, or has only when it is made.
+fn check_known(format: Format, options: &Options) -> Result<(), ImgError> {
+    let known = amendable(format);
+    match options.iter().find(|(key, _)| !known.contains(key)) {
+        None => Ok(()),
+        Some((key, _)) => {
+            let made = if format.has(key) { "\nThis option is only supported for image creation" } else { "" };
+            Err(ImgError::Said(format!("Invalid parameter '{key}'{made}")))
         }
-        ("refcount_bits" | "data_file" | "data_file_raw", _) => {
-            said(format!("amending '{key}' is not supported: convert the image"))
-        }
-        _ => said(format!("Invalid parameter '{key}'\nThis option is only supported for image creation")),
     }
 }
 
-fn apply(qcow2: &Qcow2, layer: &dyn Layer, change: &Change) -> Result<(), ImgError> {
-    let result = match change {
-        Change::Upgrade => qcow2.upgrade(),
-        Change::LazyRefcounts(on) => qcow2.set_lazy_refcounts(*on),
-        Change::Size(bytes) if *bytes == layer.size() => Ok(()),
-        Change::Size(bytes) => layer.resize(*bytes, Preallocation::Off),
-    };
-    result.map_err(|e| ImgError::Said(chain(&e)))
+/// The password with which the image was opened: key slots are changed with the key that it unlocks.
+fn password(parsed: &Parsed, image: &Image) -> Result<Secret, ImgError> {
+    let id = image.node.key_secret().ok_or_else(|| ImgError::Said("the image was opened without a key".to_owned()))?;
+    parsed.secrets.get(id).map_err(|e| told(&e))
+}
+
+/// What a qcow2 image is to be.
+struct Amendment {
+    format: Amend,
+    size: Option<u64>,
+}
+
+impl Amendment {
+    fn read(options: &Options) -> Result<Self, ImgError> {
+        if options.get("backing_file").or(options.get("backing_fmt")).is_some() {
+            let text = "Cannot amend the backing file\nYou can use 'qemu-img rebase' instead.";
+            return Err(ImgError::Said(text.to_owned()));
+        }
+        let version = match options.get("compat") {
+            None | Some("") => None,
+            Some("0.10" | "v2") => Some(2),
+            Some("1.1" | "v3") => Some(3),
+            Some(other) => return Err(ImgError::Said(format!("Unknown compatibility level {other}"))),
+        };
+        let refcount_bits = options.get("refcount_bits").map(|text| match size::parse(text) {
+            Ok(bits) if bits.is_power_of_two() && bits <= 64 => Ok(bits as u32),
+            Ok(_) => Err("Refcount width must be a power of two and may not exceed 64 bits"),
+            Err(_) => Err("Parameter 'refcount_bits' expects a number"),
+        });
+        let refcount_bits = refcount_bits.transpose().map_err(|text| ImgError::Said(text.to_owned()))?;
+        let flag = |key: &str| options.get(key).map(|_| options.flag(key)).transpose();
+        let format = Amend {
+            version,
+            refcount_bits,
+            lazy_refcounts: flag("lazy_refcounts")?,
+            data_file: options.get("data_file").map(str::to_owned),
+            raw_data: flag("data_file_raw")?,
+        };
+        let size = options.get("size").map(|text| size::read("image size", text)).transpose()?;
+        Ok(Self { format, size })
+    }
 }

@@ -3,6 +3,8 @@
 
 use std::ffi::OsString;
 
+use rhea_block::crypto::Secrets;
+
 use super::error::ImgError;
 
 /// One option that a verb has.
@@ -48,6 +50,8 @@ impl Opt {
 #[derive(Debug, Default)]
 pub(super) struct Parsed {
     options: Vec<(Opt, String)>,
+    /// What `--object` gave.
+    pub(super) secrets: Secrets,
     /// What is no option, in order.
     pub(super) operands: Vec<String>,
 }

@@ -48,9 +48,8 @@ pub(super) fn run(parsed: &Parsed) -> Result<(), ImgError> {
     let granularity = parsed.get("g").map(granularity).transpose()?;
     let want = Want { no_backing: true, ..Want::of(parsed)?.writing() };
     let image = open::open(file, want)?;
-    let source = parsed
-        .get("b")
-        .map(|source| open::open(source, Want { format: parsed.get("F"), no_backing: true, ..Want::default() }));
+    let beside = Want { format: parsed.get("F"), image_opts: false, write: false, warn: false, ..want };
+    let source = parsed.get("b").map(|source| open::open(source, beside));
     let source = source.transpose()?;
     for (action, value) in actions {
         let failed = |text: String| ImgError::Said(format!("Operation {action} on bitmap {name} failed: {text}"));

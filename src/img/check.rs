@@ -144,28 +144,28 @@ fn human(found: &Found, quiet: bool) -> Result<(), ImgError> {
     Ok(())
 }
 
-/// What is 0 is left out, but for the errors of the check itself.
+/// In QEMU's order. What is 0 is left out, but for the errors of the check itself.
 fn json(name: &str, format: &str, found: &Found) -> Value {
     let report = &found.report;
     let mut object = Map::new();
-    object.insert("filename".into(), name.into());
-    object.insert("format".into(), format.into());
-    object.insert("check-errors".into(), report.check_errors.into());
-    let numbers = [
-        ("image-end-offset", report.image_end_offset),
-        ("corruptions", report.corruptions),
-        ("leaks", report.leaks),
-        ("corruptions-fixed", found.corruptions_fixed),
-        ("leaks-fixed", found.leaks_fixed),
-        ("total-clusters", report.total_clusters),
-        ("allocated-clusters", report.allocated_clusters),
-        ("fragmented-clusters", report.fragmented_clusters),
-        ("compressed-clusters", report.compressed_clusters),
-    ];
-    for (key, number) in numbers {
-        if number > 0 {
+    let mut number = |key: &str, number: u64| {
+        if number > 0 || key == "check-errors" {
             object.insert(key.into(), number.into());
         }
+    };
+    number("image-end-offset", report.image_end_offset);
+    number("compressed-clusters", report.compressed_clusters);
+    number("total-clusters", report.total_clusters);
+    number("corruptions", report.corruptions);
+    number("corruptions-fixed", found.corruptions_fixed);
+    number("check-errors", report.check_errors);
+    number("leaks", report.leaks);
+    number("leaks-fixed", found.leaks_fixed);
+    number("allocated-clusters", report.allocated_clusters);
+    object.insert("filename".into(), name.into());
+    object.insert("format".into(), format.into());
+    if report.fragmented_clusters > 0 {
+        object.insert("fragmented-clusters".into(), report.fragmented_clusters.into());
     }
     Value::Object(object)
 }

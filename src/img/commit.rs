@@ -111,7 +111,7 @@ fn open_chain(
     want: Want<'_>,
     write_top: bool,
 ) -> Result<(Graph, Arc<Node>, Arc<Node>), ImgError> {
-    let graph = Graph::probing();
+    let graph = open::graph(want);
     let mut below: Option<Arc<Node>> = None;
     let mut base = None;
     for (n, link) in chain.iter().enumerate().take(depth + 1).rev() {

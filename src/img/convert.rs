@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use rhea_block::BlockError;
+use rhea_block::crypto::Secrets;
 use rhea_block::graph::CacheMode;
 use rhea_block::layer::Layer;
 use rhea_block::ops::copy::{CopyOptions, MOST_WORKERS, Watcher, copy};
@@ -116,9 +117,10 @@ pub(super) fn run(parsed: &Parsed) -> Result<(), ImgError> {
     };
     let create = !parsed.has("n");
     if create {
-        make(target, format_name, &mut options, total)?;
+        make(target, format_name, &mut options, total, &parsed.secrets)?;
     }
-    let output = open_target(parsed, target, format_name)?;
+    let key = options.get("encrypt.key-secret").or_else(|| options.get("key-secret"));
+    let output = open_target(parsed, target, format_name, key.filter(|_| create))?;
     if output.layer().size() < total {
         return Err(said("output file is smaller than input file"));
     }
@@ -163,15 +165,16 @@ fn check_combinations(parsed: &Parsed) -> Result<(), ImgError> {
     if parsed.has("skip-broken-bitmaps") && !parsed.has("bitmaps") {
         return Err(said("Use of --skip-broken-bitmaps requires --bitmaps"));
     }
-    if let Some(snapshot) = parsed.get("l") {
-        return Err(said(format!("-l {snapshot}: reading an internal snapshot is not supported")));
-    }
     Ok(())
 }
 
 fn open_sources(parsed: &Parsed, names: &[String]) -> Result<Vec<Image>, ImgError> {
     let cache = open::cache_mode("source ", parsed.get("T"), CacheMode::default())?;
-    let want = Want { cache, ..Want::of(parsed)? };
+    let snapshot = parsed.get("l").map(open::snapshot_ref).transpose()?;
+    if snapshot.is_some() && names.len() > 1 {
+        return Err(said("No support for concatenating multiple snapshot"));
+    }
+    let want = Want { cache, snapshot: snapshot.as_ref(), ..Want::of(parsed)? };
     let images: Vec<_> = names.iter().map(|name| open::open(name, want)).collect::<Result<_, _>>()?;
     let over_backing = parsed.get("B").is_some();
     if over_backing && images.len() > 1 {
@@ -182,7 +185,7 @@ fn open_sources(parsed: &Parsed, names: &[String]) -> Result<Vec<Image>, ImgErro
     Ok(images)
 }
 
-fn make(target: &str, format: &str, options: &mut Options, total: u64) -> Result<(), ImgError> {
+fn make(target: &str, format: &str, options: &mut Options, total: u64, secrets: &Secrets) -> Result<(), ImgError> {
     let format = Format::by_name(format)?;
     format.check(options)?;
     if format == Format::Raw && options.get("backing_file").is_some() {
@@ -193,14 +196,16 @@ fn make(target: &str, format: &str, options: &mut Options, total: u64) -> Result
     }
     let bytes = options.get("size").map(|text| size::read("image size", text)).transpose()?.unwrap_or(total);
     options.set("size", bytes.to_string());
-    let plan = format.plan(options, bytes)?;
-    plan.write(target).map_err(|e| said(format!("{target}: error while converting {}: {}", format.name(), chain(&e))))
+    let made = format.plan(options, bytes, secrets).and_then(|plan| plan.write(target));
+    made.map_err(|e| said(format!("{target}: error while converting {}: {}", format.name(), chain(&e))))
 }
 
-fn open_target(parsed: &Parsed, name: &str, format: &str) -> Result<Image, ImgError> {
+fn open_target(parsed: &Parsed, name: &str, format: &str, key_secret: Option<&str>) -> Result<Image, ImgError> {
     let cache = open::cache_mode("", parsed.get("t"), CacheMode::Unsafe)?;
     let image_opts = parsed.has("target-image-opts");
-    let want = Want { format: (!image_opts).then_some(format), image_opts, write: true, cache, ..Want::default() };
+    let format = (!image_opts).then_some(format);
+    let secrets = Some(&parsed.secrets);
+    let want = Want { format, image_opts, write: true, cache, secrets, key_secret, ..Want::default() };
     open::open(name, want)
 }
 
@@ -209,8 +214,12 @@ fn backing_size(output: &Image) -> u64 {
     output.node.child("backing").map_or(0, |node| node.layer().size())
 }
 
-/// Whether an image just made reads as zeroes: all but raw devices, whose content stays.
+/// Whether an image just made reads as zeroes: all but raw devices, whose content stays, and what a cipher makes of
+/// zeroes in a file.
 fn is_new_zero(output: &Image) -> bool {
+    if output.layer().driver() == "luks" {
+        return false;
+    }
     output.node.child("file").is_none_or(|file| file.layer().driver() != "host_device")
         && output.node.child("backing").is_none()
 }

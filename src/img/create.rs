@@ -24,7 +24,6 @@ pub(super) const OPTIONS: &[Opt] = &[
 /// # Errors
 /// The image cannot be made as asked.
 pub(super) fn run(parsed: &Parsed) -> Result<(), ImgError> {
-    Want::of(parsed)?;
     let mut options = Options::read(parsed.all("o"))?;
     let format_name = parsed.get("f").unwrap_or("raw");
     if options.asks_for_help() {
@@ -40,42 +39,50 @@ pub(super) fn run(parsed: &Parsed) -> Result<(), ImgError> {
     let format = Format::by_name(format_name).map_err(named)?;
     for (option, key) in [("b", "backing_file"), ("F", "backing_fmt")] {
         if let Some(value) = parsed.get(option) {
-            if format == Format::Raw {
+            if format != Format::Qcow2 {
                 let what = if option == "b" { "Backing file" } else { "Backing format" };
-                return Err(named(ImgError::Said(format!("{what} not supported for file format 'raw'"))));
+                return Err(named(ImgError::Said(format!("{what} not supported for file format '{}'", format.name()))));
             }
             options.set(key, value);
         }
     }
     format.check(&options).map_err(named)?;
     if let Some(bytes) = given {
+        if options.get("size").is_some() {
+            return Err(named(ImgError::Said("The image size must be specified only once".to_owned())));
+        }
         options.set("size", bytes.to_string());
     }
     let unsafe_backing = parsed.has("u");
-    let bytes = disk_size(path, &options, unsafe_backing).map_err(named)?;
+    let bytes = disk_size(path, &options, unsafe_backing, parsed).map_err(named)?;
     options.set("size", bytes.to_string());
     if !parsed.has("q") {
         output::line(format.formatting(path, &options))?;
     }
-    format.plan(&options, bytes).and_then(|plan| plan.write(path)).map_err(named)
+    format.plan(&options, bytes, &parsed.secrets).and_then(|plan| plan.write(path)).map_err(named)
 }
 
 /// The size that was given, or the backing file's; the backing file is looked at unless `blind`.
-fn disk_size(path: &str, options: &Options, blind: bool) -> Result<u64, ImgError> {
-    let given = options.get("size").map(|text| size::read("image size", text)).transpose()?;
+fn disk_size(path: &str, options: &Options, blind: bool, parsed: &Parsed) -> Result<u64, ImgError> {
+    let given = options.get("size").map(|text| size::parse(text).map_err(|_| size::not_a_size("size"))).transpose()?;
     let backing = options.get("backing_file").filter(|name| !name.is_empty());
     let below = match backing {
-        Some(name) if !blind => Some(backing_size(path, name, options.get("backing_fmt"))?),
+        Some(name) if !blind => Some(backing_size(path, name, options.get("backing_fmt"), parsed)?),
         _ => None,
     };
     given.or(below).ok_or_else(|| ImgError::Said("Image creation needs a size parameter".to_owned()))
 }
 
-fn backing_size(path: &str, name: &str, format: Option<&str>) -> Result<u64, ImgError> {
+fn backing_size(path: &str, name: &str, format: Option<&str>, parsed: &Parsed) -> Result<u64, ImgError> {
     let below = open::beside(Path::new(path), name);
     let shown = below.display().to_string();
-    let image = open::open(&shown, Want { format, ..Want::default() })
-        .map_err(|e| ImgError::Said(format!("{}\nCould not open backing image.", chain(&e))))?;
+    let secrets = Some(&parsed.secrets);
+    let image = open::open(&shown, Want { format, no_data: true, secrets, ..Want::default() }).map_err(|e| {
+        let text = chain(&e);
+        // The file's own message names it.
+        let text = text.strip_prefix(&format!("Could not open '{shown}': ")).unwrap_or(&text);
+        ImgError::Said(format!("{text}\nCould not open backing image."))
+    })?;
     if format.is_none() {
         let driver = image.layer().driver();
         return Err(ImgError::Said(format!(

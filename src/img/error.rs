@@ -80,10 +80,18 @@ impl ImgError {
 
 /// The error and its causes as one sentence.
 pub(super) fn chain(error: &(dyn Error + 'static)) -> String {
-    let mut parts = Vec::new();
+    let mut parts: Vec<String> = Vec::new();
     let mut next = Some(error);
     while let Some(e) = next {
-        parts.push(e.downcast_ref::<io::Error>().map_or_else(|| capital(e.to_string()), host));
+        let part = match e.downcast_ref::<io::Error>() {
+            Some(e) => host(e),
+            None => capital(e.to_string()),
+        };
+        // The format names its file, too. As in QEMU only a file that the host refuses is named behind the image.
+        let refused = e.source().is_some_and(<dyn Error>::is::<io::Error>);
+        if refused || parts.is_empty() || !part.starts_with("Could not open '") {
+            parts.push(part);
+        }
         next = e.source();
     }
     parts.join(": ")

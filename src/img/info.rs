@@ -2,10 +2,9 @@
 
 use std::collections::HashSet;
 
-use rhea_block::format::qcow2::{BitmapEntry, Qcow2, Snapshot};
+use rhea_block::format::qcow2::Qcow2;
 use rhea_block::graph::ImageDetails;
-use serde::Serialize;
-use serde_json::{Map, Value, json};
+use serde_json::{Map, Value};
 
 use super::args::{Opt, Parsed};
 use super::error::ImgError;
@@ -33,7 +32,7 @@ pub(super) fn run(parsed: &Parsed) -> Result<(), ImgError> {
     let [name] = parsed.operands.as_slice() else {
         return Err(ImgError::Usage("Expecting one image file name".to_owned()));
     };
-    let want = Want { no_backing: true, ..Want::of(parsed)? };
+    let want = Want { no_backing: true, no_data: true, ..Want::of(parsed)? };
     let chain = parsed.has("backing-chain");
     let images = collect(name, want, chain)?;
     match form {
@@ -41,8 +40,8 @@ pub(super) fn run(parsed: &Parsed) -> Result<(), ImgError> {
             let texts: Vec<_> = images.iter().map(human_text).collect();
             output::line(texts.join("\n\n"))
         }
-        Form::Json if chain => output::json(&images),
-        Form::Json => images.first().map_or(Ok(()), output::json),
+        Form::Json if chain => output::json(&images.iter().map(|told| &told.image).collect::<Vec<_>>()),
+        Form::Json => images.first().map_or(Ok(()), |told| output::json(&told.image)),
     }
 }
 
@@ -68,14 +67,9 @@ fn collect(name: &str, want: Want<'_>, chain: bool) -> Result<Vec<Details>, ImgE
 }
 
 /// What the library tells, with the path of the image beneath although that is not open.
-#[derive(Serialize)]
 struct Details {
-    #[serde(flatten)]
     image: ImageDetails,
-    #[serde(skip_serializing_if = "Vec::is_empty")]
-    snapshots: Vec<Value>,
-    /// The same as text.
-    #[serde(skip)]
+    /// The snapshots as text.
     table: Option<String>,
 }
 
@@ -84,44 +78,18 @@ fn details_of(image: &Image) -> Result<Details, ImgError> {
     if let Some(name) = &details.backing_filename {
         details.full_backing_filename = Some(open::beside(image.node.filename(), name).display().to_string());
     }
-    // A format without a dirty mark of its own was closed.
-    details.dirty_flag = Some(details.dirty_flag.unwrap_or(false));
-    let mut told = Details { image: details, snapshots: Vec::new(), table: None };
-    let Some(qcow2) = image.layer().as_any().downcast_ref::<Qcow2>() else { return Ok(told) };
+    // A format without a dirty mark of its own was closed; QEMU does not tell it of parallels, which has no clusters.
+    if details.format != "parallels" {
+        details.dirty_flag = Some(details.dirty_flag.unwrap_or(false));
+    }
+    let Some(qcow2) = image.layer().as_any().downcast_ref::<Qcow2>() else {
+        return Ok(Details { image: details, table: None });
+    };
     let fail = || ImgError::block(format!("Could not read the tables of '{}'", image.name));
     let snapshots = qcow2.snapshots().map_err(fail())?;
-    if !snapshots.is_empty() {
-        told.table = Some(snapshot::table(&snapshots));
-        told.snapshots = snapshots.iter().map(snapshot_value).collect();
-    }
-    let bitmaps: Vec<Value> = qcow2.bitmaps().map_err(fail())?.iter().map(bitmap_value).collect();
-    let data = told.image.format_specific.as_mut().and_then(|specific| specific.get_mut("data"));
-    if let (false, Some(Value::Object(data))) = (bitmaps.is_empty(), data) {
-        data.insert("bitmaps".to_owned(), Value::Array(bitmaps));
-    }
-    Ok(told)
-}
-
-fn snapshot_value(s: &Snapshot) -> Value {
-    let mut value = json!({
-        "id": s.id,
-        "name": s.name,
-        "vm-state-size": s.vm_state_size,
-        "date-sec": s.date.0,
-        "date-nsec": s.date.1,
-        "vm-clock-sec": s.vm_clock / 1_000_000_000,
-        "vm-clock-nsec": s.vm_clock % 1_000_000_000,
-    });
-    if let (Some(object), true) = (value.as_object_mut(), s.icount != u64::MAX) {
-        object.insert("icount".to_owned(), s.icount.into());
-    }
-    value
-}
-
-fn bitmap_value(bitmap: &BitmapEntry) -> Value {
-    let flags = [("in-use", bitmap.in_use), ("auto", bitmap.auto)];
-    let flags: Vec<_> = flags.iter().filter(|(_, set)| *set).map(|(name, _)| *name).collect();
-    json!({ "flags": flags, "name": bitmap.name, "granularity": 1u64 << bitmap.granularity_bits.min(63) })
+    qcow2.bitmaps().map_err(fail())?;
+    let table = (!snapshots.is_empty()).then(|| snapshot::table(&snapshots));
+    Ok(Details { image: details, table })
 }
 
 /// The text for people.
@@ -133,6 +101,9 @@ fn human_text(told: &Details) -> String {
         format!("virtual size: {} ({} bytes)", human(details.virtual_size), details.virtual_size),
         format!("disk size: {}", details.actual_size.map_or("unavailable".to_owned(), human)),
     ];
+    if details.encrypted == Some(true) {
+        lines.push("encrypted: yes".to_owned());
+    }
     if let Some(cluster) = details.cluster_size {
         lines.push(format!("cluster_size: {cluster}"));
     }

@@ -59,11 +59,7 @@ fn human(out: &mut impl Write, run: &Extent) -> Result<(), ImgError> {
     }
     let Some(offset) = run.offset else {
         out.flush()?;
-        let text = format!(
-            "File contains external, encrypted or compressed clusters. (at offset {:#x}; --output json shows them)",
-            run.start
-        );
-        return Err(ImgError::Said(text));
+        return Err(ImgError::Said("File contains external, encrypted or compressed clusters.".to_owned()));
     };
     let (start, len) = (hex(run.start), hex(run.len));
     writeln!(out, "{start:<16}{len:<16}{:<16}{}", hex(offset), run.file.display())?;

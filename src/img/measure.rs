@@ -2,7 +2,7 @@
 
 use rhea_block::format::qcow2::{self, Qcow2};
 use rhea_block::layer::Preallocation;
-use serde_json::json;
+use serde_json::Map;
 
 use super::args::{Opt, Parsed};
 use super::error::ImgError;
@@ -10,7 +10,7 @@ use super::extents;
 use super::open::{self, Image, Want};
 use super::output::{self, Form};
 use super::size;
-use super::target::{Format, Options, Plan};
+use super::target::{Format, Made, Options};
 
 /// The verb's options.
 pub(super) const OPTIONS: &[Opt] = &[
@@ -32,16 +32,14 @@ pub(super) const OPTIONS: &[Opt] = &[
 pub(super) fn run(parsed: &Parsed) -> Result<(), ImgError> {
     let said = |text: &str| Err(ImgError::Said(text.to_owned()));
     let form = Form::of(parsed.get("output"))?;
+    let snapshot = parsed.get("l").map(open::snapshot_ref).transpose()?;
     let image = match (parsed.operands.as_slice(), parsed.get("size")) {
         ([], Some(_)) => None,
-        ([name], None) => Some(open::open(name, Want::of(parsed)?)?),
+        ([name], None) => Some(open::open(name, Want { snapshot: snapshot.as_ref(), ..Want::of(parsed)? })?),
         ([], None) => return said("Either --size N or one filename must be specified."),
         ([_], Some(_)) => return said("--size N cannot be used together with a filename."),
         _ => return said("At most one filename argument is allowed."),
     };
-    if let Some(snapshot) = parsed.get("l") {
-        return said(&format!("-l {snapshot}: reading an internal snapshot is not supported"));
-    }
     let bytes = match parsed.get("size") {
         Some(text) => size::read("image size", text)?,
         None => image.as_ref().map_or(0, |image| image.layer().size()),
@@ -53,9 +51,13 @@ pub(super) fn run(parsed: &Parsed) -> Result<(), ImgError> {
     })?;
     let options = Options::read(parsed.all("o"))?;
     format.check(&options)?;
-    let (required, fully) = match format.plan(&options, bytes)? {
-        Plan::Raw { size, .. } => (size.next_multiple_of(512), size.next_multiple_of(512)),
-        Plan::Qcow2(plan) => {
+    let (required, fully) = match format.plan(&options, bytes, &parsed.secrets)?.format {
+        Made::Raw { size, .. } => (size.next_multiple_of(512), size.next_multiple_of(512)),
+        Made::Luks { size, header, .. } => {
+            let whole = size.next_multiple_of(512).saturating_add(header.payload_offset());
+            (whole, whole)
+        }
+        Made::Qcow2(plan) => {
             let reserved = matches!(plan.preallocation, Preallocation::Falloc | Preallocation::Full);
             // How much of what lies beneath is shared is not known before the copy.
             let all = reserved || plan.backing.is_some();
@@ -76,10 +78,12 @@ pub(super) fn run(parsed: &Parsed) -> Result<(), ImgError> {
             output::line(format!("required size: {required}\nfully allocated size: {fully}{more}"))
         }
         Form::Json => {
-            let mut object = json!({ "required": required, "fully-allocated": fully });
-            if let (Some(bytes), Some(object)) = (bitmaps, object.as_object_mut()) {
+            let mut object = Map::new();
+            if let Some(bytes) = bitmaps {
                 object.insert("bitmaps".to_owned(), bytes.into());
             }
+            object.insert("required".to_owned(), required.into());
+            object.insert("fully-allocated".to_owned(), fully.into());
             output::json(&object)
         }
     }

@@ -31,6 +31,7 @@ mod output;
 mod progress;
 mod rebase;
 mod resize;
+mod secrets;
 mod size;
 mod snapshot;
 mod target;
@@ -84,7 +85,10 @@ fn run(program: &str, args: Vec<OsString>) -> Result<(), ImgError> {
     let first = first.to_string_lossy().into_owned();
     match first.as_str() {
         "-h" | "--help" | "help" => return output::line(help::all(program)),
-        "-V" | "--version" => return output::line(format!("{program} version {}", env!("CARGO_PKG_VERSION"))),
+        "-V" | "--version" => {
+            let (level, own) = (crate::cli::QEMU_VERSION, env!("CARGO_PKG_VERSION"));
+            return output::line(format!("{program} version {level} (Rhea {own})"));
+        }
         "-T" | "--trace" => {
             return Err(ImgError::Usage("tracing is not supported: leave out -T".to_owned()));
         }
@@ -97,7 +101,8 @@ fn run(program: &str, args: Vec<OsString>) -> Result<(), ImgError> {
     if words.iter().any(|word| word == "-h" || word == "--help") {
         return output::line(help::verb(program, verb.name));
     }
-    let parsed = if verb.name == "resize" { resize::words(words)? } else { args::parse(words, verb.options)? };
+    let mut parsed = if verb.name == "resize" { resize::words(words)? } else { args::parse(words, verb.options)? };
+    parsed.secrets = secrets::of(&parsed)?;
     (verb.run)(&parsed)
 }
 

@@ -3,10 +3,12 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use rhea_block::crypto::Secrets;
 use rhea_block::format::Foreign;
+use rhea_block::format::qcow2::{NO_SNAPSHOT, SnapshotRef};
 use rhea_block::graph::{CacheMode, Graph, Node, by_name};
 use rhea_block::layer::{Layer, read_vec};
-use rhea_block::spec::{self, Aio, Backing, BlockdevSpec, Cache, Discard, NodeRef};
+use rhea_block::spec::{self, Aio, Backing, BlockdevSpec, Cache, Discard, Encrypt, Look, NodeRef};
 use rhea_block::{BlockError, probe};
 use serde_json::{Map, Value};
 
@@ -22,7 +24,7 @@ pub(super) const OBJECT: Opt = Opt::long_value("object");
 pub(super) const FORCE_SHARE: Opt = Opt::flag('U').or("force-share");
 
 /// The formats that can be asked for with `-f`.
-pub(super) const FORMATS: [&str; 8] = ["parallels", "qcow2", "qed", "raw", "vdi", "vhdx", "vmdk", "vpc"];
+pub(super) const FORMATS: [&str; 9] = ["luks", "parallels", "qcow2", "qed", "raw", "vdi", "vhdx", "vmdk", "vpc"];
 
 /// How an image is to be opened.
 #[derive(Debug, Clone, Copy, Default)]
@@ -43,31 +45,59 @@ pub(super) struct Want<'a> {
     pub(super) aio: Option<Aio>,
     /// The user is warned that a probed raw image is guarded.
     pub(super) warn: bool,
+    /// Only metadata is of interest: an encrypted image needs no key.
+    pub(super) no_data: bool,
+    /// As it was at an internal snapshot.
+    pub(super) snapshot: Option<&'a SnapshotRef>,
+    /// Name of the secret that opens it, where it was just made.
+    pub(super) key_secret: Option<&'a str>,
+    /// The passwords that `--object` gave.
+    pub(super) secrets: Option<&'a Secrets>,
 }
 
 impl<'a> Want<'a> {
     /// What the options common to all verbs say, for reading.
     ///
     /// # Errors
-    /// `--object`, which has no use yet.
+    /// `--image-opts` and a format.
     pub(super) fn of(parsed: &'a Parsed) -> Result<Self, ImgError> {
-        if let Some(object) = parsed.get("object") {
-            return Err(ImgError::Said(format!(
-                "--object {object}: objects hold the secrets of encrypted images, and those are not supported"
-            )));
-        }
         let image_opts = parsed.has("image-opts");
         let format = parsed.get("f");
         if image_opts && format.is_some() {
             return Err(ImgError::Said("--image-opts and --format are mutually exclusive".to_owned()));
         }
-        Ok(Self { format, image_opts, force_share: parsed.has("force-share"), ..Self::default() })
+        let secrets = Some(&parsed.secrets);
+        Ok(Self { format, image_opts, force_share: parsed.has("force-share"), secrets, ..Self::default() })
     }
 
     /// The same for writing.
     pub(super) fn writing(self) -> Self {
         Self { write: true, warn: true, ..self }
     }
+}
+
+/// Which snapshot `-l` means: `snapshot.id=`, `snapshot.name=`, or a number or name.
+///
+/// # Errors
+/// Another key.
+pub(super) fn snapshot_ref(text: &str) -> Result<SnapshotRef, ImgError> {
+    if !text.starts_with("snapshot.") {
+        return Ok(SnapshotRef::Either(text.to_owned()));
+    }
+    let (mut id, mut name) = (None, None);
+    for (key, value) in keyval::pairs(text)? {
+        match key.as_str() {
+            "snapshot.id" => id = Some(value),
+            "snapshot.name" => name = Some(value),
+            _ => {
+                return Err(ImgError::Lines(vec![
+                    format!("Invalid parameter '{key}'"),
+                    format!("Failed in parsing snapshot param '{text}'"),
+                ]));
+            }
+        }
+    }
+    Ok(SnapshotRef::Both { id, name })
 }
 
 /// A cache mode by name.
@@ -111,9 +141,17 @@ impl Image {
 /// # Errors
 /// It is not there, is not what it should be, or others have it.
 pub(super) fn open(name: &str, want: Want<'_>) -> Result<Image, ImgError> {
-    let graph = Graph::probing();
+    let graph = graph(want);
     let node = open_in(&graph, name, want)?;
     Ok(Image { graph, node, name: name.to_owned() })
+}
+
+/// A graph that knows the passwords.
+pub(super) fn graph(want: Want<'_>) -> Graph {
+    match want.secrets {
+        Some(secrets) => Graph::probing().with_secrets(secrets.clone()),
+        None => Graph::probing(),
+    }
 }
 
 fn open_in(graph: &Graph, name: &str, want: Want<'_>) -> Result<Arc<Node>, ImgError> {
@@ -130,10 +168,7 @@ pub(super) fn open_on(
     want: Want<'_>,
     below: Option<&Arc<Node>>,
 ) -> Result<Arc<Node>, ImgError> {
-    let fail = |e: BlockError| {
-        let context = format!("Could not open '{name}'");
-        ImgError::Block { context, source: e }
-    };
+    let fail = |e: BlockError| not_open(name, e);
     if want.image_opts {
         return open_options(graph, name, want);
     }
@@ -157,6 +192,18 @@ pub(super) fn open_on(
     graph.add(&spec).map_err(fail)
 }
 
+/// Why the image `name` is not open. A snapshot that is not there is no fault of the image's.
+fn not_open(name: &str, e: BlockError) -> ImgError {
+    let mut cause: Option<&(dyn std::error::Error + 'static)> = Some(&e);
+    while let Some(found) = cause {
+        if found.to_string() == NO_SNAPSHOT {
+            return ImgError::Said(format!("{NO_SNAPSHOT}: Can't find snapshot"));
+        }
+        cause = found.source();
+    }
+    ImgError::Block { context: format!("Could not open '{name}'"), source: e }
+}
+
 /// The file beneath an image, for verbs that work on a format's own tables.
 pub(super) struct FileBelow {
     pub(super) layer: Arc<dyn Layer>,
@@ -171,7 +218,7 @@ pub(super) struct FileBelow {
 /// # Errors
 /// As [`open`].
 pub(super) fn open_file(name: &str, want: Want<'_>) -> Result<FileBelow, ImgError> {
-    let graph = Graph::probing();
+    let graph = graph(want);
     let fail = |e: BlockError| ImgError::Block { context: format!("Could not open '{name}'"), source: e };
     let (file, given) = if want.image_opts {
         let mut object = keyval::nested(keyval::pairs(name)?)?;
@@ -255,8 +302,19 @@ fn format_spec(format: &str, file: NodeRef, want: Want<'_>) -> Option<BlockdevSp
             cache: raw.cache,
             file: raw.file,
             backing: if want.no_backing { Backing::None } else { Backing::Header },
+            encrypt: want.key_secret.map(|id| Encrypt { key_secret: Some(id.to_owned()), format: None }),
+            look: look(want),
             ..spec::Qcow2::default()
         }))),
+        "luks" => Some(BlockdevSpec::Luks(spec::Luks {
+            read_only: raw.read_only,
+            force_share: raw.force_share,
+            cache: raw.cache,
+            file: raw.file,
+            key_secret: want.key_secret.map(str::to_owned),
+            look: look(want),
+            ..spec::Luks::default()
+        })),
         other => {
             let foreign = spec::Foreign {
                 read_only: raw.read_only,
@@ -268,6 +326,10 @@ fn format_spec(format: &str, file: NodeRef, want: Want<'_>) -> Option<BlockdevSp
             Foreign::by_name(other).map(|format| BlockdevSpec::foreign(format, foreign))
         }
     }
+}
+
+fn look(want: Want<'_>) -> Look {
+    Look { no_data: want.no_data, snapshot: want.snapshot.cloned() }
 }
 
 /// The format that the content of `layer` shows, other than raw.
@@ -290,9 +352,14 @@ fn open_options(graph: &Graph, text: &str, want: Want<'_>) -> Result<Arc<Node>, 
     if want.no_backing && object.get("driver").is_some_and(|driver| driver == "qcow2") {
         object.insert("backing".to_owned(), Value::Null);
     }
-    let spec: BlockdevSpec = serde_json::from_value(Value::Object(object))
+    let mut spec: BlockdevSpec = serde_json::from_value(Value::Object(object))
         .map_err(|e| ImgError::Said(format!("Could not open '{text}': {e}")))?;
-    graph.add(&spec).map_err(ImgError::block(format!("Could not open '{text}'")))
+    match &mut spec {
+        BlockdevSpec::Qcow2(spec) => spec.look = look(want),
+        BlockdevSpec::Luks(spec) => spec.look = look(want),
+        _ => {}
+    }
+    graph.add(&spec).map_err(|e| not_open(text, e))
 }
 
 fn read_head(path: &Path) -> Result<Vec<u8>, ImgError> {

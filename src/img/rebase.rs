@@ -66,7 +66,8 @@ pub(super) fn run(parsed: &Parsed) -> Result<(), ImgError> {
         )));
     }
     if !blind {
-        let below = new.map(|new| open_new(&image, new, format, source_cache)).transpose()?;
+        let source = Want { format, cache: source_cache, secrets: Some(&parsed.secrets), ..Want::default() };
+        let below = new.map(|new| open_new(&image, new, source)).transpose()?;
         let progress = Progress::new(parsed.has("p") && !parsed.has("q"));
         keep_content(&image, below.as_ref(), qcow2.cluster_size(), &progress)?;
         progress.end();
@@ -79,7 +80,7 @@ pub(super) fn run(parsed: &Parsed) -> Result<(), ImgError> {
 }
 
 /// The new image beneath; its name is as the header will have it.
-fn open_new(image: &Image, new: &str, format: Option<&str>, cache: CacheMode) -> Result<Image, ImgError> {
+fn open_new(image: &Image, new: &str, want: Want<'_>) -> Result<Image, ImgError> {
     let path = open::beside(Path::new(image.node.filename()), new);
     let shown = path.display().to_string();
     let fail = |e: ImgError| {
@@ -87,7 +88,7 @@ fn open_new(image: &Image, new: &str, format: Option<&str>, cache: CacheMode) ->
         let cause = text.strip_prefix(&format!("Could not open '{shown}': ")).unwrap_or(&text);
         ImgError::Said(format!("Could not open new backing file '{new}': {cause}"))
     };
-    open::open(&shown, Want { format, cache, ..Want::default() }).map_err(fail)
+    open::open(&shown, want).map_err(fail)
 }
 
 /// Fills `buffer` with what `layer` has at `at`; past its end are zeroes.

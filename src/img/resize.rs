@@ -32,11 +32,10 @@ enum Change {
 /// # Errors
 /// As [`args::parse`].
 pub(super) fn words(mut words: Vec<OsString>) -> Result<Parsed, ImgError> {
-    let size = if words.len() > 1 { words.pop() } else { None };
+    let size = words.pop().filter(|_| !words.is_empty());
+    let size = size.ok_or_else(|| ImgError::Usage("Not enough arguments".to_owned()))?;
     let mut parsed = args::parse(words, OPTIONS)?;
-    if let Some(size) = size {
-        parsed.operands.push(size.to_string_lossy().into_owned());
-    }
+    parsed.operands.push(size.to_string_lossy().into_owned());
     Ok(parsed)
 }
 
@@ -47,7 +46,6 @@ pub(super) fn words(mut words: Vec<OsString>) -> Result<Parsed, ImgError> {
 pub(super) fn run(parsed: &Parsed) -> Result<(), ImgError> {
     let (name, asked) = match parsed.operands.as_slice() {
         [name, size] => (name, change(size)?),
-        [] | [_] => return Err(ImgError::Usage("Not enough arguments".to_owned())),
         _ => return Err(ImgError::Usage("Expecting image file name and size".to_owned())),
     };
     let preallocation = match parsed.get("preallocation") {
@@ -92,10 +90,6 @@ fn change(text: &str) -> Result<Change, ImgError> {
     match size::parse(digits) {
         Ok(bytes) => Ok(make(bytes)),
         Err(Wrong::Range) => Err(ImgError::Said(format!("Parameter 'size' expects a size below 2^63, not '{text}'"))),
-        Err(Wrong::Text) => Err(ImgError::Said(
-            "Parameter 'size' expects a non-negative number below 2^64\n\
-             Optional suffix k, M, G, T, P or E means kilo-, mega-, giga-, tera-, peta-\nand exabytes, respectively."
-                .to_owned(),
-        )),
+        Err(Wrong::Text) => Err(size::not_a_size("size")),
     }
 }

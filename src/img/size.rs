@@ -65,6 +65,14 @@ pub(super) fn read(what: &str, text: &str) -> Result<u64, ImgError> {
     read_in(what, text, 0, i64::MAX as u64)
 }
 
+/// The value of the option `key` is no size.
+pub(super) fn not_a_size(key: &str) -> ImgError {
+    ImgError::Said(format!(
+        "Parameter '{key}' expects a non-negative number below 2^64\nOptional suffix k, M, G, T, P or E means kilo-, \
+         mega-, giga-, tera-, peta-\nand exabytes, respectively."
+    ))
+}
+
 /// As [`read`], in a range of its own.
 ///
 /// # Errors

@@ -4,6 +4,8 @@ use std::fs::OpenOptions;
 use std::path::Path;
 use std::sync::Arc;
 
+use rhea_block::crypto::{LuksOptions, Secret, Secrets};
+use rhea_block::format::luks::LuksDisk;
 use rhea_block::format::qcow2::{self, Compression, CreateOptions};
 use rhea_block::layer::{Layer, Preallocation};
 use rhea_block::protocol::file::{FileOptions, HostFile};
@@ -12,26 +14,11 @@ use rhea_block::{BlockError, ErrorKind};
 use super::error::{ImgError, chain};
 use super::{keyval, open, size};
 
-/// Name, form and meaning of an option of a format.
-type Known = (&'static str, &'static str, &'static str);
+mod encrypt;
+mod known;
 
-/// Options of qcow2 in the order in which `create` shows them.
-const QCOW2: [Known; 12] = [
-    ("cluster_size", "size", "bytes of a cluster: a power of two from 512 to 2M"),
-    ("extended_l2", "bool (on/off)", "32 subclusters in each cluster"),
-    ("preallocation", "str", "space set aside at once: off, metadata, falloc or full"),
-    ("compression_type", "str", "how compressed clusters are packed: zlib or zstd"),
-    ("size", "size", "bytes of the disk"),
-    ("compat", "str", "version of the format: 0.10 (v2) or 1.1 (v3)"),
-    ("backing_file", "str", "image beneath this one"),
-    ("backing_fmt", "str", "format of the image beneath"),
-    ("data_file", "str", "file for the guest's data, with only metadata in the image"),
-    ("data_file_raw", "bool (on/off)", "the data file can be used as a raw image at any time"),
-    ("lazy_refcounts", "bool (on/off)", "reference counts may be written late"),
-    ("refcount_bits", "num", "bits of a reference count: a power of two from 1 to 64"),
-];
-const RAW: [Known; 2] =
-    [("size", "size", "bytes of the disk"), ("preallocation", "str", "space set aside at once: off, falloc or full")];
+pub(super) use encrypt::slot_change;
+use known::Known;
 
 /// What a new image is to be like.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -73,7 +60,11 @@ impl Options {
         self.0.iter().map(|(key, value)| (key.as_str(), value.as_str()))
     }
 
-    fn flag(&self, key: &str) -> Result<bool, ImgError> {
+    /// A switch; off without a value.
+    ///
+    /// # Errors
+    /// Neither on nor off.
+    pub(super) fn flag(&self, key: &str) -> Result<bool, ImgError> {
         match self.get(key) {
             None | Some("off" | "no" | "false" | "n") => Ok(false),
             Some("on" | "yes" | "true" | "y") => Ok(true),
@@ -82,9 +73,7 @@ impl Options {
     }
 
     fn size(&self, key: &str, default: u64) -> Result<u64, ImgError> {
-        self.get(key).map_or(Ok(default), |text| {
-            size::parse(text).map_err(|_| ImgError::Said(format!("Parameter '{key}' expects a size")))
-        })
+        self.get(key).map_or(Ok(default), |text| size::parse(text).map_err(|_| size::not_a_size(key)))
     }
 
     fn preallocation(&self) -> Result<Preallocation, ImgError> {
@@ -113,6 +102,22 @@ pub(super) enum Format {
     Raw,
     /// `qcow2`.
     Qcow2,
+    /// `luks`.
+    Luks,
+}
+
+fn amend_table(format: Format) -> &'static [Known] {
+    if format == Format::Luks { &known::AMEND_LUKS } else { &known::AMEND }
+}
+
+/// What of an image `amend` changes, for people.
+pub(super) fn amend_help(format: Format) -> String {
+    known::table(&format!("Amend options for '{}':", format.name()), amend_table(format))
+}
+
+/// The names of what `amend` changes.
+pub(super) fn amendable(format: Format) -> Vec<&'static str> {
+    amend_table(format).iter().map(|(name, ..)| *name).collect()
 }
 
 impl Format {
@@ -124,6 +129,7 @@ impl Format {
         match name {
             "raw" | "file" | "host_device" => Ok(Self::Raw),
             "qcow2" => Ok(Self::Qcow2),
+            "luks" => Ok(Self::Luks),
             _ if open::FORMATS.contains(&name) => {
                 Err(ImgError::Said(format!("Format driver '{name}' does not support image creation")))
             }
@@ -136,25 +142,26 @@ impl Format {
         match self {
             Self::Raw => "raw",
             Self::Qcow2 => "qcow2",
+            Self::Luks => "luks",
         }
+    }
+
+    /// Whether it has an option of that name when it is made.
+    pub(super) fn has(self, key: &str) -> bool {
+        self.known().iter().any(|(name, ..)| *name == key)
     }
 
     fn known(self) -> &'static [Known] {
         match self {
-            Self::Raw => &RAW,
-            Self::Qcow2 => &QCOW2,
+            Self::Raw => &known::RAW,
+            Self::Qcow2 => &known::QCOW2,
+            Self::Luks => &known::LUKS,
         }
     }
 
     /// The text of `-o help`.
     pub(super) fn help(self) -> String {
-        let mut text = format!("Supported {} options:", self.name());
-        let mut known = self.known().to_vec();
-        known.sort_unstable();
-        for (name, form, meaning) in known {
-            text += &format!("\n  {:<22} - {meaning}", format!("{name}=<{form}>"));
-        }
-        text
+        known::table("Supported options:", self.known())
     }
 
     /// Refuses options that the format does not have.
@@ -162,11 +169,23 @@ impl Format {
     /// # Errors
     /// Naming the first one.
     pub(super) fn check(self, options: &Options) -> Result<(), ImgError> {
-        let strange = options.iter().find(|(key, _)| !self.known().iter().any(|(name, ..)| name == key));
+        let strange = options.iter().find(|(key, _)| !self.has(key));
         match strange {
             Some((key, _)) => Err(ImgError::Said(format!("Invalid parameter '{key}'"))),
-            None => Ok(()),
+            None => self.check_forms(options),
         }
+    }
+
+    /// Refuses values that are not of their option's form.
+    fn check_forms(self, options: &Options) -> Result<(), ImgError> {
+        for (name, form, _) in self.known() {
+            match *form {
+                known::SWITCH => drop(options.flag(name)?),
+                "size" => drop(options.size(name, 0)?),
+                _ => {}
+            }
+        }
+        Ok(())
     }
 
     /// The line with which `create` begins.
@@ -181,7 +200,7 @@ impl Format {
                 _ => None,
             };
             let given = options.get(key).map(|value| match size::parse(value) {
-                Ok(bytes) if *key == "cluster_size" || *key == "size" => bytes.to_string(),
+                Ok(bytes) if ["cluster_size", "size", "extent_size_hint"].contains(key) => bytes.to_string(),
                 _ => value.to_owned(),
             });
             if let Some(value) = given.as_deref().or(default) {
@@ -195,29 +214,69 @@ impl Format {
     ///
     /// # Errors
     /// A value that makes no sense.
-    pub(super) fn plan(self, options: &Options, bytes: u64) -> Result<Plan, ImgError> {
+    pub(super) fn plan(self, options: &Options, bytes: u64, secrets: &Secrets) -> Result<Plan, ImgError> {
+        let placing = Placing { nocow: options.flag("nocow")? };
+        if options.size("extent_size_hint", 0)? != 0 {
+            let text = "extent_size_hint is not supported: the file system chooses extents itself; leave it out";
+            return Err(ImgError::Said(text.to_owned()));
+        }
         match self {
             Self::Raw => {
                 let preallocation = options.preallocation()?;
                 if preallocation == Preallocation::Metadata {
-                    return Err(ImgError::Said("Unsupported preallocation mode 'metadata'".to_owned()));
+                    return Err(ImgError::Said("Unsupported preallocation mode: metadata".to_owned()));
                 }
-                Ok(Plan::Raw { size: bytes, preallocation })
+                Ok(Plan { placing, format: Made::Raw { size: bytes.next_multiple_of(512), preallocation } })
             }
-            Self::Qcow2 => qcow2_plan(options, bytes).map(|options| Plan::Qcow2(Box::new(options))),
+            Self::Luks => {
+                let (password, header) = encrypt::luks(options, "", secrets)?;
+                let preallocation = options.preallocation()?;
+                Ok(Plan { placing, format: Made::Luks { size: bytes, preallocation, password, header } })
+            }
+            Self::Qcow2 => {
+                let options =
+                    CreateOptions { encrypt: encrypt::qcow2(options, secrets)?, ..qcow2_plan(options, bytes)? };
+                Ok(Plan { placing, format: Made::Qcow2(Box::new(options)) })
+            }
         }
     }
 }
 
+/// How the host places the file.
+#[derive(Debug, Clone, Copy)]
+struct Placing {
+    /// btrfs is asked not to copy on write.
+    nocow: bool,
+}
+
 /// A new image, checked.
 #[derive(Debug, Clone)]
-pub(super) enum Plan {
+pub(super) struct Plan {
+    placing: Placing,
+    /// What is in it.
+    pub(super) format: Made,
+}
+
+/// What is in a new image.
+#[derive(Debug, Clone)]
+pub(super) enum Made {
     /// A raw file.
     Raw {
         /// Bytes.
         size: u64,
         /// Space set aside.
         preallocation: Preallocation,
+    },
+    /// A LUKS volume.
+    Luks {
+        /// Bytes of the disk.
+        size: u64,
+        /// Space set aside.
+        preallocation: Preallocation,
+        /// The password of the first key slot.
+        password: Secret,
+        /// The header.
+        header: LuksOptions,
     },
     /// A qcow2 image.
     Qcow2(Box<CreateOptions>),
@@ -227,13 +286,15 @@ fn qcow2_plan(options: &Options, bytes: u64) -> Result<CreateOptions, ImgError> 
     let version = match options.get("compat") {
         None | Some("1.1" | "v3") => 3,
         Some("0.10" | "v2") => 2,
-        Some(other) => return Err(ImgError::Said(format!("Invalid parameter '{other}'"))),
+        Some(other) => {
+            return Err(ImgError::Said(format!("Parameter 'version' does not accept value '{other}'")));
+        }
     };
     let compression = match options.get("compression_type") {
         None | Some("zlib") => Compression::Zlib,
         Some("zstd") => Compression::Zstd,
         Some(other) => {
-            return Err(ImgError::Said(format!("Parameter 'compression_type' does not accept value '{other}'")));
+            return Err(ImgError::Said(format!("Parameter 'compression-type' does not accept value '{other}'")));
         }
     };
     let raw_data = options.flag("data_file_raw")?;
@@ -256,6 +317,7 @@ fn qcow2_plan(options: &Options, bytes: u64) -> Result<CreateOptions, ImgError> 
             .map(|name| (name.to_owned(), options.get("backing_fmt").map(str::to_owned))),
         data_file,
         preallocation: options.preallocation()?,
+        encrypt: None,
     })
 }
 
@@ -271,8 +333,11 @@ impl Plan {
 
     fn write_to(&self, path: &Path) -> Result<(), BlockError> {
         let file = host_file(path)?;
-        match self {
-            Self::Raw { size, preallocation } => {
+        if self.placing.nocow {
+            no_copy_on_write(path);
+        }
+        match &self.format {
+            Made::Raw { size, preallocation } => {
                 if file.is_device() {
                     return if file.size() < *size {
                         Err(BlockError::new(ErrorKind::NoSpace, "the device is smaller than the image"))
@@ -283,7 +348,12 @@ impl Plan {
                 file.resize(0, Preallocation::Off)?;
                 file.resize(*size, *preallocation)
             }
-            Self::Qcow2(options) => {
+            Made::Luks { size, preallocation, password, header } => {
+                file.resize(0, Preallocation::Off)?;
+                let file: Arc<dyn Layer> = Arc::new(file);
+                LuksDisk::create(&file, *size, header, password, *preallocation)
+            }
+            Made::Qcow2(options) => {
                 let data = match &options.data_file {
                     Some((name, _)) => {
                         let data = host_file(&open::beside(path, name))?;
@@ -304,4 +374,15 @@ fn host_file(path: &Path) -> Result<HostFile, BlockError> {
     let made = OpenOptions::new().write(true).create(true).truncate(false).open(path);
     drop(made.map_err(|e| BlockError::io(format!("Could not create '{}'", path.display()), e))?);
     HostFile::open(path, FileOptions::default())
+}
+
+/// Asks btrfs to write in place. Other file systems refuse, and so does this one for a file with content: both are no
+/// reason to stop, since only speed is at stake.
+fn no_copy_on_write(path: &Path) {
+    use rustix::fs::{IFlags, ioctl_getflags, ioctl_setflags};
+    let Ok(file) = std::fs::File::open(path) else { return };
+    let flags = ioctl_getflags(&file).unwrap_or(IFlags::empty());
+    if ioctl_setflags(&file, flags | IFlags::NOCOW).is_err() {
+        log::debug!("{}: the file system does not take nocow", path.display());
+    }
 }

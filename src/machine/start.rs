@@ -32,6 +32,7 @@ use crate::process::{self, PidFile, ProcessError, Readiness};
 use crate::qmp::{EventBus, Mode, Monitors, QmpError, Services, request_channel};
 use crate::qtest::{self, Harness, QtestError, Wires};
 use crate::seccomp::{self, SeccompError};
+use crate::secret::SecretError;
 use crate::spec::machine::{Accel, Board as BoardKind};
 use crate::spec::process::MonitorMode;
 use crate::spec::{ObjectSpec, SpecError, VmSpec};
@@ -75,6 +76,12 @@ pub enum StartError {
         label: String,
         #[source]
         source: ChardevError,
+    },
+    #[error("-object secret,id={id}")]
+    Secret {
+        id: String,
+        #[source]
+        source: SecretError,
     },
     #[error(transparent)]
     Drive(#[from] DriveError),
@@ -171,6 +178,12 @@ impl Session<'_> {
     fn run(self, news: super::event::EventQueue, readiness: Readiness, sandboxed: bool) -> Result<u8, StartError> {
         let spec = self.spec;
         let graph = Arc::new(Graph::new());
+        for object in &spec.objects {
+            if let ObjectSpec::Secret(secret) = object {
+                let refused = |source| StartError::Secret { id: secret.id.clone(), source };
+                crate::secret::add(graph.secrets(), secret).map_err(refused)?;
+            }
+        }
         drives::open_blockdevs(&graph, &spec.blockdevs)?;
         let disks = drives::open_drives(&graph, &spec.drives, spec.snapshot)?;
         let (requests, queue) = request_channel().map_err(StartError::Host)?;

@@ -199,7 +199,7 @@ spec_struct! {
 impl SecretSpec {
     fn check(&self) -> Result<(), SpecError> {
         match (&self.data, &self.file, &self.keyid, &self.iv) {
-            (None, None, ..) => Err(SpecError::new("Must provide 'file' or 'data'")),
+            (None, None, ..) => Err(SpecError::new("Either 'file' or 'data' must be provided")),
             (Some(_), Some(_), ..) => Err(SpecError::new("'file' and 'data' are mutually exclusive")),
             (_, _, Some(_), None) => Err(SpecError::new("IV is required to decrypt secret")),
             (_, _, None, Some(_)) => Err(SpecError::new("'iv' goes with 'keyid'; give both or none")),

@@ -4,6 +4,7 @@ use std::any::Any;
 use std::sync::Arc;
 
 use crate::error::{BlockError, ErrorKind};
+use crate::graph::ImageDetails;
 use crate::layer::{Fast, FastOp, Layer, Limits, Preallocation, Status};
 use crate::mem::{Sink, Source};
 use crate::spec::DetectZeroes;
@@ -103,6 +104,10 @@ impl Layer for Policy {
 
     fn allocated_bytes(&self) -> Option<u64> {
         self.inner.allocated_bytes()
+    }
+
+    fn describe(&self, details: &mut ImageDetails) {
+        self.inner.describe(details);
     }
 
     fn as_any(&self) -> &dyn Any {

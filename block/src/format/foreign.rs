@@ -7,7 +7,10 @@
 use std::any::Any;
 use std::sync::Arc;
 
+use serde_json::Value;
+
 use crate::error::{BlockError, ErrorKind};
+use crate::graph::ImageDetails;
 use crate::layer::{Fast, FastOp, Layer, Limits, Preallocation, Status, read_vec};
 use crate::mem::{Sink, Source};
 
@@ -29,6 +32,17 @@ pub(super) trait Places: Send + Sync {
 
     /// Bytes of the disk.
     fn size(&self) -> u64;
+
+    /// Bytes of what is allocated together, where the format has such a thing.
+    fn cluster_size(&self) -> Option<u64>;
+
+    /// What only this format has, for people; the image is called `filename`.
+    fn specific(&self, _filename: &str) -> Option<Value> {
+        None
+    }
+
+    /// Blocks that are stored nowhere are known to be zero, not just absent.
+    const ZEROES: bool = false;
 
     /// What is at `offset`, which is below the size, and for how many bytes at least (not 0, as many as are easily
     /// told).
@@ -108,7 +122,7 @@ impl<P: Places + 'static> Layer for ReadOnly<P> {
         let (place, run) = self.places.place(self.file.as_ref(), offset)?;
         let run = run.min(self.size() - offset).min(len);
         Ok(match place {
-            Place::Zero => Status { allocated: false, ..Status::zero(run) },
+            Place::Zero => Status { allocated: P::ZEROES, ..Status::zero(run) },
             Place::At(host) => Status::data(run, Some(host)),
             Place::Unpacked(..) => Status { compressed: true, ..Status::data(run, None) },
         })
@@ -124,6 +138,13 @@ impl<P: Places + 'static> Layer for ReadOnly<P> {
 
     fn allocated_bytes(&self) -> Option<u64> {
         self.file.allocated_bytes()
+    }
+
+    fn describe(&self, details: &mut ImageDetails) {
+        details.cluster_size = self.places.cluster_size();
+        details.dirty_flag = details.cluster_size.map(|_| false);
+        let data = self.places.specific(&details.filename);
+        details.format_specific = data.map(|data| serde_json::json!({ "type": P::DRIVER, "data": data }));
     }
 
     fn as_any(&self) -> &dyn Any {
@@ -207,6 +228,10 @@ impl Blocks {
 
     pub(super) fn size(&self) -> u64 {
         self.size
+    }
+
+    pub(super) fn block(&self) -> u64 {
+        self.block
     }
 
     pub(super) fn place(&self, offset: u64) -> (Place, u64) {

@@ -1,6 +1,7 @@
 //! Image formats: where the bytes of a disk are in the file beneath. No system calls here.
 
 mod foreign;
+pub mod luks;
 pub mod parallels;
 pub mod qcow2;
 pub mod qed;

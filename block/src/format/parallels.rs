@@ -47,6 +47,10 @@ impl Places for Parallels {
         self.0.size()
     }
 
+    fn cluster_size(&self) -> Option<u64> {
+        None
+    }
+
     fn place(&self, _file: &dyn Layer, offset: u64) -> Result<(Place, u64), BlockError> {
         Ok(self.0.place(offset))
     }

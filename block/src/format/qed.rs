@@ -73,6 +73,10 @@ impl Places for Qed {
         self.size
     }
 
+    fn cluster_size(&self) -> Option<u64> {
+        Some(self.cluster)
+    }
+
     fn place(&self, file: &dyn Layer, offset: u64) -> Result<(Place, u64), BlockError> {
         let number = offset / self.cluster;
         let within = offset % self.cluster;

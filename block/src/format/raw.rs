@@ -9,6 +9,9 @@ use crate::layer::{Fast, FastOp, Layer, Limits, Preallocation, Status};
 use crate::mem::{Sink, Source};
 use crate::probe;
 
+/// Bytes of a sector.
+const SECTOR: u64 = 512;
+
 /// A window on the layer beneath.
 pub struct Raw {
     file: Arc<dyn Layer>,
@@ -26,6 +29,7 @@ impl Raw {
     /// # Errors
     /// When the window does not fit into the file.
     pub fn new(file: Arc<dyn Layer>, offset: u64, size: Option<u64>) -> Result<Self, BlockError> {
+        let fixed = size.is_some();
         let whole = file.size();
         let rest = whole.checked_sub(offset).ok_or_else(|| {
             BlockError::new(ErrorKind::Invalid, format!("offset ({offset}) is beyond the file's size ({whole})"))
@@ -35,7 +39,9 @@ impl Raw {
                 format!("the sum of offset ({offset}) and size ({size}) has to be at most the file's size ({whole})");
             return Err(BlockError::new(ErrorKind::Invalid, text));
         }
-        Ok(Self { file, offset, size: AtomicU64::new(size.unwrap_or(rest)), fixed: size.is_some(), guard: false })
+        // A disk has whole sectors: the rest of the last one reads as zeroes.
+        let size = AtomicU64::new(size.unwrap_or(rest.next_multiple_of(SECTOR)));
+        Ok(Self { file, offset, size, fixed, guard: false })
     }
 
     /// The same, refusing writes to the start that would make a later probe see another format.

@@ -56,9 +56,14 @@ pub fn open(file: &Arc<dyn Layer>) -> Result<Arc<dyn Layer>, BlockError> {
 
 impl Places for Vdi {
     const DRIVER: &'static str = NAME;
+    const ZEROES: bool = true;
 
     fn size(&self) -> u64 {
         self.0.size()
+    }
+
+    fn cluster_size(&self) -> Option<u64> {
+        Some(self.0.block())
     }
 
     fn place(&self, _file: &dyn Layer, offset: u64) -> Result<(Place, u64), BlockError> {

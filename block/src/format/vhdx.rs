@@ -193,6 +193,10 @@ impl Places for Vhdx {
         self.0.size()
     }
 
+    fn cluster_size(&self) -> Option<u64> {
+        Some(self.0.block())
+    }
+
     fn place(&self, _file: &dyn Layer, offset: u64) -> Result<(Place, u64), BlockError> {
         Ok(self.0.place(offset))
     }

@@ -6,6 +6,8 @@
 use std::collections::HashSet;
 use std::sync::{Arc, Mutex, PoisonError};
 
+use serde_json::{Map, Value, json};
+
 use super::foreign::{Place, Places, ReadOnly, corrupt, le, read_table, unsupported};
 use crate::error::BlockError;
 use crate::layer::{Layer, read_vec};
@@ -21,6 +23,7 @@ const AT_END: u64 = u64::MAX;
 const MOST_DESCRIPTOR: u64 = 64 << 10;
 
 struct Vmdk {
+    descriptor: Descriptor,
     directory: Vec<u64>,
     /// Grain tables have this many entries.
     entries: u64,
@@ -64,7 +67,7 @@ impl Header {
 pub fn open(file: &Arc<dyn Layer>) -> Result<Arc<dyn Layer>, BlockError> {
     let layer = file.as_ref();
     let mut header = Header::read(layer, 0)?;
-    check_descriptor(layer, &header)?;
+    let descriptor = Descriptor::read(layer, &header)?;
     if header.directory_sector() == AT_END {
         // Footer, end-of-stream marker: the last two sectors.
         let footer = file.size().checked_sub(2 * SECTOR).ok_or_else(|| corrupt(NAME, "there is no footer"))?;
@@ -96,6 +99,7 @@ pub fn open(file: &Arc<dyn Layer>) -> Result<Arc<dyn Layer>, BlockError> {
         }
     }
     let vmdk = Vmdk {
+        descriptor,
         directory,
         entries,
         grain: grain * SECTOR,
@@ -108,22 +112,40 @@ pub fn open(file: &Arc<dyn Layer>) -> Result<Arc<dyn Layer>, BlockError> {
     Ok(ReadOnly::layer(file, vmdk))
 }
 
-/// The embedded descriptor may say that there is a parent.
-fn check_descriptor(file: &dyn Layer, header: &Header) -> Result<(), BlockError> {
-    let (sector, sectors) = (le::<8>(&header.0, 28), le::<8>(&header.0, 36));
-    if sector == 0 {
-        return Ok(());
+/// What the embedded descriptor says.
+struct Descriptor {
+    cid: u32,
+    parent_cid: u32,
+    create_type: String,
+}
+
+/// `parentCID` of an image without a parent.
+const NO_PARENT: u32 = 0xffff_ffff;
+
+impl Descriptor {
+    /// Reads it; an image with a parent is refused.
+    fn read(file: &dyn Layer, header: &Header) -> Result<Self, BlockError> {
+        let (sector, sectors) = (le::<8>(&header.0, 28), le::<8>(&header.0, 36));
+        if sector == 0 {
+            return Ok(Self { cid: 0, parent_cid: NO_PARENT, create_type: String::new() });
+        }
+        let past = || corrupt(NAME, "the descriptor is past the end of the file");
+        let start = sector.checked_mul(SECTOR).filter(|start| *start < file.size()).ok_or_else(past)?;
+        let len = sectors.saturating_mul(SECTOR).min(MOST_DESCRIPTOR).min(file.size() - start);
+        let bytes = read_vec(file, start, len as usize)?;
+        let text = String::from_utf8_lossy(&bytes);
+        let value = |key: &str| {
+            let pairs = text.lines().filter_map(|line| line.trim().split_once('='));
+            pairs.into_iter().find(|(name, _)| name.trim() == key).map(|(_, value)| value.trim())
+        };
+        let number = |key, default| value(key).and_then(|hex| u32::from_str_radix(hex, 16).ok()).unwrap_or(default);
+        let parent_cid = number("parentCID", NO_PARENT);
+        if parent_cid != NO_PARENT {
+            return Err(unsupported(NAME, "the image has a parent, which is not followed"));
+        }
+        let create_type = value("createType").unwrap_or_default().trim_matches('"').to_owned();
+        Ok(Self { cid: number("CID", 0), parent_cid, create_type })
     }
-    let past = || corrupt(NAME, "the descriptor is past the end of the file");
-    let start = sector.checked_mul(SECTOR).filter(|start| *start < file.size()).ok_or_else(past)?;
-    let len = sectors.saturating_mul(SECTOR).min(MOST_DESCRIPTOR).min(file.size() - start);
-    let bytes = read_vec(file, start, len as usize)?;
-    let text = String::from_utf8_lossy(&bytes);
-    let parent = text.lines().find_map(|line| line.trim().strip_prefix("parentCID=")).map(str::trim);
-    if parent.is_some_and(|parent| !parent.eq_ignore_ascii_case("ffffffff")) {
-        return Err(unsupported(NAME, "the image has a parent, which is not followed"));
-    }
-    Ok(())
 }
 
 impl Vmdk {
@@ -164,6 +186,23 @@ impl Places for Vmdk {
 
     fn size(&self) -> u64 {
         self.size
+    }
+
+    fn cluster_size(&self) -> Option<u64> {
+        Some(self.grain)
+    }
+
+    fn specific(&self, filename: &str) -> Option<Value> {
+        let mut extent = Map::new();
+        if self.compressed {
+            extent.insert("compressed".into(), true.into());
+        }
+        extent.insert("virtual-size".into(), self.size.into());
+        extent.insert("filename".into(), filename.into());
+        extent.insert("cluster-size".into(), self.grain.into());
+        extent.insert("format".into(), "".into());
+        let Descriptor { cid, parent_cid, create_type } = &self.descriptor;
+        Some(json!({ "cid": cid, "parent-cid": parent_cid, "create-type": create_type, "extents": [extent] }))
     }
 
     fn place(&self, file: &dyn Layer, offset: u64) -> Result<(Place, u64), BlockError> {

@@ -88,11 +88,19 @@ fn dynamic(file: &Arc<dyn Layer>, at: u64, size: u64) -> Result<Blocks, BlockErr
 
 impl Places for Vpc {
     const DRIVER: &'static str = NAME;
+    const ZEROES: bool = true;
 
     fn size(&self) -> u64 {
         match self {
             Self::Fixed(size) => *size,
             Self::Dynamic(blocks) => blocks.size(),
+        }
+    }
+
+    fn cluster_size(&self) -> Option<u64> {
+        match self {
+            Self::Fixed(_) => None,
+            Self::Dynamic(blocks) => Some(blocks.block()),
         }
     }
 

@@ -8,9 +8,9 @@ use super::named::{check_protocol, in_file_system};
 use super::open::{Inherited, Parts, Settings, Trail};
 use super::{Graph, Node};
 use crate::error::{BlockError, ErrorKind};
-use crate::format::qcow2::{OpenOptions, Qcow2, data_file_of};
+use crate::format::qcow2::{Encryption, OpenOptions, Qcow2, data_file_of};
 use crate::format::raw::Raw;
-use crate::spec::{self, Backing, BlockdevSpec, NodeRef};
+use crate::spec::{self, Backing, BlockdevSpec, EncryptFormat, NodeRef};
 
 impl Graph {
     pub(super) fn open_qcow2(
@@ -27,6 +27,22 @@ impl Graph {
         if let Some(data) = &data_file {
             children.push(("data-file", data.clone()));
         }
+        let image = self.open_image(spec, settings, &file, data_file.as_ref()).map_err(context)?;
+        if let Some(backing) = self.open_backing(&image, spec, settings, &filename, trail)? {
+            image.set_backing(Some(backing.layer().clone()));
+            children.push(("backing", backing));
+        }
+        Ok(Parts { layer: image, filename, children })
+    }
+
+    /// The image by itself, in a frame of its own: chains are opened by recursion, which must not go deep in bytes.
+    fn open_image(
+        &self,
+        spec: &spec::Qcow2,
+        settings: &Settings,
+        file: &Arc<Node>,
+        data: Option<&Arc<Node>>,
+    ) -> Result<Arc<Qcow2>, BlockError> {
         let options = OpenOptions {
             read_only: settings.read_only,
             discard: settings.discard,
@@ -34,21 +50,29 @@ impl Graph {
             discard_snapshot: spec.pass_discard_snapshot,
             discard_other: spec.pass_discard_other.unwrap_or(false),
             lazy_refcounts: spec.lazy_refcounts,
-            data_file: data_file.map(|node| node.layer().clone()),
+            data_file: data.map(|node| node.layer().clone()),
             l2_cache_size: spec.l2_cache_size,
             l2_cache_entry_size: spec.l2_cache_entry_size,
             refcount_cache_size: spec.refcount_cache_size,
             cache_size: spec.cache_size,
+            encryption: spec.encrypt.as_ref().and_then(|encrypt| encrypt.format).map(|format| match format {
+                EncryptFormat::Aes => Encryption::Aes,
+                EncryptFormat::Luks => Encryption::Luks,
+            }),
+            password: self.password(settings)?,
+            no_data: spec.look.no_data,
+            snapshot: spec.look.snapshot.clone(),
         };
-        let image = Arc::new(Qcow2::open(file.layer().clone(), &options).map_err(context)?);
+        let image = Arc::new(Qcow2::open(file.layer().clone(), &options)?);
+        if !self.probe_backing && matches!(image.encryption(), Some((Encryption::Aes, _))) {
+            let text = "the AES of old qcow2 images is not safe to run a guest on: convert the image, to \
+                        encrypt.format=luks";
+            return Err(BlockError::new(ErrorKind::Unsupported, text));
+        }
         if let Some(seconds) = spec.cache_clean_interval.filter(|s| *s > 0) {
-            Qcow2::clean_every(&image, seconds).map_err(context)?;
+            Qcow2::clean_every(&image, seconds)?;
         }
-        if let Some(backing) = self.open_backing(&image, spec, settings, &filename, trail)? {
-            image.set_backing(Some(backing.layer().clone()));
-            children.push(("backing", backing));
-        }
-        Ok(Parts { layer: image, filename, children })
+        Ok(image)
     }
 
     fn open_data_file(
@@ -85,7 +109,7 @@ impl Graph {
         }
         let (Some(name), format) = image.backing_name() else { return Ok(None) };
         let path = relative_to(filename, &name)?;
-        let context = |e: BlockError| e.within(format!("could not open the backing file of '{}'", filename.display()));
+        let context = |e: BlockError| e.within("could not open backing file");
         self.open_named(&path, format.as_deref(), filename, above, &trail.down_into(&path)?).map(Some).map_err(context)
     }
 

@@ -29,40 +29,46 @@ pub struct ChildInfo {
     pub node_name: String,
 }
 
-/// `ImageInfo`.
+/// `ImageInfo`, in the order in which QEMU shows it.
 #[derive(Debug, Clone, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub struct ImageDetails {
-    /// Path of the image.
-    pub filename: String,
-    /// Driver.
-    pub format: &'static str,
-    /// Size of the disk in bytes.
-    pub virtual_size: u64,
-    /// Bytes taken on the host.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub actual_size: Option<u64>,
-    /// Bytes of a cluster.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub cluster_size: Option<u64>,
-    /// It was not closed, and its reference counts may be old.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub dirty_flag: Option<bool>,
-    /// The backing file as the header names it.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub backing_filename: Option<String>,
-    /// Its format as the header names it.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub backing_filename_format: Option<String>,
-    /// The path that was opened for it.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub full_backing_filename: Option<String>,
-    /// What only this format has.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub format_specific: Option<serde_json::Value>,
     /// The image beneath.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub backing_image: Option<Box<ImageDetails>>,
+    /// Format of the backing file as the header names it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub backing_filename_format: Option<String>,
+    /// Internal snapshots, where they were asked for.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub snapshots: Vec<serde_json::Value>,
+    /// Size of the disk in bytes.
+    pub virtual_size: u64,
+    /// Path of the image.
+    pub filename: String,
+    /// Bytes of a cluster.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cluster_size: Option<u64>,
+    /// Driver.
+    pub format: &'static str,
+    /// Bytes taken on the host.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub actual_size: Option<u64>,
+    /// What only this format has.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub format_specific: Option<serde_json::Value>,
+    /// The path that was opened for the backing file.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub full_backing_filename: Option<String>,
+    /// It is encrypted.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub encrypted: Option<bool>,
+    /// The backing file as the header names it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub backing_filename: Option<String>,
+    /// It was not closed, and its reference counts may be old.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub dirty_flag: Option<bool>,
 }
 
 /// `BlockDeviceInfo`.
@@ -114,6 +120,7 @@ impl Node {
     /// What `BlockDeviceInfo` says of this node.
     #[must_use]
     pub fn info(&self, writeback: bool) -> NodeInfo {
+        let image = self.details();
         let chain = std::iter::successors(self.child("backing"), |node| node.child("backing"));
         NodeInfo {
             file: self.filename.display().to_string(),
@@ -128,7 +135,7 @@ impl Node {
                 .map(|(child, node)| ChildInfo { child, node_name: node.name.clone() })
                 .collect(),
             active: true,
-            encrypted: false,
+            encrypted: image.encrypted == Some(true),
             detect_zeroes: self.detect_zeroes,
             bps: 0,
             bps_rd: 0,
@@ -136,7 +143,7 @@ impl Node {
             iops: 0,
             iops_rd: 0,
             iops_wr: 0,
-            image: self.details(),
+            image,
             cache: CacheInfo { writeback, direct: self.direct, no_flush: self.no_flush },
             write_threshold: 0,
         }
@@ -151,6 +158,8 @@ impl Node {
             virtual_size: self.layer.size(),
             actual_size: self.layer.allocated_bytes(),
             cluster_size: None,
+            snapshots: Vec::new(),
+            encrypted: None,
             dirty_flag: None,
             backing_filename: None,
             backing_filename_format: None,
@@ -158,9 +167,7 @@ impl Node {
             format_specific: None,
             backing_image: None,
         };
-        if let Some(qcow2) = self.layer.as_any().downcast_ref::<crate::format::qcow2::Qcow2>() {
-            qcow2.describe(&mut details);
-        }
+        self.layer.describe(&mut details);
         if let Some(backing) = self.child("backing") {
             details.full_backing_filename = Some(backing.filename.display().to_string());
             details.backing_image = Some(Box::new(backing.details()));

@@ -8,6 +8,7 @@ use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use crate::crypto::Secrets;
 use crate::disk::Disk;
 use crate::error::{BlockError, ErrorKind};
 use crate::layer::Layer;
@@ -40,6 +41,8 @@ pub struct Node {
     detect_zeroes: DetectZeroes,
     direct: bool,
     no_flush: bool,
+    /// Name of the secret that opened it.
+    key_secret: Option<String>,
     /// A front end writes to it.
     attached: AtomicBool,
 }
@@ -55,6 +58,12 @@ impl Node {
     #[must_use]
     pub fn layer(&self) -> &Arc<dyn Layer> {
         &self.layer
+    }
+
+    /// Name of the secret that opened it, if it is encrypted.
+    #[must_use]
+    pub fn key_secret(&self) -> Option<&str> {
+        self.key_secret.as_deref()
     }
 
     /// The host path at the bottom.
@@ -124,9 +133,22 @@ pub struct Graph {
     nodes: Mutex<BTreeMap<String, Arc<Node>>>,
     next: AtomicU64,
     probe_backing: bool,
+    secrets: Secrets,
 }
 
 impl Graph {
+    /// The same, with these secrets.
+    #[must_use]
+    pub fn with_secrets(self, secrets: Secrets) -> Self {
+        Self { secrets, ..self }
+    }
+
+    /// The secrets that open encrypted images.
+    #[must_use]
+    pub fn secrets(&self) -> &Secrets {
+        &self.secrets
+    }
+
     /// No nodes. A backing file whose format the header does not name is refused.
     #[must_use]
     pub fn new() -> Self {

@@ -6,9 +6,11 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
 use super::{Graph, Node};
+use crate::crypto::Secret;
 use crate::error::{BlockError, ErrorKind};
 use crate::filter::copy_on_read::CopyOnRead;
 use crate::filter::policy::Policy;
+use crate::format::luks::LuksDisk;
 use crate::format::raw::Raw;
 use crate::layer::Layer;
 use crate::lock::Access;
@@ -76,6 +78,8 @@ pub(super) struct Settings {
     pub(super) force_share: bool,
     pub(super) discard: bool,
     pub(super) detect_zeroes: DetectZeroes,
+    /// Name of the secret that opens it.
+    pub(super) key_secret: Option<String>,
 }
 
 impl Settings {
@@ -89,6 +93,7 @@ impl Settings {
             force_share: common.force_share || above.force_share,
             discard: common.discard.map_or(above.discard, |d| d == Discard::Unmap),
             detect_zeroes: common.detect_zeroes,
+            key_secret: spec.key_secret().map(str::to_owned),
         };
         if this.detect_zeroes == DetectZeroes::Unmap && !this.discard {
             let text = "setting detect-zeroes to unmap is not allowed without setting discard operation to unmap";
@@ -192,6 +197,7 @@ impl Graph {
             detect_zeroes: settings.detect_zeroes,
             direct: settings.direct,
             no_flush: settings.no_flush,
+            key_secret: settings.key_secret.clone(),
             attached: AtomicBool::new(false),
         })
     }
@@ -208,6 +214,7 @@ impl Graph {
             BlockdevSpec::NullCo(null) => Ok(open_null("null-co", null, settings)),
             BlockdevSpec::NullAio(null) => Ok(open_null("null-aio", null, settings)),
             BlockdevSpec::Qcow2(qcow2) => self.open_qcow2(qcow2, settings, trail),
+            BlockdevSpec::Luks(spec) => self.open_luks(spec, settings, trail),
             BlockdevSpec::CopyOnRead(spec) => {
                 let file = self.resolve(&spec.file, settings.below(), trail)?;
                 let layer = Arc::new(CopyOnRead::new(file.layer.clone())?);
@@ -221,6 +228,14 @@ impl Graph {
             | BlockdevSpec::Vmdk(foreign)
             | BlockdevSpec::Vpc(foreign) => self.open_foreign(spec, foreign, settings, trail),
         }
+    }
+
+    fn open_luks(&self, spec: &spec::Luks, settings: &Settings, trail: &Trail<'_>) -> Result<Parts, BlockError> {
+        let file = self.resolve(&spec.file, settings.below(), trail)?;
+        let context = |e: BlockError| e.within(format!("could not open '{}'", file.filename.display()));
+        let password = self.password(settings)?;
+        let layer = LuksDisk::open(file.layer.clone(), password.as_ref(), spec.look.no_data).map_err(context)?;
+        Ok(Parts { layer: Arc::new(layer), filename: file.filename.clone(), children: vec![("file", file)] })
     }
 
     /// A format that is only read: asked to write, it says so.
@@ -242,6 +257,11 @@ impl Graph {
         let context = |e: BlockError| e.within(format!("could not open '{}'", file.filename.display()));
         let layer = format.open(&file.layer).map_err(context)?;
         Ok(Parts { layer, filename: file.filename.clone(), children: vec![("file", file)] })
+    }
+
+    /// The secret that opens an encrypted node.
+    pub(super) fn password(&self, settings: &Settings) -> Result<Option<Secret>, BlockError> {
+        settings.key_secret.as_deref().map(|id| self.secrets.get(id)).transpose()
     }
 
     /// The node that `what` names or defines.

@@ -108,7 +108,7 @@ impl HostFile {
         let meta = file.metadata().map_err(|e| BlockError::io(format!("could not stat '{shown}'"), e))?;
         let device = meta.file_type().is_block_device();
         if !device && !meta.is_file() {
-            let text = format!("'{shown}' is neither a regular file nor a block device");
+            let text = format!("'file' driver requires '{shown}' to be a regular file");
             return Err(BlockError::new(ErrorKind::Unsupported, text));
         }
         let (len, logical, physical) = if device {

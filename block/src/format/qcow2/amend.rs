@@ -1,8 +1,9 @@
 //! Changes of the header and of the whole map, for `rebase`, `commit`, `amend` and `measure`.
 
 use super::entry::{ALL_ALLOCATED, Entry};
-use super::header::{Header, LAZY_REFCOUNTS};
-use super::{CreateOptions, Qcow2};
+use super::header::{AUTOCLEAR_RAW_DATA, Header, LAZY_REFCOUNTS, incompatible};
+use super::repair::rebuild;
+use super::{CreateOptions, Qcow2, lock};
 use crate::error::{BlockError, ErrorKind};
 
 /// What an image of some content takes (`measure`).
@@ -39,6 +40,21 @@ pub fn measure(options: &CreateOptions, allocated: u64) -> Result<Measure, Block
     Ok(Measure { required: fully - data + allocated.min(data), fully_allocated: fully })
 }
 
+/// What an image is to be; `None` leaves it as it is.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Amend {
+    /// 2 (`compat=0.10`) or 3 (`compat=1.1`).
+    pub version: Option<u32>,
+    /// Width of a reference count, a power of two from 1 to 64.
+    pub refcount_bits: Option<u32>,
+    /// Allow postponed reference counts.
+    pub lazy_refcounts: Option<bool>,
+    /// The external data file's name in the header; the file itself is not touched.
+    pub data_file: Option<String>,
+    /// Whether the data file is to stay readable as raw.
+    pub raw_data: Option<bool>,
+}
+
 impl Qcow2 {
     /// Names another backing file and format in the header, or none; the data stay as they are (`rebase -u`).
     ///
@@ -55,35 +71,88 @@ impl Qcow2 {
         })
     }
 
-    /// Allows or forbids postponed reference counts.
+    /// Makes the image what `asked` says (`amend`). Everything is looked at before anything is changed.
     ///
     /// # Errors
-    /// When the image is of version 2, or the header cannot be written.
-    pub fn set_lazy_refcounts(&self, on: bool) -> Result<(), BlockError> {
+    /// When the wishes contradict each other or the image, or metadata cannot be read or written.
+    pub fn amend(&self, asked: &Amend) -> Result<(), BlockError> {
+        self.writable()?;
+        self.check_amend(asked)?;
+        let old = lock(&self.alloc).header.clone();
+        let version = asked.version.unwrap_or(old.version);
+        if version > old.version {
+            self.change_header(|header| {
+                header.version = version;
+                Ok(())
+            })?;
+        }
+        if let Some(bits) = asked.refcount_bits.filter(|bits| *bits != 1 << old.refcount_order) {
+            self.change_refcount_width(bits.trailing_zeros())?;
+        }
         self.change_header(|header| {
-            if header.version < 3 {
-                let text =
-                    "Lazy refcounts only supported with compatibility level 1.1 and above (use compat=1.1 or greater)";
-                return Err(BlockError::new(ErrorKind::Invalid, text));
+            if let Some(on) = asked.lazy_refcounts {
+                let bits = header.compatible & !LAZY_REFCOUNTS;
+                header.compatible = if on { bits | LAZY_REFCOUNTS } else { bits };
             }
-            header.compatible =
-                if on { header.compatible | LAZY_REFCOUNTS } else { header.compatible & !LAZY_REFCOUNTS };
+            if asked.raw_data == Some(false) {
+                header.autoclear &= !AUTOCLEAR_RAW_DATA;
+            }
+            if let Some(name) = &asked.data_file {
+                header.data_file = Some(name.clone()).filter(|name| !name.is_empty());
+            }
+            Ok(())
+        })?;
+        if version < old.version { self.downgrade() } else { Ok(()) }
+    }
+
+    fn check_amend(&self, asked: &Amend) -> Result<(), BlockError> {
+        let header = &lock(&self.alloc).header;
+        let version = asked.version.unwrap_or(header.version);
+        let bits = asked.refcount_bits.unwrap_or(1 << header.refcount_order);
+        let lazy = asked.lazy_refcounts.unwrap_or(version > 2 && header.compatible & LAZY_REFCOUNTS != 0);
+        let external = header.incompatible & incompatible::DATA_FILE != 0;
+        let raw = header.autoclear & AUTOCLEAR_RAW_DATA != 0;
+        let downgrade = version < header.version;
+        let left = incompatible::EXTENDED_L2 | incompatible::COMPRESSION;
+        let wrong = [
+            (
+                asked.data_file.is_some() && !external,
+                "data-file can only be set for images that use an external data file",
+            ),
+            (asked.raw_data == Some(true) && !raw, "data-file-raw cannot be set on existing images"),
+            (
+                version == 2 && bits != 16 && asked.refcount_bits.is_some(),
+                "Refcount widths other than 16 bits require compatibility level 1.1 or above (use compat=1.1 or greater)",
+            ),
+            (downgrade && bits != 16, "compat=0.10 requires refcount_bits=16"),
+            (
+                version == 2 && lazy,
+                "Lazy refcounts only supported with compatibility level 1.1 and above (use compat=1.1 or greater)",
+            ),
+            (downgrade && external, "Cannot downgrade an image with a data file"),
+            (downgrade && header.incompatible & left != 0, "Cannot downgrade an image with incompatible features set"),
+        ];
+        match wrong.iter().find(|(is, _)| *is) {
+            Some((_, text)) => Err(BlockError::new(ErrorKind::Invalid, *text)),
+            None => Ok(()),
+        }
+    }
+
+    /// Writes all counts anew with another width beside the old ones, then switches the header over.
+    fn change_refcount_width(&self, order: u32) -> Result<(), BlockError> {
+        self.exclusively(|alloc| {
+            rebuild(self.file.as_ref(), Some(order))?;
+            let header = Header::read(self.file.as_ref())?;
+            alloc.counts = alloc.counts.anew(self.file.as_ref(), &header)?;
+            alloc.header = header;
             Ok(())
         })
     }
 
-    /// Makes a version 2 image a version 3 one (`amend -o compat=1.1`).
-    ///
-    /// # Errors
-    /// When the header cannot be written.
-    pub fn upgrade(&self) -> Result<(), BlockError> {
-        self.change_header(|header| {
-            header.version = 3;
-            Ok(())
-        })
-    }
-
-    fn change_header(&self, change: impl FnOnce(&mut Header) -> Result<(), BlockError>) -> Result<(), BlockError> {
+    pub(super) fn change_header(
+        &self,
+        change: impl FnOnce(&mut Header) -> Result<(), BlockError>,
+    ) -> Result<(), BlockError> {
         self.writable()?;
         self.exclusively(|alloc| {
             let mut header = alloc.header.clone();

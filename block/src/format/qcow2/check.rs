@@ -158,6 +158,15 @@ impl<'a> Walk<'a> {
             self.l2(table, shared);
         }
         self.bitmaps();
+        if self.header.crypt_method == 2 {
+            match self.header.crypto_place() {
+                Ok((offset, len)) => self.range(offset, len),
+                Err(e) => {
+                    self.report.check_errors += 1;
+                    self.report.tell(format!("ERROR encryption header: {e}"));
+                }
+            }
+        }
     }
 
     /// Names every cluster of a byte range.

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::header::{AUTOCLEAR_RAW_DATA, Compression, Header, LAZY_REFCOUNTS, incompatible};
 use super::refcount::set_count;
-use super::{OpenOptions, Qcow2};
+use super::{EncryptOptions, OpenOptions, Qcow2};
 use crate::error::{BlockError, ErrorKind};
 use crate::layer::{Layer, Preallocation, write_all};
 
@@ -31,6 +31,8 @@ pub struct CreateOptions {
     pub data_file: Option<(String, bool)>,
     /// How space is set aside.
     pub preallocation: Preallocation,
+    /// How the guest's data are encrypted.
+    pub encrypt: Option<EncryptOptions>,
 }
 
 impl Default for CreateOptions {
@@ -46,6 +48,7 @@ impl Default for CreateOptions {
             backing: None,
             data_file: None,
             preallocation: Preallocation::Off,
+            encrypt: None,
         }
     }
 }
@@ -67,16 +70,15 @@ impl CreateOptions {
         }
         if self.version == 2 {
             let needs = [
-                (self.refcount_bits != 16, "Different refcount widths than 16 bits"),
-                (self.lazy_refcounts, "Lazy refcounts"),
-                (self.extended_l2, "Extended L2 entries"),
-                (self.compression != Compression::Zlib, "Non-zlib compression type"),
-                (self.data_file.is_some(), "External data files"),
+                (self.refcount_bits != 16, "Different refcount widths than 16 bits require"),
+                (self.lazy_refcounts, "Lazy refcounts only supported with"),
+                (self.extended_l2, "Extended L2 entries are only supported with"),
+                (self.compression != Compression::Zlib, "Non-zlib compression type is only supported with"),
+                (self.data_file.is_some(), "External data files are only supported with"),
             ];
             if let Some((_, what)) = needs.iter().find(|(set, _)| *set) {
-                return Err(invalid(format!(
-                    "{what} only supported with compatibility level 1.1 and above (use version=v3 or greater)"
-                )));
+                let or = if self.refcount_bits != 16 { "or" } else { "and" };
+                return Err(invalid(format!("{what} compatibility level 1.1 {or} above (use version=v3 or greater)")));
             }
         }
         if self.extended_l2 && self.cluster_size < 16384 {
@@ -87,7 +89,7 @@ impl CreateOptions {
         }
         if self.preallocation != Preallocation::Off && self.backing.is_some() && !self.extended_l2 {
             return Err(invalid(
-                "Backing file and preallocation can only be used at the same time if extended_l2 is enabled",
+                "Backing file and preallocation can only be used at the same time if extended_l2 is on",
             ));
         }
         Ok(())
@@ -146,7 +148,7 @@ pub fn create(
     let cluster = options.cluster_size;
     let l1 = header.l1_needed(header.size);
     if l1 * 8 > 32 << 20 {
-        return Err(invalid("The image size is too large for the cluster size: a larger cluster size would do"));
+        return Err(invalid("The image size is too large for file format 'qcow2' (try using a larger cluster size)"));
     }
     header.l1_size = l1 as u32;
     let l1_clusters = (l1 * 8).div_ceil(cluster);
@@ -178,7 +180,11 @@ pub fn create(
         )?;
     }
     file.flush()?;
-    let image = Qcow2::open(file.clone(), &OpenOptions { data_file: data, discard: true, ..OpenOptions::default() })?;
+    let mut image =
+        Qcow2::open(file.clone(), &OpenOptions { data_file: data, discard: true, ..OpenOptions::default() })?;
+    if let Some(encrypt) = &options.encrypt {
+        image.encrypt_new(encrypt)?;
+    }
     image.preallocate(0..header.size, options.preallocation)?;
     image.settle()?;
     Ok(image)

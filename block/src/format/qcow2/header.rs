@@ -25,6 +25,8 @@ const EXT_END: u32 = 0;
 const EXT_BACKING_FORMAT: u32 = 0xe279_2aca;
 const EXT_FEATURE_NAMES: u32 = 0x6803_f857;
 const EXT_DATA_FILE: u32 = 0x4441_5441;
+/// Where the LUKS header is.
+pub(super) const EXT_CRYPTO: u32 = 0x0537_be77;
 pub(super) const EXT_BITMAPS: u32 = 0x2385_2875;
 
 /// Largest L1 table and refcount table that are read, in bytes.

@@ -181,6 +181,9 @@ impl Qcow2 {
             FastOp::Write if !self.touched.load(Ordering::Acquire) => return Fast::Slow,
             FastOp::Read | FastOp::Write => {}
         }
+        if self.crypt.is_some() {
+            return Fast::Slow;
+        }
         let Ok(maps) = self.maps.try_read() else { return Fast::Slow };
         let Ok(run) = self.run(&maps, offset, len) else { return Fast::Slow };
         if run.len < len || run.fault.is_some() || maps.gate != Gate::Open {

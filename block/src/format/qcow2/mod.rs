@@ -29,6 +29,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use crate::error::{BlockError, ErrorKind};
+use crate::graph::ImageDetails;
 use crate::layer::{Fast, FastOp, Layer, Limits, Preallocation, Status};
 use crate::mem::{Sink, Source};
 
@@ -38,6 +39,9 @@ mod bitmap_change;
 mod check;
 mod clean;
 mod create;
+mod crypt;
+mod describe;
+mod downgrade;
 mod entry;
 mod exclusive;
 mod flush;
@@ -56,15 +60,16 @@ mod status;
 mod write;
 mod zero;
 
-pub use amend::{Measure, measure};
+pub use amend::{Amend, Measure, measure};
 pub use bitmap::BitmapEntry;
 pub use bitmap_change::{BitmapChange, Bits};
 pub use check::{CheckReport, MOST_MESSAGES, check};
 pub use create::{CreateOptions, create};
+pub use crypt::{EncryptOptions, Encryption};
 pub use header::Compression;
 pub use open::{OpenOptions, data_file_of};
 pub use repair::{Repair, Repaired, repair};
-pub use snapshot::Snapshot;
+pub use snapshot::{NO_SNAPSHOT, Snapshot, SnapshotRef};
 
 use header::Header;
 use maps::Maps;
@@ -183,6 +188,8 @@ pub struct Qcow2 {
     touched: AtomicBool,
     compression: Compression,
     unpacked: pack::Cache,
+    /// The guest's data are encrypted.
+    crypt: Option<crypt::Crypt>,
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -224,34 +231,6 @@ impl Qcow2 {
             return Err(BlockError::new(ErrorKind::Permission, "the qcow2 image is read-only"));
         }
         Ok(())
-    }
-
-    /// Fills in what `query-named-block-nodes` and `info` show of this format.
-    pub(crate) fn describe(&self, details: &mut crate::graph::ImageDetails) {
-        use header::incompatible as bit;
-        let alloc = lock(&self.alloc);
-        let header = &alloc.header;
-        details.cluster_size = Some(self.geometry.cluster());
-        details.dirty_flag = Some(header.incompatible & bit::DIRTY != 0);
-        details.backing_filename.clone_from(&header.backing_file);
-        details.backing_filename_format.clone_from(&header.backing_format);
-        let mut data = serde_json::Map::new();
-        data.insert("compat".into(), if header.version == 2 { "0.10" } else { "1.1" }.into());
-        let compression = if header.compression == Compression::Zstd { "zstd" } else { "zlib" };
-        data.insert("compression-type".into(), compression.into());
-        if header.version == 3 {
-            data.insert("lazy-refcounts".into(), (header.compatible & header::LAZY_REFCOUNTS != 0).into());
-        }
-        data.insert("refcount-bits".into(), (1u64 << header.refcount_order).into());
-        if header.version == 3 {
-            data.insert("corrupt".into(), (header.incompatible & bit::CORRUPT != 0).into());
-            data.insert("extended-l2".into(), self.geometry.extended.into());
-        }
-        if let Some(name) = &header.data_file {
-            data.insert("data-file".into(), name.clone().into());
-            data.insert("data-file-raw".into(), (header.autoclear & header::AUTOCLEAR_RAW_DATA != 0).into());
-        }
-        details.format_specific = Some(serde_json::json!({ "type": "qcow2", "data": data }));
     }
 }
 
@@ -324,6 +303,10 @@ impl Layer for Qcow2 {
 
     fn allocated_bytes(&self) -> Option<u64> {
         self.file.allocated_bytes()
+    }
+
+    fn describe(&self, details: &mut ImageDetails) {
+        self.tell(details);
     }
 
     fn as_any(&self) -> &dyn Any {

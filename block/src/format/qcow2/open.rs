@@ -3,11 +3,14 @@
 use std::sync::atomic::{AtomicBool, AtomicU64};
 use std::sync::{Arc, Condvar, Mutex, RwLock};
 
-use super::header::{Header, LAZY_REFCOUNTS, corrupt, incompatible, unsupported};
+use super::crypt::{Crypt, Encryption};
+use super::header::{Header, LAZY_REFCOUNTS, corrupt, incompatible};
 use super::maps::Maps;
 use super::refcount::Refcounts;
 use super::repair::{Repair, repair};
+use super::snapshot::{SnapshotRef, at_snapshot};
 use super::{Alloc, Discards, Geometry, Qcow2, pack};
+use crate::crypto::Secret;
 use crate::error::{BlockError, ErrorKind};
 use crate::layer::{Layer, read_vec};
 
@@ -36,6 +39,14 @@ pub struct OpenOptions {
     pub refcount_cache_size: Option<u64>,
     /// Bytes for both together.
     pub cache_size: Option<u64>,
+    /// What the image must be encrypted with; not said means what its header says.
+    pub encryption: Option<Encryption>,
+    /// The password of an encrypted image.
+    pub password: Option<Secret>,
+    /// Only metadata will be asked for: an encrypted image needs no password.
+    pub no_data: bool,
+    /// Show the disk as it was at this snapshot; implies `read_only`.
+    pub snapshot: Option<SnapshotRef>,
 }
 
 /// Most bytes of L2 slices without a wish, as QEMU has on Linux.
@@ -89,9 +100,9 @@ impl Qcow2 {
     /// When it is no qcow2 image, breaks the format's rules, or uses what is not supported.
     pub fn open(file: Arc<dyn Layer>, options: &OpenOptions) -> Result<Self, BlockError> {
         let mut header = Header::read(file.as_ref())?;
-        let read_only = options.read_only || file.limits().read_only;
-        if header.crypt_method != 0 {
-            return Err(unsupported("encrypted qcow2 images are not supported"));
+        let read_only = options.read_only || options.snapshot.is_some() || file.limits().read_only;
+        if let Some(which) = &options.snapshot {
+            header = at_snapshot(file.as_ref(), header, which)?;
         }
         if !read_only && header.incompatible & incompatible::CORRUPT != 0 {
             return Err(corrupt("qcow2: Image is corrupt; cannot be opened read/write"));
@@ -118,6 +129,7 @@ impl Qcow2 {
                 ));
             }
         };
+        let crypt = Crypt::open(file.as_ref(), &header, options)?;
         let geometry = geometry(&header, options)?;
         let l1 = read_words(file.as_ref(), header.l1_offset, u64::from(header.l1_size))?;
         let table_entries = u64::from(header.reftable_clusters) << (header.cluster_bits - 3);
@@ -139,6 +151,7 @@ impl Qcow2 {
         );
         counts.fixed.push(0..geometry.cluster());
         counts.fixed.push(header.l1_offset..header.l1_offset + 8 * u64::from(header.l1_size));
+        counts.fixed.extend(header.crypto_range());
         let lazy = options.lazy_refcounts.unwrap_or(header.compatible & LAZY_REFCOUNTS != 0);
         if lazy && header.version < 3 {
             let text = "Lazy refcounts require a qcow2 image with at least qcow2 version 3 (compat=1.1)";
@@ -174,6 +187,7 @@ impl Qcow2 {
             dirty: AtomicBool::new(false),
             touched: AtomicBool::new(false),
             unpacked: pack::Cache::new(),
+            crypt,
             data,
             file,
         })
@@ -225,6 +239,7 @@ fn metadata_clusters(header: &Header, l1: &[u64], counts: &[u64]) -> Vec<u64> {
     all.extend(counts);
     all.extend(range(header.l1_offset, u64::from(header.l1_size) * 8));
     all.extend(range(header.reftable_offset, u64::from(header.reftable_clusters) * cluster));
+    all.extend(header.crypto_range().into_iter().flat_map(|place| range(place.start, place.end - place.start)));
     all.retain(|offset| *offset != 0);
     all.sort_unstable();
     all.dedup();

@@ -38,6 +38,10 @@ impl Qcow2 {
             let text = "an image with an external data file cannot hold compressed clusters";
             return Err(BlockError::new(ErrorKind::Unsupported, text));
         }
+        if self.crypt.is_some() {
+            let text = "Compression and encryption not supported at the same time";
+            return Err(BlockError::new(ErrorKind::Unsupported, text));
+        }
         let fits = !packed.is_empty() && (packed.len() as u64) < cluster;
         if !guest.is_multiple_of(cluster) || guest >= self.size.load(std::sync::atomic::Ordering::Acquire) || !fits {
             return Err(BlockError::new(ErrorKind::Invalid, "no place for a compressed cluster"));

@@ -14,7 +14,7 @@ impl Qcow2 {
             let (run, _token) = self.find(at, (into.len() - done) as u64)?;
             let part = into.part(done, run.len as usize);
             match run.mapping {
-                Mapping::Data(_) => self.data.read(part, run.host)?,
+                Mapping::Data(_) => self.read_data(part, run.host, at)?,
                 Mapping::Zero => part.zero(),
                 Mapping::Absent => self.read_backing(part, at)?,
                 Mapping::Compressed => {

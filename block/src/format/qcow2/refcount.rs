@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::ops::Range;
 use std::sync::Arc;
 
-use super::header::corrupt;
+use super::header::{Header, corrupt};
 use crate::error::{BlockError, ErrorKind};
 use crate::layer::{Layer, read_vec, write_all};
 
@@ -99,6 +99,23 @@ impl Refcounts {
             fixed: Vec::new(),
             table_moved: false,
         }
+    }
+
+    /// The counts that the header names now, nothing of the old ones kept.
+    pub(super) fn anew(&self, file: &dyn Layer, header: &Header) -> Result<Self, BlockError> {
+        let entries = u64::from(header.reftable_clusters) << (header.cluster_bits - 3);
+        let table = super::open::read_words(file, header.reftable_offset, entries)?;
+        let mut counts = Self::new(
+            header.cluster_bits,
+            header.refcount_order,
+            table,
+            header.reftable_offset,
+            header.reftable_clusters,
+            self.capacity,
+            file.size(),
+        );
+        counts.fixed.clone_from(&self.fixed);
+        Ok(counts)
     }
 
     fn cluster(&self) -> u64 {

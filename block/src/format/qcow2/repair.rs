@@ -10,8 +10,11 @@ use super::check::{CheckReport, Walk, check};
 use super::entry::{COPIED, OFFSET};
 use super::header::{Header, incompatible};
 use super::refcount::{get_count, set_count};
-use crate::error::BlockError;
+use crate::error::{BlockError, ErrorKind};
 use crate::layer::{Layer, read_vec, write_all};
+
+/// Bytes of the header's fixed fields that hold what is known here (version 3).
+const FIXED: usize = 104;
 
 /// What to repair.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -93,7 +96,7 @@ fn fix_counts(file: &dyn Layer, raise: bool) -> Result<(), BlockError> {
         let shared = usable && walk.names.get(entry >> bits) > 1;
         if !usable || shared {
             if raise && range.clone().any(|c| walk.names.get(c) > 0) {
-                return rebuild(file);
+                return rebuild(file, None);
             }
             continue;
         }
@@ -129,15 +132,31 @@ fn fix_flags(file: &dyn Layer) -> Result<(), BlockError> {
     file.flush()
 }
 
-/// Writes all counts anew past the end of the file and points the header at them.
-fn rebuild(file: &dyn Layer) -> Result<(), BlockError> {
+/// Writes all counts anew past the end of the file, `1 << order` bits wide if that is given, and points the header at
+/// them. The old ones are free then.
+///
+/// # Errors
+/// When a count does not fit the new width, or reading or writing fails.
+pub(super) fn rebuild(file: &dyn Layer, order: Option<u32>) -> Result<(), BlockError> {
     let mut walk = Walk::new(file)?;
     walk.all_but_counts();
-    let header = walk.header.clone();
-    let (bits, order, cluster) = (header.cluster_bits, header.refcount_order, header.cluster_size());
+    let mut header = walk.header.clone();
+    let wanted = order;
+    let order = wanted.unwrap_or(header.refcount_order);
+    let (bits, cluster) = (header.cluster_bits, header.cluster_size());
     let per = 1u64 << (bits + 3 - order);
     let most = if order == 6 { u64::MAX } else { (1 << (1 << order)) - 1 };
     let end = file.size().div_ceil(cluster);
+    let large = (0..end).find(|cluster| u64::from(walk.names.get(*cluster)) > most);
+    if let (Some(large), true) = (large, wanted.is_some()) {
+        let text = format!(
+            "Cannot decrease refcount entry width to {} bits: Cluster at offset {:#x} has a refcount of {}",
+            1u32 << order,
+            large << bits,
+            walk.names.get(large)
+        );
+        return Err(BlockError::new(ErrorKind::Invalid, text));
+    }
     let (mut blocks, mut table) = (1, 1);
     while blocks * per < end + blocks + table || table * cluster / 8 < blocks {
         blocks = (end + blocks + table).div_ceil(per);
@@ -158,8 +177,10 @@ fn rebuild(file: &dyn Layer) -> Result<(), BlockError> {
     let table_at = (end + blocks) * cluster;
     write_all(file, &entries, table_at)?;
     file.flush()?;
-    let mut fields = table_at.to_be_bytes().to_vec();
-    fields.extend((table as u32).to_be_bytes());
-    write_all(file, &fields, 48)?;
+    header.reftable_offset = table_at;
+    header.reftable_clusters = table as u32;
+    header.refcount_order = order;
+    // Place, size and width lie in one sector, so they change together.
+    write_all(file, &header.encode()?[48..FIXED.min(cluster as usize)], 48)?;
     file.flush()
 }

@@ -9,6 +9,7 @@ use super::refcount::Freed;
 use super::{Qcow2, lock};
 use crate::error::{BlockError, ErrorKind};
 use crate::layer::{Preallocation, write_all};
+use crate::mem::Source;
 
 /// Largest L1 table, in bytes.
 const MOST_L1: u64 = 32 << 20;
@@ -136,12 +137,20 @@ impl Qcow2 {
                 (taken.offset, taken.clusters)
             };
             let bitmap = if g.extended { 0 } else { ALL_ALLOCATED };
+            // Zeroes that are not encrypted would read as noise: the map says zero, or zeroes are encrypted below.
+            let marked = self.crypt.is_some() && g.version == 3 && !g.extended;
+            let start = at;
             for n in 0..got {
                 if self.find(at, 1)?.0.entry.word & OFFSET != 0 {
                     return Err(corrupt("a cluster past the end of the disk is in use"));
                 }
-                self.set_entry(at, Entry::data(host + n * g.cluster(), bitmap))?;
+                let entry = Entry::data(host + n * g.cluster(), bitmap);
+                self.set_entry(at, if marked { entry.zeroed(false, true) } else { entry })?;
                 at += g.cluster();
+            }
+            drop(alloc);
+            if self.crypt.is_some() && g.version == 2 {
+                self.write_range(Source::of(&vec![0; (at - start) as usize]), start)?;
             }
         }
         if !g.external {

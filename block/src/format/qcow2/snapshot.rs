@@ -34,8 +34,27 @@ pub struct Snapshot {
     unknown: Vec<u8>,
 }
 
+/// What an image says that has no such snapshot.
+pub const NO_SNAPSHOT: &str = "Failed to load snapshot";
+
+/// Which snapshot is meant.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum SnapshotRef {
+    /// The one of that number, or else of that name.
+    Either(String),
+    /// The one of that number and name, where they are given.
+    Both {
+        /// Its number.
+        id: Option<String>,
+        /// Its name.
+        name: Option<String>,
+    },
+}
+
 /// Bounds of one entry: text and extra data.
 const MOST_EXTRA: u32 = 1024;
+/// Largest L1 table, in entries.
+const MOST_L1: u64 = 4 << 20;
 /// Largest snapshot table, in bytes.
 const MOST_TABLE: usize = 64 << 20;
 
@@ -69,7 +88,10 @@ pub(super) fn read_table(file: &dyn Layer, header: &Header) -> Result<(Vec<Snaps
             unknown: tail[..extra_len].get(24..).unwrap_or(&[]).to_vec(),
         };
         let cluster = header.cluster_size();
-        if !snapshot.l1_offset.is_multiple_of(cluster) || snapshot.l1_size > 4 << 20 || snapshot.l1_offset >> 56 != 0 {
+        if !snapshot.l1_offset.is_multiple_of(cluster)
+            || u64::from(snapshot.l1_size) > MOST_L1
+            || snapshot.l1_offset >> 56 != 0
+        {
             return Err(corrupt(format!("snapshot {n} has an impossible L1 table")));
         }
         list.push(snapshot);
@@ -107,6 +129,22 @@ fn encode(list: &[Snapshot]) -> Vec<u8> {
 fn find<'a>(list: &'a [Snapshot], which: &str) -> Result<&'a Snapshot, BlockError> {
     let found = list.iter().find(|s| s.id == which).or_else(|| list.iter().find(|s| s.name == which));
     found.ok_or_else(|| BlockError::new(ErrorKind::NotFound, format!("Can't find the snapshot '{which}'")))
+}
+
+/// The header as it would be if the disk were what it was at a snapshot. The L1 table may be shorter than the disk:
+/// what it does not reach is not allocated.
+pub(super) fn at_snapshot(file: &dyn Layer, header: Header, which: &SnapshotRef) -> Result<Header, BlockError> {
+    let (list, _) = read_table(file, &header)?;
+    let fits = |asked: &Option<String>, has: &str| asked.as_deref().is_none_or(|asked| asked == has);
+    let found = match which {
+        SnapshotRef::Either(which) => find(&list, which).ok(),
+        SnapshotRef::Both { id, name } => list.iter().find(|s| fits(id, &s.id) && fits(name, &s.name)),
+    };
+    let found = found.ok_or_else(|| BlockError::new(ErrorKind::NotFound, "Can't find snapshot").within(NO_SNAPSHOT))?;
+    if header.l1_needed(found.disk_size) > MOST_L1 {
+        return Err(corrupt("the snapshot's disk is too large"));
+    }
+    Ok(Header { size: found.disk_size, l1_offset: found.l1_offset, l1_size: found.l1_size, ..header })
 }
 
 impl Qcow2 {
@@ -169,7 +207,7 @@ impl Qcow2 {
             let snapshot = find(&list, which)?;
             let mut l1 = super::open::read_words(file, snapshot.l1_offset, u64::from(snapshot.l1_size))?;
             let needed = alloc.header.l1_needed(snapshot.disk_size);
-            if needed > 4 << 20 {
+            if needed > MOST_L1 {
                 return Err(corrupt("the snapshot's disk is too large"));
             }
             l1.resize(l1.len().max(needed as usize), 0);
@@ -263,7 +301,7 @@ impl Qcow2 {
         Ok(())
     }
 
-    fn table_entries(&self, table: u64) -> Result<Vec<Entry>, BlockError> {
+    pub(super) fn table_entries(&self, table: u64) -> Result<Vec<Entry>, BlockError> {
         let g = self.geometry;
         let words = super::open::read_words(self.file.as_ref(), table, g.cluster() / 8)?;
         let step = if g.extended { 2 } else { 1 };

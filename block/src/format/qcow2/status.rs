@@ -9,7 +9,8 @@ impl Qcow2 {
     pub(super) fn status_of(&self, offset: u64, len: u64) -> Result<Status, BlockError> {
         let (run, _token) = self.find(offset, len)?;
         Ok(match run.mapping {
-            Mapping::Data(_) => Status::data(run.len, Some(run.host)),
+            // Encrypted bytes are nowhere as they are.
+            Mapping::Data(_) => Status::data(run.len, self.crypt.is_none().then_some(run.host)),
             Mapping::Zero => Status::zero(run.len),
             Mapping::Compressed => Status { compressed: true, ..Status::data(run.len, None) },
             Mapping::Absent => {

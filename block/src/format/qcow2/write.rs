@@ -48,7 +48,7 @@ impl Qcow2 {
             let at = offset + done as u64;
             let part = match self.plan(at, (from.len() - done) as u64)? {
                 Step::InPlace { host, len, _token } => {
-                    self.data.write(from.part(done, len as usize), host)?;
+                    self.write_data(from.part(done, len as usize), host, at)?;
                     len
                 }
                 Step::New(prepared) => {
@@ -214,12 +214,12 @@ impl Qcow2 {
         let host = |guest: u64| prepared.host + (guest - prepared.guest.start);
         let end = at + from.len() as u64;
         let fill = &prepared.fill;
-        let fresh = prepared.taken.is_some_and(|t| t.fresh);
-        // A fresh cluster is zero already.
+        // A fresh cluster is zero already, unless what is zero must be encrypted, too.
+        let fresh = prepared.taken.is_some_and(|t| t.fresh) && self.crypt.is_none();
         let head = if fresh && self.is_zero(fill.start..at)? { at } else { fill.start };
         let tail = if fresh && self.is_zero(end..fill.end)? { end } else { fill.end };
         if head == at && tail == end {
-            return self.data.write(from, host(at));
+            return self.write_data(from, host(at), at);
         }
         if tail - head <= GATHER {
             let mut bytes = vec![0; (tail - head) as usize];
@@ -227,16 +227,16 @@ impl Qcow2 {
             self.read_old(&mut bytes[..inner], head)?;
             from.copy_to(&mut bytes[inner..outer]);
             self.read_old(&mut bytes[outer..], end)?;
-            return write_all(self.data.as_ref(), &bytes, host(head));
+            return self.write_data(Source::of(&bytes), host(head), head);
         }
         for edge in [head..at, end..tail] {
             if !edge.is_empty() {
                 let mut bytes = vec![0; (edge.end - edge.start) as usize];
                 self.read_old(&mut bytes, edge.start)?;
-                write_all(self.data.as_ref(), &bytes, host(edge.start))?;
+                self.write_data(Source::of(&bytes), host(edge.start), edge.start)?;
             }
         }
-        self.data.write(from, host(at))
+        self.write_data(from, host(at), at)
     }
 
     fn read_old(&self, into: &mut [u8], offset: u64) -> Result<(), BlockError> {

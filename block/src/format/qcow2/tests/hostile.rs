@@ -149,7 +149,9 @@ fn header_at_its_limits_is_refused_with_the_reason() {
     told(20, &8u32.to_be_bytes(), "cluster size");
     told(20, &22u32.to_be_bytes(), "cluster size");
     told(24, &u64::MAX.to_be_bytes(), "L1 table is too small");
-    told(32, &1u32.to_be_bytes(), "encrypted");
+    told(32, &1u32.to_be_bytes(), "key-secret");
+    told(32, &2u32.to_be_bytes(), "does not say where its LUKS header is");
+    told(32, &3u32.to_be_bytes(), "encryption method 3");
     told(36, &u32::MAX.to_be_bytes(), "Active L1 table is too large");
     told(40, &1u64.to_be_bytes(), "Active L1 table offset invalid");
     told(48, &(1u64 << 62).to_be_bytes(), "Reference count table past end of file");

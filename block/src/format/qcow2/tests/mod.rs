@@ -1,5 +1,6 @@
 mod crash;
 mod crowd;
+mod crypt;
 mod hostile;
 mod model;
 mod packed;

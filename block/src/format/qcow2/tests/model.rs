@@ -10,7 +10,7 @@ use crate::layer::{Layer, Preallocation, read_vec, write_all};
 const SIZE: u64 = 3 << 20;
 
 /// One random operation on both; false when the operation was a flush.
-fn step(dice: &mut Dice, image: &Qcow2, model: &mut [u8], unsure: &mut [bool]) {
+pub(super) fn step(dice: &mut Dice, image: &Qcow2, model: &mut [u8], unsure: &mut [bool]) {
     let size = model.len() as u64;
     let largest = if dice.roll(4) == 0 { 300_000 } else { 6000 };
     let offset = dice.roll(size);
@@ -41,7 +41,7 @@ fn step(dice: &mut Dice, image: &Qcow2, model: &mut [u8], unsure: &mut [bool]) {
 }
 
 /// Where a discard made the content unsure, zero and what was there before are both right.
-fn compare(read: &[u8], model: &[u8], unsure: &[bool], offset: u64) {
+pub(super) fn compare(read: &[u8], model: &[u8], unsure: &[bool], offset: u64) {
     for (i, ((read, model), unsure)) in read.iter().zip(model).zip(unsure).enumerate() {
         let right = read == model || (*unsure && *read == 0);
         assert!(right, "byte {:#x} is {read:#x}, should be {model:#x} (unsure: {unsure})", offset + i as u64);

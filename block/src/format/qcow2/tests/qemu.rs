@@ -4,7 +4,7 @@ use std::process::Command;
 use std::sync::Arc;
 
 use super::rig::{self, Dice, mixes, rounds};
-use crate::format::qcow2::{CreateOptions, OpenOptions, Qcow2, create};
+use crate::format::qcow2::{Amend, CreateOptions, OpenOptions, Qcow2, create};
 use crate::layer::{Layer, read_vec, write_all};
 use crate::protocol::file::{FileOptions, HostFile};
 
@@ -283,7 +283,7 @@ fn renamed_backing_file_and_emptied_overlay_are_what_qemu_sees() {
     let disk = open(&path);
     write_all(&disk, &[1; 300_000], 0).unwrap();
     disk.set_backing_name(Some(("some.img", Some("raw")))).unwrap();
-    disk.set_lazy_refcounts(true).unwrap();
+    disk.amend(&Amend { lazy_refcounts: Some(true), ..Amend::default() }).unwrap();
     disk.make_empty().unwrap();
     drop(disk);
     let info = run("qemu-img", &["info", "-U", name]);

@@ -1,0 +1,41 @@
+//! `--object secret,...`: the passwords of encrypted images.
+
+use rhea_block::crypto::Secrets;
+use serde_json::{Map, Value};
+
+use super::args::Parsed;
+use super::error::{ImgError, chain};
+use super::keyval;
+use crate::spec::ObjectSpec;
+use crate::spec::read::Source;
+
+/// The secrets of all `--object`, in order: a later one may be kept under an earlier.
+///
+/// # Errors
+/// An object that is no secret, or whose secret cannot be had.
+pub(super) fn of(parsed: &Parsed) -> Result<Secrets, ImgError> {
+    let secrets = Secrets::default();
+    for text in parsed.all("object") {
+        let (object, source) = object(text)?;
+        match ObjectSpec::read(object, source).map_err(|e| ImgError::Said(e.to_string()))? {
+            ObjectSpec::Secret(spec) => {
+                crate::secret::add(&secrets, &spec).map_err(|e| ImgError::Said(chain(&e)))?;
+            }
+            _ => return Err(ImgError::Said(format!("--object {text}: the image tool has a use for secrets only"))),
+        }
+    }
+    Ok(secrets)
+}
+
+/// Option text, whose first word is the object's type, or JSON.
+fn object(text: &str) -> Result<(Map<String, Value>, Source), ImgError> {
+    if text.starts_with('{') {
+        let object = serde_json::from_str(text);
+        return object
+            .map(|object| (object, Source::Json))
+            .map_err(|e| ImgError::Said(format!("JSON parse error, {e}")));
+    }
+    let first = text.split(',').next().unwrap_or_default();
+    let text = if first.contains('=') { text.to_owned() } else { format!("qom-type={text}") };
+    Ok((keyval::nested(keyval::pairs(&text)?)?, Source::Text))
+}
