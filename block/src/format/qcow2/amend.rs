@@ -3,7 +3,7 @@
 use super::entry::{ALL_ALLOCATED, Entry};
 use super::header::{AUTOCLEAR_RAW_DATA, Header, LAZY_REFCOUNTS, incompatible};
 use super::repair::rebuild;
-use super::{CreateOptions, Qcow2, lock};
+use super::{CreateOptions, EncryptOptions, Qcow2, lock};
 use crate::error::{BlockError, ErrorKind};
 
 /// What an image of some content takes (`measure`).
@@ -36,7 +36,12 @@ pub fn measure(options: &CreateOptions, allocated: u64) -> Result<Measure, Block
         blocks = (counted / cluster + blocks + table).div_ceil(per_block);
         table = (blocks * 8).div_ceil(cluster);
     }
-    let fully = counted + (blocks + table) * cluster;
+    // As in QEMU the encryption header comes on top, and is not among what is counted.
+    let header = match &options.encrypt {
+        Some(EncryptOptions::Luks { options, .. }) => options.payload_offset().next_multiple_of(cluster),
+        Some(EncryptOptions::Aes { .. }) | None => 0,
+    };
+    let fully = counted + (blocks + table) * cluster + header;
     Ok(Measure { required: fully - data + allocated.min(data), fully_allocated: fully })
 }
 
