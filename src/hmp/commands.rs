@@ -2,7 +2,9 @@
 
 use std::fmt::Write;
 
-use crate::qmp::command::args::{BlockResize, Id, RingbufRead, RingbufWrite};
+use crate::qmp::command::args::{
+    BlockResize, BlockdevChangeReadOnlyMode, ChangeMedium, Eject, Id, RingbufRead, RingbufWrite,
+};
 use crate::qmp::{Command, QmpError};
 
 use super::{Context, info, memory};
@@ -84,6 +86,13 @@ pub(crate) const COMMANDS: &[Entry] = &[
         run: block_resize,
     },
     Entry {
+        names: "change",
+        parameters: "[-f] device filename [format [read-only-mode]]",
+        words: 5,
+        help: "change a removable medium, optional format; -f whatever the guest says",
+        run: change,
+    },
+    Entry {
         names: "chardev-remove",
         parameters: "id",
         words: 1,
@@ -109,6 +118,13 @@ pub(crate) const COMMANDS: &[Entry] = &[
         words: 0,
         help: "resume emulation",
         run: |context, _| quiet(context, Command::Cont),
+    },
+    Entry {
+        names: "eject",
+        parameters: "[-f] device",
+        words: 2,
+        help: "eject a removable medium (use -f to force it)",
+        run: eject,
     },
     Entry { names: "help|?", parameters: "[cmd]", words: 2, help: "show the help", run: help },
     Entry {
@@ -290,6 +306,35 @@ fn run_info(context: &mut Context<'_>, words: &Words<'_>) -> Printed {
         None => info::TOPICS.iter().map(|entry| entry.describe("info ")).collect(),
         Some((topic, rest)) => run_in(info::TOPICS, context, topic, rest, "info "),
     })
+}
+
+/// Whether the words begin with `-f`, and where those after it begin.
+fn forced(words: &Words<'_>) -> (Option<bool>, usize) {
+    if words.get(0) == Some("-f") { (Some(true), 1) } else { (None, 0) }
+}
+
+fn eject(context: &mut Context<'_>, words: &Words<'_>) -> Printed {
+    let (force, first) = forced(words);
+    let device = Some(words.need(first, "device")?.to_owned());
+    quiet(context, Command::Eject(Eject { device, id: None, force }))
+}
+
+fn change(context: &mut Context<'_>, words: &Words<'_>) -> Printed {
+    let (force, first) = forced(words);
+    let device = Some(words.need(first, "device")?.to_owned());
+    let filename = words.need(first + 1, "filename")?.to_owned();
+    let format = words.get(first + 2).map(str::to_owned);
+    let read_only_mode = match words.get(first + 3) {
+        None => None,
+        Some("retain") => Some(BlockdevChangeReadOnlyMode::Retain),
+        Some("read-only") => Some(BlockdevChangeReadOnlyMode::ReadOnly),
+        Some("read-write") => Some(BlockdevChangeReadOnlyMode::ReadWrite),
+        Some(other) => return Err(Failure::Usage(format!("read-only-mode: '{other}' is none"))),
+    };
+    quiet(
+        context,
+        Command::BlockdevChangeMedium(ChangeMedium { device, id: None, filename, format, force, read_only_mode }),
+    )
 }
 
 fn block_resize(context: &mut Context<'_>, words: &Words<'_>) -> Printed {

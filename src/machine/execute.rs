@@ -36,6 +36,12 @@ impl Target for Machine {
             Command::QueryNamedBlockNodes(args) => self.nodes(args.flat.unwrap_or(false)),
             Command::QueryBlockJobs | Command::QueryJobs => answer(&Vec::<String>::new()),
             Command::BlockResize(args) => self.resize_disk(&args),
+            Command::Eject(args) => self.eject(&args),
+            Command::BlockdevOpenTray(args) => self.open_tray(&args),
+            Command::BlockdevCloseTray(args) => self.close_tray(&args),
+            Command::BlockdevRemoveMedium(args) => self.remove_medium(&args.id),
+            Command::BlockdevInsertMedium(args) => self.insert_medium(&args),
+            Command::BlockdevChangeMedium(args) => self.change_medium(&args),
             Command::BlockdevAdd(args) => self.add_node(&args.0),
             Command::BlockdevDel(args) => self.remove_node(&args.node_name),
 

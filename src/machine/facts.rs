@@ -54,6 +54,7 @@ impl Facts {
                 drive: storage.drive.clone(),
                 qdev: if is_made_up(id) { String::new() } else { path },
                 node: storage.node.clone().unwrap_or_default(),
+                owns_node: !storage.drive.is_empty(),
                 removable: kind == DiskKind::Removable,
                 write_cache: storage.write_cache,
                 stats: host.disk(id).stats,
@@ -65,6 +66,11 @@ impl Facts {
     #[must_use]
     pub fn disk(&self, id: &str) -> Option<&Disk> {
         self.disks.iter().find(|disk| disk.id == id)
+    }
+
+    /// The same, to be changed.
+    pub fn disk_mut(&mut self, id: &str) -> Option<&mut Disk> {
+        self.disks.iter_mut().find(|disk| disk.id == id)
     }
 
     /// The disk that a client means: by the `id=` of its drive or device, or by its path.
@@ -124,8 +130,10 @@ pub struct Disk {
     pub drive: String,
     /// Path in the tree of objects, or `id=` of the device.
     pub qdev: String,
-    /// Its node in the block graph.
+    /// Its node in the block graph; empty without a medium.
     pub node: String,
+    /// The node was made for it and goes when the medium is taken out.
+    pub owns_node: bool,
     /// The guest can take the medium out.
     pub removable: bool,
     /// The guest sees a volatile write cache.

@@ -1,14 +1,197 @@
 //! Media of drives: what the guest does with the tray, and what the host does.
+//!
+//! A medium goes out and comes in through an open tray. The guest may hold the tray; then the host asks, and waits for
+//! the guest to open it, or uses force.
+
+use std::sync::Arc;
+
+use rhea_block::Image;
+use rhea_block::graph::{Attached, DriveSpec as Opening};
+use rhea_devices::scsi::{EjectRefused, LogicalUnit};
 
 use super::Machine;
-use crate::qmp::Event;
+use super::facts::Disk;
+use crate::qmp::channel::{Answer, done};
+use crate::qmp::command::args::{BlockdevChangeReadOnlyMode, ChangeMedium, CloseTray, Eject, InsertMedium};
 use crate::qmp::event::TrayMovedData;
+use crate::qmp::{Event, QmpError};
+
+/// A drive whose medium can be taken out.
+struct Drive {
+    /// `id=` of the device, or the name made up for it.
+    id: String,
+    /// What the client called it.
+    name: String,
+    unit: Arc<LogicalUnit>,
+}
+
+impl Drive {
+    fn is_locked(&self) -> QmpError {
+        QmpError::generic(format!(
+            "Device '{}' is locked and force was not specified, wait for tray to open and try again",
+            self.name
+        ))
+    }
+
+    /// A refusal in QEMU's words.
+    fn refused(&self, refusal: &EjectRefused) -> QmpError {
+        match refusal {
+            EjectRefused::Locked(_) => self.is_locked(),
+            EjectRefused::Closed(_) => QmpError::generic(format!("Tray of device '{}' is not open", self.name)),
+            EjectRefused::NotRemovable(_) => not_removable(&self.name),
+            EjectRefused::Loaded(_) => QmpError::generic("There already is a medium in the device"),
+            other => QmpError::from_error(other),
+        }
+    }
+}
+
+fn not_removable(name: &str) -> QmpError {
+    QmpError::generic(format!("Device '{name}' is not removable"))
+}
 
 impl Machine {
-    /// The tray of the drive with this `id=` is somewhere else now.
+    /// `eject`: opens the tray and takes out what is in it.
+    pub(super) fn eject(&mut self, args: &Eject) -> Answer {
+        let drive = self.one_drive(args.device.as_ref(), args.id.as_ref())?;
+        self.move_out(&drive, args.force.unwrap_or(false))?;
+        self.take_out(&drive)?;
+        done()
+    }
+
+    /// `blockdev-open-tray`: a guest that holds the tray is asked to open it.
+    pub(super) fn open_tray(&mut self, args: &Eject) -> Answer {
+        let drive = self.one_drive(args.device.as_ref(), args.id.as_ref())?;
+        match drive.unit.open_tray(args.force.unwrap_or(false)) {
+            Ok(moved) => self.host_moved(&drive, moved, true),
+            Err(EjectRefused::Locked(_)) => {}
+            Err(refusal) => return Err(drive.refused(&refusal)),
+        }
+        done()
+    }
+
+    /// `blockdev-close-tray`.
+    pub(super) fn close_tray(&mut self, args: &CloseTray) -> Answer {
+        let drive = self.one_drive(args.device.as_ref(), args.id.as_ref())?;
+        self.move_in(&drive)?;
+        done()
+    }
+
+    /// `blockdev-remove-medium`.
+    pub(super) fn remove_medium(&mut self, id: &str) -> Answer {
+        let drive = self.drive(id)?;
+        self.take_out(&drive)?;
+        done()
+    }
+
+    /// `blockdev-insert-medium`: a node of `blockdev-add`.
+    pub(super) fn insert_medium(&mut self, args: &InsertMedium) -> Answer {
+        let drive = self.drive(&args.id)?;
+        if self.host.graph.get(&args.node_name).is_none() {
+            return Err(QmpError::generic(format!("Node '{}' not found", args.node_name)));
+        }
+        self.put_in(&drive, &args.node_name, false)?;
+        done()
+    }
+
+    /// `blockdev-change-medium`: another file instead of what is in the drive.
+    pub(super) fn change_medium(&mut self, args: &ChangeMedium) -> Answer {
+        let drive = self.one_drive(args.device.as_ref(), args.id.as_ref())?;
+        let writable = args.read_only_mode == Some(BlockdevChangeReadOnlyMode::ReadWrite);
+        let opening = Opening {
+            file: args.filename.clone(),
+            format: args.format.clone(),
+            read_only: !writable,
+            ..Opening::default()
+        };
+        let opened = self.host.graph.open_drive(&opening).map_err(|error| QmpError::from_error(&error))?;
+        if let Some(warning) = opened.warning {
+            log::warn!("{warning}");
+        }
+        let node = opened.node.name().to_owned();
+        drop(opened.node);
+        let changed = self.exchange(&drive, &node, args.force.unwrap_or(false));
+        if changed.is_err()
+            && let Err(error) = self.host.graph.remove(&node)
+        {
+            log::warn!("{error}");
+        }
+        changed?;
+        done()
+    }
+
+    fn exchange(&mut self, drive: &Drive, node: &str, force: bool) -> Result<(), QmpError> {
+        self.move_out(drive, force)?;
+        self.take_out(drive)?;
+        self.put_in(drive, node, true)?;
+        self.move_in(drive)
+    }
+
+    /// The guest moved the tray of the drive with this `id=`.
     pub(super) fn tray_moved(&self, id: &str, open: bool) {
         let Some(disk) = self.facts.disk(id) else { return };
         let (device, id) = (disk.drive.clone(), disk.qdev.clone());
         self.bus.emit(&Event::DeviceTrayMoved(TrayMovedData { device, id, tray_open: open }));
+    }
+
+    fn host_moved(&self, drive: &Drive, moved: bool, open: bool) {
+        if moved {
+            self.tray_moved(&drive.id, open);
+        }
+    }
+
+    /// The drive that a client means by one of two names.
+    fn one_drive(&self, device: Option<&String>, id: Option<&String>) -> Result<Drive, QmpError> {
+        match (device, id) {
+            (Some(name), None) | (None, Some(name)) => self.drive(name),
+            _ => Err(QmpError::generic("Need exactly one of 'device' and 'id'")),
+        }
+    }
+
+    fn drive(&self, name: &str) -> Result<Drive, QmpError> {
+        let disk = self.facts.find_disk(name).ok_or_else(|| QmpError::device_not_found(name))?;
+        let drives = self.guest.as_ref().map(|guest| &guest.board.drives().removable);
+        let unit = drives.and_then(|drives| drives.get(&disk.id)).ok_or_else(|| not_removable(name))?;
+        Ok(Drive { id: disk.id.clone(), name: name.to_owned(), unit: Arc::clone(unit) })
+    }
+
+    fn move_out(&self, drive: &Drive, force: bool) -> Result<(), QmpError> {
+        let moved = drive.unit.open_tray(force).map_err(|refusal| drive.refused(&refusal))?;
+        self.host_moved(drive, moved, true);
+        Ok(())
+    }
+
+    fn move_in(&self, drive: &Drive) -> Result<(), QmpError> {
+        let moved = drive.unit.close_tray().map_err(|refusal| drive.refused(&refusal))?;
+        self.host_moved(drive, moved, false);
+        Ok(())
+    }
+
+    /// Takes the medium, if any, out of the open tray; a node that nobody named goes with it.
+    fn take_out(&mut self, drive: &Drive) -> Result<(), QmpError> {
+        let image = drive.unit.remove().map_err(|refusal| drive.refused(&refusal))?;
+        let Some(attached) = self.host.disk(&drive.id).attached else { return Ok(()) };
+        // What the guest has asked for is read before the file is closed.
+        drop(attached.disk().drain());
+        drop((image, attached));
+        self.host.set_node(&drive.id, None);
+        let Some(disk) = self.facts.disk_mut(&drive.id) else { return Ok(()) };
+        let (node, goes_too) = (std::mem::take(&mut disk.node), std::mem::take(&mut disk.owns_node));
+        if goes_too {
+            self.host.graph.remove(&node).map_err(|error| QmpError::from_error(&error))?;
+        }
+        Ok(())
+    }
+
+    /// Puts a node into the open tray.
+    fn put_in(&mut self, drive: &Drive, node: &str, owned: bool) -> Result<(), QmpError> {
+        let attached: Attached = self.host.graph.attach(node, true).map_err(|error| QmpError::from_error(&error))?;
+        let image: Arc<dyn Image> = Arc::new(attached.disk().clone());
+        drive.unit.insert(&image).map_err(|refusal| drive.refused(&refusal))?;
+        self.host.set_node(&drive.id, Some(Arc::new(attached)));
+        if let Some(disk) = self.facts.disk_mut(&drive.id) {
+            let Disk { node: name, owns_node, .. } = disk;
+            (*name, *owns_node) = (node.to_owned(), owned);
+        }
+        Ok(())
     }
 }

@@ -151,6 +151,18 @@ commands! {
     "query-jobs" QueryJobs -> Vec<block::JobInfo>,
     /// Gives a node another size.
     "block_resize" BlockResize(BlockResize) -> (),
+    /// Opens the tray of a drive and takes the medium out.
+    "eject" Eject(Eject) -> (),
+    /// Opens the tray of a drive.
+    "blockdev-open-tray" BlockdevOpenTray(Eject) -> (),
+    /// Closes it.
+    "blockdev-close-tray" BlockdevCloseTray(CloseTray) -> (),
+    /// Takes the medium out of the open tray.
+    "blockdev-remove-medium" BlockdevRemoveMedium(Id) -> (),
+    /// Puts a node into the open tray.
+    "blockdev-insert-medium" BlockdevInsertMedium(InsertMedium) -> (),
+    /// Puts another file into a drive.
+    "blockdev-change-medium" BlockdevChangeMedium(ChangeMedium) -> (),
     /// Puts a node into the graph.
     "blockdev-add" BlockdevAdd(BlockdevAdd) -> (),
     /// Takes a node out of the graph.
@@ -205,6 +217,12 @@ impl Command {
         matches!(
             self,
             Self::BlockResize(_)
+                | Self::Eject(_)
+                | Self::BlockdevOpenTray(_)
+                | Self::BlockdevCloseTray(_)
+                | Self::BlockdevRemoveMedium(_)
+                | Self::BlockdevInsertMedium(_)
+                | Self::BlockdevChangeMedium(_)
                 | Self::BlockdevAdd(_)
                 | Self::BlockdevDel(_)
                 | Self::ObjectAdd(_)

@@ -43,9 +43,8 @@ fn add(channels: &mut Channels, device: &DeviceSpec, disks: &[DrivePlan], names:
     };
     let id = names.take(part.id.as_deref(), device.driver())?;
     let (bus, unit) = place(channels, &id, part)?;
-    // Serial numbers count places, as QEMU's count drives in the order in which they are made.
-    let taken = channels.iter().flatten().flatten().count();
-    let number = u32::try_from(taken).unwrap_or(0) + 1;
+    // Serial numbers count places, taken or not.
+    let number = u32::try_from(2 * bus + unit).unwrap_or(0) + 1;
     let plan = match device {
         DeviceSpec::IdeHd(disk) => hard_disk(id, number, disk, disks)?,
         DeviceSpec::IdeCd(cd) => cd_drive(id, number, cd, disks),
