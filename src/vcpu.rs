@@ -39,6 +39,8 @@ pub trait Platform: Send + Sync {
     fn remap(&self, bdf: Bdf);
     /// The guest has let go of these PCI slots: from now on it finds nothing there.
     fn eject(&self, slots: u32);
+    /// A memory that is reached without asking shows something else than before.
+    fn remap_memory(&self);
 }
 
 /// A vCPU did not do what it was told in time.
@@ -331,6 +333,10 @@ fn perform(platform: &dyn Platform, effect: Effect) -> Outcome {
         Effect::None => Outcome::GoOn,
         Effect::Remap(bdf) => {
             platform.remap(bdf);
+            Outcome::GoOn
+        }
+        Effect::RemapMemory => {
+            platform.remap_memory();
             Outcome::GoOn
         }
         Effect::Power(request) => Outcome::Park(MachineEvent::Power(request)),

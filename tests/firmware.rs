@@ -247,6 +247,30 @@ fn strict_order_without_a_disk_starts_nothing_and_restarts_after_the_timeout() {
 }
 
 #[test]
+fn seabios_starts_from_flash() {
+    let dir = tempfile::tempdir().expect("directory");
+    let disk = Code::default().print("started\r\n").exit().disk(dir.path());
+    let flash = "if=pflash,format=raw,readonly=on,file=/usr/share/seabios/bios-256k.bin";
+
+    let ran = rhea(dir.path(), &["-drive", flash, "-drive", &drive(&disk), "-device", "virtio-blk-pci,drive=d"]);
+
+    assert_eq!(ran.status(), Some(EXIT_STATUS), "{}{}", ran.serial(), String::from_utf8_lossy(&ran.output.stderr));
+    assert!(ran.serial().ends_with("started\r\n"), "{}", ran.serial());
+}
+
+#[test]
+fn flash_beside_another_firmware_is_refused() {
+    let dir = tempfile::tempdir().expect("directory");
+    let flash = "if=pflash,format=raw,readonly=on,file=/usr/share/seabios/bios-256k.bin";
+
+    let ran = rhea(dir.path(), &["-drive", flash, "-bios", "bios-256k.bin"]);
+
+    let said = String::from_utf8_lossy(&ran.output.stderr).into_owned();
+    assert_eq!(ran.status(), Some(1), "{said}");
+    assert!(said.ends_with("rhea: -bios and firmware in flash are two firmwares: leave out one\n"), "{said}");
+}
+
+#[test]
 fn missing_firmware_names_the_file() {
     let dir = tempfile::tempdir().expect("directory");
 

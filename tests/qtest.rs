@@ -149,3 +149,26 @@ fn ide_disk_is_identified_and_raises_interrupt_14() {
     assert_eq!(word, "OK 0x0040");
     assert!(machine.interrupts.contains(&"IRQ raise 14".to_owned()), "{:?}", machine.interrupts);
 }
+
+#[test]
+fn flash_programs_its_image_and_refuses_to_program_a_read_only_one() {
+    let dir = tempfile::tempdir().expect("directory");
+    let (code, variables) = (dir.path().join("code.fd"), dir.path().join("vars.fd"));
+    std::fs::write(&code, vec![0x11; 128 << 10]).expect("image");
+    std::fs::write(&variables, vec![0x22; 64 << 10]).expect("image");
+    let first = format!("if=pflash,unit=0,format=raw,readonly=on,file={}", code.display());
+    let second = format!("if=pflash,unit=1,format=raw,file={}", variables.display());
+    let mut machine = Qtest::start(&["-drive", &first, "-drive", &second]);
+
+    // 128 KiB end at 4 GiB, and 64 KiB below them.
+    let places = machine.all(&["readb 0xfffe0000", "readb 0xfffdffff", "readb 0xfffd0000", "readb 0xe0000"]);
+    let done = machine.all(&["writeb 0xfffd0040 0x10", "writeb 0xfffd0040 0xab", "readb 0xfffd0000"]);
+    let array = machine.all(&["writeb 0xfffd0000 0xff", "readb 0xfffd0040"]);
+    let refused = machine.all(&["writeb 0xfffe0000 0x10", "writeb 0xfffe0000 0xab", "readb 0xfffe0000"]);
+
+    let byte = |value| format!("OK 0x{value:016x}");
+    assert_eq!(places, [byte(0x11), byte(0x22), byte(0x22), byte(0x11)]);
+    assert_eq!((&done[2], &array[1], &refused[2]), (&byte(0x80), &byte(0xab), &byte(0x92)));
+    let written = std::fs::read(&variables).expect("image");
+    assert_eq!((written[0x3f], written[0x40], written[0x41]), (0x22, 0xab, 0x22));
+}

@@ -43,6 +43,9 @@ pub enum Effect {
     /// [`crate::pci::PciFunction::regions`] with what is mapped. Naming the function and not the move makes the
     /// step idempotent, so that two vCPUs moving BARs at once end in the right place.
     Remap(Bdf),
+    /// A memory that the guest reaches without asking shows something else than before: compare
+    /// [`crate::flash::Flash::shows_array`] with what is mapped.
+    RemapMemory,
     /// The power logic has to act.
     Power(PowerRequest),
     /// The guest lets go of these PCI slots of bus 0, a bit each: what is in them goes away.

@@ -9,6 +9,7 @@ pub mod block_stats;
 pub mod bus;
 pub mod chardev;
 pub mod clock;
+pub mod flash;
 pub mod fw_cfg;
 pub mod geometry;
 pub mod ide;

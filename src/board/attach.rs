@@ -26,7 +26,9 @@ use rhea_devices::virtio::iothread::{IoThread, Placement};
 use rhea_devices::virtio::rng::{RngConfig, RngSource, VirtioRng};
 use rhea_devices::virtio::transport::{Connections, VirtioPci, VirtioPciConfig};
 
+use super::flash::Placed;
 use super::plan::{IsaDevice, IsaPlan, PLUGGABLE_SLOTS, PciDevice, PciPlan, Plan, RngPlan, StoragePlan};
+use super::rom::Rom;
 use super::{BoardError, Wiring};
 
 mod storage;
@@ -173,6 +175,18 @@ impl Attacher<'_> {
     /// Through which firmware and guests read what the user asked for.
     pub(super) fn attach_fw_cfg(&mut self, device: Arc<FwCfg>) -> Result<(), BoardError> {
         self.shared_chip(device).map(drop)
+    }
+
+    /// Where the firmware is seen below 4 GiB: its ROM, or its flash.
+    pub(super) fn attach_firmware(&mut self, rom: Option<Arc<Rom>>, chips: &[Placed]) -> Result<(), BoardError> {
+        if let (Some(rom), []) = (rom, chips) {
+            self.wiring.spaces.memory.insert(rom.base(), rom.len(), rom)?;
+        }
+        for Placed { base, chip } in chips {
+            self.wiring.spaces.memory.insert(*base, chip.size(), Arc::clone(chip) as _)?;
+            self.devices.push(Arc::clone(chip) as Arc<dyn Lifecycle>);
+        }
+        Ok(())
     }
 
     pub(super) fn attach_isa(&mut self, plan: &IsaPlan) -> Result<(), BoardError> {

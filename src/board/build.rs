@@ -15,10 +15,11 @@ use rhea_devices::pci::{Bdf, PciFunction};
 use super::accel::Accelerator;
 use super::attach::{Attacher, Backends, Drives, IsaInterrupts, slot};
 use super::bars::Assigner;
+use super::flash::{self, Placed};
 use super::fw_cfg;
 use super::load::Kernel;
 use super::memory::KernelMapper;
-use super::plan::{IsaDevice, PLUGGABLE_SLOTS, Plan};
+use super::plan::{FirmwarePlan, IsaDevice, PLUGGABLE_SLOTS, Plan};
 use super::rom::Rom;
 use super::shadow::{MemoryMap, SHADOW_LEN, Shadow};
 use super::space::AddressSpaces;
@@ -57,9 +58,9 @@ impl Board {
         let intx = PirqRouter::new(isa.for_pci());
         let isa_bridge = Arc::new(Piix3::new(Arc::clone(&intx)));
         let host_bridge = Arc::new(I440fx::new());
-        let rom = plan.firmware.as_ref().map(|firmware| Rom::load(&firmware.image).map(Arc::new)).transpose()?;
+        let (rom, chips) = firmware(plan, backends)?;
         let shadow = Arc::new(Shadow::new(Arc::clone(&host_bridge), Arc::clone(&ram), rom.clone()));
-        let memory = Arc::new(MemoryMap::new(Arc::clone(accel), Arc::clone(&shadow), &plan.ram.ranges)?);
+        let memory = MemoryMap::new(Arc::clone(accel), Arc::clone(&shadow), &plan.ram.ranges, chips.clone())?;
         let acpi = plan.acpi.then(|| describe(plan));
         let fw_cfg = fw_cfg::build(plan, acpi.as_ref(), Arc::clone(&ram))?;
         let wiring = Wiring {
@@ -79,16 +80,14 @@ impl Board {
         attacher.attach_ide(&plan.ide)?;
         plan.isa.iter().try_for_each(|chip| attacher.attach_isa(chip))?;
         plan.pci.iter().try_for_each(|function| attacher.attach_pci(function))?;
+        attacher.attach_firmware(rom, &chips)?;
         let Attacher { devices, drives, .. } = attacher;
         wiring.spaces.memory.insert(OPTION_ROM_START, SHADOW_LEN, shadow)?;
-        if let Some(rom) = rom {
-            wiring.spaces.memory.insert(rom.base(), rom.len(), rom)?;
-        }
         let mapper = KernelMapper::new(Arc::clone(&wiring.ram));
         let kernel = plan.kernel.as_ref().map(|kernel| Kernel::open(kernel, plan, acpi, mapper)).transpose()?;
         Ok(Self {
             wiring,
-            memory,
+            memory: Arc::new(memory),
             kernel,
             power,
             hotplug,
@@ -143,6 +142,18 @@ fn interrupt_of(bdf: Bdf, _: &dyn PciFunction, pin: u8) -> Option<u8> {
         (_, 0) => None,
         (slot::POWER, _) => Some(9),
         _ => PIRQ_ROUTES.get(pirq_of(bdf.device(), pin)).copied(),
+    }
+}
+
+/// The firmware's ROM, or its flash chips with the ROM that the first is below 1 MiB.
+fn firmware(plan: &Plan, backends: &dyn Backends) -> Result<(Option<Arc<Rom>>, Vec<Placed>), BoardError> {
+    match &plan.firmware {
+        None => Ok((None, Vec::new())),
+        Some(FirmwarePlan::Rom(image)) => Ok((Some(Arc::new(Rom::load(image)?)), Vec::new())),
+        Some(FirmwarePlan::Flash(units)) => {
+            let chips = flash::open(units, backends)?;
+            Ok((chips.first().map(|first| Arc::new(Rom::of_flash(&first.chip))), chips))
+        }
     }
 }
 

@@ -7,6 +7,7 @@ pub mod accel;
 pub mod attach;
 mod bars;
 mod build;
+mod flash;
 mod fw_cfg;
 mod hotplug;
 mod irq;
@@ -79,6 +80,9 @@ pub enum BoardError {
     /// The firmware's image.
     #[error(transparent)]
     Rom(#[from] rom::RomError),
+    /// The firmware's flash.
+    #[error("the firmware's flash has {0} bytes together; at most 8 MiB are possible")]
+    FirmwareSize(u64),
     /// What firmware is told.
     #[error("cannot hand data to firmware")]
     FwCfg(#[from] rhea_devices::fw_cfg::FwCfgError),
@@ -257,7 +261,7 @@ impl Platform for BoardPlatform {
     fn remap(&self, bdf: Bdf) {
         self.spaces.remap(bdf, || self.pci.get(bdf).map(|f| f.regions()).unwrap_or_default());
         if bdf == attach::slot::HOST {
-            self.memory.refresh();
+            self.remap_memory();
         }
     }
 
@@ -267,5 +271,9 @@ impl Platform for BoardPlatform {
                 self.spaces.remap(bdf, Vec::new);
             }
         }
+    }
+
+    fn remap_memory(&self) {
+        self.memory.refresh();
     }
 }

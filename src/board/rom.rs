@@ -8,6 +8,7 @@ use std::sync::Arc;
 use rhea_arch::kvm::{HostRange, MemoryError};
 use rhea_arch::x86_64::layout::{FOUR_GIB, HIGH_MEMORY_START};
 use rhea_devices::bus::{BusDevice, BusFault, Effect};
+use rhea_devices::flash::Flash;
 use thiserror::Error;
 use vm_memory::{Bytes, MmapRegion, VolatileMemory};
 
@@ -63,6 +64,11 @@ impl Rom {
         let mut bytes = Vec::new();
         file.take(MOST + 1).read_to_end(&mut bytes).map_err(unreadable)?;
         Self::new(path, &bytes)
+    }
+
+    /// The ROM that a flash chip's content is below 1 MiB.
+    pub(super) fn of_flash(chip: &Flash) -> Self {
+        Self { image: Arc::clone(chip.array()), size: chip.size() }
     }
 
     fn new(path: &Path, bytes: &[u8]) -> Result<Self, RomError> {

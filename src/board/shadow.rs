@@ -20,6 +20,7 @@ use rhea_devices::pci::i440fx::{I440fx, PamSegment};
 use vm_memory::{Bytes, GuestAddress};
 
 use super::accel::{Accelerator, Mapping};
+use super::flash::Placed;
 use super::rom::Rom;
 
 /// Length of the part that the PAM registers rule.
@@ -29,6 +30,7 @@ pub(super) const SHADOW_LEN: u64 = HIGH_MEMORY_START - OPTION_ROM_START;
 pub(super) struct Shadow {
     bridge: Arc<I440fx>,
     ram: Arc<GuestRam>,
+    /// What is seen below 1 MiB of the firmware.
     rom: Option<Arc<Rom>>,
 }
 
@@ -90,34 +92,51 @@ struct Part {
 pub(super) struct MemoryMap {
     accel: Arc<dyn Accelerator>,
     shadow: Arc<Shadow>,
+    flash: Vec<Placed>,
     _fixed: Vec<Mapping>,
-    parts: Mutex<[Option<Part>; 13]>,
+    now: Mutex<Changing>,
+}
+
+/// What is mapped now of that which changes.
+#[derive(Default)]
+struct Changing {
+    parts: [Option<Part>; 13],
+    /// For each chip.
+    flash: Vec<Option<Mapping>>,
 }
 
 impl MemoryMap {
-    /// Maps RAM and ROM; the parts below 1 MiB come with the first [`MemoryMap::refresh`]. `ranges` are those of RAM.
+    /// Maps RAM and ROM; the parts below 1 MiB and flash come with the first [`MemoryMap::refresh`]. `ranges` are those
+    /// of RAM.
     pub(super) fn new(
         accel: Arc<dyn Accelerator>,
         shadow: Arc<Shadow>,
         ranges: &[(u64, u64)],
+        flash: Vec<Placed>,
     ) -> Result<Self, MemoryError> {
         let mut fixed = Vec::new();
         for (start, end) in ranges.iter().flat_map(|&(start, size)| around_hole(start, start + size)) {
             let host = HostRange::of_ram(&shadow.ram, GuestAddress(start), end - start)?;
             fixed.push(accel.map(start, host, Access::ReadWrite)?);
         }
-        if let Some(rom) = &shadow.rom {
+        if let (Some(rom), []) = (&shadow.rom, &*flash) {
             fixed.push(accel.map(rom.base(), rom.range()?, Access::ReadOnly)?);
         }
-        Ok(Self { accel, shadow, _fixed: fixed, parts: Mutex::default() })
+        let now = Changing { flash: flash.iter().map(|_| None).collect(), ..Changing::default() };
+        Ok(Self { accel, shadow, flash, _fixed: fixed, now: Mutex::new(now) })
     }
 
-    /// Follows the host bridge's registers: parts that read otherwise than before are mapped anew. A part that cannot
-    /// be mapped is served by [`Shadow`], as slowly as any register.
+    /// Follows the host bridge's registers and the flash chips: what reads otherwise than before is mapped anew. What
+    /// cannot be mapped is served by [`Shadow`] or the chip, as slowly as any register.
     pub(super) fn refresh(&self) {
-        let mut parts = self.parts.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut now = self.now.lock().unwrap_or_else(PoisonError::into_inner);
         // Asked under the lock: of two vCPUs that write at once, the last one's registers count.
-        for (part, segment) in parts.iter_mut().zip(self.shadow.bridge.pam()) {
+        for (chip, mapping) in self.flash.iter().zip(&mut now.flash) {
+            if let Err(error) = chip.refresh(&*self.accel, mapping) {
+                log::error!("flash at {:#x}: {error}", chip.base);
+            }
+        }
+        for (part, segment) in now.parts.iter_mut().zip(self.shadow.bridge.pam()) {
             let direct = self.direct(&segment);
             if part.as_ref().is_some_and(|part| part.direct == direct) {
                 continue;

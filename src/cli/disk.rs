@@ -16,7 +16,7 @@ use super::text::{self, Pair};
 pub(super) const OPTIONS: &[OptionDef] = &[
     takes(
         "drive",
-        "file=IMAGE,if=ide|virtio|none[,format=FORMAT][,cache=MODE][,OPTION=VALUE...]",
+        "file=IMAGE,if=ide|virtio|pflash|none[,format=FORMAT][,cache=MODE][,OPTION=VALUE...]",
         "a disk; -drive help lists the options",
         drive,
     ),
@@ -31,6 +31,7 @@ pub(super) const OPTIONS: &[OptionDef] = &[
     takes("hdc", "IMAGE", "third disk on IDE", hdc),
     takes("hdd", "IMAGE", "fourth disk on IDE", hdd),
     takes("cdrom", "IMAGE", "CD drive in the place of -hdc", cdrom),
+    takes("pflash", "IMAGE", "the next flash chip of the firmware: code, then variables", pflash),
     flag("snapshot", "throw away at the end what guests write to disks", snapshot),
 ];
 
@@ -124,6 +125,12 @@ fn hdd(draft: &mut Draft, arg: &Arg) -> Result<(), Stop> {
 
 fn cdrom(draft: &mut Draft, arg: &Arg) -> Result<(), Stop> {
     ide(draft, arg, 2, DriveMedia::Cdrom)
+}
+
+fn pflash(draft: &mut Draft, arg: &Arg) -> Result<(), Stop> {
+    let object = Map::from_iter([("file".to_owned(), Value::from(arg.text()?))]);
+    draft.spec.drives.push(DriveSpec::read(object, Map::new(), DriveInterface::Pflash)?);
+    Ok(())
 }
 
 fn ide(draft: &mut Draft, arg: &Arg, index: u32, media: DriveMedia) -> Result<(), Stop> {

@@ -83,12 +83,14 @@ impl Draft {
             dump_guest_core: options.dump_guest_core,
             mem_merge: options.mem_merge,
             memory_backend: options.memory_backend,
+            pflash: [options.pflash0, options.pflash1],
             no_defaults: self.no_defaults,
         };
         let boot = &mut self.spec.boot;
         boot.kernel = boot.kernel.take().or(options.kernel.map(Into::into));
         boot.initrd = boot.initrd.take().or(options.initrd.map(Into::into));
         boot.append = boot.append.take().or(options.append);
+        boot.firmware = boot.firmware.take().or(options.firmware.map(Into::into));
         boot.options = options.boot;
         if boot.kernel.is_none() && boot.append.is_some() {
             return Err(SpecError::new("-append only allowed with -kernel option"));

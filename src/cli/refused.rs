@@ -18,14 +18,12 @@ const fn meaningless_options() -> [OptionDef; meaningless::OPTIONS.len()] {
 /// Accepted without effect.
 pub(super) const MEANINGLESS: &[OptionDef] = &meaningless_options();
 
-const FIRMWARE: &str = "use -bios, or leave it out for SeaBIOS";
 const SERIAL: &str = "there is no display; use -nographic or -serial";
 const DISK: &str = "use -drive file=IMAGE";
 const PLAIN: &str = "leave it out";
 
 /// Known and not supported; what would work.
 pub(super) const OPTIONS: &[OptionDef] = &[
-    refused("pflash", "FILE", FIRMWARE),
     refused("option-rom", "FILE", "leave it out: no device needs one"),
     refused("dtb", "FILE", "leave it out: PCs are described by ACPI"),
     refused("acpitable", "FILE,...", "leave it out: the machine describes itself"),

@@ -48,6 +48,7 @@ impl Facts {
             let path = match kind {
                 DiskKind::Virtio => format!("/machine/peripheral/{id}/virtio-backend"),
                 DiskKind::Fixed | DiskKind::Removable => id.to_owned(),
+                DiskKind::Flash => format!("/machine/{id}"),
             };
             Disk {
                 id: id.to_owned(),

@@ -180,6 +180,7 @@ impl Server {
         match effect {
             Effect::None => {}
             Effect::Remap(bdf) => self.platform.remap(bdf),
+            Effect::RemapMemory => self.platform.remap_memory(),
             Effect::Power(request) => self.events.send(MachineEvent::Power(request)),
             Effect::Eject(slots) => {
                 self.platform.eject(slots);

@@ -104,7 +104,7 @@ spec_struct! {
         pub file: Option<String>,
         /// Format of the image; probed when not given.
         pub format: Option<String>,
-        /// What shows it to the guest: ide (the default), virtio, or none for a -device.
+        /// What shows it to the guest: ide (the default), virtio, pflash for firmware, or none for a -device.
         pub r#if: Option<DriveInterface> as "if",
         /// Name of the drive; made of interface and index when not given.
         pub id: Option<String>,
@@ -191,13 +191,16 @@ impl DriveOptions {
         self.throttling.check()?;
         let only = match interface {
             DriveInterface::Scsi => "use if=none,id=ID with -device virtio-scsi-pci and -device scsi-hd,drive=ID",
-            _ => "use if=ide or if=virtio, or if=none and a -device with drive=ID",
+            _ => "use if=ide or if=virtio, if=pflash for firmware, or if=none and a -device with drive=ID",
         };
-        if !matches!(interface, DriveInterface::Virtio | DriveInterface::Ide | DriveInterface::None) {
+        let here = [DriveInterface::Virtio, DriveInterface::Ide, DriveInterface::Pflash, DriveInterface::None];
+        if !here.contains(&interface) {
             return Err(SpecError::refused(format_args!("'if={interface}'"), only));
         }
-        if self.media == DriveMedia::Cdrom && interface == DriveInterface::Virtio {
-            return Err(SpecError::refused("'media=cdrom' with if=virtio", "use media=disk,readonly=on"));
+        let no_cds = matches!(interface, DriveInterface::Virtio | DriveInterface::Pflash);
+        if self.media == DriveMedia::Cdrom && no_cds {
+            let what = format_args!("'media=cdrom' with if={interface}");
+            return Err(SpecError::refused(what, "use media=disk,readonly=on"));
         }
         if self.readonly.is_some() && self.read_only.is_some() {
             return Err(SpecError::new("'read-only' and its alias 'readonly' can't be used at the same time"));
@@ -208,7 +211,7 @@ impl DriveOptions {
         if self.index.is_some() && (self.bus.is_some() || self.unit.is_some()) {
             return Err(SpecError::new("index cannot be used with bus and unit"));
         }
-        let one_place = interface != DriveInterface::Ide;
+        let one_place = !matches!(interface, DriveInterface::Ide | DriveInterface::Pflash);
         if one_place && (self.bus.unwrap_or(0) != 0 || self.unit.unwrap_or(0) != 0) {
             return Err(SpecError::refused("a 'bus' or 'unit' other than 0 of a virtio drive", "use 'index'"));
         }

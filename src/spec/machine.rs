@@ -178,11 +178,11 @@ spec_struct! {
         pub suppress_vmdesc: bool = false,
         /// Where memory above this address goes behind the hole below 4 GiB; not here.
         pub max_ram_below_4g: Option<ByteSize> as "max-ram-below-4g",
-        /// Firmware image; not here.
+        /// Firmware image, as -bios.
         pub firmware: Option<String>,
-        /// Node of the firmware's flash; not here.
+        /// Block node of the firmware's flash.
         pub pflash0: Option<String>,
-        /// Node of the firmware's variables; not here.
+        /// Block node of the flash with the firmware's variables.
         pub pflash1: Option<String>,
         /// Object for encrypted guest memory; not here.
         pub memory_encryption: Option<String>,
@@ -209,8 +209,6 @@ impl MachineOptions {
             (self.hmat, "'hmat=on'", "leave it off"),
             (self.kernel_irqchip != Irqchip::On, "another 'kernel-irqchip' than on", "leave it out"),
             (self.max_ram_below_4g.is_some(), "'max-ram-below-4g'", "leave it out"),
-            (self.firmware.is_some(), "'firmware'", "start the guest with -kernel"),
-            (self.pflash0.is_some() || self.pflash1.is_some(), "firmware in flash", "start the guest with -kernel"),
             (
                 self.memory_encryption.is_some() || self.confidential_guest_support.is_some(),
                 "encrypted guest memory",

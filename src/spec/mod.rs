@@ -126,6 +126,8 @@ pub struct MachineSpec {
     pub mem_merge: bool,
     /// The memory object that is the guest's memory.
     pub memory_backend: Option<String>,
+    /// The block nodes of the firmware's flash: code, then variables.
+    pub pflash: [Option<String>; 2],
     /// Leave out the devices that the user did not ask for (`-nodefaults`).
     pub no_defaults: bool,
 }
@@ -138,6 +140,7 @@ impl Default for MachineSpec {
             dump_guest_core: true,
             mem_merge: true,
             memory_backend: None,
+            pflash: [None, None],
             no_defaults: false,
         }
     }

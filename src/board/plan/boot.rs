@@ -8,8 +8,12 @@ use rhea_devices::pci::Bdf;
 use rhea_devices::virtio::scsi::ScsiAddress;
 use thiserror::Error;
 
-use super::{Channels, PciDevice, PciPlan};
+use super::storage::storage;
+use super::{Channels, DrivePlan, PciDevice, PciPlan, StoragePlan};
+use crate::spec::VmSpec;
 use crate::spec::boot::{BootOptions, BootSpec};
+use crate::spec::device::DiskSpec;
+use crate::spec::drive::DriveInterface;
 
 /// Where distributions put the files of firmware: Debian and Fedora, then Arch, Alpine and SUSE, then what was built
 /// by hand.
@@ -34,6 +38,18 @@ pub enum BootPlanError {
     /// The image named is nowhere.
     #[error("could not load PC BIOS '{0}': there is no such file here or in a directory of -L")]
     NoImage(PathBuf),
+    /// `-bios` and flash.
+    #[error("-bios and firmware in flash are two firmwares: leave out one")]
+    TwoFirmwares,
+    /// A chip that a PC has not.
+    #[error("machine type does not support if=pflash,bus=0,unit={0}; there are units 0 and 1")]
+    NoChip(u32),
+    /// `-machine pflash0=` and `if=pflash`.
+    #[error("pflash{0} is given twice: with -machine and with -drive")]
+    ChipTaken(u32),
+    /// The second chip alone.
+    #[error("pflash1 requires pflash0: the first chip holds the firmware, the second its variables")]
+    NoFirstChip,
     /// A drive that a PC has not.
     #[error("Invalid boot device for PC: '{0}'")]
     Device(char),
@@ -57,10 +73,21 @@ pub enum BootPlanError {
 }
 
 /// Firmware to start.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct FirmwarePlan {
-    /// The image.
-    pub image: PathBuf,
+#[derive(Debug, Clone)]
+pub enum FirmwarePlan {
+    /// In ROM, from this image.
+    Rom(PathBuf),
+    /// In flash; the first chip ends at 4 GiB, each further one where the one before begins.
+    Flash(Vec<FlashPlan>),
+}
+
+/// A flash chip.
+#[derive(Debug, Clone)]
+pub struct FlashPlan {
+    /// Its name, `system.flash0` or `system.flash1`.
+    pub id: String,
+    /// What is in it.
+    pub storage: StoragePlan,
 }
 
 /// What firmware starts, and how.
@@ -107,14 +134,47 @@ impl BootPlan {
 }
 
 /// The firmware of a machine that needs one.
-pub(super) fn firmware(spec: &BootSpec) -> Result<Option<FirmwarePlan>, BootPlanError> {
+pub(super) fn firmware(spec: &VmSpec, disks: &[DrivePlan]) -> Result<Option<FirmwarePlan>, BootPlanError> {
+    let flash = flash(&spec.machine.pflash, disks)?;
+    let spec = &spec.boot;
+    match (flash.is_empty(), &spec.firmware) {
+        (false, Some(_)) => return Err(BootPlanError::TwoFirmwares),
+        (false, None) => return Ok(Some(FirmwarePlan::Flash(flash))),
+        (true, _) => {}
+    }
     let found = match (&spec.firmware, &spec.kernel) {
         (Some(name), _) if name.is_file() => name.clone(),
         (Some(name), _) => look_up(spec, name).ok_or_else(|| BootPlanError::NoImage(name.clone()))?,
         (None, Some(_)) => return Ok(None),
         (None, None) => look_up(spec, Path::new(DEFAULT_IMAGE)).ok_or(BootPlanError::NoFirmware)?,
     };
-    Ok(Some(FirmwarePlan { image: found }))
+    Ok(Some(FirmwarePlan::Rom(found)))
+}
+
+/// Chips of a PC.
+const CHIPS: u32 = 2;
+
+/// The chips that `-machine pflash0=` and `if=pflash` ask for.
+fn flash(of_machine: &[Option<String>; 2], disks: &[DrivePlan]) -> Result<Vec<FlashPlan>, BootPlanError> {
+    let drives = disks.iter().filter(|drive| drive.interface == DriveInterface::Pflash);
+    if let Some(wrong) = drives.clone().find(|drive| drive.index >= CHIPS) {
+        return Err(BootPlanError::NoChip(wrong.index));
+    }
+    let mut chips = Vec::new();
+    for (number, named) in (0..CHIPS).zip(of_machine) {
+        let drive = drives.clone().find(|drive| drive.index == number);
+        let storage = match (named, drive) {
+            (Some(_), Some(_)) => return Err(BootPlanError::ChipTaken(number)),
+            (Some(name), None) => storage(Some(name), &DiskSpec::default(), disks),
+            (None, Some(drive)) => storage(Some(&drive.id), &DiskSpec::default(), disks),
+            (None, None) => continue,
+        };
+        if chips.len() != usize::try_from(number).unwrap_or(0) {
+            return Err(BootPlanError::NoFirstChip);
+        }
+        chips.push(FlashPlan { id: format!("system.flash{number}"), storage });
+    }
+    Ok(chips)
 }
 
 fn look_up(spec: &BootSpec, name: &Path) -> Option<PathBuf> {
@@ -222,6 +282,8 @@ pub(super) fn files(spec: &BootSpec) -> Result<Vec<(String, Vec<u8>)>, BootPlanE
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::spec::device::OnError;
+    use crate::spec::drive::DriveMedia;
 
     fn letters(order: &str) -> BootOptions {
         BootOptions { order: Some(order.into()), ..BootOptions::default() }
@@ -259,28 +321,65 @@ mod tests {
         assert!(BootPlan::default().bootorder().is_empty());
     }
 
+    fn rom(spec: BootSpec) -> Result<Option<PathBuf>, BootPlanError> {
+        let found = firmware(&VmSpec { boot: spec, ..VmSpec::default() }, &[])?;
+        Ok(found.map(|firmware| match firmware {
+            FirmwarePlan::Rom(image) => image,
+            FirmwarePlan::Flash(_) => panic!("nobody asked for flash"),
+        }))
+    }
+
     #[test]
     fn firmware_is_looked_for_in_the_directories_of_the_user_first() {
         let dir = tempfile::tempdir().unwrap();
         std::fs::write(dir.path().join(DEFAULT_IMAGE), [0]).unwrap();
         let spec = BootSpec { data_dirs: vec![dir.path().to_owned()], ..BootSpec::default() };
 
-        let found = firmware(&spec).unwrap().unwrap();
-
-        assert_eq!(found.image, dir.path().join(DEFAULT_IMAGE));
+        assert_eq!(rom(spec).unwrap(), Some(dir.path().join(DEFAULT_IMAGE)));
     }
 
     #[test]
     fn kernel_needs_no_firmware() {
         let spec = BootSpec { kernel: Some("vmlinuz".into()), ..BootSpec::default() };
 
-        assert_eq!(firmware(&spec).unwrap(), None);
+        assert_eq!(rom(spec).unwrap(), None);
     }
 
     #[test]
     fn image_that_is_nowhere_is_named() {
         let spec = BootSpec { firmware: Some("no-such-image".into()), ..BootSpec::default() };
 
-        assert!(matches!(firmware(&spec), Err(BootPlanError::NoImage(name)) if name == Path::new("no-such-image")));
+        assert!(matches!(rom(spec), Err(BootPlanError::NoImage(name)) if name == Path::new("no-such-image")));
+    }
+
+    fn chip(index: u32) -> DrivePlan {
+        DrivePlan {
+            id: format!("pflash{index}"),
+            node: Some(format!("node{index}")),
+            interface: DriveInterface::Pflash,
+            index,
+            media: DriveMedia::Disk,
+            write_cache: true,
+            on_write_error: OnError::Auto,
+            on_read_error: OnError::Auto,
+        }
+    }
+
+    fn nodes(of_machine: [Option<&str>; 2], disks: &[DrivePlan]) -> Result<Vec<String>, BootPlanError> {
+        let chips = flash(&of_machine.map(|name| name.map(str::to_owned)), disks)?;
+        Ok(chips.into_iter().filter_map(|chip| chip.storage.node).collect())
+    }
+
+    #[test]
+    fn chips_come_from_drives_and_from_the_machine() {
+        assert_eq!(nodes([None, None], &[chip(1), chip(0)]).unwrap(), ["node0", "node1"]);
+        assert_eq!(nodes([Some("code"), None], &[chip(1)]).unwrap(), ["code", "node1"]);
+    }
+
+    #[test]
+    fn chips_that_a_pc_cannot_have_are_refused() {
+        assert!(matches!(nodes([None, None], &[chip(1)]), Err(BootPlanError::NoFirstChip)));
+        assert!(matches!(nodes([None, None], &[chip(0), chip(2)]), Err(BootPlanError::NoChip(2))));
+        assert!(matches!(nodes([Some("code"), None], &[chip(0)]), Err(BootPlanError::ChipTaken(0))));
     }
 }

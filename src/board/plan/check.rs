@@ -181,7 +181,7 @@ pub fn check(spec: &VmSpec, cpus: Processors, disks: &[DrivePlan]) -> Result<Pla
         ram,
         processors: cpus.all,
         kernel: kernel(spec)?,
-        firmware: super::boot::firmware(&spec.boot)?,
+        firmware: super::boot::firmware(spec, disks)?,
         boot: super::boot::order(&spec.boot.options, super::boot::paths(&functions, &ide))?,
         files: super::boot::files(&spec.boot)?,
         uuid: spec.uuid.unwrap_or_default().0,

@@ -9,7 +9,7 @@ mod plug;
 mod scsi;
 mod storage;
 
-pub use boot::{BootPlan, FirmwarePlan};
+pub use boot::{BootPlan, FirmwarePlan, FlashPlan};
 pub use check::{DrivePlan, PlanError, Processors, check};
 pub use ide::Channels;
 pub(crate) use places::Called;
@@ -76,6 +76,8 @@ pub enum DiskKind {
     Fixed,
     /// A drive whose medium can be taken out.
     Removable,
+    /// Flash with firmware.
+    Flash,
 }
 
 impl Plan {
@@ -88,7 +90,12 @@ impl Plan {
             };
             (drive.id.as_str(), &drive.storage, kind)
         });
-        ide.chain(self.pci.iter().flat_map(PciPlan::disks))
+        let chips = match &self.firmware {
+            Some(FirmwarePlan::Flash(chips)) => chips.as_slice(),
+            _ => &[],
+        };
+        let flash = chips.iter().map(|chip| (chip.id.as_str(), &chip.storage, DiskKind::Flash));
+        ide.chain(self.pci.iter().flat_map(PciPlan::disks)).chain(flash)
     }
 }
 

@@ -91,7 +91,7 @@ fn memory_around_the_hole_and_the_rom_are_mapped() {
     let (_bridge, _ram, shadow) = parts(true);
     let accel = Arc::new(Recorder::default());
 
-    let map = MemoryMap::new(Arc::clone(&accel) as _, shadow, &[(0, 2 << 20)]).unwrap();
+    let map = MemoryMap::new(Arc::clone(&accel) as _, shadow, &[(0, 2 << 20)], Vec::new()).unwrap();
     map.refresh();
 
     let placed = accel.0.lock().unwrap();
@@ -106,7 +106,7 @@ fn memory_around_the_hole_and_the_rom_are_mapped() {
 fn part_that_becomes_ram_is_mapped_anew() {
     let (bridge, _ram, shadow) = parts(false);
     let accel = Arc::new(Recorder::default());
-    let map = MemoryMap::new(Arc::clone(&accel) as _, shadow, &[(0, 2 << 20)]).unwrap();
+    let map = MemoryMap::new(Arc::clone(&accel) as _, shadow, &[(0, 2 << 20)], Vec::new()).unwrap();
 
     map.refresh();
     let before = accel.0.lock().unwrap().get(&0xf_0000).copied();

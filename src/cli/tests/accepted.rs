@@ -332,3 +332,19 @@ fn firmware_and_its_files_are_read() {
     assert_eq!(spec.boot.data_dirs.len(), 2);
     assert_eq!((spec.boot.files[0].string.as_deref(), spec.boot.files[1].file.as_deref()), (Some("y"), Some("/z")));
 }
+
+#[test]
+fn flash_is_named_as_a_drive_as_a_node_and_in_short() {
+    let spec = vm("-drive if=pflash,unit=1,format=raw,file=vars.fd -pflash code.fd -machine pc,pflash0=code");
+
+    let drives: Vec<_> = spec.drives.iter().map(|drive| (drive.interface, drive.options.unit)).collect();
+    assert_eq!(drives, [(DriveInterface::Pflash, Some(1)), (DriveInterface::Pflash, None)]);
+    assert_eq!(spec.machine.pflash, [Some("code".to_owned()), None]);
+}
+
+#[test]
+fn firmware_of_the_machine_is_that_of_bios() {
+    let spec = vm("-machine pc,firmware=fw.bin");
+
+    assert_eq!(spec.boot.firmware.as_deref(), Some(std::path::Path::new("fw.bin")));
+}

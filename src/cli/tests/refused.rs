@@ -166,7 +166,6 @@ const WRONG: &[(&str, &str)] = &[
         "-m 1G -object memory-backend-ram,id=r,size=2G -machine memory-backend=r",
         "rhea: Machine memory size (1073741824) does not match the size of the memory backend (2147483648)",
     ),
-    ("-pflash x", "rhea: -pflash x: not supported; use -bios, or leave it out for SeaBIOS"),
     ("-usb", "rhea: -usb: not supported; there is no USB; leave it out or use -machine usb=off"),
 ];
 
