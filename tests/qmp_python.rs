@@ -98,14 +98,34 @@ fn python() -> String {
     std::env::var("RHEA_TEST_PYTHON").unwrap_or_else(|_| "python3".into())
 }
 
-#[test]
-fn public_python_client_drives_the_monitor() {
+fn need_client() {
     let import = Process::new(python()).args(["-c", "import qemu.qmp"]).stderr(Stdio::null()).status();
     assert!(
         import.is_ok_and(|status| status.success()),
         "the Python package qemu.qmp is missing: pip install qemu.qmp (in a virtual environment whose python is in \
          RHEA_TEST_PYTHON)"
     );
+}
+
+/// Needs `/dev/kvm`; no guest code runs.
+#[test]
+fn public_python_client_uses_every_command_of_the_program() {
+    need_client();
+    let dir = tempfile::tempdir().unwrap();
+    let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/qmp_program.py");
+
+    let output = Process::new("timeout")
+        .args(["120", &python(), script, env!("CARGO_BIN_EXE_rhea"), dir.path().to_str().unwrap()])
+        .output()
+        .unwrap();
+
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(String::from_utf8_lossy(&output.stdout), "all good\n", "{said}");
+}
+
+#[test]
+fn public_python_client_drives_the_monitor() {
+    need_client();
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("qmp");
     let (requests, queue) = request_channel().unwrap();

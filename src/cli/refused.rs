@@ -46,6 +46,7 @@ pub(super) const OPTIONS: &[OptionDef] = &[
     refused("g", "WxH[xDEPTH]", SERIAL),
     refused("audio", "DRIVER,...", "there is no sound; leave it out or use -audiodev none,id=ID"),
     refused_flag("audio-help", "there is no sound"),
+    refused("watchdog", "MODEL", "there is no watchdog; leave it out"),
     refused("tpmdev", "TYPE,...", "there is no TPM; leave it out"),
     refused("incoming", "URI", "start the guest anew"),
     refused("loadvm", "NAME", "start the guest anew"),

@@ -6,6 +6,9 @@
 //!
 //! Threads inherit the filters of the thread that made them, and filters only ever add up. So the main thread, which
 //! goes on making threads (hot-plug), has the widest list, and a thread gets its own on top as the first thing it does.
+//!
+//! `setgroups`, `setgid` and `setuid` are in the lists of all threads because `-runas` comes when they are there, and the
+//! kernel keeps ids by thread: the C library has each thread make the calls. Afterwards they are of no use.
 
 mod names;
 #[cfg(test)]

@@ -8,6 +8,7 @@ use super::error::{Shown, SpecError, Words, did_you_mean};
 use super::pci::PciSpec;
 use super::read::{self, Source};
 
+mod absent;
 mod blk;
 mod disk;
 mod ide;
@@ -21,16 +22,6 @@ pub use ide::{IdeCdSpec, IdeHdSpec, IdeSpec};
 pub use isa::{IsaDebugExitSpec, IsaDebugconSpec, IsaSerialSpec, IsaSpec};
 pub use rng::VirtioRngSpec;
 pub use scsi::{MAX_LUN, MAX_TARGET, ScsiCdSpec, ScsiHdSpec, ScsiSpec, VirtioScsiSpec};
-
-/// Models of QEMU's in whose place another does.
-const INSTEAD: [(&str, &str); 6] = [
-    ("scsi-block", "commands are not passed through to a host device; use scsi-hd with the device as its file"),
-    ("scsi-generic", "commands are not passed through to a host device; use scsi-hd or scsi-cd"),
-    ("lsi53c895a", "use virtio-scsi-pci"),
-    ("megasas", "use virtio-scsi-pci"),
-    ("mptsas1068", "use virtio-scsi-pci"),
-    ("pvscsi", "use virtio-scsi-pci"),
-];
 
 spec_union! {
     /// A device and its properties.
@@ -75,11 +66,10 @@ impl DeviceSpec {
     /// There is none, in QEMU's words.
     pub fn variant(name: &str) -> Result<&'static Variant, SpecError> {
         Self::UNION.find(name).ok_or_else(|| {
-            if let Some((_, instead)) = INSTEAD.iter().find(|(model, _)| *model == name) {
-                return SpecError::refused(format_args!("device '{name}'"), instead);
-            }
-            let hint = did_you_mean(name, Self::UNION.names());
-            SpecError::new(format!("'{}' is not a valid device model name{hint}", Shown(name)))
+            absent::refusal(name).unwrap_or_else(|| {
+                let hint = did_you_mean(name, Self::UNION.names());
+                SpecError::new(format!("'{}' is not a valid device model name{hint}", Shown(name)))
+            })
         })
     }
 

@@ -57,7 +57,7 @@ fn plugged_disk_is_written_and_unplugged(stage: &Stage<'_>) -> Result<()> {
         ensure!(qmp.command("query-block", &json!({}))? == Value::Array(Vec::new()), "the disk is still listed");
     }
 
-    let complaints = vm.run("dmesg | grep -iE -B8 -A16 'acpi error|bios bug|firmware bug|call trace' || true")?;
+    let complaints = vm.run("dmesg | grep -iE 'acpi error|bios bug|firmware bug' || true")?;
     ensure!(complaints.is_empty(), "the kernel says: {complaints}");
     vm.power_off()?;
     for image in images {
