@@ -1,4 +1,4 @@
-//! Media that the host changes, through QMP: needs neither KVM nor a guest.
+//! Media and disks that the host changes, through QMP: needs neither KVM nor a guest.
 
 use std::io::{BufRead, BufReader, Write};
 use std::path::Path;
@@ -174,4 +174,27 @@ fn human_monitor_changes_and_ejects() {
     assert_eq!((changed, ejected), (Ok("".into()), Ok("".into())));
     assert_eq!(held.as_deref(), Some("two"));
     assert_eq!(machine.inserted("ide1-cd0"), None);
+}
+
+#[test]
+fn disk_comes_and_goes_behind_an_adapter() {
+    let mut machine = Machine::start();
+    let node = json!({"driver": "file", "node-name": "more", "filename": machine.path("two")});
+    machine.ask("blockdev-add", &node).expect("a node");
+    let disk = json!({"driver": "scsi-hd", "id": "more", "drive": "more", "scsi-id": 7, "lun": 16383});
+
+    machine.ask("device_add", &disk).expect("plugged");
+    let taken = machine.ask("device_add", &json!({"driver": "scsi-cd", "id": "x", "scsi-id": 7, "lun": 16383}));
+    let held = machine.inserted("more");
+    let in_use = machine.ask("blockdev-del", &json!({"node-name": "more"}));
+    machine.ask("device_del", &json!({"id": "more"})).expect("unplugged");
+    let gone = machine.ask("device_del", &json!({"id": "more"}));
+    machine.ask("blockdev-del", &json!({"node-name": "more"})).expect("free again");
+    machine.ask("device_add", &json!({"driver": "scsi-cd", "id": "more", "scsi-id": 7})).expect("plugged again");
+
+    assert_eq!(taken, Err("device \"x\": lun already used by 'more'".into()));
+    assert_eq!(held.as_deref(), Some("two"));
+    assert_eq!(in_use, Err("Block device more is in use".into()));
+    assert_eq!(gone, Err("Device 'more' not found".into()));
+    assert_eq!(machine.drive("more")["tray_open"], false);
 }

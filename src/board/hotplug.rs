@@ -11,7 +11,7 @@ use rhea_devices::pci::Bdf;
 use rhea_devices::pci::hotplug::HOTPLUG_EVENT;
 
 use super::attach::{Attacher, Backends, Drives};
-use super::plan::{PciDevice, PciPlan};
+use super::plan::{PciDevice, PciPlan, ScsiUnitPlan};
 use super::{Board, BoardError};
 
 impl Board {
@@ -37,6 +37,29 @@ impl Board {
         self.hotplug.plugged(plan.bdf.device());
         self.power.raise_gpe(HOTPLUG_EVENT);
         Ok(())
+    }
+
+    /// Puts a unit behind the adapter whose bus is called `bus`; the adapter tells the guest.
+    ///
+    /// # Errors
+    /// When the unit cannot be made; the board is then as it was.
+    pub fn plug_unit(&mut self, bus: &str, plan: &ScsiUnitPlan, backends: &dyn Backends) -> Result<(), BoardError> {
+        let nowhere = || BoardError::device(&plan.id)(std::io::Error::other(format!("there is no bus {bus}")));
+        let to = self.drives.buses.get(bus).cloned().ok_or_else(nowhere)?;
+        let (wiring, isa) = (&self.wiring, &self.isa);
+        let mut attacher = Attacher { wiring, isa, backends, devices: Vec::new(), drives: Drives::default() };
+        attacher.scsi_unit(&to, plan)?;
+        let removable = attacher.drives.removable;
+        self.drives.removable.extend(removable);
+        Ok(())
+    }
+
+    /// Takes a unit out; the adapter tells the guest. What is in flight on its image still ends.
+    pub fn take_unit_out(&mut self, bus: &str, plan: &ScsiUnitPlan) {
+        self.drives.removable.remove(&plan.id);
+        if let Some(bus) = self.drives.buses.get(bus) {
+            bus.detach(plan.address);
+        }
     }
 
     /// Asks the guest to let go of the slot of `bdf`.

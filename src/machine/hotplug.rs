@@ -22,6 +22,9 @@ impl Machine {
     pub(super) fn add_device(&mut self, options: Map<String, Value>) -> Answer {
         let read = DeviceSpec::read_with(options, Source::Json, self.planner.globals());
         let device = read.map_err(|error| QmpError::from_error(&error))?;
+        if device.scsi().is_some() {
+            return self.add_unit(&device);
+        }
         let plan = self.planner.plug(&device).map_err(|error| QmpError::from_error(&error))?;
         if let Err(error) = self.plug(&plan) {
             self.let_go(&plan.id);
@@ -34,6 +37,48 @@ impl Machine {
         done()
     }
 
+    /// A unit on SCSI: its adapter tells the guest.
+    fn add_unit(&mut self, device: &DeviceSpec) -> Answer {
+        let (bus, plan) = self.planner.plug_unit(device).map_err(|error| QmpError::from_error(&error))?;
+        let plugged = self.guest.as_mut().map_or(Ok(()), |guest| guest.board.plug_unit(&bus, &plan, &self.host));
+        if let Err(error) = plugged {
+            self.host.let_go(&plan.id);
+            self.planner.unplugged_unit(&plan.id);
+            return Err(QmpError::from_error(&error));
+        }
+        self.facts.add_disks(std::iter::once(plan.disk()), &self.host);
+        if let Some(id) = device.id() {
+            self.facts.peripherals.push((id.to_owned(), device.driver().to_owned()));
+        }
+        done()
+    }
+
+    /// Takes a unit out at once, whatever the guest says, as SCSI has it; false if `id` is none.
+    fn take_unit_out(&mut self, id: &str) -> bool {
+        let Some((bus, plan)) = self.planner.unplugged_unit(id) else { return false };
+        if let Some(guest) = &mut self.guest {
+            guest.board.take_unit_out(&bus, &plan);
+        }
+        if let Some(attached) = self.host.disk(id).attached {
+            // What the guest has asked for is done before the image is let go.
+            drop(attached.disk().drain());
+        }
+        self.forget(&[id]);
+        let (device, path) = (Some(id.to_owned()), format!("{PERIPHERAL}{id}"));
+        self.bus.emit(&Event::DeviceDeleted(DevicePathData { device, path }));
+        true
+    }
+
+    /// Nobody is told of these devices any more.
+    fn forget(&mut self, gone: &[&str]) {
+        for id in gone {
+            self.host.let_go(id);
+            self.failed_disks.remove(*id);
+        }
+        self.facts.disks.retain(|disk| !gone.contains(&disk.id.as_str()));
+        self.facts.peripherals.retain(|(known, _)| !gone.contains(&known.as_str()));
+    }
+
     fn plug(&mut self, plan: &PciPlan) -> Result<(), QmpError> {
         let paused = !self.state.is_running();
         let nothing = || QmpError::generic("this machine has no bus to plug a device into");
@@ -44,6 +89,9 @@ impl Machine {
     /// `device_del`: asks the guest, which answers in its own time, or never if it has no driver for hot-plug.
     pub(super) fn ask_device_back(&mut self, name: &str) -> Answer {
         let id = name.strip_prefix(PERIPHERAL).unwrap_or(name);
+        if self.take_unit_out(id) {
+            return done();
+        }
         let known = self.facts.peripherals.iter().find(|(known, _)| known == id);
         let (_, driver) = known.ok_or_else(|| QmpError::device_not_found(name))?;
         let Some((guest, bdf)) = self.guest.as_ref().zip(self.planner.places().of(id)) else {
@@ -68,13 +116,8 @@ impl Machine {
         if let Some(guest) = &mut self.guest {
             guest.board.take_out(&plan);
         }
-        for (disk, ..) in plan.disks() {
-            self.host.let_go(disk);
-            self.failed_disks.remove(disk);
-        }
         let gone: Vec<&str> = plan.disks().map(|(disk, ..)| disk).chain([id]).collect();
-        self.facts.disks.retain(|disk| !gone.contains(&disk.id.as_str()));
-        self.facts.peripherals.retain(|(known, _)| !gone.contains(&known.as_str()));
+        self.forget(&gone);
     }
 
     /// As QEMU tells it of a virtio function: first the device behind the transport, then the function.

@@ -41,8 +41,16 @@ impl Words {
         }
     }
 
-    fn bytes(&self) -> Vec<u8> {
-        self.0.iter().flat_map(|word| word.to_le_bytes()).collect()
+    /// All bytes, the last two a signature and what makes the sum of all 0 (7.16.7.86).
+    fn bytes(mut self) -> Vec<u8> {
+        const INTEGRITY: usize = 255;
+        self.set(&[(INTEGRITY, 0x00a5)]);
+        let mut bytes: Vec<u8> = self.0.iter().flat_map(|word| word.to_le_bytes()).collect();
+        let sum = bytes.iter().fold(0u8, |sum, byte| sum.wrapping_add(*byte));
+        if let Some(last) = bytes.last_mut() {
+            *last = sum.wrapping_neg();
+        }
+        bytes
     }
 }
 

@@ -48,7 +48,7 @@ impl Attacher<'_> {
     }
 
     /// A disk or drive behind an adapter.
-    fn scsi_unit(&mut self, bus: &Arc<ScsiBus>, plan: &ScsiUnitPlan) -> Result<(), BoardError> {
+    pub(in crate::board) fn scsi_unit(&mut self, bus: &Arc<ScsiBus>, plan: &ScsiUnitPlan) -> Result<(), BoardError> {
         let (id, storage) = (&plan.id, &plan.storage);
         let unit = ScsiUnit {
             unit: self.unit(id, &plan.config, storage)?,

@@ -106,11 +106,16 @@ impl PciPlan {
             PciDevice::Blk(blk) => Some((self.id.as_str(), &blk.storage, DiskKind::Virtio)),
             PciDevice::Scsi(_) | PciDevice::Rng(_) => None,
         };
-        let scsi = self.units().iter().map(|unit| {
-            let removable = unit.config.kind == UnitKind::Cd;
-            (unit.id.as_str(), &unit.storage, if removable { DiskKind::Removable } else { DiskKind::Fixed })
-        });
-        virtio.into_iter().chain(scsi)
+        virtio.into_iter().chain(self.units().iter().map(ScsiUnitPlan::disk))
+    }
+}
+
+impl ScsiUnitPlan {
+    /// The disk or drive that the unit shows to the guest.
+    #[must_use]
+    pub fn disk(&self) -> (&str, &StoragePlan, DiskKind) {
+        let removable = self.config.kind == UnitKind::Cd;
+        (&self.id, &self.storage, if removable { DiskKind::Removable } else { DiskKind::Fixed })
     }
 }
 
@@ -216,6 +221,13 @@ pub enum PciDevice {
 }
 
 impl PciPlan {
+    fn adapter_mut(&mut self) -> Option<&mut ScsiPlan> {
+        match &mut self.device {
+            PciDevice::Scsi(adapter) => Some(adapter),
+            PciDevice::Blk(_) | PciDevice::Rng(_) => None,
+        }
+    }
+
     /// The units behind a SCSI adapter.
     #[must_use]
     pub fn units(&self) -> &[ScsiUnitPlan] {

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::check::{self, DrivePlan, PlanError};
-use super::{PciPlan, Places, Plan};
+use super::{PciPlan, Places, Plan, ScsiUnitPlan, scsi};
 use crate::spec::{DeviceSpec, ObjectSpec, VmSpec};
 
 /// What the machine was asked to be, kept up to date: devices and objects that come later are planned beside it.
@@ -52,6 +52,31 @@ impl Planner {
         plan.units().iter().for_each(|unit| self.places.free(&unit.id));
         self.places.free(id);
         Some(plan)
+    }
+
+    /// Gives a unit its name and its place behind an adapter; says which bus that is.
+    ///
+    /// # Errors
+    /// When it is no unit on SCSI, or cannot go where it should; nothing is taken then.
+    pub fn plug_unit(&mut self, device: &DeviceSpec) -> Result<(String, ScsiUnitPlan), PlanError> {
+        let before = self.places.clone();
+        let mut adapters: Vec<_> = self.functions.values_mut().filter_map(PciPlan::adapter_mut).collect();
+        let planned = scsi::add_unit(&mut adapters, device, &self.drives, &mut self.places.names);
+        if planned.is_err() {
+            self.places = before;
+        }
+        planned
+    }
+
+    /// The unit called `id` is gone, and its name and place are free. Gives its bus and plan; nothing if there is none.
+    pub fn unplugged_unit(&mut self, id: &str) -> Option<(String, ScsiUnitPlan)> {
+        let mut adapters = self.functions.values_mut().filter_map(PciPlan::adapter_mut);
+        let gone = adapters.find_map(|adapter| {
+            let at = adapter.units.iter().position(|unit| unit.id == id)?;
+            Some((adapter.bus.clone(), adapter.units.remove(at)))
+        })?;
+        self.places.free(id);
+        Some(gone)
     }
 
     /// What `-global` says of devices.

@@ -51,27 +51,29 @@ pub(super) fn add_units(
             _ => None,
         })
         .collect();
-    for device in &spec.devices {
-        let Some(part) = part(device) else { continue };
-        let id = names.take(part.id.as_deref(), device.driver())?;
-        let adapter = find(&mut adapters, device, part)?;
-        let address = place(&id, part, |address| {
-            adapter.units.iter().find(|unit| unit.address == address).map(|unit| unit.id.clone())
-        })?;
-        if let Some(unit) = unit(id, device, address, drives)? {
-            adapter.units.push(unit);
-        }
-    }
-    Ok(())
+    spec.devices.iter().filter(|device| device.scsi().is_some()).try_for_each(|device| {
+        add_unit(&mut adapters, device, drives, names)?;
+        Ok(())
+    })
 }
 
-/// What a device has as a unit on SCSI, if it is one.
-fn part(device: &DeviceSpec) -> Option<&ScsiSpec> {
-    match device {
-        DeviceSpec::ScsiHd(disk) => Some(&disk.scsi),
-        DeviceSpec::ScsiCd(cd) => Some(&cd.scsi),
-        _ => None,
-    }
+/// Puts one unit behind the adapter that it asks for; gives the name of the bus and the unit's plan.
+pub(super) fn add_unit(
+    adapters: &mut [&mut ScsiPlan],
+    device: &DeviceSpec,
+    drives: &[DrivePlan],
+    names: &mut Names,
+) -> Result<(String, ScsiUnitPlan), PlanError> {
+    let not_here = || PlanError::NotPluggable { driver: device.driver() };
+    let part = device.scsi().ok_or_else(not_here)?;
+    let id = names.take(part.id.as_deref(), device.driver())?;
+    let adapter = find(adapters, device, part)?;
+    let address = place(&id, part, |address| {
+        adapter.units.iter().find(|unit| unit.address == address).map(|unit| unit.id.clone())
+    })?;
+    let unit = unit(id, device, address, drives)?.ok_or_else(not_here)?;
+    adapter.units.push(unit.clone());
+    Ok((adapter.bus.clone(), unit))
 }
 
 fn find<'a>(

@@ -117,6 +117,16 @@ impl DeviceSpec {
         self.type_name()
     }
 
+    /// What it has as a unit on SCSI, if it is one.
+    #[must_use]
+    pub fn scsi(&self) -> Option<&ScsiSpec> {
+        match self {
+            Self::ScsiHd(disk) => Some(&disk.scsi),
+            Self::ScsiCd(cd) => Some(&cd.scsi),
+            _ => None,
+        }
+    }
+
     /// The kind of bus that it is on, in QEMU's word.
     #[must_use]
     pub fn bus_type(driver: &str) -> &'static str {
