@@ -29,6 +29,12 @@ pub(crate) const DISK: &[Package] =
 pub(crate) const TOOLS: &[Package] = &[
     Package { name: "qemu-utils", program: "qemu-img", why: "checks the images that Rhea writes" },
     Package { name: "fio", program: "fio", why: "verifies in a guest what it has written" },
+    Package { name: "sg3-utils", program: "sg_inq", why: "asks a guest's SCSI units what they are and can do" },
+    Package { name: "hdparm", program: "hdparm", why: "reads what a guest's IDE drives say of themselves" },
+    Package { name: "smartmontools", program: "smartctl", why: "reads the health of a guest's drives" },
+    Package { name: "pciutils", program: "lspci", why: "reads the registers of a guest's PCI functions" },
+    Package { name: "eject", program: "eject", why: "opens and closes the tray of a guest's CD drive" },
+    Package { name: "xorriso", program: "xorriso", why: "makes the discs in a guest's CD drive" },
 ];
 
 /// The manager that most virtual machines on Linux are started by.

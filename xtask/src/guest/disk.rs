@@ -26,17 +26,32 @@ pub(crate) fn root_tree() -> Result<PathBuf> {
     tree.image(32)
 }
 
-/// A raw image with fio and its libraries, to be mounted in a guest and entered with chroot.
+/// Programs that look at disks, beside those of sg3-utils, whose names all begin alike.
+const TOOLS: &[&str] = &["fio", "hdparm", "smartctl", "lspci", "lsblk", "eject"];
+
+/// A raw image with [`TOOLS`], sg3-utils and their libraries, to be mounted in a guest and entered with chroot.
 pub(crate) fn tools_tree() -> Result<PathBuf> {
     packages::ensure(packages::TOOLS)?;
     let tree = Tree::new("tools")?;
-    for name in ["fio"] {
-        let program = host::find_program(name).with_context(|| format!("{name} is not installed"))?;
+    let find = |name: &&str| host::find_program(name).with_context(|| format!("{name} is not installed"));
+    let mut programs = TOOLS.iter().map(find).collect::<Result<Vec<_>>>()?;
+    programs.extend(scsi_tools(&find(&"sg_inq")?)?);
+    for program in programs {
         for file in with_libraries(&program)? {
             tree.copy(file.to_string_lossy().trim_start_matches('/'), &file)?;
         }
     }
     tree.image(160)
+}
+
+/// The programs beside this one of the same package.
+fn scsi_tools(one: &Path) -> Result<Vec<PathBuf>> {
+    let directory = one.parent().context("a program without a directory")?;
+    let all = fs::read_dir(directory)?.map(|entry| Ok(entry?.path())).collect::<Result<Vec<_>>>()?;
+    Ok(all
+        .into_iter()
+        .filter(|path| path.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(b"sg_")))
+        .collect())
 }
 
 /// A directory that becomes a file system; gone when done.

@@ -17,6 +17,9 @@ pub(crate) use disk::{root_tree, tools_tree};
 const MODULES: &[&str] =
     &["virtio_pci", "virtio_blk", "virtio_rng", "ext4", "crc32c_generic", "button", "evdev", "rng_core"];
 
+/// What those with the generic kernel need besides: the cloud kernel has no drivers for IDE.
+const GENERIC_MODULES: &[&str] = &["ata_piix", "virtio_scsi", "sd_mod", "sr_mod", "sg", "isofs"];
+
 /// A kernel with an initramfs that has its modules.
 pub(crate) struct Boot {
     /// The kernel.
@@ -30,8 +33,10 @@ impl Boot {
     pub(crate) fn prepare(flavor: Flavor) -> Result<Self> {
         packages::ensure(packages::LAB)?;
         let boot = Self { kernel: flavor.get()?, initramfs: Self::initramfs(flavor)? };
+        let besides = if flavor == Flavor::Generic { GENERIC_MODULES } else { &[] };
+        let modules = [MODULES, besides].concat();
         let archive =
-            Initramfs::new("init")?.recipe("bin/console", "console")?.modules(&boot.kernel.modules, MODULES)?.finish();
+            Initramfs::new("init")?.recipe("bin/console", "console")?.modules(&boot.kernel.modules, &modules)?.finish();
         replace(&boot.initramfs, &archive)?;
         Ok(boot)
     }

@@ -85,7 +85,7 @@ impl Stage<'_> {
         self.convert(&guest::directory()?.join("root.raw"), "root", format)
     }
 
-    /// The disk with fio on it. It is only read.
+    /// The disk with fio, sg3-utils and their like on it. It is only read.
     pub(crate) fn tools(&self) -> Result<PathBuf> {
         Ok(guest::directory()?.join("tools.raw"))
     }
@@ -96,6 +96,18 @@ impl Stage<'_> {
         let path = image.display().to_string();
         self.img(&["create", "-f", format, &path, size])?;
         Ok(image)
+    }
+
+    /// A disc with one file on it.
+    pub(crate) fn disc(&self, name: &str, content: &str) -> Result<PathBuf> {
+        let files = self.scratch.join(name);
+        fs::create_dir_all(&files)?;
+        fs::write(files.join("label"), content)?;
+        let disc = self.scratch.join(format!("{name}.iso"));
+        let mut xorriso = Command::new("xorriso");
+        xorriso.args(["-as", "mkisofs", "-quiet", "-volid", name, "-o"]).arg(&disc).arg(&files);
+        command::output(&mut xorriso)?;
+        Ok(disc)
     }
 
     /// A raw image converted to this format.

@@ -84,6 +84,12 @@ impl<'a> Recipe<'a> {
         self.with(&["-drive", &drive])
     }
 
+    /// Adds the disk with tools as the first virtio disk.
+    pub(crate) fn tools(self) -> Result<Self> {
+        let drive = format!("file={},format=raw,if=virtio,readonly=on", self.stage.tools()?.display());
+        Ok(self.with(&["-drive", &drive]))
+    }
+
     /// Boots from the first virtio disk.
     pub(crate) fn root(self, image: &Path, format: &str) -> Self {
         self.disk(image, format).root_on("/dev/vda")
@@ -163,6 +169,13 @@ impl Vm {
             format!("  {} in {} ({})", read("comm"), read("wchan"), read("syscall"))
         };
         tasks.map(line).collect::<Vec<_>>().join("\n")
+    }
+
+    /// Makes the disk with tools usable by `chroot /mnt`.
+    pub(crate) fn enter_tools(&mut self) -> Result<()> {
+        let mounts = [("devtmpfs", "dev"), ("tmpfs", "tmp"), ("sysfs", "sys"), ("proc", "proc")];
+        self.run("mount -o ro /dev/vda /mnt")?;
+        mounts.iter().try_for_each(|(kind, at)| self.run(&format!("mount -t {kind} {kind} /mnt/{at}")).map(drop))
     }
 
     /// Runs a command in the guest and gives what it printed; its failure is ours.

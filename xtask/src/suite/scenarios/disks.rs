@@ -23,12 +23,11 @@ const FIO: &str = "chroot /mnt fio --name=verify --ioengine=libaio --direct=1 --
 fn fio_verifies_raw_and_qcow2(stage: &Stage<'_>) -> Result<()> {
     let raw = stage.image("disk", "raw", "64M")?;
     let qcow2 = stage.image("disk", "qcow2", "64M")?;
-    let tools = format!("file={},format=raw,if=virtio,readonly=on", stage.tools()?.display());
     let raw_drive = format!("file={},format=raw,if=virtio,cache=none,aio=io_uring", raw.display());
     let qcow2_drive = format!("file={},format=qcow2,if=virtio,cache=none,aio=threads", qcow2.display());
-    let drives = ["-drive", &tools, "-drive", &raw_drive, "-drive", &qcow2_drive];
-    let mut vm = stage.vm().processors(2).with(&drives).boot()?;
-    vm.run("mount -o ro /dev/vda /mnt && mount -t devtmpfs devtmpfs /mnt/dev && mount -t tmpfs tmpfs /mnt/tmp")?;
+    let drives = ["-drive", &raw_drive, "-drive", &qcow2_drive];
+    let mut vm = stage.vm().processors(2).tools()?.with(&drives).boot()?;
+    vm.enter_tools()?;
 
     for disk in ["vdb", "vdc"] {
         vm.run_within(&format!("{FIO} --filename=/dev/{disk} >/dev/null"), Duration::from_secs(180))?;

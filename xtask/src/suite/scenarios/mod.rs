@@ -2,11 +2,13 @@
 
 mod boot;
 mod crash;
+mod crowd;
 mod disks;
 mod hotplug;
 mod images;
 mod libvirt;
 mod life;
+mod scsi;
 
 use super::Scenario;
 
@@ -21,12 +23,20 @@ use scenarios;
 
 /// All there are.
 pub(super) fn all() -> impl Iterator<Item = &'static Scenario> {
-    usual().chain(libvirt::SCENARIOS)
+    usual().chain(libvirt::SCENARIOS).chain(crowd::SCENARIOS)
 }
 
 /// Those that are played when none is named, in the order in which they run.
 pub(super) fn usual() -> impl Iterator<Item = &'static Scenario> {
-    [boot::SCENARIOS, life::SCENARIOS, disks::SCENARIOS, hotplug::SCENARIOS, images::SCENARIOS, crash::SCENARIOS]
-        .into_iter()
-        .flatten()
+    [
+        boot::SCENARIOS,
+        life::SCENARIOS,
+        disks::SCENARIOS,
+        scsi::SCENARIOS,
+        hotplug::SCENARIOS,
+        images::SCENARIOS,
+        crash::SCENARIOS,
+    ]
+    .into_iter()
+    .flatten()
 }
