@@ -19,6 +19,7 @@ mod io_loop;
 mod log_file;
 mod mux;
 mod open;
+mod outbox;
 mod port;
 mod pty;
 mod registry;
@@ -32,6 +33,7 @@ mod tests;
 pub use fdset::{Access, FdTable};
 pub use io_loop::IoLoop;
 pub use mux::QuitHook;
+pub use outbox::Outbox;
 pub use registry::Chardevs;
 pub use terminal::restore as restore_terminal;
 

@@ -321,6 +321,7 @@ fn serve(platform: &dyn Platform, index: u32, exit: Exit<'_>) -> Outcome {
         Exit::Nothing | Exit::Halted => Effect::None,
         Exit::Shutdown | Exit::ResetRequest => Effect::Power(PowerRequest::Reset),
         Exit::PowerOffRequest => Effect::Power(PowerRequest::PowerOff),
+        Exit::Debug(exit) => return Outcome::Park(MachineEvent::DebugExit { index, exit }),
         Exit::Crashed => return Outcome::Park(MachineEvent::GuestCrashed),
         Exit::Failed(failure) => return Outcome::Park(failed(index, failure.to_string())),
     };

@@ -26,6 +26,8 @@ pub(super) const OPTIONS: &[OptionDef] = &[
         "a character device; -chardev help lists the types, -chardev TYPE,help the options",
         chardev,
     ),
+    takes("gdb", "CHARDEV", "expect a debugger here, as in target remote: tcp::PORT, unix:PATH, stdio, ...", gdb),
+    flag("s", "short for -gdb tcp::1234", gdb_at_1234),
     takes("qtest", "CHARDEV", "drive the devices from here, without a guest; with -accel qtest", qtest),
     takes("qtest-log", "FILE", "log of what is said on -qtest", qtest_log),
     takes(
@@ -35,6 +37,21 @@ pub(super) const OPTIONS: &[OptionDef] = &[
         mon,
     ),
 ];
+
+/// A debugger comes and goes, so its address is listened at, whether or not the user says so.
+fn gdb(draft: &mut Draft, arg: &Arg) -> Result<(), Stop> {
+    expect_debugger(draft, arg.text()?)
+}
+
+fn gdb_at_1234(draft: &mut Draft, _: &Arg) -> Result<(), Stop> {
+    expect_debugger(draft, "tcp::1234")
+}
+
+fn expect_debugger(draft: &mut Draft, at: &str) -> Result<(), Stop> {
+    let listens = if at.starts_with("tcp:") { ",server=on,wait=off,nodelay=on" } else { "" };
+    draft.spec.gdb = if at == "none" { None } else { Some(legacy::add(draft, &format!("{at}{listens}"), "gdb")?) };
+    Ok(())
+}
 
 fn qtest(draft: &mut Draft, arg: &Arg) -> Result<(), Stop> {
     draft.spec.qtest = Some(legacy::add(draft, arg.text()?, "qtest")?);

@@ -222,9 +222,12 @@ impl Draft {
         if spec.qtest.is_some() && spec.accel != Accel::Qtest {
             return Err(SpecError::new("-qtest needs -accel qtest: a guest would drive the devices too"));
         }
+        if spec.gdb.is_some() && (spec.accel != Accel::Kvm || spec.machine.kind.board == Board::None) {
+            return Err(SpecError::new("-gdb and -s need a guest that runs; leave them out"));
+        }
         let has = |id: &str| spec.chardevs.iter().any(|chardev| chardev.common().id == id);
         let named = spec.monitors.iter().map(|monitor| monitor.chardev.as_str());
-        let named = named.chain(spec.qtest.as_deref());
+        let named = named.chain(spec.qtest.as_deref()).chain(spec.gdb.as_deref());
         let named = named.chain(spec.serials.iter().flatten().map(String::as_str));
         if let Some(id) = named.into_iter().find(|id| !has(id)) {
             return Err(SpecError::new(format!("chardev \"{}\" not found; define it with -chardev", Shown(id))));

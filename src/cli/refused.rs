@@ -56,8 +56,6 @@ pub(super) const OPTIONS: &[OptionDef] = &[
     refused("set", "GROUP.ID.PROPERTY=VALUE", "give the property where the thing is defined, or with -global"),
     refused("compat", "OPTIONS", PLAIN),
     refused_flag("preconfig", "use -S"),
-    refused("gdb", "CHARDEV", "debug the guest from within, or with its kernel's own debugger on -serial"),
-    refused_flag("s", "debug the guest from within, or with its kernel's own debugger on -serial"),
     refused_flag("singlestep", PLAIN),
     refused("icount", "OPTIONS", "KVM does not count instructions; leave it out"),
     refused("seed", "NUMBER", PLAIN),

@@ -5,8 +5,11 @@ use std::os::fd::{AsRawFd, RawFd};
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, channel};
 
+use rhea_arch::kvm::DebugExit;
 use rhea_devices::bus::PowerRequest;
 use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
+
+use super::debug::DebuggerInput;
 
 /// News from a vCPU, a device or a signal.
 #[derive(Debug)]
@@ -24,6 +27,15 @@ pub enum MachineEvent {
     GuestCrashed,
     /// The guest has let go of these PCI slots, a bit each, and finds nothing there any more.
     Ejected(u32),
+    /// A debugged vCPU left the guest, and has stopped by itself.
+    DebugExit {
+        /// Which.
+        index: u32,
+        /// Why.
+        exit: DebugExit,
+    },
+    /// The debugger says something.
+    Debugger(DebuggerInput),
     /// A disk request failed and the disk's error policy wants to be heard.
     DiskError(DiskError),
     /// The guest moved the tray of a drive.

@@ -17,6 +17,14 @@ impl Machine {
     /// # Errors
     /// When KVM refuses to set its clock.
     pub(super) fn cont(&mut self) -> Result<(), MachineError> {
+        self.cont_some(|_| true)
+    }
+
+    /// The same for those vCPUs only that `runs` says; the others stand until the next stop and start.
+    ///
+    /// # Errors
+    /// As [`Machine::cont`].
+    pub(super) fn cont_some(&mut self, runs: impl Fn(u32) -> bool) -> Result<(), MachineError> {
         if self.state.is_running() {
             return Ok(());
         }
@@ -28,7 +36,7 @@ impl Machine {
         self.clock.go();
         self.state = RunState::Running;
         self.bus.emit(&Event::Resume);
-        self.vcpus().iter().for_each(VcpuHandle::run);
+        self.vcpus().iter().filter(|vcpu| runs(vcpu.index())).for_each(VcpuHandle::run);
         Ok(())
     }
 
@@ -133,6 +141,8 @@ impl Machine {
                 }
                 self.stop(RunState::InternalError)
             }
+            MachineEvent::DebugExit { index, exit } => self.debug_exit(index, exit),
+            MachineEvent::Debugger(input) => self.debugger_says(input),
             MachineEvent::GuestCrashed => self.guest_panicked(),
             MachineEvent::Ejected(slots) => {
                 self.slots_ejected(slots);

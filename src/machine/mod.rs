@@ -8,6 +8,7 @@
 //!
 //! Nobody else changes the machine; so no lock guards it.
 
+pub mod debug;
 pub mod drives;
 pub mod event;
 mod execute;
@@ -39,6 +40,7 @@ use crate::board::{Board, BoardError};
 use crate::qmp::command::args::{PanicAction, RebootAction, ShutdownAction, WatchdogAction};
 use crate::qmp::{EventBus, RequestQueue, RunState};
 use crate::vcpu::{VcpuError, VcpuHandle};
+use debug::Debugger;
 use event::EventQueue;
 use facts::Facts;
 use host::Host;
@@ -131,6 +133,7 @@ pub struct Machine {
     /// Disks whose errors stopped the machine, with the error.
     failed_disks: BTreeMap<String, i32>,
     migration_events: bool,
+    debugger: Option<Debugger>,
     /// When the guest has booted, in all likelihood, and nobody minds some milliseconds.
     settle_at: Option<Instant>,
 }
@@ -191,6 +194,7 @@ impl Machine {
             stopped_at: None,
             failed_disks: BTreeMap::new(),
             migration_events: false,
+            debugger: None,
             settle_at: None,
         };
         machine.load()?;
@@ -219,6 +223,7 @@ impl Machine {
         }
         loop {
             self.serve()?;
+            self.report_to_debugger()?;
             if let Some(ending) = self.ending {
                 self.stop(RunState::Shutdown)?;
                 return Ok(ending);

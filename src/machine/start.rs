@@ -83,6 +83,12 @@ pub enum StartError {
         #[source]
         source: SecretError,
     },
+    #[error("-gdb chardev:{label}")]
+    Debugger {
+        label: String,
+        #[source]
+        source: ChardevError,
+    },
     #[error(transparent)]
     Drive(#[from] DriveError),
     #[error(transparent)]
@@ -223,6 +229,7 @@ impl Session<'_> {
         let services = Arc::new(Services::new(super::execute::offer(), package(), Arc::clone(&self.chardevs)));
         let monitors = Monitors::start(requests, services, &bus).map_err(StartError::Host)?;
         self.add_monitors(&monitors)?;
+        self.add_debugger(&mut machine)?;
         let _pid_file = spec.process.pidfile.as_deref().map(PidFile::create).transpose()?;
         self.chardevs.fds().close_inheritance();
         process::give_up_privileges(spec.process.chroot.as_deref(), spec.process.runas.as_ref())?;
@@ -303,6 +310,14 @@ impl Session<'_> {
             harness = Some(qtest::prepare(client, log, &board, &wires, clock, self.events.clone())?);
         }
         Ok((Guest { board, kvm: None, vcpus: Vec::new() }, harness))
+    }
+
+    fn add_debugger(&self, machine: &mut Machine) -> Result<(), StartError> {
+        let Some(label) = &self.spec.gdb else { return Ok(()) };
+        let refused = |source| StartError::Debugger { label: label.clone(), source };
+        let device: Arc<dyn CharBackend> = self.chardevs.frontend(label).map_err(refused)?;
+        let attached = machine.expect_debugger(&device, self.events.clone());
+        if attached { Ok(()) } else { Err(refused(ChardevError::Busy(label.clone()))) }
     }
 
     fn add_monitors(&self, monitors: &Monitors) -> Result<(), StartError> {

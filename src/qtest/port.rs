@@ -3,13 +3,14 @@
 use std::fs::File;
 use std::io::Write as _;
 use std::sync::mpsc::{Receiver, Sender, channel};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use rhea_block::thread::{self, ThreadKind};
 use rhea_devices::chardev::{CharBackend, CharEvent, CharFrontend};
 
 use super::QtestError;
 use super::server::Server;
+use crate::chardev::Outbox;
 
 /// The longest line; a client that sends a longer one is not heard any more.
 const LONGEST: usize = 4 << 20;
@@ -20,8 +21,7 @@ const UNREAD: usize = 16 << 20;
 
 /// Where answers and interrupts go; lines never mix.
 pub(super) struct Output {
-    backend: Arc<dyn CharBackend>,
-    pending: Mutex<Vec<u8>>,
+    outbox: Outbox,
     log: Option<Mutex<File>>,
 }
 
@@ -30,15 +30,13 @@ impl Output {
         let make = |path: &str| {
             File::create(path).map_err(|source| QtestError::Log { path: path.to_owned(), source }).map(Mutex::new)
         };
-        Ok(Self { backend, pending: Mutex::default(), log: log.map(make).transpose()? })
+        Ok(Self { outbox: Outbox::new(backend), log: log.map(make).transpose()? })
     }
 
     /// Sends a line.
     pub(super) fn line(&self, text: &str) {
         self.note("S", text);
-        let mut pending = self.lock();
-        pending.extend(text.bytes().chain([b'\n']));
-        self.flush(&mut pending);
+        self.outbox.send(&[text.as_bytes(), b"\n"]);
     }
 
     /// Writes a line to the log, with the direction in front.
@@ -49,15 +47,6 @@ impl Output {
                 log::debug!("qtest's log: {error}");
             }
         }
-    }
-
-    fn lock(&self) -> MutexGuard<'_, Vec<u8>> {
-        self.pending.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn flush(&self, pending: &mut Vec<u8>) {
-        let taken = self.backend.write(pending).min(pending.len());
-        pending.drain(..taken);
     }
 }
 
@@ -70,7 +59,7 @@ struct Port {
 
 impl CharFrontend for Port {
     fn room(&self) -> usize {
-        if self.output.lock().len() > UNREAD { 0 } else { ROOM }
+        if self.output.outbox.unread() > UNREAD { 0 } else { ROOM }
     }
 
     fn receive(&self, data: &[u8]) {
@@ -97,10 +86,7 @@ impl CharFrontend for Port {
     }
 
     fn writable(&self) {
-        let mut pending = self.output.lock();
-        self.output.flush(&mut pending);
-        drop(pending);
-        self.output.backend.accept_input();
+        self.output.outbox.writable();
     }
 }
 

@@ -65,6 +65,8 @@ pub struct VmSpec {
     pub qtest: Option<String>,
     /// Where what it says and hears is logged.
     pub qtest_log: Option<String>,
+    /// `-gdb`: the character device where a debugger is expected.
+    pub gdb: Option<String>,
     /// The vCPUs' model; the board's default when not given.
     pub cpu: Option<CpuSpec>,
     /// How many vCPUs.

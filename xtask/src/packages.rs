@@ -48,6 +48,7 @@ pub(crate) const TESTS: &[Package] = &[
     Package { name: "acpica-tools", program: "iasl", why: "reads the ACPI tables that Rhea makes" },
     Package { name: "libnbd-bin", program: "nbdinfo", why: "the public client for Rhea's NBD server" },
     Package { name: "nbdkit", program: "nbdkit", why: "a public server for Rhea's NBD client" },
+    Package { name: "gdb", program: "gdb", why: "debugs a guest through Rhea" },
     Package { name: "python3-venv", program: "python3", why: "runs the public QMP client against Rhea" },
 ];
 

@@ -8,6 +8,8 @@ use kvm_bindings::{
 };
 use thiserror::Error;
 
+use super::debug::DebugExit;
+
 /// Why the guest stopped running. What is borrowed lies in memory shared with the kernel: reads are answered by
 /// filling `data` before the next entry.
 #[derive(Debug, PartialEq, Eq)]
@@ -59,6 +61,8 @@ pub enum Exit<'a> {
     PowerOffRequest,
     /// The guest told the hypervisor that it crashed (Hyper-V's crash MSRs).
     Crashed,
+    /// A debugger asked to be told.
+    Debug(DebugExit),
     /// The vCPU cannot go on.
     Failed(Failure),
 }

@@ -12,6 +12,7 @@
 //! `Documentation/virt/kvm/api.rst`.
 
 mod cpuid;
+mod debug;
 mod doorbell;
 mod exit;
 mod host;
@@ -27,6 +28,7 @@ mod vcpu;
 mod vm;
 
 pub use cpuid::CpuidTable;
+pub use debug::{DebugControl, DebugExit, MAX_WATCHES, Watch, WatchFor};
 pub use doorbell::{Doorbell, DoorbellAddress, DoorbellMatch};
 pub use exit::{Exit, Failure};
 pub use host::{Host, HostError, HostKind};

@@ -11,6 +11,7 @@ use kvm_ioctls::{Cap, VcpuExit, VcpuFd};
 use thiserror::Error;
 
 use super::cpuid::CpuidTable;
+use super::debug::DebugExit;
 use super::exit::{Exit, Failure, answer_hyperv, failure, system_event};
 use super::kick::{KickError, Kicker, RunPage, current_thread};
 use super::msrs::{self, MsrValue};
@@ -216,6 +217,7 @@ impl Vcpu {
             Seen::Halted => Exit::Halted,
             Seen::Shutdown => Exit::Shutdown,
             Seen::System(kind) => system_event(kind),
+            Seen::Debug(exit) => Exit::Debug(exit),
             Seen::Memory { address, size } => Exit::Failed(Failure::Memory { address, size }),
             Seen::Other => Exit::Failed(failure(run)),
             // SAFETY: the slice was made by kvm-ioctls from the vCPU's mapping, which lives as long as
@@ -425,6 +427,7 @@ enum Seen {
     Write(u64, *const [u8]),
     Memory { address: u64, size: u64 },
     System(u32),
+    Debug(DebugExit),
     Interrupted,
     Nothing,
     Hyperv,
@@ -444,6 +447,7 @@ impl From<VcpuExit<'_>> for Seen {
             VcpuExit::Shutdown => Self::Shutdown,
             VcpuExit::Intr => Self::Interrupted,
             VcpuExit::SystemEvent(kind, _) => Self::System(kind),
+            VcpuExit::Debug(exit) => Self::Debug(DebugExit::new(exit.exception, exit.pc, exit.dr6)),
             VcpuExit::Hyperv => Self::Hyperv,
             VcpuExit::IoapicEoi(_) | VcpuExit::IrqWindowOpen => Self::Nothing,
             VcpuExit::MemoryFault { gpa, size, .. } => Self::Memory { address: gpa, size },

@@ -69,22 +69,37 @@ impl Machine {
 
     /// Guest memory, page by page, through the page tables of `cpu` if one is given.
     fn memory(&self, cpu: Option<u32>, address: u64, length: u32) -> Result<Vec<u8>, QmpError> {
-        let refused = || QmpError::generic(format!("Cannot access memory at address {address:#x}"));
-        let guest = self.guest.as_ref().ok_or_else(refused)?;
         let mut bytes = vec![0; length as usize];
-        let mut at = address;
-        for part in pages(&mut bytes, address) {
-            let physical = match cpu {
-                None => at,
-                Some(cpu) => self.physical(cpu, at)?.ok_or_else(refused)?,
-            };
-            guest.board.ram().read_slice(part, GuestAddress(physical)).map_err(|_| refused())?;
-            at = at.wrapping_add(part.len() as u64);
+        for (at, part) in pages(&mut bytes, address) {
+            self.memory_in_page(cpu, at, part)?;
         }
         Ok(bytes)
     }
 
-    fn physical(&self, cpu: u32, linear: u64) -> Result<Option<u64>, QmpError> {
+    /// Guest memory that lies in one page, through the page tables of `cpu` if one is given.
+    ///
+    /// # Errors
+    /// When nothing is mapped there, or no RAM.
+    pub(in crate::machine) fn memory_in_page(
+        &self,
+        cpu: Option<u32>,
+        address: u64,
+        into: &mut [u8],
+    ) -> Result<(), QmpError> {
+        let refused = || QmpError::generic(format!("Cannot access memory at address {address:#x}"));
+        let guest = self.guest.as_ref().ok_or_else(refused)?;
+        let physical = match cpu {
+            None => address,
+            Some(cpu) => self.physical(cpu, address)?.ok_or_else(refused)?,
+        };
+        guest.board.ram().read_slice(into, GuestAddress(physical)).map_err(|_| refused())
+    }
+
+    /// The guest-physical address behind a linear one of `cpu`; `None` where nothing is mapped.
+    ///
+    /// # Errors
+    /// When there is no such vCPU, or it does not answer.
+    pub(in crate::machine) fn physical(&self, cpu: u32, linear: u64) -> Result<Option<u64>, QmpError> {
         let vcpu = self.vcpus().iter().find(|vcpu| vcpu.index() == cpu);
         let vcpu = vcpu.ok_or_else(|| QmpError::generic("No CPU available"))?;
         let found = vcpu.call(move |v| v.translate(linear)).map_err(|e| QmpError::from_error(&e))?;
@@ -93,15 +108,15 @@ impl Machine {
 }
 
 /// Cuts `bytes`, which stand for memory from `address` on, at page boundaries.
-fn pages(bytes: &mut [u8], address: u64) -> Vec<&mut [u8]> {
+pub(in crate::machine) fn pages(bytes: &mut [u8], address: u64) -> Vec<(u64, &mut [u8])> {
     let mut parts = Vec::new();
-    let mut rest = bytes;
-    let mut room = usize::try_from(PAGE - address % PAGE).unwrap_or(1);
+    let (mut at, mut rest) = (address, bytes);
     while !rest.is_empty() {
+        let room = usize::try_from(PAGE - at % PAGE).unwrap_or(1);
         let (part, behind) = rest.split_at_mut(room.min(rest.len()));
-        parts.push(part);
-        rest = behind;
-        room = PAGE as usize;
+        let next = at.wrapping_add(part.len() as u64);
+        parts.push((at, part));
+        (at, rest) = (next, behind);
     }
     parts
 }

@@ -3,6 +3,7 @@
 mod boot;
 mod crash;
 mod crowd;
+mod debugger;
 mod disks;
 mod hotplug;
 mod images;
@@ -36,6 +37,7 @@ pub(super) fn usual() -> impl Iterator<Item = &'static Scenario> {
         hotplug::SCENARIOS,
         images::SCENARIOS,
         crash::SCENARIOS,
+        debugger::SCENARIOS,
     ]
     .into_iter()
     .flatten()
