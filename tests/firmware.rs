@@ -45,6 +45,36 @@ impl Code {
         self
     }
 
+    /// A Linux bzImage whose real-mode part is the code: boot protocol 2.06, one sector of setup behind the first.
+    fn kernel(self, dir: &Path) -> PathBuf {
+        const CODE: usize = 0x268;
+        let mut image = vec![0; 4096];
+        let mut put = |at: usize, bytes: &[u8]| image[at..at + bytes.len()].copy_from_slice(bytes);
+        put(0x1f1, &[1]); // setup_sects
+        put(0x1f4, &64u32.to_le_bytes()); // syssize, in units of 16 bytes
+        put(0x1fe, &SIGNATURE);
+        put(0x200, &[0xeb, (CODE - 0x202) as u8]); // jmp over the header
+        put(0x202, b"HdrS\x06\x02");
+        put(0x211, &[1]); // loaded high
+        put(0x22c, &0x37ff_ffffu32.to_le_bytes()); // initrd_addr_max
+        put(0x238, &255u32.to_le_bytes()); // cmdline_size
+        put(CODE, &self.0);
+        let path = dir.join("bzImage");
+        fs::write(&path, &image).expect("kernel image");
+        path
+    }
+
+    /// Writes `count` bytes from `segment:0` to the first serial port.
+    fn print_memory(mut self, segment: u16, count: u8) -> Self {
+        self.0.push(0x68); // push segment
+        self.0.extend(segment.to_le_bytes());
+        self.0.extend([0x1f, 0x31, 0xf6]); // pop ds; xor si, si
+        self.0.extend([0xba, 0xf8, 0x03]); // mov dx, 0x3f8
+        self.0.extend([0xb9, count, 0x00]); // mov cx, count
+        self.0.extend([0xac, 0xee, 0xe2, 0xfc]); // again: lodsb; out dx, al; loop again
+        self
+    }
+
     /// The sector as the boot image of a CD without emulation (El Torito 1.0, 2 and 3): the boot record volume points
     /// to the catalog, the catalog's default entry to the image.
     fn disc(mut self, dir: &Path) -> PathBuf {
@@ -256,6 +286,40 @@ fn seabios_starts_from_flash() {
 
     assert_eq!(ran.status(), Some(EXIT_STATUS), "{}{}", ran.serial(), String::from_utf8_lossy(&ran.output.stderr));
     assert!(ran.serial().ends_with("started\r\n"), "{}", ran.serial());
+}
+
+#[test]
+fn seabios_starts_the_kernel_with_its_command_line_before_any_disk() {
+    let dir = tempfile::tempdir().expect("directory");
+    let disk = Code::default().print("disk\r\n").exit().disk(dir.path());
+    let kernel = Code::default().print("kernel ").print_memory(0x2000, 5).exit().kernel(dir.path());
+
+    let ran = rhea(
+        dir.path(),
+        &["-bios", "bios-256k.bin", "-kernel", &kernel.display().to_string(), "-append", "words", "-hda"]
+            .into_iter()
+            .chain([&*disk.display().to_string()])
+            .collect::<Vec<_>>(),
+    );
+
+    assert_eq!(ran.status(), Some(EXIT_STATUS), "{}{}", ran.serial(), String::from_utf8_lossy(&ran.output.stderr));
+    assert!(ran.serial().ends_with("kernel words"), "{}", ran.serial());
+}
+
+#[test]
+fn option_rom_of_the_user_runs() {
+    let dir = tempfile::tempdir().expect("directory");
+    let mut rom = vec![0x55, 0xaa, 1];
+    rom.extend(Code::default().exit().0);
+    rom.resize(511, 0);
+    rom.push(rom.iter().fold(0u8, |sum, byte| sum.wrapping_add(*byte)).wrapping_neg());
+    let path = dir.path().join("test.rom");
+    fs::write(&path, &rom).expect("ROM");
+
+    let ran = rhea(dir.path(), &["-option-rom", &path.display().to_string()]);
+
+    assert_eq!(ran.status(), Some(EXIT_STATUS), "{}", ran.log);
+    assert!(ran.log.contains("/rom@genroms/test.rom"), "{}", ran.log);
 }
 
 #[test]

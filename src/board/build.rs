@@ -84,7 +84,8 @@ impl Board {
         let Attacher { devices, drives, .. } = attacher;
         wiring.spaces.memory.insert(OPTION_ROM_START, SHADOW_LEN, shadow)?;
         let mapper = KernelMapper::new(Arc::clone(&wiring.ram));
-        let kernel = plan.kernel.as_ref().map(|kernel| Kernel::open(kernel, plan, acpi, mapper)).transpose()?;
+        let direct = plan.kernel.as_ref().filter(|_| plan.firmware.is_none());
+        let kernel = direct.map(|kernel| Kernel::open(kernel, plan, acpi, mapper)).transpose()?;
         Ok(Self {
             wiring,
             memory: Arc::new(memory),

@@ -3,16 +3,19 @@
 //! Names and forms are QEMU's (`docs/specs/fw_cfg`, and SeaBIOS's `src/fw/paravirt.c` as their reader). The tables are
 //! the same that a direct boot puts into memory, handed over by the loader's script instead.
 
+use std::path::Path;
 use std::sync::Arc;
 
 use rhea_arch::x86_64::acpi::{self, AcpiSpec};
+use rhea_arch::x86_64::boot::handover::{self, Handover};
 use rhea_arch::x86_64::layout::{KVM_IDENTITY_MAP_START, KVM_PAGES_END};
 use rhea_arch::x86_64::smbios::{self, SmbiosSpec};
 use rhea_devices::fw_cfg::{FwCfg, FwCfgBuilder, key};
 use rhea_devices::memory::GuestRam;
 
 use super::BoardError;
-use super::plan::Plan;
+use super::linux_rom;
+use super::plan::{KERNEL_ROM, KernelPlan, Plan};
 
 /// States S1 to S4: the top bit says that a state is there. S3 and S4 are not; the low bits are the sleep types that
 /// the tables give them.
@@ -26,6 +29,12 @@ pub(super) fn build(plan: &Plan, acpi: Option<&AcpiSpec>, ram: Arc<GuestRam>) ->
     let mut items = FwCfgBuilder::new();
     numbers(&mut items, plan)?;
     boot(&mut items, plan)?;
+    if let (Some(kernel), Some(_)) = (&plan.kernel, &plan.firmware) {
+        hand_over(&mut items, kernel, plan.layout.below_4g())?;
+    }
+    for (name, rom) in &plan.option_roms {
+        items.file(&format!("genroms/{name}"), rom.as_slice())?;
+    }
     if plan.firmware.is_some() {
         if let Some(spec) = acpi {
             let tables = acpi::build(spec);
@@ -71,6 +80,26 @@ fn boot(items: &mut FwCfgBuilder, plan: &Plan) -> Result<(), BoardError> {
     if let Some(wait) = boot.menu_wait {
         items.file("etc/boot-menu-wait", wait.to_le_bytes())?;
     }
+    Ok(())
+}
+
+/// The kernel for firmware to load: OVMF by itself, SeaBIOS with the option ROM.
+fn hand_over(items: &mut FwCfgBuilder, plan: &KernelPlan, below_4g: u64) -> Result<(), BoardError> {
+    let initrd = plan.initrd.as_deref().map(Path::new);
+    let kernel = Handover::read(&plan.kernel, initrd, &plan.cmdline, below_4g)?;
+    let rom = linux_rom::image(&kernel);
+    let parts = [
+        ([key::SETUP_ADDR, key::SETUP_SIZE, key::SETUP_DATA], handover::SETUP_ADDRESS, kernel.setup),
+        ([key::KERNEL_ADDR, key::KERNEL_SIZE, key::KERNEL_DATA], handover::KERNEL_ADDRESS, kernel.kernel),
+        ([key::CMDLINE_ADDR, key::CMDLINE_SIZE, key::CMDLINE_DATA], handover::CMDLINE_ADDRESS, kernel.cmdline),
+        ([key::INITRD_ADDR, key::INITRD_SIZE, key::INITRD_DATA], kernel.initrd_address, kernel.initrd),
+    ];
+    for ([address_key, size_key, data_key], address, bytes) in parts {
+        items.u32(address_key, address)?;
+        items.u32(size_key, u32::try_from(bytes.len()).unwrap_or(u32::MAX))?;
+        items.item(data_key, bytes)?;
+    }
+    items.file(&format!("genroms/{KERNEL_ROM}"), rom)?;
     Ok(())
 }
 

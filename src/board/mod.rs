@@ -11,6 +11,7 @@ mod flash;
 mod fw_cfg;
 mod hotplug;
 mod irq;
+mod linux_rom;
 mod load;
 pub mod memory;
 pub mod plan;

@@ -2,7 +2,7 @@
 
 use serde_json::Value;
 
-use crate::spec::boot::{BootOptions, FwCfgSpec};
+use crate::spec::boot::{BootOptions, FwCfgSpec, OptionRomSpec};
 use crate::spec::read::{self, Source};
 
 use super::arg::Arg;
@@ -19,6 +19,7 @@ pub(super) const OPTIONS: &[OptionDef] = &[
     takes("bios", "FILE", "firmware to start; SeaBIOS when there is no kernel", bios),
     takes("L", "DIR", "directory in which firmware is looked for first", data_dir),
     takes("fw_cfg", "[name=]NAME,file=FILE|string=TEXT", "a file for firmware and guest", fw_cfg),
+    takes("option-rom", "[romfile=]FILE[,bootindex=N]", "a ROM that firmware runs", option_rom),
     takes(
         "boot",
         "[order=]DRIVES[,once=DRIVES][,menu=on|off][,strict=on|off]",
@@ -65,6 +66,12 @@ fn fw_cfg(draft: &mut Draft, arg: &Arg) -> Result<(), Stop> {
         draft.spec.warnings.push(warning);
     }
     draft.spec.boot.files.push(spec);
+    Ok(())
+}
+
+fn option_rom(draft: &mut Draft, arg: &Arg) -> Result<(), Stop> {
+    let spec: OptionRomSpec = arg.options(Some("romfile"))?;
+    draft.spec.boot.option_roms.push(spec);
     Ok(())
 }
 

@@ -24,7 +24,6 @@ const PLAIN: &str = "leave it out";
 
 /// Known and not supported; what would work.
 pub(super) const OPTIONS: &[OptionDef] = &[
-    refused("option-rom", "FILE", "leave it out: no device needs one"),
     refused("dtb", "FILE", "leave it out: PCs are described by ACPI"),
     refused("acpitable", "FILE,...", "leave it out: the machine describes itself"),
     refused("numa", "node,...", "leave it out: the guest is one node"),

@@ -85,6 +85,16 @@ impl FwCfgSpec {
 /// Most bytes of a file's name in the directory of fw_cfg, without the zero behind it.
 const LONGEST_NAME: usize = 55;
 
+spec_struct! {
+    /// A ROM that firmware runs (`-option-rom`).
+    pub struct OptionRomSpec as "option-rom" {
+        /// The host's file with its content.
+        pub romfile: String,
+        /// Place in the order of starting.
+        pub bootindex: Option<i32>,
+    }
+}
+
 /// A kernel handed over directly, and the order of drives.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct BootSpec {
@@ -100,6 +110,8 @@ pub struct BootSpec {
     pub data_dirs: Vec<PathBuf>,
     /// Files for firmware and guest, by name.
     pub files: Vec<FwCfgSpec>,
+    /// ROMs that firmware runs.
+    pub option_roms: Vec<OptionRomSpec>,
     /// `-boot`: for firmware, which the board tells.
     pub options: BootOptions,
 }

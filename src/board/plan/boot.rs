@@ -50,6 +50,18 @@ pub enum BootPlanError {
     /// The second chip alone.
     #[error("pflash1 requires pflash0: the first chip holds the firmware, the second its variables")]
     NoFirstChip,
+    /// An option ROM that nothing runs.
+    #[error("-option-rom needs firmware, and -kernel starts without: leave out one, or name firmware with -bios")]
+    RomWithoutFirmware,
+    /// An option ROM cannot be read, or is none.
+    #[error("-option-rom {file}")]
+    OptionRom {
+        /// Its path.
+        file: String,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
     /// A drive that a PC has not.
     #[error("Invalid boot device for PC: '{0}'")]
     Device(char),
@@ -217,8 +229,9 @@ fn codes(letters: &str) -> Result<[u8; 3], BootPlanError> {
 }
 
 /// The paths of devices with a `bootindex`, the least first.
-pub(super) fn paths(functions: &[PciPlan], ide: &Channels) -> Vec<String> {
-    let mut indexed: Vec<(i32, String)> = functions.iter().flat_map(function_paths).chain(ide_paths(ide)).collect();
+pub(super) fn paths(functions: &[PciPlan], ide: &Channels, roms: Vec<(i32, String)>) -> Vec<String> {
+    let devices = functions.iter().flat_map(function_paths).chain(ide_paths(ide));
+    let mut indexed: Vec<(i32, String)> = roms.into_iter().chain(devices).collect();
     indexed.sort_by_key(|(index, _)| *index);
     indexed.into_iter().map(|(_, path)| path).collect()
 }

@@ -45,9 +45,6 @@ pub enum PlanError {
     /// The firmware, or what it is to start.
     #[error(transparent)]
     Boot(#[from] super::boot::BootPlanError),
-    /// `-bios` and `-kernel`.
-    #[error("-bios with -kernel is not supported: a kernel starts without firmware here; leave out -bios")]
-    KernelAndFirmware,
     /// `-append` or `-initrd` without `-kernel`.
     #[error("{0} only allowed with -kernel option")]
     NeedsKernel(&'static str),
@@ -177,12 +174,15 @@ pub fn check(spec: &VmSpec, cpus: Processors, disks: &[DrivePlan]) -> Result<Pla
     let isa = isa(spec, &mut places.names)?;
     let ide = super::ide::channels(spec, disks, &mut places.names)?;
     let functions = functions(spec, disks, &mut places)?;
+    let firmware = super::boot::firmware(spec, disks)?;
+    let roms = super::roms::paths(&spec.boot, firmware.is_some());
     Ok(Plan {
         ram,
         processors: cpus.all,
         kernel: kernel(spec)?,
-        firmware: super::boot::firmware(spec, disks)?,
-        boot: super::boot::order(&spec.boot.options, super::boot::paths(&functions, &ide))?,
+        boot: super::boot::order(&spec.boot.options, super::boot::paths(&functions, &ide, roms))?,
+        option_roms: super::roms::read(&spec.boot, firmware.is_some())?,
+        firmware,
         files: super::boot::files(&spec.boot)?,
         uuid: spec.uuid.unwrap_or_default().0,
         acpi: spec.machine.acpi,
@@ -226,9 +226,6 @@ fn kernel(spec: &VmSpec) -> Result<Option<KernelPlan>, PlanError> {
             (None, None) => Ok(None),
         };
     };
-    if boot.firmware.is_some() {
-        return Err(PlanError::KernelAndFirmware);
-    }
     Ok(Some(KernelPlan {
         kernel: kernel.clone(),
         initrd: boot.initrd.as_ref().map(|path| path.to_string_lossy().into_owned()),

@@ -6,6 +6,7 @@ mod ide;
 mod identity;
 mod places;
 mod plug;
+mod roms;
 mod scsi;
 mod storage;
 
@@ -15,6 +16,7 @@ pub use ide::Channels;
 pub(crate) use places::Called;
 pub use places::{PLUGGABLE_SLOTS, Places, is_made_up};
 pub use plug::Planner;
+pub use roms::KERNEL_ROM;
 
 use std::path::PathBuf;
 
@@ -41,12 +43,14 @@ pub struct Plan {
     pub ram: RamPlan,
     /// APIC ID of each vCPU, and whether it is there from the start.
     pub processors: Vec<(u32, bool)>,
-    /// What to boot.
+    /// What to boot: directly, or by firmware when there is one.
     pub kernel: Option<KernelPlan>,
     /// Firmware that starts the guest.
     pub firmware: Option<FirmwarePlan>,
     /// What firmware starts.
     pub boot: BootPlan,
+    /// Option ROMs that firmware runs (`-option-rom`): name and content.
+    pub option_roms: Vec<(String, Vec<u8>)>,
     /// Files for firmware and guest (`-fw_cfg`): name and content.
     pub files: Vec<(String, Vec<u8>)>,
     /// The machine's UUID in the order it is written; zero when there is none.

@@ -99,12 +99,27 @@ impl SetupHeader {
         }
     }
 
+    /// The protected-mode part's first byte in the file, and its length.
+    pub(super) fn code(&self) -> (u64, u64) {
+        (self.code_start, self.code_size)
+    }
+
+    /// Longest command line, without its terminator.
+    pub(super) fn cmdline_limit(&self) -> usize {
+        self.raw.cmdline_size as usize
+    }
+
+    /// Highest address of an initrd, exclusive, for a kernel that starts in its real-mode part.
+    pub(super) fn initrd_limit_32(&self) -> u64 {
+        u64::from(self.raw.initrd_addr_max) + 1
+    }
+
     /// Highest address of an initrd, exclusive.
     fn initrd_limit(&self) -> u64 {
         if self.is_64() && self.xloadflags() & XLF_CAN_BE_LOADED_ABOVE_4G != 0 {
             return zero_page::NO_LIMIT;
         }
-        u64::from(self.raw.initrd_addr_max) + 1
+        self.initrd_limit_32()
     }
 }
 

@@ -81,6 +81,15 @@ pub enum BootError {
         #[source]
         source: UnpackError,
     },
+    /// The kernel is to be loaded by firmware, which only knows one kind.
+    #[error(
+        "{} is not a Linux bzImage, and firmware can load nothing else: leave out the firmware to start it directly",
+        path.display()
+    )]
+    NotForFirmware {
+        /// The file's path.
+        path: PathBuf,
+    },
     /// The kernel lacks the entry point that was asked for.
     #[error("kernel {} has no {wanted} entry point", path.display())]
     NoEntry {

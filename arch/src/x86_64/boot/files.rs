@@ -49,6 +49,13 @@ impl Opened {
         Ok(head)
     }
 
+    /// Reads `length` bytes from `offset`, which lie within the file.
+    pub(super) fn part(&self, offset: u64, length: u64) -> Result<Vec<u8>, BootError> {
+        let mut bytes = vec![0; usize::try_from(length).unwrap_or(usize::MAX)];
+        self.file.read_exact_at(&mut bytes, offset).map_err(|source| self.read_failed(source))?;
+        Ok(bytes)
+    }
+
     /// Brings `length` bytes from `offset` into guest memory, which may be known to read as zero.
     pub(super) fn load<M: GuestMemoryBackend>(
         &self,

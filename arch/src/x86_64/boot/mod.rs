@@ -29,6 +29,7 @@ mod direct;
 mod elf;
 mod error;
 mod files;
+pub mod handover;
 mod identify;
 mod multiboot;
 mod pvh;

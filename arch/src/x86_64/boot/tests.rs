@@ -1,6 +1,7 @@
 //! Kernels made by hand, loaded into small memories. Mutated headers are in `hostile`.
 
 pub(super) mod fixture;
+mod handover;
 mod hostile;
 
 use std::path::PathBuf;

@@ -16,7 +16,7 @@ pub(super) const CMDLINE: GuestAddress = GuestAddress(0x2_0000);
 pub(super) const CMDLINE_SPACE: usize = 0x1_0000;
 
 /// "Undefined" in the boot protocol's list of loaders: Rhea has no number of its own.
-const LOADER_UNDEFINED: u8 = 0xff;
+pub(super) const LOADER_UNDEFINED: u8 = 0xff;
 const HEADER_MAGIC: u32 = u32::from_le_bytes(*b"HdrS");
 const BOOT_FLAG: u16 = 0xaa55;
 const LOADED_HIGH: u8 = 1 << 0;
