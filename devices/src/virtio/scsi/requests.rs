@@ -1,5 +1,6 @@
 //! One request queue: from chain to unit to image and back, on the queue's thread.
 
+use std::collections::BTreeMap;
 use std::io;
 use std::os::fd::{AsRawFd, RawFd};
 use std::sync::Arc;
@@ -96,20 +97,21 @@ impl RequestQueue {
             return;
         }
         self.version = Some(version);
-        let mut before = std::mem::take(&mut self.known);
+        let before = std::mem::take(&mut self.known).into_iter();
+        let mut before: BTreeMap<ScsiAddress, Known> = before.map(|known| (known.address, known)).collect();
         for (address, unit) in self.bus.table() {
-            let same = before.iter().position(|known| known.address == address && Arc::ptr_eq(&known.unit, &unit));
-            let path = same.and_then(|at| before.swap_remove(at).path);
-            // A medium that was taken out is let go, that its file may be closed.
+            let former = before.remove(&address);
+            let same = former.as_ref().is_some_and(|known| Arc::ptr_eq(&known.unit, &unit));
+            // A unit or medium that was taken out is let go, that its file may be closed.
             let here = unit.unit.medium().map(|medium| medium.generation());
-            let (path, gone) = match path {
-                Some(path) if here != Some(path.generation) => (None, Some(path)),
+            let (path, gone) = match former.and_then(|known| known.path) {
+                Some(path) if !same || here != Some(path.generation) => (None, Some(path)),
                 path => (path, None),
             };
             self.known.push(Known { address, unit, path });
             gone.into_iter().for_each(|path| self.leave(path));
         }
-        before.into_iter().filter_map(|known| known.path).for_each(|path| self.leave(path));
+        before.into_values().filter_map(|known| known.path).for_each(|path| self.leave(path));
     }
 
     /// Lets go of a path, once nothing is in flight on it.
@@ -280,19 +282,22 @@ impl RequestQueue {
         }
     }
 
-    /// Takes one completion, from a path that has some: the queue it came from may get the command's next request.
-    fn reap(&mut self) -> Option<(usize, Result<(), i32>, bool, usize)> {
-        for (n, known) in self.known.iter_mut().enumerate() {
-            if let Some(done) = known.path.as_mut().and_then(|path| path.queue.reap()) {
-                return Some((usize::try_from(done.tag).unwrap_or(usize::MAX), done.result, false, n));
+    /// One pass over all paths, each until it has nothing more: the work of a wake-up grows with units, that of a
+    /// completion does not. A command's next request goes the way that its last one came.
+    fn reap_all(&mut self, queue: &mut VirtQueue) -> Result<(), QueueError> {
+        for n in 0..self.known.len() {
+            while let Some(done) = self.known.get_mut(n).and_then(|known| known.path.as_mut()?.queue.reap()) {
+                let at = usize::try_from(done.tag).unwrap_or(usize::MAX);
+                self.completed(queue, (at, done.result, false, n))?;
             }
         }
-        for (n, path) in self.leaving.iter_mut().enumerate() {
-            if let Some(done) = path.queue.reap() {
-                return Some((usize::try_from(done.tag).unwrap_or(usize::MAX), done.result, true, n));
+        for n in 0..self.leaving.len() {
+            while let Some(done) = self.leaving.get_mut(n).and_then(|path| path.queue.reap()) {
+                let at = usize::try_from(done.tag).unwrap_or(usize::MAX);
+                self.completed(queue, (at, done.result, true, n))?;
             }
         }
-        None
+        Ok(())
     }
 
     /// A request is done.
@@ -444,9 +449,7 @@ impl QueueHandler for RequestQueue {
         // Quiet until the bus changes again.
         let _ = self.waker.read();
         self.refresh();
-        while let Some(done) = self.reap() {
-            self.completed(queue, done)?;
-        }
+        self.reap_all(queue)?;
         let ready = &self.ready;
         self.leaving.retain(|path| {
             let busy = path.queue.in_flight() > 0;
