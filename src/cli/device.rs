@@ -27,6 +27,7 @@ pub(super) const OPTIONS: &[OptionDef] = &[
     takes("debugcon", "CHARDEV", "print what the guest writes to port 0xe9", debugcon),
     takes("display", "none", "how the guest's display is shown; there is none", display),
     takes("vga", "none", "the graphics adapter; there is none", vga),
+    takes("vnc", "none", "a display over the network; there is none", vnc),
     takes("net", "none", "network; there is none", network),
     takes("nic", "none", "network; there is none", network),
     takes("parallel", "none", "parallel port; there is none", parallel),
@@ -103,6 +104,13 @@ fn display(draft: &mut Draft, arg: &Arg) -> Result<(), Stop> {
 fn vga(_: &mut Draft, arg: &Arg) -> Result<(), Stop> {
     let others = ["std", "cirrus", "vmware", "qxl", "xenfb", "virtio", "tcx", "cg3"];
     only_none(arg, "vga type", &others, "use -vga none, with -nographic or -serial for a text console")
+}
+
+fn vnc(_: &mut Draft, arg: &Arg) -> Result<(), Stop> {
+    if arg.text()? == "none" {
+        return Ok(());
+    }
+    Err(SpecError::refused("another display than 'none'", "there is no display; use -nographic or -serial").into())
 }
 
 fn network(_: &mut Draft, arg: &Arg) -> Result<(), Stop> {

@@ -37,7 +37,6 @@ pub(super) const OPTIONS: &[OptionDef] = &[
     refused("netdev", "TYPE,...", "there is no network device; leave it out or use -nic none"),
     refused_flag("usb", "there is no USB; leave it out or use -machine usb=off"),
     refused("usbdevice", "NAME", "there is no USB; leave it out"),
-    refused("vnc", "DISPLAY", SERIAL),
     refused("spice", "OPTIONS", SERIAL),
     refused_flag("full-screen", SERIAL),
     refused_flag("portrait", SERIAL),

@@ -3,7 +3,7 @@
 use rhea_devices::bus::PowerRequest;
 
 use super::event::{DiskError, MachineEvent};
-use super::{Ending, Machine, MachineError};
+use super::{Ending, Machine, MachineError, SOFTWARE_KVM};
 use crate::qmp::command::args::{PanicAction, RebootAction, ShutdownAction};
 use crate::qmp::event::{
     BlockErrorAction, BlockIoErrorData, GuestPanicAction, GuestPanickedData, IoOperationType, ShutdownCause,
@@ -134,10 +134,7 @@ impl Machine {
             MachineEvent::VcpuFailed { index, why } => {
                 log::error!("KVM cannot go on with vCPU {index}: {why}");
                 if self.facts.software_kvm {
-                    log::error!(
-                        "this host's KVM interprets instructions (its processor offers neither VT-x nor SVM): stock \
-                         operating systems do not boot on it; use a host with hardware virtualization"
-                    );
+                    log::error!("{SOFTWARE_KVM}");
                 }
                 self.stop(RunState::InternalError)
             }

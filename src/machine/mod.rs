@@ -138,6 +138,10 @@ pub struct Machine {
     settle_at: Option<Instant>,
 }
 
+/// What to know of a KVM without the processor's help.
+const SOFTWARE_KVM: &str = "this host's KVM interprets instructions (its processor offers neither VT-x nor SVM): stock \
+                            operating systems do not boot on it; use a host with hardware virtualization";
+
 /// After this much time the guest's kernel is copied from its file, so far as the guest has not touched it.
 const SETTLE: Duration = Duration::from_secs(5);
 

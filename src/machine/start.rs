@@ -19,7 +19,7 @@ use super::drives::{self, DriveError};
 use super::event::{EventSender, MachineEvent, event_channel};
 use super::facts::{Facts, MemoryBackend};
 use super::host::Host;
-use super::{Actions, Ending, Guest, KvmGuest, Machine, MachineError, Parts};
+use super::{Actions, Ending, Guest, KvmGuest, Machine, MachineError, Parts, SOFTWARE_KVM};
 use crate::board::accel::{Accelerator, Kvm};
 use crate::board::memory::{self, RamError};
 use crate::board::plan::{self, Plan, PlanError, Planner, Processors};
@@ -266,6 +266,9 @@ impl Session<'_> {
         let cpus = Cpus::new(self.spec, &kvm, &host_cpu)?;
         facts.kvm = true;
         facts.software_kvm = kvm.kind() == HostKind::Software;
+        if facts.software_kvm && self.spec.boot.kernel.is_some() {
+            log::warn!("{SOFTWARE_KVM}");
+        }
         facts.host_cpu = Some(host_cpu);
         facts.cpu_type = cpus.type_name();
         facts.cpus = cpus.places();

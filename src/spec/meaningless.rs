@@ -24,7 +24,7 @@ pub const OPTIONS: &[(&str, Option<&str>, &str)] = &[
 
 /// Parts of options that mean nothing here.
 pub const PARTS: &[Meaningless] = &[
-    line("-display none, -vga none, -net none, -nic none, -parallel none, -audiodev none", "there are none"),
+    line("-display none, -vga none, -vnc none, -net none, -nic none, -parallel none, -audiodev none", "there are none"),
     line("-machine usb=off, vmport=off, smm=off, hpet=off, nvdimm=off, hmat=off", "there are none"),
     line("-machine graphics", "there is no display to draw on"),
     line("-machine suppress-vmdesc", "a migration stream is not described"),

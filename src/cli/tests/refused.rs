@@ -5,6 +5,10 @@ use super::{message, words};
 /// Each with the whole message, as QEMU words it where programs know the words.
 const WRONG: &[(&str, &str)] = &[
     ("-foo", "rhea: -foo: invalid option"),
+    (
+        "-vnc :1",
+        "rhea: -vnc :1: another display than 'none' is not supported; there is no display; use -nographic or -serial",
+    ),
     ("-kernl x", "rhea: -kernl: invalid option; did you mean 'kernel'?"),
     ("-m", "rhea: -m: requires an argument"),
     ("-device foo", "rhea: -device foo: 'foo' is not a valid device model name"),
