@@ -1,5 +1,6 @@
 //! Benchmarks: Rhea beside QEMU in one run, on the same files.
 
+mod block;
 mod boot;
 mod counted;
 mod table;
@@ -11,11 +12,13 @@ use clap::Subcommand;
 #[derive(Subcommand)]
 pub(crate) enum BenchVerb {
     Boot(boot::BootArgs),
+    Block(block::BlockArgs),
 }
 
 /// Runs one benchmark.
 pub(crate) fn run(verb: &BenchVerb) -> Result<u8> {
     match verb {
         BenchVerb::Boot(args) => boot::run(args),
+        BenchVerb::Block(args) => block::run(args),
     }
 }
