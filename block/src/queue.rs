@@ -253,9 +253,14 @@ impl DiskQueue {
         pool::DISKS.run(Box::new(move || {
             let result = perform(layer.as_ref(), &request, write_through).map_err(|e| errno_of(&e));
             drop((pass, layer));
-            returned.lock().unwrap_or_else(PoisonError::into_inner).push(Returned { index, request, result });
-            // A full counter is readable already.
-            let _ = meeting.wake.write(1);
+            let mut returned = returned.lock().unwrap_or_else(PoisonError::into_inner);
+            let first = returned.is_empty();
+            returned.push(Returned { index, request, result });
+            drop(returned);
+            // What was there before has signalled, and whoever takes that takes this, too.
+            if first {
+                let _ = meeting.wake.write(1);
+            }
         }));
     }
 

@@ -24,7 +24,6 @@
 //!    old entry on disk and a new one. A kill leaks clusters; it cannot do more.
 
 use std::any::Any;
-use std::ops::Range;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
@@ -36,6 +35,7 @@ use crate::mem::{Sink, Source};
 mod amend;
 mod bitmap;
 mod bitmap_change;
+mod busy;
 mod check;
 mod clean;
 mod create;
@@ -153,7 +153,7 @@ struct Alloc {
     counts: Refcounts,
     header: Header,
     /// Guest ranges (whole clusters) whose new place is being written.
-    in_flight: Vec<Range<u64>>,
+    in_flight: Vec<busy::Busy>,
     /// Counts are written when the image is closed; meanwhile the header says that it is dirty.
     lazy: bool,
     /// Somebody changes the image as a whole.
@@ -179,7 +179,7 @@ pub struct Qcow2 {
     maps: RwLock<Maps>,
     loading: [Mutex<()>; SHARDS],
     alloc: Mutex<Alloc>,
-    /// An allocation ended; goes with `alloc`.
+    /// Nobody is alone any more; goes with `alloc`.
     settled: Condvar,
     flushing: Mutex<()>,
     /// There is metadata in memory that the disk does not have.

@@ -54,7 +54,7 @@ impl Qcow2 {
             self.ensure_table(&mut alloc, guest)?;
             self.release_drained(&mut alloc)?;
             let offset = self.take_packed(&mut alloc, packed.len() as u64)?;
-            alloc.in_flight.push(range.clone());
+            alloc.begin(range.clone());
             offset
         };
         let written = write_all(self.file.as_ref(), packed, offset);
@@ -64,9 +64,9 @@ impl Qcow2 {
             self.dirty.store(true, std::sync::atomic::Ordering::Release);
             alloc.counts.pending.push(self.touched_by(offset, packed.len() as u64));
         }
-        alloc.in_flight.retain(|busy| *busy != range);
+        let ended = alloc.end(&range);
         drop(alloc);
-        self.settled.notify_all();
+        ended.inspect(|waiters| waiters.notify_all());
         result
     }
 

@@ -1,8 +1,8 @@
 //! Writing: in place where the cluster is ours alone, else prepare, write the data, commit.
 
 use std::ops::Range;
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::sync::{Arc, MutexGuard, PoisonError};
 
 use super::entry::{ALL_ALLOCATED, COPIED, Entry, Mapping, OFFSET};
 use super::header::incompatible;
@@ -65,7 +65,9 @@ impl Qcow2 {
 
     /// Writes metadata back when much of it is only in memory.
     pub(super) fn relieve(&self) -> Result<(), BlockError> {
-        if self.maps().is_heavy() || lock(&self.alloc).counts.pending.len() > MOST_PENDING {
+        // Where others hold the lock, one of them will see it.
+        let full = || self.alloc.try_lock().is_ok_and(|alloc| alloc.counts.pending.len() > MOST_PENDING);
+        if self.maps().is_heavy() || full() {
             self.write_back()?;
         }
         Ok(())
@@ -104,18 +106,6 @@ impl Qcow2 {
         Ok(())
     }
 
-    /// Waits until nothing in preparation overlaps `range`.
-    pub(super) fn wait_settled<'a>(
-        &'a self,
-        mut alloc: MutexGuard<'a, Alloc>,
-        range: &Range<u64>,
-    ) -> MutexGuard<'a, Alloc> {
-        while alloc.alone || alloc.in_flight.iter().any(|busy| busy.start < range.end && range.start < busy.end) {
-            alloc = self.settled.wait(alloc).unwrap_or_else(PoisonError::into_inner);
-        }
-        alloc
-    }
-
     fn plan(&self, at: u64, len: u64) -> Result<Step, BlockError> {
         let g = self.geometry;
         let first = at & !(g.cluster() - 1);
@@ -151,7 +141,7 @@ impl Qcow2 {
         let unit = if old.is_compressed() || (old.host().is_some() && !keeps) { g.cluster() } else { g.subcluster() };
         let end = (at + len.max(1)).min(guest.end);
         let fill = at / unit * unit..end.next_multiple_of(unit);
-        alloc.in_flight.push(guest.clone());
+        alloc.begin(guest.clone());
         Ok(Prepared { guest, host, taken, fill, _token: token })
     }
 
@@ -196,8 +186,7 @@ impl Qcow2 {
             // Only clusters that are written whole are done together.
             end -= g.cluster();
         }
-        let busy = alloc.in_flight.iter().filter(|b| b.end > first).map(|b| b.start).min();
-        let end = busy.map_or(end, |busy| end.min(busy.max(first + g.cluster())));
+        let end = alloc.busy_behind(first).map_or(end, |busy| end.min(busy.max(first + g.cluster())));
         let mut at = first + g.cluster();
         while at < end {
             let (run, _) = self.find(at, 1)?;
@@ -251,9 +240,9 @@ impl Qcow2 {
             self.dirty.store(true, Ordering::Release);
             alloc.counts.untake(taken);
         }
-        alloc.in_flight.retain(|busy| *busy != prepared.guest);
+        let ended = alloc.end(&prepared.guest);
         drop(alloc);
-        self.settled.notify_all();
+        ended.inspect(|waiters| waiters.notify_all());
         result
     }
 
