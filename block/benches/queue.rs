@@ -38,7 +38,11 @@ fn prepare(raw: &Path, qcow2: &Path) {
 }
 
 fn run(layer: Arc<dyn Layer>, op: Op, depth: u64, random: bool) -> f64 {
-    let disk = Disk::new(layer, true);
+    drive(&Disk::new(layer, true), op, depth, random, COUNT)
+}
+
+/// Nanoseconds for each of `count` requests through one more queue of the disk.
+fn drive(disk: &Disk, op: Op, depth: u64, random: bool, count: u64) -> f64 {
     let mut queue = disk.open_queue(depth as u32).expect("queue");
     let memory = vec![1u8; (depth * 4096) as usize].leak().as_mut_ptr();
     let mut seed = 88_172_645_463_325_252u64;
@@ -61,13 +65,13 @@ fn run(layer: Arc<dyn Layer>, op: Op, depth: u64, random: bool) -> f64 {
         sent += 1;
     }
     queue.kick();
-    while done < COUNT {
+    while done < count {
         let mut any = false;
         while let Some(completion) = queue.reap() {
             completion.result.expect("request");
             any = true;
             done += 1;
-            if sent < COUNT {
+            if sent < count {
                 submit(queue.as_mut(), sent, completion.tag);
                 sent += 1;
             }
@@ -77,6 +81,18 @@ fn run(layer: Arc<dyn Layer>, op: Op, depth: u64, random: bool) -> f64 {
             std::thread::yield_now();
         }
     }
+    start.elapsed().as_nanos() as f64 / count as f64
+}
+
+/// Nanoseconds for each random read when `queues` threads send them to one image.
+fn together(layer: Arc<dyn Layer>, queues: u64) -> f64 {
+    let disk = Disk::new(layer, true);
+    let start = Instant::now();
+    std::thread::scope(|scope| {
+        for _ in 0..queues {
+            scope.spawn(|| drive(&disk, Op::Read, 32, true, COUNT / queues));
+        }
+    });
     start.elapsed().as_nanos() as f64 / COUNT as f64
 }
 
@@ -123,6 +139,13 @@ fn main() {
     drop((plain, image));
     if std::env::var_os("RHEA_LOOKUP_ONLY").is_some() {
         return;
+    }
+    let processors = std::thread::available_parallelism().map_or(1, usize::from);
+    println!("ns per random 4 KiB read, depth 32, by queues on one image ({processors} processors): raw, qcow2");
+    for queues in [1, 2, 4] {
+        let raw = together(Arc::new(Raw::new(file(&raw, true), 0, None).expect("raw")), queues);
+        let image = Qcow2::open(file(&qcow2, true), &OpenOptions::default()).expect("qcow2");
+        println!("{queues} queues {raw:6.0} {:6.0}", together(Arc::new(image), queues));
     }
     println!("ns per 4 KiB request: raw, qcow2, qcow2/raw; qemu-img raw, qcow2; ours/theirs raw, qcow2");
     for (name, op) in [("read", Op::Read), ("write", Op::Write { fua: false })] {

@@ -5,8 +5,10 @@ mod bench;
 mod command;
 mod cpio;
 mod demo;
+mod fuzz;
 mod guest;
 mod host;
+mod hostile;
 mod initramfs;
 mod kernel;
 mod lab;
@@ -40,6 +42,8 @@ enum Verb {
     /// Measure Rhea beside QEMU
     #[command(subcommand)]
     Bench(bench::BenchVerb),
+    Fuzz(fuzz::FuzzArgs),
+    Hostile(hostile::HostileArgs),
     /// Run the scenarios with stock kernels, in the lab
     Suite(suite::SuiteArgs),
 }
@@ -60,6 +64,8 @@ fn dispatch(cli: Cli) -> Result<u8> {
         Verb::Demo(args) => demo::run(&args),
         Verb::Test(args) => test::run(&args),
         Verb::Lab(args) => lab::cli::run(&args),
+        Verb::Fuzz(args) => fuzz::run(&args),
+        Verb::Hostile(args) => hostile::run(&args),
         Verb::Bench(verb) => bench::run(&verb),
         Verb::Suite(args) => suite::run(&args),
     }

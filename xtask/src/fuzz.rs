@@ -1,0 +1,129 @@
+//! `cargo xtask fuzz`: the targets of the folder `fuzz`, with something to start from.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Result, bail};
+use clap::Args;
+
+use crate::packages::{self, Package};
+use crate::{command, host, paths};
+
+const PACKAGES: &[Package] =
+    &[Package { name: "qemu-utils", program: "qemu-img", why: "makes the images that fuzzing starts from" }];
+
+/// The targets, and what each is given.
+const TARGETS: &[(&str, &str)] = &[
+    ("qcow2", "a qcow2 image: open, read, check, write, snapshot, resize, repair"),
+    ("formats", "an image of another program's format: open and read"),
+    ("options", "a command line"),
+    ("qmp", "what a QMP client sends"),
+    ("chains", "rings and descriptors of a virtio driver"),
+];
+
+/// Small images of every kind: a name, and what `qemu-img create` makes them with.
+pub(crate) const IMAGES: &[(&str, &[&str])] = &[
+    ("tiny-clusters", &["-f", "qcow2", "-o", "cluster_size=512"]),
+    ("version-2", &["-f", "qcow2", "-o", "cluster_size=4096,compat=0.10"]),
+    ("narrow-counts", &["-f", "qcow2", "-o", "cluster_size=4096,refcount_bits=1"]),
+    ("extended", &["-f", "qcow2", "-o", "cluster_size=16384,extended_l2=on"]),
+    ("lazy-zstd", &["-f", "qcow2", "-o", "cluster_size=4096,lazy_refcounts=on,compression_type=zstd"]),
+    ("preallocated", &["-f", "qcow2", "-o", "cluster_size=4096,preallocation=metadata"]),
+    ("vmdk", &["-f", "vmdk"]),
+    ("vdi", &["-f", "vdi"]),
+    ("vhdx", &["-f", "vhdx"]),
+    ("vpc", &["-f", "vpc"]),
+    ("qed", &["-f", "qed"]),
+    ("parallels", &["-f", "parallels"]),
+];
+
+/// Feed what strangers may write to the code that reads it, until it fails or the time is over
+///
+/// Needs cargo-fuzz, which is installed from crates.io if it is not there, and the compiler's unstable instrumentation,
+/// which RUSTC_BOOTSTRAP=1 allows. The inputs lie in fuzz/corpus; the first are made here. One that fails is kept in
+/// fuzz/artifacts, and the same command with its path after the target runs it again. Without a target, all take turns.
+#[derive(Args)]
+pub(crate) struct FuzzArgs {
+    /// qcow2, formats, options, qmp or chains
+    target: Option<String>,
+    /// Inputs to run once instead
+    inputs: Vec<PathBuf>,
+    /// Seconds for each target
+    #[arg(long, default_value_t = 60)]
+    seconds: u32,
+}
+
+/// Runs one target, or all.
+pub(crate) fn run(args: &FuzzArgs) -> Result<u8> {
+    let chosen: Vec<_> =
+        TARGETS.iter().filter(|(name, _)| args.target.as_ref().is_none_or(|target| target == name)).collect();
+    if chosen.is_empty() {
+        let names: Vec<_> = TARGETS.iter().map(|(name, what)| format!("  {name}: {what}")).collect();
+        bail!("there is no such target; there are\n{}", names.join("\n"));
+    }
+    packages::ensure(PACKAGES)?;
+    if !host::has_program("cargo-fuzz") {
+        println!("installing cargo-fuzz from crates.io: builds and runs the fuzz targets");
+        command::run(Command::new("cargo").args(["install", "--locked", "cargo-fuzz"]))?;
+    }
+    for (name, what) in chosen {
+        println!("{name}: {what}");
+        let corpus = paths::root().join("fuzz/corpus").join(name);
+        seed(name, &corpus)?;
+        let mut fuzz = Command::new("cargo");
+        fuzz.args(["fuzz", "run", "--sanitizer", "none", name]);
+        if args.inputs.is_empty() {
+            // As for the tests of hostile images: 10 s and 1 GiB are too much.
+            let time = format!("-max_total_time={}", args.seconds);
+            fuzz.args(["--", &time, "-timeout=10", "-rss_limit_mb=1024", "-max_len=1048576", "-print_final_stats=1"]);
+        } else {
+            fuzz.args(&args.inputs);
+        }
+        command::run(fuzz.current_dir(paths::root()).env("RUSTC_BOOTSTRAP", "1"))?;
+    }
+    Ok(0)
+}
+
+/// Makes the first inputs of a target.
+fn seed(name: &str, corpus: &Path) -> Result<()> {
+    if corpus.exists() {
+        return Ok(());
+    }
+    fs::create_dir_all(corpus)?;
+    match name {
+        "qcow2" | "formats" => {
+            let of_target = |options: &[&str]| options.contains(&"qcow2") == (name == "qcow2");
+            let mut images = IMAGES.iter().filter(|(_, options)| of_target(options));
+            images.try_for_each(|(image_name, options)| image(&corpus.join(image_name), options))
+        }
+        "options" => {
+            let lines = "-m\n512\n-smp\n2,maxcpus=4\n-drive\nfile=a.qcow2,if=virtio,cache=none\n-device\n\
+                         {\"driver\":\"virtio-blk-pci\",\"drive\":\"x\"}\n-nographic\n-qmp\nunix:a,server=on,wait=off\n";
+            Ok(fs::write(corpus.join("line"), lines)?)
+        }
+        "qmp" => {
+            let lines = "{\"execute\":\"qmp_capabilities\"}\n{\"execute\":\"blockdev-add\",\"arguments\":{\"driver\":\
+                         \"file\",\"node-name\":\"a\",\"filename\":\"b\"},\"id\":1}\n";
+            Ok(fs::write(corpus.join("lines"), lines)?)
+        }
+        _ => Ok(fs::write(corpus.join("zeroes"), [0; 256])?),
+    }
+}
+
+/// A small image with some data; a qcow2 one also with a snapshot, where it can have one. QEMU may lack a format, or
+/// the image a feature: what is there then does.
+pub(crate) fn image(path: &Path, options: &[&str]) -> Result<()> {
+    let create = Command::new("qemu-img").args(["create", "-q"]).args(options).arg(path).arg("128K").status()?;
+    if !create.success() {
+        return Ok(());
+    }
+    let format = options.get(1).copied().unwrap_or_default();
+    for write in ["write -q -P 7 3000 9000", "write -q -P 9 65536 4096"] {
+        let _ = Command::new("qemu-io").args(["-f", format, "-c", write]).arg(path).output()?;
+    }
+    if format == "qcow2" {
+        let _ = Command::new("qemu-img").args(["snapshot", "-c", "s"]).arg(path).output()?;
+    }
+    Ok(())
+}
