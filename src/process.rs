@@ -10,6 +10,9 @@ use thiserror::Error;
 
 use crate::spec::process::RunAs;
 
+/// Bytes of a page.
+const PAGE: u64 = 4096;
+
 /// Why the process could not be set up.
 #[derive(Debug, Error)]
 pub enum ProcessError {
@@ -149,6 +152,34 @@ fn become_user(user: u32, group: u32) -> io::Result<()> {
     let done =
         unsafe { libc::setgroups(0, std::ptr::null()) == 0 && libc::setgid(group) == 0 && libc::setuid(user) == 0 };
     if done { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
+/// Gives back the pages of program and libraries that only the start needed. Those in use come back one by one as they
+/// are touched, from the host's cache of the files.
+#[expect(unsafe_code, reason = "walks the loaded objects and advises the kernel about them")]
+pub fn release_startup_pages() {
+    // SAFETY: the callback has the right form and does not unwind.
+    unsafe { libc::dl_iterate_phdr(Some(release_object), std::ptr::null_mut()) };
+}
+
+#[expect(unsafe_code, reason = "called by the C library with its own description of an object")]
+unsafe extern "C" fn release_object(object: *mut libc::dl_phdr_info, _: usize, _: *mut libc::c_void) -> i32 {
+    // SAFETY: the library passes a description that is valid during the call.
+    let object = unsafe { &*object };
+    for index in 0..usize::from(object.dlpi_phnum) {
+        // SAFETY: `dlpi_phdr` points to `dlpi_phnum` program headers.
+        let header = unsafe { &*object.dlpi_phdr.add(index) };
+        // What was never writable is as it is in the file; relocated data is not.
+        if header.p_type != libc::PT_LOAD || header.p_flags & libc::PF_W != 0 {
+            continue;
+        }
+        let start = (object.dlpi_addr + header.p_vaddr) & !(PAGE - 1);
+        let length = (object.dlpi_addr + header.p_vaddr + header.p_memsz).next_multiple_of(PAGE) - start;
+        // SAFETY: whole pages of a file mapping without changes of ours: they read the same when they are brought back.
+        // A kernel that refuses leaves them where they are.
+        let _ = unsafe { libc::madvise(start as *mut libc::c_void, length as usize, libc::MADV_DONTNEED) };
+    }
+    0
 }
 
 /// A pid file, locked as long as the process lives and removed when it ends.

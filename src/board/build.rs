@@ -18,7 +18,6 @@ use super::bars::Assigner;
 use super::flash::{self, Placed};
 use super::fw_cfg;
 use super::load::Kernel;
-use super::memory::KernelMapper;
 use super::plan::{FirmwarePlan, IsaDevice, PLUGGABLE_SLOTS, Plan};
 use super::rom::Rom;
 use super::shadow::{MemoryMap, SHADOW_LEN, Shadow};
@@ -60,7 +59,7 @@ impl Board {
         let host_bridge = Arc::new(I440fx::new());
         let (rom, chips) = firmware(plan, backends)?;
         let shadow = Arc::new(Shadow::new(Arc::clone(&host_bridge), Arc::clone(&ram), rom.clone()));
-        let memory = MemoryMap::new(Arc::clone(accel), Arc::clone(&shadow), &plan.ram.ranges, chips.clone())?;
+        let memory = MemoryMap::new(Arc::clone(accel), Arc::clone(&shadow), &plan.ram.shares, chips.clone())?;
         let acpi = plan.acpi.then(|| describe(plan));
         let fw_cfg = fw_cfg::build(plan, acpi.as_ref(), Arc::clone(&ram))?;
         let wiring = Wiring {
@@ -83,9 +82,8 @@ impl Board {
         attacher.attach_firmware(rom, &chips)?;
         let Attacher { devices, drives, .. } = attacher;
         wiring.spaces.memory.insert(OPTION_ROM_START, SHADOW_LEN, shadow)?;
-        let mapper = KernelMapper::new(Arc::clone(&wiring.ram));
         let direct = plan.kernel.as_ref().filter(|_| plan.firmware.is_none());
-        let kernel = direct.map(|kernel| Kernel::open(kernel, plan, acpi, mapper)).transpose()?;
+        let kernel = direct.map(|kernel| Kernel::open(kernel, plan, acpi)).transpose()?;
         Ok(Self {
             wiring,
             memory: Arc::new(memory),
@@ -96,7 +94,6 @@ impl Board {
             cmos,
             boot: plan.boot.clone(),
             layout: plan.layout.clone(),
-            ram_ranges: plan.ram.ranges.clone(),
             devices,
             drives,
         })

@@ -106,7 +106,7 @@ fn hand_over(items: &mut FwCfgBuilder, plan: &KernelPlan, below_4g: u64) -> Resu
 /// Memory that is there, and memory to leave alone: start and length in 64 bits, kind in 32.
 fn e820(plan: &Plan) -> Vec<u8> {
     let reserved = (KVM_IDENTITY_MAP_START, KVM_PAGES_END - KVM_IDENTITY_MAP_START, RESERVED);
-    let ram = plan.ram.ranges.iter().map(|&(start, size)| (start, size, RAM));
+    let ram = plan.layout.ram_ranges().into_iter().map(|(start, size)| (start.0, size, RAM));
     let entry = |(start, size, kind): (u64, u64, u32)| {
         [&start.to_le_bytes()[..], &size.to_le_bytes(), &kind.to_le_bytes()].concat()
     };

@@ -11,7 +11,6 @@ use rhea_arch::x86_64::smbios::SmbiosSpec;
 use rhea_devices::memory::GuestRam;
 
 use super::BoardError;
-use super::memory::KernelMapper;
 use super::plan::{KernelPlan, Plan};
 
 /// ACPI tables from here to the BIOS segment, where SMBIOS follows: both within what the memory map reserves.
@@ -25,19 +24,13 @@ pub(super) struct Kernel {
     acpi: Option<AcpiSpec>,
     smbios: SmbiosSpec,
     loaded: Mutex<Option<String>>,
-    mapper: KernelMapper,
 }
 
 impl Kernel {
     /// Opens the files.
-    pub(super) fn open(
-        kernel: &KernelPlan,
-        plan: &Plan,
-        acpi: Option<AcpiSpec>,
-        mapper: KernelMapper,
-    ) -> Result<Self, BoardError> {
+    pub(super) fn open(kernel: &KernelPlan, plan: &Plan, acpi: Option<AcpiSpec>) -> Result<Self, BoardError> {
         let images = Images::open(&kernel.kernel, kernel.initrd.as_deref())?;
-        Ok(Self { plan: kernel.clone(), images, acpi, smbios: plan.smbios.clone(), loaded: Mutex::default(), mapper })
+        Ok(Self { plan: kernel.clone(), images, acpi, smbios: plan.smbios.clone(), loaded: Mutex::default() })
     }
 
     /// Loads everything; gives the registers that the first vCPU starts with, made from `sregs`.
@@ -57,7 +50,6 @@ impl Kernel {
         options.rsdp = rsdp.map(|placed| placed.rsdp);
         options.unpack = self.plan.unpack;
         options.elf_entry = self.plan.elf_entry;
-        options.mapper = Some(&self.mapper);
         let mut before = self.loaded.lock().unwrap_or_else(PoisonError::into_inner);
         options.fresh_memory = before.is_none();
         let loaded = self.images.load(ram, &options)?;
@@ -69,10 +61,5 @@ impl Kernel {
     /// What was loaded, and how.
     pub(super) fn description(&self) -> String {
         self.loaded.lock().unwrap_or_else(PoisonError::into_inner).clone().unwrap_or_default()
-    }
-
-    /// Makes the guest's copies of what is still the kernel's file; see [`KernelMapper::settle`].
-    pub(super) fn settle(&self) {
-        self.mapper.settle();
     }
 }

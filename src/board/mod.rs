@@ -118,7 +118,6 @@ pub struct Board {
     wiring: Wiring,
     memory: Arc<MemoryMap>,
     layout: MemoryLayout,
-    ram_ranges: Vec<(u64, u64)>,
     kernel: Option<Kernel>,
     power: Arc<Piix4Pm>,
     hotplug: Arc<PciHotplug>,
@@ -207,17 +206,10 @@ impl Board {
         self.kernel.as_ref().map(Kernel::description)
     }
 
-    /// Makes the guest's copies of what still is the kernel's file; see [`memory::KernelMapper::settle`].
-    pub fn settle(&self) {
-        if let Some(kernel) = &self.kernel {
-            kernel.settle();
-        }
-    }
-
     /// Which device answers where: a line a range.
     pub fn describe_ranges(&self, text: &mut String) {
-        for &(start, size) in &self.ram_ranges {
-            let _ = writeln!(text, "  {start:016x}-{:016x} ram", start + size - 1);
+        for (start, size) in self.layout.ram_ranges() {
+            let _ = writeln!(text, "  {:016x}-{:016x} ram", start.0, start.0 + size - 1);
         }
         for (bdf, function) in self.pci_functions() {
             for region in function.regions() {

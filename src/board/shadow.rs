@@ -10,10 +10,11 @@
 //! [`MemoryMap`] lets the guest reach directly what it can, and only the rest comes to `Shadow`: writes to what is not
 //! RAM, and whatever touches a part while it changes.
 
+use std::ops::Range;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use rhea_arch::kvm::{Access, HostRange, MemoryError};
-use rhea_arch::x86_64::layout::{HIGH_MEMORY_START, OPTION_ROM_START, VGA_WINDOW_START};
+use rhea_arch::x86_64::layout::{HIGH_MEMORY_START, OPTION_ROM_START, Share, VGA_WINDOW_START};
 use rhea_devices::bus::{BusDevice, BusFault, Effect};
 use rhea_devices::memory::GuestRam;
 use rhea_devices::pci::i440fx::{I440fx, PamSegment};
@@ -106,16 +107,16 @@ struct Changing {
 }
 
 impl MemoryMap {
-    /// Maps RAM and ROM; the parts below 1 MiB and flash come with the first [`MemoryMap::refresh`]. `ranges` are those
-    /// of RAM.
+    /// Maps RAM and ROM; the parts below 1 MiB and flash come with the first [`MemoryMap::refresh`]. `shares` are
+    /// RAM.
     pub(super) fn new(
         accel: Arc<dyn Accelerator>,
         shadow: Arc<Shadow>,
-        ranges: &[(u64, u64)],
+        shares: &[Share],
         flash: Vec<Placed>,
     ) -> Result<Self, MemoryError> {
         let mut fixed = Vec::new();
-        for (start, end) in ranges.iter().flat_map(|&(start, size)| around_hole(start, start + size)) {
+        for (start, end) in shares.iter().flat_map(|share| around_hole(&share.range)) {
             let host = HostRange::of_ram(&shadow.ram, GuestAddress(start), end - start)?;
             fixed.push(accel.map(start, host, Access::ReadWrite)?);
         }
@@ -176,9 +177,9 @@ impl MemoryMap {
 }
 
 /// The parts of `start..end` that are RAM whatever the registers say.
-fn around_hole(start: u64, end: u64) -> impl Iterator<Item = (u64, u64)> {
-    let below = (start, end.min(VGA_WINDOW_START));
-    let above = (start.max(HIGH_MEMORY_START), end);
+fn around_hole(ram: &Range<u64>) -> impl Iterator<Item = (u64, u64)> {
+    let below = (ram.start, ram.end.min(VGA_WINDOW_START));
+    let above = (ram.start.max(HIGH_MEMORY_START), ram.end);
     [below, above].into_iter().filter(|(start, end)| start < end)
 }
 

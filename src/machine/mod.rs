@@ -37,6 +37,7 @@ use thiserror::Error;
 
 use crate::board::plan::Planner;
 use crate::board::{Board, BoardError};
+use crate::process;
 use crate::qmp::command::args::{PanicAction, RebootAction, ShutdownAction, WatchdogAction};
 use crate::qmp::{EventBus, RequestQueue, RunState};
 use crate::vcpu::{VcpuError, VcpuHandle};
@@ -134,16 +135,17 @@ pub struct Machine {
     failed_disks: BTreeMap<String, i32>,
     migration_events: bool,
     debugger: Option<Debugger>,
-    /// When the guest has booted, in all likelihood, and nobody minds some milliseconds.
-    settle_at: Option<Instant>,
+    /// When the guest is powered on if nothing asks for it before; nothing once it is.
+    power_on_at: Option<Instant>,
 }
 
 /// What to know of a KVM without the processor's help.
 const SOFTWARE_KVM: &str = "this host's KVM interprets instructions (its processor offers neither VT-x nor SVM): stock \
                             operating systems do not boot on it; use a host with hardware virtualization";
 
-/// After this much time the guest's kernel is copied from its file, so far as the guest has not touched it.
-const SETTLE: Duration = Duration::from_secs(5);
+/// A machine that starts paused is powered on after this much time without a command that needs it: whoever started
+/// the process has found it on its socket by then, and a kernel that cannot be loaded is still told of at once.
+const LATEST_POWER_ON: Duration = Duration::from_millis(100);
 
 /// Firmware leaves the memory type range registers on, write-back by default (Intel SDM volume 3, 12.11.2.1); without
 /// them Linux does without the page attribute table.
@@ -172,17 +174,17 @@ pub struct Parts {
 }
 
 impl Machine {
-    /// Puts the machine together, in prelaunch, with the guest's kernel loaded.
+    /// Puts the machine together, in prelaunch. Nothing is loaded yet: [`Machine::power_on`] does that.
     ///
     /// # Errors
-    /// When a device cannot start or the kernel cannot be loaded.
+    /// When a device cannot start.
     pub fn new(parts: Parts) -> Result<Self, MachineError> {
         let signals = Signals::new().map_err(MachineError::Events)?;
         let Parts { facts, planner, guest, host, clock, actions, requests, events, bus } = parts;
         if let Some(guest) = &guest {
             guest.board.start()?;
         }
-        let mut machine = Self {
+        Ok(Self {
             facts,
             planner,
             guest,
@@ -199,10 +201,22 @@ impl Machine {
             failed_disks: BTreeMap::new(),
             migration_events: false,
             debugger: None,
-            settle_at: None,
-        };
-        machine.load()?;
-        Ok(machine)
+            power_on_at: Some(Instant::now() + LATEST_POWER_ON),
+        })
+    }
+
+    /// Loads the guest's kernel, for the first time; does nothing when it is there. Before the guest runs and before
+    /// anybody looks at its memory, and as late as possible: unpacking a kernel takes several times as long as all
+    /// else between the start of the process and the first answer to a client.
+    ///
+    /// # Errors
+    /// When the kernel cannot be loaded.
+    pub fn power_on(&mut self) -> Result<(), MachineError> {
+        if self.power_on_at.take().is_some() {
+            self.load()?;
+            process::release_startup_pages();
+        }
+        Ok(())
     }
 
     fn devices(&self) -> &[Arc<dyn Lifecycle>] {
@@ -232,7 +246,7 @@ impl Machine {
                 self.stop(RunState::Shutdown)?;
                 return Ok(ending);
             }
-            let wait = self.settle_in().map_or(-1, |time| i32::try_from(time.as_millis()).unwrap_or(i32::MAX));
+            let wait = self.power_on_in()?.map_or(-1, |time| i32::try_from(time.as_millis()).unwrap_or(i32::MAX));
             match waker.run_with_timeout(wait) {
                 Err(event_manager::Error::Epoll(error)) if error.errno() == libc::EINTR => {}
                 waited => drop(waited.map_err(MachineError::Loop)?),
@@ -240,19 +254,15 @@ impl Machine {
         }
     }
 
-    /// How long until the guest's kernel is made independent of its file; `None` when it has been. Does it when the
-    /// time has come.
-    fn settle_in(&mut self) -> Option<Duration> {
-        let due = self.settle_at?;
+    /// How long until the guest is powered on; `None` when it has been. Does it when the time has come.
+    fn power_on_in(&mut self) -> Result<Option<Duration>, MachineError> {
+        let Some(due) = self.power_on_at else { return Ok(None) };
         let left = due.saturating_duration_since(Instant::now());
-        if !left.is_zero() {
-            return Some(left);
+        if left.is_zero() {
+            self.power_on()?;
+            return Ok(None);
         }
-        self.settle_at = None;
-        if let Some(guest) = &self.guest {
-            guest.board.settle();
-        }
-        None
+        Ok(Some(left))
     }
 
     /// Takes everything that waits.
@@ -267,6 +277,9 @@ impl Machine {
         while self.ending.is_none()
             && let Some(request) = self.requests.take()
         {
+            if request.command.needs_power() {
+                self.power_on()?;
+            }
             request.serve(self);
         }
         Ok(())
@@ -274,7 +287,6 @@ impl Machine {
 
     /// Loads the guest's kernel and puts the vCPUs where they start.
     fn load(&mut self) -> Result<(), MachineError> {
-        self.settle_at = Some(Instant::now() + SETTLE);
         let Some(guest) = &self.guest else { return Ok(()) };
         for vcpu in guest.vcpus.iter().rev() {
             vcpu.call(|v| v.reset())?.map_err(MachineError::Registers)?;

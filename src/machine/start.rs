@@ -233,6 +233,10 @@ impl Session<'_> {
         let _pid_file = spec.process.pidfile.as_deref().map(PidFile::create).transpose()?;
         self.chardevs.fds().close_inheritance();
         process::give_up_privileges(spec.process.chroot.as_deref(), spec.process.runas.as_ref())?;
+        // Who has to wait for the kernel anyway, or for the end of the start, hears of a bad one before anything runs.
+        if !spec.start_paused || spec.process.daemonize {
+            machine.power_on()?;
+        }
         harness.map(Harness::start).transpose()?;
         readiness.ready()?;
         if sandboxed {

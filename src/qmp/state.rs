@@ -85,6 +85,15 @@ pub fn accept(state: RunState, command: &Command) -> Decision {
     }
 }
 
+impl Command {
+    /// Whether it may only run once the guest's kernel lies in memory. Questions need not wait for it, but for what a
+    /// direct boot sets up with it: the addresses of PCI functions.
+    pub fn needs_power(&self) -> bool {
+        let asks = self.name().starts_with("query-") && *self != Self::QueryPci;
+        !(asks || *self == Self::Quit)
+    }
+}
+
 /// States in which the list of devices and their sizes has to hold still.
 fn moves_away(state: RunState) -> bool {
     matches!(state, RunState::InMigrate | RunState::FinishMigrate | RunState::SaveVm | RunState::RestoreVm)

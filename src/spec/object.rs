@@ -31,6 +31,9 @@ spec_union! {
     }
 }
 
+/// Threads that may touch memory at start: more than hosts have processors.
+const MOST_THREADS: u32 = 1024;
+
 spec_enum! {
     /// On which of the host's NUMA nodes memory is.
     pub enum HostMemPolicy {
@@ -84,8 +87,10 @@ impl MemoryCommon {
             Err(SpecError::refused("'host-nodes'", bind))
         } else if !self.reserve {
             Err(SpecError::refused("'reserve=off'", "leave it on"))
-        } else if self.prealloc_threads != 1 {
-            Err(SpecError::refused("more than one of 'prealloc-threads'", "leave it out"))
+        } else if !(1..=MOST_THREADS).contains(&self.prealloc_threads) {
+            Err(SpecError::new(format!(
+                "property 'prealloc-threads' of a memory backend takes a number from 1 to {MOST_THREADS}"
+            )))
         } else {
             Ok(())
         }

@@ -14,10 +14,9 @@ use thiserror::Error;
 use super::places::{Called, Names, Places};
 use super::storage::{geometry, iothread, sizes, storage};
 use super::{BlkPlan, IsaDevice, IsaPlan, KernelPlan, PciDevice, PciPlan, Plan, RngPlan, VirtioPlan};
-use crate::board::memory::{Backing, RamPlan};
 use crate::spec::device::{IsaSerialSpec, OnError, VirtioBlkSpec, VirtioRngSpec};
 use crate::spec::drive::{DriveInterface, DriveMedia};
-use crate::spec::object::{MemoryCommon, ObjectSpec};
+use crate::spec::object::ObjectSpec;
 use crate::spec::pci::VirtioSpec;
 use crate::spec::process::{RtcBase, RtcClock};
 use crate::spec::{DeviceSpec, VmSpec};
@@ -169,7 +168,7 @@ pub struct Processors {
 /// The first thing that cannot be had.
 pub fn check(spec: &VmSpec, cpus: Processors, disks: &[DrivePlan]) -> Result<Plan, PlanError> {
     let layout = MemoryLayout::new(spec.memory.size.0, cpus.phys_bits)?;
-    let ram = ram(spec, &layout)?;
+    let ram = super::ram::ram(spec, &layout)?;
     let mut places = Places::default();
     let isa = isa(spec, &mut places.names)?;
     let ide = super::ide::channels(spec, disks, &mut places.names)?;
@@ -247,51 +246,6 @@ fn rtc(spec: &VmSpec) -> RtcOptions {
         RtcClock::Vm => Clock::Vm,
     };
     RtcOptions { clock, start }
-}
-
-fn ram(spec: &VmSpec, layout: &MemoryLayout) -> Result<RamPlan, PlanError> {
-    let mut plan = RamPlan {
-        ranges: layout.ram_ranges().into_iter().map(|(start, size)| (start.0, size)).collect(),
-        backing: Backing::Anonymous,
-        share: false,
-        prealloc: false,
-        dump: spec.machine.dump_guest_core,
-        merge: spec.machine.mem_merge,
-        lock: spec.overcommit.mem_lock,
-    };
-    let Some(id) = &spec.machine.memory_backend else { return Ok(plan) };
-    let object = spec.objects.iter().find(|object| object.id() == id);
-    let common = match object {
-        Some(ObjectSpec::MemoryRam(ram)) => {
-            plan.share = ram.share;
-            &ram.common
-        }
-        Some(ObjectSpec::MemoryMemfd(memfd)) => {
-            let size = memfd.hugetlbsize.map_or(0, |size| size.0);
-            plan.backing = Backing::Memfd { hugetlb: memfd.hugetlb.then_some(size) };
-            plan.share = memfd.share;
-            &memfd.common
-        }
-        Some(ObjectSpec::MemoryFile(file)) => {
-            plan.backing = Backing::File(file.mem_path.clone());
-            plan.share = file.share;
-            &file.common
-        }
-        _ => return Err(PlanError::NoMemoryBackend(id.clone())),
-    };
-    plan.take_from(common);
-    if common.size.0 != layout.ram() {
-        return Err(PlanError::MemorySize { id: id.clone(), backend: common.size.0, asked: layout.ram() });
-    }
-    Ok(plan)
-}
-
-impl RamPlan {
-    fn take_from(&mut self, common: &MemoryCommon) {
-        self.prealloc = common.prealloc;
-        self.dump = common.dump;
-        self.merge = common.merge;
-    }
 }
 
 /// The serial ports and the chips of `-device`.

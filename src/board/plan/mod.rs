@@ -6,6 +6,7 @@ mod ide;
 mod identity;
 mod places;
 mod plug;
+mod ram;
 mod roms;
 mod scsi;
 mod storage;

@@ -37,6 +37,10 @@ impl Accelerator for Recorder {
     }
 }
 
+fn low_memory() -> Share {
+    Share { owner: 0, offset: 0, range: 0..2 << 20 }
+}
+
 fn parts(rom: bool) -> (Arc<I440fx>, Arc<GuestRam>, Arc<Shadow>) {
     let bridge = Arc::new(I440fx::new());
     let ram = Arc::new(GuestRam::from_ranges(&[(GuestAddress(0), 2 << 20)]).unwrap());
@@ -91,7 +95,7 @@ fn memory_around_the_hole_and_the_rom_are_mapped() {
     let (_bridge, _ram, shadow) = parts(true);
     let accel = Arc::new(Recorder::default());
 
-    let map = MemoryMap::new(Arc::clone(&accel) as _, shadow, &[(0, 2 << 20)], Vec::new()).unwrap();
+    let map = MemoryMap::new(Arc::clone(&accel) as _, shadow, &[low_memory()], Vec::new()).unwrap();
     map.refresh();
 
     let placed = accel.0.lock().unwrap();
@@ -106,7 +110,7 @@ fn memory_around_the_hole_and_the_rom_are_mapped() {
 fn part_that_becomes_ram_is_mapped_anew() {
     let (bridge, _ram, shadow) = parts(false);
     let accel = Arc::new(Recorder::default());
-    let map = MemoryMap::new(Arc::clone(&accel) as _, shadow, &[(0, 2 << 20)], Vec::new()).unwrap();
+    let map = MemoryMap::new(Arc::clone(&accel) as _, shadow, &[low_memory()], Vec::new()).unwrap();
 
     map.refresh();
     let before = accel.0.lock().unwrap().get(&0xf_0000).copied();

@@ -79,21 +79,10 @@ fn memory_affinity(node: u32, range: &Range<u64>) -> Vec<u8> {
     bytes
 }
 
-/// Deals the machine's memory out to the nodes in order; the hole below 1 MiB belongs to nobody.
+/// Each node's memory; the hole below 1 MiB belongs to nobody.
 fn memory_ranges(spec: &AcpiSpec, numa: &Numa) -> Vec<(u32, Range<u64>)> {
-    let mut ranges = Vec::new();
-    let mut nodes = (0u32..).zip(numa.memory.iter().copied()).filter(|(_, size)| *size > 0);
-    let mut current = nodes.next();
-    for (start, size) in spec.layout.ram_ranges() {
-        let mut range = start.0..start.0 + size;
-        while let Some((node, left)) = current.filter(|_| !range.is_empty()) {
-            let taken = left.min(range.end - range.start);
-            ranges.extend(usable(range.start..range.start + taken).map(|part| (node, part)));
-            range.start += taken;
-            current = if left > taken { Some((node, left - taken)) } else { nodes.next() };
-        }
-    }
-    ranges
+    let shares = spec.layout.deal(&numa.memory).into_iter();
+    shares.flat_map(|share| usable(share.range).map(move |part| (share.owner as u32, part))).collect()
 }
 
 /// Cuts the window from 640 KiB to 1 MiB out of a range.

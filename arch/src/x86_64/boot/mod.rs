@@ -15,8 +15,6 @@
 //! This module knows neither KVM's file descriptors nor the machine; guest memory must not be in use by processors or
 //! devices while something is loaded.
 
-use std::fs::File;
-use std::io;
 use std::path::Path;
 
 use vm_memory::{GuestAddress, GuestMemoryBackend};
@@ -71,20 +69,6 @@ pub enum ElfEntry {
     Linux64,
 }
 
-/// Puts parts of a file into guest memory without copying them.
-///
-/// The program that made guest memory knows whether a private file mapping may replace it: only where the memory is
-/// private, anonymous, and not already registered with huge pages or another process.
-pub trait SegmentMapper {
-    /// Maps `length` bytes of `file` from `offset`, private and writable, over guest memory at `at`.
-    ///
-    /// All three are multiples of 4096. `Ok(false)` leaves the memory as it was; the bytes are then copied.
-    ///
-    /// # Errors
-    /// The mapping failed after the memory was changed.
-    fn map(&self, file: &File, offset: u64, at: GuestAddress, length: u64) -> io::Result<bool>;
-}
-
 /// What a kernel is loaded with.
 #[derive(Clone, Copy)]
 pub struct Options<'a> {
@@ -102,8 +86,6 @@ pub struct Options<'a> {
     pub fresh_memory: bool,
     /// The machine has a VGA adapter in text mode; otherwise Linux is told that there is none.
     pub vga_text: bool,
-    /// Maps parts of ELF files instead of copying.
-    pub mapper: Option<&'a dyn SegmentMapper>,
 }
 
 impl<'a> Options<'a> {
@@ -117,7 +99,6 @@ impl<'a> Options<'a> {
             elf_entry: ElfEntry::Auto,
             fresh_memory: false,
             vga_text: false,
-            mapper: None,
         }
     }
 }

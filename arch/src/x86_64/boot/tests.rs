@@ -4,6 +4,7 @@ pub(super) mod fixture;
 mod handover;
 mod hostile;
 
+use std::fs::File;
 use std::path::PathBuf;
 
 use fixture::{Elf, bzimage, code_of, files, memory, read, xorshift};
@@ -160,29 +161,6 @@ fn bss_is_cleared_when_memory_was_used_before() {
     assert_eq!(after[..file_size], elf.content(0));
     assert!(after[file_size..memory_size].iter().all(|byte| *byte == 0));
     assert_eq!(after[memory_size], 0xff);
-}
-
-#[test]
-fn whole_pages_go_through_the_mapper() {
-    struct Recorder(std::cell::RefCell<Vec<(u64, u64, u64)>>);
-    impl SegmentMapper for Recorder {
-        fn map(&self, _: &File, offset: u64, at: GuestAddress, length: u64) -> io::Result<bool> {
-            self.0.borrow_mut().push((offset, at.0, length));
-            Ok(true)
-        }
-    }
-    let elf = Elf { segments: vec![(0x1000, 0x100_0000, 0x2345, 0x3000)], ..Elf::small() };
-    let directory = files(&[("kernel", &elf.bytes())]);
-    let images = Images::open(&directory.path().join("kernel"), None).unwrap();
-    let (mem, recorder) = (memory(), Recorder(std::cell::RefCell::default()));
-    let layout = MemoryLayout::new(fixture::RAM, 40).unwrap();
-
-    let options = Options { mapper: Some(&recorder), ..Options::new(&layout, "") };
-    images.load(&mem, &options).unwrap();
-
-    assert_eq!(recorder.0.into_inner(), [(0x1000, 0x100_0000, 0x2000)]);
-    assert_eq!(read(&mem, 0x100_2000, 0x345), elf.content(0)[0x2000..]);
-    assert!(read(&mem, 0x100_0000, 0x2000).iter().all(|byte| *byte == 0));
 }
 
 #[test]

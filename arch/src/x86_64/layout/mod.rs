@@ -139,6 +139,17 @@ impl E820Entry {
     }
 }
 
+/// A part of memory that one of several owners has: a memory backend, a NUMA node.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Share {
+    /// Which owner.
+    pub owner: usize,
+    /// Where it begins in the owner's memory.
+    pub offset: u64,
+    /// Its guest addresses.
+    pub range: Range<u64>,
+}
+
 /// The division of a guest's memory around the hole below 4 GiB, and the PCI windows beside it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct MemoryLayout {
@@ -199,6 +210,27 @@ impl MemoryLayout {
             ranges.push((GuestAddress(FOUR_GIB), self.above_4g()));
         }
         ranges
+    }
+
+    /// Deals memory out in ascending order to owners of these sizes in bytes, together [`MemoryLayout::ram`].
+    ///
+    /// Each share is contiguous in the guest and in its owner's memory. An owner of nothing gets none.
+    pub fn deal(&self, sizes: &[u64]) -> Vec<Share> {
+        let mut shares = Vec::new();
+        let mut owners = sizes.iter().enumerate().map(|(owner, size)| (owner, 0, *size));
+        let mut current = owners.next();
+        for (start, size) in self.ram_ranges() {
+            let mut range = start.0..start.0 + size;
+            while let Some((owner, offset, left)) = current.filter(|_| !range.is_empty()) {
+                let taken = left.min(range.end - range.start);
+                if taken > 0 {
+                    shares.push(Share { owner, offset, range: range.start..range.start + taken });
+                }
+                range.start += taken;
+                current = if left > taken { Some((owner, offset + taken, left - taken)) } else { owners.next() };
+            }
+        }
+        shares
     }
 
     /// Addresses for 32-bit memory BARs: from the end of memory to the I/O APIC.

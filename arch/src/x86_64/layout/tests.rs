@@ -50,3 +50,21 @@ fn e820_is_sorted_disjoint_and_holds_the_memory() {
         assert_eq!(usable, mib * MIB - (HIGH_MEMORY_START - EBDA_START));
     }
 }
+
+#[test]
+fn memory_is_dealt_out_around_the_hole() {
+    let layout = MemoryLayout::new(6 << 30, 40).unwrap();
+
+    let shares = layout.deal(&[1 << 30, 0, 4 << 30, 1 << 30]);
+
+    let parts: Vec<_> = shares.iter().map(|share| (share.owner, share.offset, share.range.clone())).collect();
+    assert_eq!(
+        parts,
+        [
+            (0, 0, 0..1 << 30),
+            (2, 0, 1 << 30..3 << 30),
+            (2, 2 << 30, FOUR_GIB..FOUR_GIB + (2 << 30)),
+            (3, 0, FOUR_GIB + (2 << 30)..FOUR_GIB + (3 << 30)),
+        ]
+    );
+}

@@ -12,7 +12,6 @@ use vm_memory::{GuestAddress, GuestMemoryBackend};
 use super::files::{self, Opened};
 use super::{BootError, ElfEntry, Loaded, Options, pvh, zero_page};
 use crate::x86_64::entry::EntryState;
-use crate::x86_64::layout::PAGE_SIZE;
 
 #[cfg(test)]
 pub(super) mod tests;
@@ -324,7 +323,7 @@ pub(super) fn load<M: GuestMemoryBackend>(
     Ok(Loaded { entry, description })
 }
 
-/// Brings one segment into memory: whole pages by mapping where the program offers it, the rest by one read.
+/// Brings one segment into memory.
 pub(super) fn load_segment<M: GuestMemoryBackend>(
     mem: &M,
     kernel: &Opened,
@@ -332,25 +331,10 @@ pub(super) fn load_segment<M: GuestMemoryBackend>(
     options: &Options<'_>,
 ) -> Result<(), BootError> {
     files::check_range(mem, "a kernel segment", segment.address, segment.memory_size)?;
-    let mapped = map_pages(kernel, segment, options)?;
-    let at = GuestAddress(segment.address + mapped);
-    if mapped < segment.file_size {
-        kernel.load(mem, segment.offset + mapped, at, segment.file_size - mapped, options.fresh_memory)?;
-    }
+    kernel.load(mem, segment.offset, GuestAddress(segment.address), segment.file_size, options.fresh_memory)?;
     if !options.fresh_memory {
         let bss = segment.memory_size - segment.file_size;
         files::clear(mem, "a kernel segment", segment.address + segment.file_size, bss)?;
     }
     Ok(())
-}
-
-/// Maps the whole pages of a segment and returns their bytes; zero when they have to be copied.
-fn map_pages(kernel: &Opened, segment: &Segment, options: &Options<'_>) -> Result<u64, BootError> {
-    let whole = segment.file_size & !(PAGE_SIZE - 1);
-    let aligned = segment.offset.is_multiple_of(PAGE_SIZE) && segment.address.is_multiple_of(PAGE_SIZE);
-    let Some(mapper) = options.mapper.filter(|_| aligned && whole > 0) else { return Ok(0) };
-    let mapped = mapper
-        .map(&kernel.file, segment.offset, GuestAddress(segment.address), whole)
-        .map_err(|source| kernel.read_failed(source))?;
-    Ok(if mapped { whole } else { 0 })
 }

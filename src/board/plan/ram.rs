@@ -1,0 +1,67 @@
+//! Where guest memory comes from: the objects that the command line names, one for all or one for each NUMA node.
+
+use rhea_arch::x86_64::layout::MemoryLayout;
+
+use super::PlanError;
+use crate::board::memory::{Backing, RamPlan, RamSource};
+use crate::spec::VmSpec;
+use crate::spec::object::{MemoryCommon, ObjectSpec};
+
+/// What QEMU calls memory that no object was named for.
+const DEFAULT_ID: &str = "pc.ram";
+
+/// Guest memory as asked for.
+pub(super) fn ram(spec: &VmSpec, layout: &MemoryLayout) -> Result<RamPlan, PlanError> {
+    let sources = match &spec.machine.memory_backend {
+        Some(id) => vec![whole(backend(spec, id)?, layout.ram())?],
+        None => vec![RamSource {
+            id: DEFAULT_ID.into(),
+            size: layout.ram(),
+            backing: Backing::Anonymous,
+            share: false,
+            prealloc: 0,
+            dump: spec.machine.dump_guest_core,
+            merge: spec.machine.mem_merge,
+        }],
+    };
+    let sizes: Vec<u64> = sources.iter().map(|source| source.size).collect();
+    Ok(RamPlan { shares: layout.deal(&sizes), sources, lock: spec.overcommit.mem_lock })
+}
+
+/// One object for all memory has to have its size.
+fn whole(source: RamSource, asked: u64) -> Result<RamSource, PlanError> {
+    if source.size == asked {
+        Ok(source)
+    } else {
+        Err(PlanError::MemorySize { id: source.id, backend: source.size, asked })
+    }
+}
+
+/// The object `id` as a source of memory.
+fn backend(spec: &VmSpec, id: &str) -> Result<RamSource, PlanError> {
+    let object = spec.objects.iter().find(|object| object.id() == id);
+    match object {
+        Some(ObjectSpec::MemoryRam(ram)) => Ok(source(&ram.common, Backing::Anonymous, ram.share)),
+        Some(ObjectSpec::MemoryMemfd(memfd)) => {
+            let size = memfd.hugetlbsize.map_or(0, |size| size.0);
+            let backing = Backing::Memfd { hugetlb: memfd.hugetlb.then_some(size) };
+            Ok(source(&memfd.common, backing, memfd.share))
+        }
+        Some(ObjectSpec::MemoryFile(file)) => {
+            Ok(source(&file.common, Backing::File(file.mem_path.clone()), file.share))
+        }
+        _ => Err(PlanError::NoMemoryBackend(id.to_owned())),
+    }
+}
+
+fn source(common: &MemoryCommon, backing: Backing, share: bool) -> RamSource {
+    RamSource {
+        id: common.id.clone(),
+        size: common.size.0,
+        backing,
+        share,
+        prealloc: if common.prealloc { common.prealloc_threads } else { 0 },
+        dump: common.dump,
+        merge: common.merge,
+    }
+}
