@@ -49,6 +49,7 @@ pub struct Cpus {
     topology: Topology,
     present: u32,
     max: u32,
+    nodes: Vec<u32>,
 }
 
 impl Cpus {
@@ -71,7 +72,14 @@ impl Cpus {
         let topology = Topology::new(smp.sockets, smp.dies, smp.cores, smp.threads)?;
         let plan = CpuPlan::new(&config, cpu, topology)?;
         plan.warnings().iter().for_each(|warning| log::warn!("{warning}"));
-        Ok(Self { plan, model: config.model, topology, present: smp.cpus, max: smp.maxcpus })
+        Ok(Self {
+            plan,
+            model: config.model,
+            topology,
+            present: smp.cpus,
+            max: smp.maxcpus,
+            nodes: spec.numa.of_cpu.clone(),
+        })
     }
 
     /// Type of the vCPUs in the tree of objects.
@@ -97,7 +105,7 @@ impl Cpus {
                 die: dies.then_some(place.die),
                 core: place.core,
                 thread: place.thread,
-                node: None,
+                node: self.nodes.get(index as usize).copied(),
                 present: index < self.present,
             }
         };

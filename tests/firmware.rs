@@ -4,6 +4,8 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
+use std::thread::sleep;
+use std::time::{Duration, Instant};
 
 /// A boot sector's last bytes.
 const SIGNATURE: [u8; 2] = [0x55, 0xaa];
@@ -274,6 +276,32 @@ fn strict_order_without_a_disk_starts_nothing_and_restarts_after_the_timeout() {
 
     assert_eq!(ran.status(), Some(0), "{}", ran.log);
     assert!(ran.serial().contains("No bootable device.  Retrying in"), "{}", ran.serial());
+}
+
+/// The firmware starts every processor with a start-up interrupt, and says how many have told it that they run.
+#[test]
+fn two_hundred_and_fifty_five_processors_run_though_apic_ids_pass_eight_bits() {
+    let dir = tempfile::tempdir().expect("directory");
+    let log = dir.path().join("firmware.log");
+    // Three bits for five cores: the last id is 50 * 8 + 4, and the firmware counts places up to it.
+    let mut machine = Command::new(env!("CARGO_BIN_EXE_rhea"))
+        .args(["-m", "64", "-nodefaults", "-display", "none", "-smp", "255,sockets=51,cores=5"])
+        .args(["-debugcon", &format!("file:{}", log.display()), "-global", "isa-debugcon.iobase=0x402"])
+        .spawn()
+        .expect("the program starts");
+    let since = Instant::now();
+    let found = loop {
+        let said = fs::read_to_string(&log).unwrap_or_default();
+        if said.contains("max supported") || since.elapsed() > Duration::from_secs(120) {
+            break said;
+        }
+        sleep(Duration::from_millis(50));
+    };
+
+    machine.kill().expect("killed");
+    machine.wait().expect("ended");
+
+    assert!(found.contains("Found 255 cpu(s) max supported 405 cpu(s)"), "{found}");
 }
 
 #[test]

@@ -50,6 +50,18 @@ fn pic_guest() -> Guest {
     guest
 }
 
+#[test]
+fn guest_finds_pci_interrupts_level_triggered_where_firmware_would_have_set_them() {
+    // mov dx, 0x4d1; in al, dx; out 0x80, al: the slave's edge/level control register.
+    let body = [&[0xba, 0xd1, 0x04, 0xec, 0xe6, 0x80][..], &END].concat();
+    let mut guest = Guest::new(&body);
+    let irqchip = guest.vm.irqchip().expect("irqchip").with_level_triggered(&[10, 11]);
+
+    guest.vm.set_irqchip(&irqchip).expect("set");
+
+    assert_eq!(guest.step(), Seen::Out { port: 0x80, width: 1, data: vec![0x0c] });
+}
+
 /// A guest that switches its APIC on, says that it is ready, and halts for `count` interrupts.
 fn apic_guest(count: usize) -> Guest {
     // mov dword es:[0xf0], 0x1ff: software enable (SDM volume 3, 11.4.7.2)

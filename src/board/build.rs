@@ -157,11 +157,13 @@ fn firmware(plan: &Plan, backends: &dyn Backends) -> Result<(Option<Arc<Rom>>, V
 
 /// What ACPI says of the machine.
 fn describe(plan: &Plan) -> AcpiSpec {
-    let processors =
-        plan.processors.iter().map(|&(apic_id, present)| Processor { apic_id, present, node: 0 }).collect();
+    let nodes = plan.cpu_nodes.iter().copied().chain(std::iter::repeat(0));
+    let place = |(&(apic_id, present), node)| Processor { apic_id, present, node };
+    let processors = plan.processors.iter().zip(nodes).map(place).collect();
     let mut spec = AcpiSpec::new(plan.layout.clone(), processors);
     spec.general_events = Some(ports::GPE0);
     spec.hotplug_slots = PLUGGABLE_SLOTS;
+    spec.numa = plan.numa.clone();
     spec.keyboard = true;
     spec.fw_cfg = true;
     spec.mouse = true;

@@ -44,6 +44,9 @@ use load::Kernel;
 use shadow::MemoryMap;
 use space::AddressSpaces;
 
+/// The ISA interrupts that a direct boot leads PCI's to.
+pub const PCI_INTERRUPTS: [u8; 2] = [10, 11];
+
 /// Why the board cannot be built or started.
 #[derive(Debug, Error)]
 #[non_exhaustive]

@@ -7,11 +7,12 @@ use serde_json::{Map, Value};
 use crate::spec::chardev::ChardevSpec;
 use crate::spec::error::{Shown, Words};
 use crate::spec::machine::{Accel, Board, MachineOptions, MachineType, choose_accel};
+use crate::spec::numa::{self, NumaOptions};
 use crate::spec::object::{MemoryCommon, MemoryFileSpec, MemoryRamSpec};
 use crate::spec::process::MonitorSpec;
 use crate::spec::read::{self, Source};
 use crate::spec::smbios::SmbiosSpec;
-use crate::spec::{ByteSize, DeviceSpec, MachineSpec, MemorySpec, ObjectSpec, SpecError, VmSpec};
+use crate::spec::{ByteSize, DeviceSpec, MachineSpec, MemorySpec, NumaSpec, ObjectSpec, SpecError, VmSpec};
 
 use super::arg::Arg;
 use super::error::CliError;
@@ -38,6 +39,7 @@ pub(super) struct Draft {
     pub(super) accels: Vec<String>,
     pub(super) mem_path: Option<String>,
     pub(super) mem_prealloc: bool,
+    pub(super) numa: Vec<NumaOptions>,
     /// Fields by type.
     pub(super) smbios: BTreeMap<String, Map<String, Value>>,
 
@@ -57,6 +59,7 @@ impl Draft {
     /// Puts what follows from all options together.
     pub(super) fn finish(mut self) -> Result<VmSpec, CliError> {
         self.machine()?;
+        self.numa()?;
         self.memory_objects()?;
         self.smbios()?;
         self.default_devices()?;
@@ -84,6 +87,7 @@ impl Draft {
             mem_merge: options.mem_merge,
             memory_backend: options.memory_backend,
             pflash: [options.pflash0, options.pflash1],
+            kernel_unpack: options.x_kernel_unpack,
             no_defaults: self.no_defaults,
         };
         let boot = &mut self.spec.boot;
@@ -161,6 +165,23 @@ impl Draft {
         };
         self.spec.objects.push(object);
         self.spec.machine.memory_backend = Some(String::from("pc.ram"));
+        Ok(())
+    }
+
+    fn numa(&mut self) -> Result<(), SpecError> {
+        let spec = &mut self.spec;
+        let beside = numa::Beside {
+            smp: &spec.smp,
+            memory: spec.memory.size.0,
+            objects: &spec.objects,
+            memory_backend: spec.machine.memory_backend.as_deref(),
+        };
+        spec.numa = NumaSpec::resolve(&self.numa, &beside, &mut spec.warnings)?;
+        if (self.mem_path.is_some() || self.mem_prealloc) && spec.numa.nodes.iter().any(|node| node.memdev.is_some()) {
+            return Err(SpecError::new(
+                "'-mem-path' and '-mem-prealloc' go without '-numa memdev'; give the objects mem-path and prealloc",
+            ));
+        }
         Ok(())
     }
 

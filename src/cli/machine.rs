@@ -5,6 +5,7 @@ use serde_json::{Map, Value};
 use crate::spec::error::{SpecError, Words};
 use crate::spec::machine::{AccelOptions, MachineOptions, MachineType};
 use crate::spec::memory::MemoryOptions;
+use crate::spec::numa::NumaOptions;
 use crate::spec::number::parse_size;
 use crate::spec::process::{NameSpec, RtcOptions};
 use crate::spec::read::{self, SIZE, Source};
@@ -33,6 +34,12 @@ pub(super) const OPTIONS: &[OptionDef] = &[
         smp,
     ),
     takes("m", "[size=]SIZE", "memory, in MiB without a suffix; 128 MiB by default", memory),
+    takes(
+        "numa",
+        "node[,nodeid=N][,cpus=FIRST[-LAST]][,memdev=ID] or dist,src=N,dst=N,val=N",
+        "a node of memory and processors, or how far two are from each other",
+        numa,
+    ),
     takes("mem-path", "PATH", "take the memory from a file, or from an unnamed file in a directory", mem_path),
     flag("mem-prealloc", "touch all memory at start", mem_prealloc),
     takes("overcommit", "[mem-lock=on|off]", "keep the guest's memory from being swapped", overcommit),
@@ -147,6 +154,16 @@ fn memory(draft: &mut Draft, arg: &Arg) -> Result<(), Stop> {
     let options: MemoryOptions = read::read(object.clone(), Source::Text, Words::Options)?;
     options.resolve()?;
     merge_below(draft, "memory", object);
+    Ok(())
+}
+
+fn numa(draft: &mut Draft, arg: &Arg) -> Result<(), Stop> {
+    let mut object = text::flat(arg.pairs(Some("type"))?, &["cpus"]);
+    if let Some(Value::String(size)) = object.get("mem") {
+        let bytes = parse_size(size, 1 << 20).ok_or_else(|| SpecError::expects("mem", SIZE))?;
+        object.insert("mem".into(), Value::from(bytes.to_string()));
+    }
+    draft.numa.push(NumaOptions::read(object, Source::Text)?);
     Ok(())
 }
 

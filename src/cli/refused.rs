@@ -26,7 +26,6 @@ const PLAIN: &str = "leave it out";
 pub(super) const OPTIONS: &[OptionDef] = &[
     refused("dtb", "FILE", "leave it out: PCs are described by ACPI"),
     refused("acpitable", "FILE,...", "leave it out: the machine describes itself"),
-    refused("numa", "node,...", "leave it out: the guest is one node"),
     refused("fda", "IMAGE", DISK),
     refused("fdb", "IMAGE", DISK),
     refused("mtdblock", "IMAGE", DISK),

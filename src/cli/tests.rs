@@ -9,6 +9,7 @@ use super::{CliError, Invocation, parse};
 mod accepted;
 mod help;
 mod libvirt;
+mod numa;
 mod random;
 mod refused;
 mod text;

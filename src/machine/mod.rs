@@ -36,7 +36,7 @@ use rhea_devices::lifecycle::Lifecycle;
 use thiserror::Error;
 
 use crate::board::plan::Planner;
-use crate::board::{Board, BoardError};
+use crate::board::{Board, BoardError, PCI_INTERRUPTS};
 use crate::process;
 use crate::qmp::command::args::{PanicAction, RebootAction, ShutdownAction, WatchdogAction};
 use crate::qmp::{EventBus, RequestQueue, RunState};
@@ -301,6 +301,10 @@ impl Machine {
             first.call(move |v| v.set_entry(&regs, &sregs))?.map_err(MachineError::Registers)?;
             for vcpu in &guest.vcpus {
                 vcpu.call(|v| v.set_msrs(&[MTRRS]))?.map_err(MachineError::Registers)?;
+            }
+            if let Some(kvm) = &guest.kvm {
+                let irqchip = kvm.irqchip.with_level_triggered(&PCI_INTERRUPTS);
+                kvm.vm.set_irqchip(&irqchip).map_err(MachineError::Interrupts)?;
             }
         }
         guest.board.remap_all();

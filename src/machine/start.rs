@@ -233,8 +233,8 @@ impl Session<'_> {
         let _pid_file = spec.process.pidfile.as_deref().map(PidFile::create).transpose()?;
         self.chardevs.fds().close_inheritance();
         process::give_up_privileges(spec.process.chroot.as_deref(), spec.process.runas.as_ref())?;
-        // Who has to wait for the kernel anyway, or for the end of the start, hears of a bad one before anything runs.
-        if !spec.start_paused || spec.process.daemonize {
+        // Who waits for the end of the start hears of a bad kernel; a debugger and a test look at the guest at once.
+        if !spec.start_paused || spec.process.daemonize || spec.gdb.is_some() || harness.is_some() {
             machine.power_on()?;
         }
         harness.map(Harness::start).transpose()?;

@@ -127,6 +127,18 @@ spec_enum! {
     }
 }
 
+spec_enum! {
+    /// Who unpacks a compressed kernel.
+    pub enum KernelUnpack {
+        /// The host where it can, else the guest.
+        Auto = "auto",
+        /// The host; a kernel that it cannot unpack is refused.
+        Host = "host",
+        /// The guest, with address randomization if its kernel has it.
+        Guest = "guest",
+    }
+}
+
 spec_struct! {
     /// Properties of the PC machine.
     pub struct MachineOptions as "pc-i440fx-7.2-machine" {
@@ -146,6 +158,8 @@ spec_struct! {
         pub initrd: Option<String>,
         /// Command line of the kernel.
         pub append: Option<String>,
+        /// Who unpacks a compressed kernel; this program's own property.
+        pub x_kernel_unpack: KernelUnpack = KernelUnpack::Auto,
         /// CPU topology, as -smp.
         pub smp: SmpOptions = SmpOptions::default(),
         /// Memory sizes, as -m.

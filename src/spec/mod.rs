@@ -26,6 +26,7 @@ pub mod ident;
 pub mod machine;
 pub mod meaningless;
 pub mod memory;
+pub mod numa;
 pub mod number;
 pub mod object;
 pub mod pci;
@@ -47,6 +48,7 @@ pub use error::SpecError;
 pub use ident::{Uuid, check_id};
 pub use machine::{Accel, MachineType};
 pub use memory::MemorySpec;
+pub use numa::NumaSpec;
 pub use number::ByteSize;
 pub use object::ObjectSpec;
 pub use pci::PciAddr;
@@ -73,6 +75,8 @@ pub struct VmSpec {
     pub smp: SmpSpec,
     /// How much memory.
     pub memory: MemorySpec,
+    /// How memory and vCPUs are dealt out among nodes.
+    pub numa: NumaSpec,
     /// What to start.
     pub boot: BootSpec,
     /// `-object`.
@@ -130,6 +134,8 @@ pub struct MachineSpec {
     pub memory_backend: Option<String>,
     /// The block nodes of the firmware's flash: code, then variables.
     pub pflash: [Option<String>; 2],
+    /// Who unpacks a compressed kernel.
+    pub kernel_unpack: machine::KernelUnpack,
     /// Leave out the devices that the user did not ask for (`-nodefaults`).
     pub no_defaults: bool,
 }
@@ -143,6 +149,7 @@ impl Default for MachineSpec {
             mem_merge: true,
             memory_backend: None,
             pflash: [None, None],
+            kernel_unpack: machine::KernelUnpack::Auto,
             no_defaults: false,
         }
     }

@@ -16,6 +16,9 @@ pub struct IrqchipSnapshot {
     pub(super) pit: kvm_pit_state2,
 }
 
+/// Where `struct kvm_pic_state` has the edge/level control register: fourteen fields of a byte come before it.
+const ELCR: usize = 14;
+
 /// Bytes of the union in `struct kvm_irqchip`.
 pub(super) const CHIP_LENGTH: usize = 512;
 
@@ -41,6 +44,18 @@ impl IrqchipSnapshot {
             vm.set_irqchip(&from_bytes(id, chip)).map_err(failed("KVM_SET_IRQCHIP"))?;
         }
         vm.set_pit2(&self.pit).map_err(failed("KVM_SET_PIT2"))
+    }
+
+    /// The same with these interrupts level-triggered at the PICs and all others edge-triggered: the edge/level control
+    /// registers (82371AB, 4.2.6), which firmware sets for the PCI interrupts.
+    #[must_use]
+    pub fn with_level_triggered(&self, irqs: &[u8]) -> Self {
+        let mask = irqs.iter().fold(0u16, |mask, irq| mask | 1 << irq);
+        let mut with = self.clone();
+        for (chip, bits) in with.chips.iter_mut().zip(mask.to_le_bytes()) {
+            chip[ELCR] = bits;
+        }
+        with
     }
 
     /// The PIT's channels.

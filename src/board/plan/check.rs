@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use rhea_arch::x86_64::acpi::Numa;
 use rhea_arch::x86_64::boot::{ElfEntry, Unpack};
 use rhea_arch::x86_64::layout::{LayoutError, MemoryLayout};
 use rhea_devices::legacy::cmos::{RtcClock as Clock, RtcOptions, RtcStart, local_offset};
@@ -16,10 +17,11 @@ use super::storage::{geometry, iothread, sizes, storage};
 use super::{BlkPlan, IsaDevice, IsaPlan, KernelPlan, PciDevice, PciPlan, Plan, RngPlan, VirtioPlan};
 use crate::spec::device::{IsaSerialSpec, OnError, VirtioBlkSpec, VirtioRngSpec};
 use crate::spec::drive::{DriveInterface, DriveMedia};
+use crate::spec::machine::KernelUnpack;
 use crate::spec::object::ObjectSpec;
 use crate::spec::pci::VirtioSpec;
 use crate::spec::process::{RtcBase, RtcClock};
-use crate::spec::{DeviceSpec, VmSpec};
+use crate::spec::{DeviceSpec, NumaSpec, VmSpec};
 
 /// What was asked for cannot be had.
 #[derive(Debug, Error)]
@@ -177,6 +179,8 @@ pub fn check(spec: &VmSpec, cpus: Processors, disks: &[DrivePlan]) -> Result<Pla
     let roms = super::roms::paths(&spec.boot, firmware.is_some());
     Ok(Plan {
         ram,
+        numa: numa(&spec.numa),
+        cpu_nodes: spec.numa.of_cpu.clone(),
         processors: cpus.all,
         kernel: kernel(spec)?,
         boot: super::boot::order(&spec.boot.options, super::boot::paths(&functions, &ide, roms))?,
@@ -229,9 +233,18 @@ fn kernel(spec: &VmSpec) -> Result<Option<KernelPlan>, PlanError> {
         kernel: kernel.clone(),
         initrd: boot.initrd.as_ref().map(|path| path.to_string_lossy().into_owned()),
         cmdline: boot.append.clone().unwrap_or_default(),
-        unpack: Unpack::Auto,
+        unpack: match spec.machine.kernel_unpack {
+            KernelUnpack::Auto => Unpack::Auto,
+            KernelUnpack::Host => Unpack::Host,
+            KernelUnpack::Guest => Unpack::Guest,
+        },
         elf_entry: ElfEntry::Auto,
     }))
+}
+
+fn numa(spec: &NumaSpec) -> Option<Numa> {
+    let memory: Vec<u64> = spec.nodes.iter().map(|node| node.memory).collect();
+    (!memory.is_empty()).then(|| Numa { memory, distances: spec.distances.clone() })
 }
 
 fn rtc(spec: &VmSpec) -> RtcOptions {

@@ -21,6 +21,7 @@ pub use roms::KERNEL_ROM;
 
 use std::path::PathBuf;
 
+use rhea_arch::x86_64::acpi::Numa;
 use rhea_arch::x86_64::boot::{ElfEntry, Unpack};
 use rhea_arch::x86_64::layout::MemoryLayout;
 use rhea_arch::x86_64::smbios::SmbiosSpec;
@@ -42,6 +43,10 @@ pub struct Plan {
     pub layout: MemoryLayout,
     /// Where guest memory comes from.
     pub ram: RamPlan,
+    /// The nodes of memory and vCPUs, if there are several or the user named one.
+    pub numa: Option<Numa>,
+    /// NUMA node of each vCPU; without nodes, nothing.
+    pub cpu_nodes: Vec<u32>,
     /// APIC ID of each vCPU, and whether it is there from the start.
     pub processors: Vec<(u32, bool)>,
     /// What to boot: directly, or by firmware when there is one.

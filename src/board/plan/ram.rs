@@ -12,8 +12,10 @@ const DEFAULT_ID: &str = "pc.ram";
 
 /// Guest memory as asked for.
 pub(super) fn ram(spec: &VmSpec, layout: &MemoryLayout) -> Result<RamPlan, PlanError> {
+    let nodes: Vec<&str> = spec.numa.nodes.iter().filter_map(|node| node.memdev.as_deref()).collect();
     let sources = match &spec.machine.memory_backend {
         Some(id) => vec![whole(backend(spec, id)?, layout.ram())?],
+        None if !nodes.is_empty() => nodes.into_iter().map(|id| backend(spec, id)).collect::<Result<_, _>>()?,
         None => vec![RamSource {
             id: DEFAULT_ID.into(),
             size: layout.ram(),

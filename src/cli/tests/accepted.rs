@@ -4,6 +4,7 @@ use crate::chardev::config::{Backend, SocketAddress};
 use crate::qmp::command::args::{PanicAction, RebootAction};
 use crate::spec::chardev::ChardevSpec;
 use crate::spec::drive::{CacheMode, DriveInterface, DriveMedia};
+use crate::spec::machine::KernelUnpack;
 use crate::spec::process::{MonitorMode, RtcBase, RunAs};
 use crate::spec::smbios::SmbiosSpec;
 use crate::spec::{ByteSize, DeviceSpec, ObjectSpec, SmpSpec};
@@ -347,4 +348,11 @@ fn firmware_of_the_machine_is_that_of_bios() {
     let spec = vm("-machine pc,firmware=fw.bin");
 
     assert_eq!(spec.boot.firmware.as_deref(), Some(std::path::Path::new("fw.bin")));
+}
+
+#[test]
+fn who_unpacks_the_kernel_can_be_said() {
+    let spec = vm("-machine pc,x-kernel-unpack=guest -kernel k");
+
+    assert_eq!(spec.machine.kernel_unpack, KernelUnpack::Guest);
 }

@@ -10,6 +10,7 @@ super::scenarios![
     boots_from_qcow2_root,
     boots_with_two_processors,
     boots_with_four_processors,
+    guest_sees_its_numa_nodes,
     boots_elf_kernel,
     boots_generic_kernel,
     boots_with_blockdev_and_device,
@@ -43,6 +44,31 @@ fn boots_with_processors(stage: &Stage<'_>, count: u32) -> Result<()> {
     let seen = vm.run("grep -c ^processor /proc/cpuinfo")?;
 
     ensure!(seen == count.to_string(), "the guest has {seen} processors and not {count}");
+    vm.power_off()
+}
+
+fn guest_sees_its_numa_nodes(stage: &Stage<'_>) -> Result<()> {
+    let mut vm = stage
+        .vm()
+        .processors(3)
+        .with(&["-object", "memory-backend-ram,id=a,size=96M,prealloc=on,prealloc-threads=2"])
+        .with(&["-object", "memory-backend-memfd,id=b,size=160M"])
+        .with(&[
+            "-numa",
+            "node,cpus=0,cpus=2,memdev=a",
+            "-numa",
+            "node,cpus=1,memdev=b",
+            "-numa",
+            "dist,src=0,dst=1,val=30",
+        ])
+        .boot()?;
+
+    let seen = vm.run("cd /sys/devices/system/node; cat node0/cpulist node1/cpulist node0/distance node1/distance")?;
+    let memory = vm.run("sed -n 's/.*MemTotal: *//p' /sys/devices/system/node/node*/meminfo")?;
+
+    ensure!(seen.lines().map(str::trim).eq(["0,2", "1", "10 30", "30 10"]), "the guest's nodes are {seen}");
+    let sizes: Vec<u64> = memory.lines().filter_map(|line| line.split_whitespace().next()?.parse().ok()).collect();
+    ensure!(matches!(sizes[..], [a, b] if a < 96 << 10 && b > 100 << 10), "the nodes have {memory}");
     vm.power_off()
 }
 
