@@ -9,6 +9,7 @@ use crate::error::BlockError;
 use crate::image::{Image, ImageInfo, ImageQueue};
 use crate::layer::{Layer, Preallocation};
 use crate::queue::DiskQueue;
+use crate::throttle::{Group, Member};
 
 type Listener = Box<dyn Fn(ImageInfo) + Send + Sync>;
 
@@ -20,8 +21,20 @@ pub(crate) struct Meeting {
     pub(crate) wake: EventFd,
 }
 
+/// What a disk stands on.
+struct Top {
+    /// The node's layer.
+    layer: Arc<dyn Layer>,
+    /// What queues send requests to: the same, or what is beneath a node with limits.
+    below: Arc<dyn Layer>,
+    /// The disk in the group of a node with limits.
+    of_node: Option<Arc<Member>>,
+    /// The disk in a group of its own.
+    own: Option<Arc<Member>>,
+}
+
 pub(crate) struct Shared {
-    layer: Mutex<Arc<dyn Layer>>,
+    top: Mutex<Top>,
     /// Counts swaps, so that queues notice without taking the lock.
     pub(crate) version: AtomicUsize,
     /// How many drains hold the disk still.
@@ -38,8 +51,45 @@ fn lock<T: ?Sized>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl Shared {
-    pub(crate) fn layer(&self) -> Arc<dyn Layer> {
-        lock(&self.layer).clone()
+    fn layer(&self) -> Arc<dyn Layer> {
+        lock(&self.top).layer.clone()
+    }
+
+    /// What a queue sends requests to, and who must let them through first.
+    pub(crate) fn path(&self) -> (Arc<dyn Layer>, Vec<Arc<Member>>) {
+        let top = lock(&self.top);
+        (top.below.clone(), top.own.iter().chain(&top.of_node).cloned().collect())
+    }
+
+    /// Puts the disk on `layer`. Gives the former one back.
+    fn place(self: &Arc<Self>, layer: Arc<dyn Layer>) -> Arc<dyn Layer> {
+        let (group, below) = layer.throttled().map_or((None, layer.clone()), |(group, below)| (Some(group), below));
+        let of_node = group.map(|group| self.join(&group));
+        let mut top = lock(&self.top);
+        let former = std::mem::replace(&mut top.layer, layer);
+        top.below = below;
+        // Dropped without the lock: the group wakes others.
+        let left = std::mem::replace(&mut top.of_node, of_node);
+        drop(top);
+        drop(left);
+        self.version.fetch_add(1, Ordering::SeqCst);
+        former
+    }
+
+    fn join(self: &Arc<Self>, group: &Arc<Group>) -> Arc<Member> {
+        let this = Arc::downgrade(self);
+        group.join(Box::new(move || {
+            if let Some(shared) = this.upgrade() {
+                shared.wake_queues();
+            }
+        }))
+    }
+
+    fn wake_queues(&self) {
+        for queue in lock(&self.queues).iter().filter_map(Weak::upgrade) {
+            // A full counter is readable already.
+            let _ = queue.wake.write(1);
+        }
     }
 
     /// Called by a queue whose last request ended while the disk is held.
@@ -70,18 +120,35 @@ impl Disk {
     /// A disk on `layer`; `write_cache` is the `writeback` half of `cache=`.
     #[must_use]
     pub fn new(layer: Arc<dyn Layer>, write_cache: bool) -> Self {
-        Self {
-            shared: Arc::new(Shared {
-                layer: Mutex::new(layer),
-                version: AtomicUsize::new(0),
-                held: AtomicUsize::new(0),
-                write_cache: AtomicBool::new(write_cache),
-                queues: Mutex::new(Vec::new()),
-                quiet: Condvar::new(),
-                quiet_lock: Mutex::new(()),
-                listeners: Mutex::new(Vec::new()),
-            }),
-        }
+        let top = Top { layer: layer.clone(), below: layer.clone(), of_node: None, own: None };
+        let shared = Arc::new(Shared {
+            top: Mutex::new(top),
+            version: AtomicUsize::new(0),
+            held: AtomicUsize::new(0),
+            write_cache: AtomicBool::new(write_cache),
+            queues: Mutex::new(Vec::new()),
+            quiet: Condvar::new(),
+            quiet_lock: Mutex::new(()),
+            listeners: Mutex::new(Vec::new()),
+        });
+        shared.place(layer);
+        Self { shared }
+    }
+
+    /// Limits the disk by `group`, whatever node it stands on; `None` takes that back. Requests under way are not held
+    /// up, and those that waited for the former group ask the new one.
+    pub fn set_throttle(&self, group: Option<&Arc<Group>>) {
+        let member = group.map(|group| self.shared.join(group));
+        let left = std::mem::replace(&mut lock(&self.shared.top).own, member);
+        drop(left);
+        self.shared.version.fetch_add(1, Ordering::SeqCst);
+        self.shared.wake_queues();
+    }
+
+    /// The group that limits the disk.
+    #[must_use]
+    pub fn throttle(&self) -> Option<Arc<Group>> {
+        lock(&self.shared.top).own.as_ref().map(|member| member.group().clone())
     }
 
     /// The layer on top as of now.
@@ -141,19 +208,14 @@ impl Disk {
 impl Drained {
     /// Points the disk at another layer while it is still.
     pub fn swap(&self, layer: Arc<dyn Layer>) -> Arc<dyn Layer> {
-        let former = std::mem::replace(&mut *lock(&self.shared.layer), layer);
-        self.shared.version.fetch_add(1, Ordering::SeqCst);
-        former
+        self.shared.place(layer)
     }
 }
 
 impl Drop for Drained {
     fn drop(&mut self) {
         if self.shared.held.fetch_sub(1, Ordering::SeqCst) == 1 {
-            for queue in lock(&self.shared.queues).iter().filter_map(Weak::upgrade) {
-                // A full counter is readable already.
-                let _ = queue.wake.write(1);
-            }
+            self.shared.wake_queues();
         }
     }
 }

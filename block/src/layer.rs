@@ -17,6 +17,7 @@ use std::sync::Arc;
 use crate::error::{BlockError, ErrorKind};
 use crate::graph::ImageDetails;
 use crate::mem::{Sink, Source};
+use crate::throttle::Group;
 
 /// Facts about a layer that a front end passes on to its guest.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -217,6 +218,11 @@ pub trait Layer: Send + Sync {
 
     /// Adds what only this format knows of the image.
     fn describe(&self, _details: &mut ImageDetails) {}
+
+    /// The group that limits this layer, and the layer without the limits: for a queue, which asks the group itself.
+    fn throttled(&self) -> Option<(Arc<Group>, Arc<dyn Layer>)> {
+        None
+    }
 
     /// The driver's own type, for what only it can do (snapshots, check, locks).
     fn as_any(&self) -> &dyn Any;

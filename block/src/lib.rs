@@ -20,6 +20,7 @@ mod ring;
 pub mod spec;
 mod sys;
 pub mod thread;
+pub mod throttle;
 
 pub use disk::{Disk, Drained};
 pub use error::{BlockError, ErrorKind};

@@ -1,9 +1,9 @@
 //! One thread's path to a disk: requests in, completions out.
 //!
 //! ```text
-//!   submit ─> waiting ─> start ─┬─ fast: Zero, Done ─────────> done
-//!                               ├─ fast: Direct ─> ring ─────> done (short or EAGAIN: worker)
-//!                               └─ Slow ─> worker ─> returned ─> done
+//!   submit ─> throttled ─> waiting ─> start ─┬─ fast: Zero, Done ─────────> done
+//!                                            ├─ fast: Direct ─> ring ─────> done (short or EAGAIN: worker)
+//!                                            └─ Slow ─> worker ─> returned ─> done
 //! ```
 //!
 //! A request that the ring did only in part is done again whole by a worker: reads and writes of the same bytes may be
@@ -24,6 +24,7 @@ use crate::mem::{Sink, Source};
 use crate::pool;
 use crate::ring::{Move, Ring};
 use crate::sys;
+use crate::throttle::{Direction, Member};
 
 /// Most requests in flight in one queue.
 const DEEPEST: u32 = 1024;
@@ -45,6 +46,15 @@ struct Returned {
 fn errno_of(error: &BlockError) -> i32 {
     log::debug!("disk request failed: {error}");
     error.errno()
+}
+
+/// The limits that a request is under: flushes are under none.
+fn direction_of(op: Op) -> Option<Direction> {
+    match op {
+        Op::Read => Some(Direction::Read),
+        Op::Write { .. } | Op::Discard | Op::WriteZeroes { .. } => Some(Direction::Write),
+        Op::Flush => None,
+    }
 }
 
 /// Does a request with the layer's synchronous methods.
@@ -82,6 +92,10 @@ pub(crate) struct DiskQueue {
     slots: Vec<Option<Slot>>,
     free: Vec<u32>,
     waiting: VecDeque<Request>,
+    /// Who must let requests through, one after the other.
+    members: Vec<Arc<Member>>,
+    /// Requests that limits hold back, by direction, each with how many members let it through.
+    throttled: [VecDeque<(Request, usize)>; 2],
     done: VecDeque<Completion>,
     returned: Arc<Mutex<Vec<Returned>>>,
     batch: Vec<Returned>,
@@ -92,7 +106,7 @@ impl DiskQueue {
     pub(crate) fn new(shared: Arc<Shared>, depth: u32) -> Result<(Self, Arc<Meeting>), BlockError> {
         let depth = depth.clamp(1, DEEPEST);
         let version = shared.version.load(Ordering::SeqCst);
-        let layer = shared.layer();
+        let (layer, members) = shared.path();
         let wants_ring = layer.wants_ring();
         // The ring's read of the event descriptor must wait; without a ring nothing may.
         let flags = if wants_ring { EFD_CLOEXEC } else { EFD_CLOEXEC | EFD_NONBLOCK };
@@ -113,6 +127,8 @@ impl DiskQueue {
             slots: (0..depth).map(|_| None).collect(),
             free: (0..depth).rev().collect(),
             waiting: VecDeque::new(),
+            members,
+            throttled: Default::default(),
             done: VecDeque::with_capacity(depth as usize),
             returned: Arc::default(),
             batch: Vec::new(),
@@ -132,12 +148,37 @@ impl DiskQueue {
             return false;
         }
         self.active += 1;
+        self.look_for_changes();
+        true
+    }
+
+    /// Takes over another layer or other limits.
+    fn look_for_changes(&mut self) {
         let version = self.shared.version.load(Ordering::SeqCst);
         if version != self.version {
             self.version = version;
-            self.layer = self.shared.layer();
+            (self.layer, self.members) = self.shared.path();
         }
-        true
+    }
+
+    /// Moves requests that limits let through to those that wait for a place.
+    fn let_through(&mut self) {
+        if self.throttled.iter().all(VecDeque::is_empty) {
+            return;
+        }
+        self.look_for_changes();
+        for direction in Direction::ALL {
+            let line = &mut self.throttled[direction as usize];
+            while let Some((request, passed)) = line.front_mut() {
+                while self.members.get(*passed).is_some_and(|member| member.ask(direction, request.len)) {
+                    *passed += 1;
+                }
+                if *passed < self.members.len() {
+                    break;
+                }
+                self.waiting.extend(line.pop_front().map(|(request, _)| request));
+            }
+        }
     }
 
     fn leave(&mut self) {
@@ -314,6 +355,11 @@ impl DiskQueue {
 
 impl ImageQueue for DiskQueue {
     fn submit(&mut self, request: Request) {
+        if let Some(direction) = direction_of(request.op).filter(|_| !self.members.is_empty()) {
+            self.throttled[direction as usize].push_back((request, 0));
+            self.let_through();
+            return self.pump();
+        }
         if self.waiting.is_empty() && !self.free.is_empty() && self.enter() {
             self.start(request);
         } else {
@@ -330,6 +376,7 @@ impl ImageQueue for DiskQueue {
     fn reap(&mut self) -> Option<Completion> {
         if self.done.is_empty() {
             self.gather();
+            self.let_through();
             self.pump();
             // Also what the kernel had no room for before these completions were taken.
             self.kick();
@@ -345,7 +392,8 @@ impl ImageQueue for DiskQueue {
     }
 
     fn in_flight(&self) -> usize {
-        self.active + self.waiting.len() + self.done.len()
+        let throttled: usize = self.throttled.iter().map(VecDeque::len).sum();
+        self.active + throttled + self.waiting.len() + self.done.len()
     }
 }
 
@@ -353,6 +401,8 @@ impl Drop for DiskQueue {
     fn drop(&mut self) {
         // The kernel and the workers still hold the requests' memory.
         self.waiting.clear();
+        self.throttled = Default::default();
+        self.members.iter().for_each(|member| member.leave());
         while self.active > 0 {
             self.kick();
             self.gather();

@@ -281,6 +281,16 @@ driver! {
 }
 
 driver! {
+    /// Driver `throttle`.
+    Throttle {
+        /// The node beneath.
+        file: FileRef,
+        /// The group with the limits.
+        throttle_group: String,
+    }
+}
+
+driver! {
     /// Driver `nbd`. The server is `server`, or in the older words `host` and `port`, or `path`.
     Nbd {
         /// Where the server is.
@@ -337,6 +347,8 @@ pub enum BlockdevSpec {
     NullAio(Null),
     #[serde(rename = "copy-on-read")]
     CopyOnRead(CopyOnRead),
+    #[serde(rename = "throttle")]
+    Throttle(Throttle),
     #[serde(rename = "nbd")]
     Nbd(Box<Nbd>),
     #[serde(rename = "luks")]
@@ -369,6 +381,7 @@ impl BlockdevSpec {
         "qcow2",
         "qed",
         "raw",
+        "throttle",
         "vdi",
         "vhdx",
         "vmdk",
@@ -411,6 +424,7 @@ impl BlockdevSpec {
             Self::Qcow2(spec) => spec.common(),
             Self::NullCo(spec) | Self::NullAio(spec) => spec.common(),
             Self::CopyOnRead(spec) => spec.common(),
+            Self::Throttle(spec) => spec.common(),
             Self::Nbd(spec) => spec.common(),
             Self::Luks(spec) => spec.common(),
             Self::Parallels(spec)

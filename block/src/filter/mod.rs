@@ -2,3 +2,4 @@
 
 pub mod copy_on_read;
 pub mod policy;
+pub mod throttle;

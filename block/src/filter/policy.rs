@@ -8,6 +8,7 @@ use crate::graph::ImageDetails;
 use crate::layer::{Fast, FastOp, Layer, Limits, Preallocation, Status};
 use crate::mem::{Sink, Source};
 use crate::spec::DetectZeroes;
+use crate::throttle::Group;
 
 /// A layer with a rule for discards and zeroes on top. It shows itself as the layer beneath.
 pub struct Policy {
@@ -108,6 +109,11 @@ impl Layer for Policy {
 
     fn describe(&self, details: &mut ImageDetails) {
         self.inner.describe(details);
+    }
+
+    fn throttled(&self) -> Option<(Arc<Group>, Arc<dyn Layer>)> {
+        let (group, inner) = self.inner.throttled()?;
+        Some((group, Self::over(inner, self.discard, self.detect_zeroes, self.read_only)))
     }
 
     fn as_any(&self) -> &dyn Any {

@@ -16,9 +16,11 @@ use crate::lock::Access;
 use crate::nbd::NbdClient;
 use crate::protocol::file::HostFile;
 use crate::spec::{BlockdevSpec, DetectZeroes};
+use crate::throttle::Group;
 
 mod chain;
 mod drive;
+mod groups;
 mod info;
 mod named;
 mod open;
@@ -131,6 +133,7 @@ impl Drop for Attached {
 #[derive(Default)]
 pub struct Graph {
     nodes: Mutex<BTreeMap<String, Arc<Node>>>,
+    groups: Mutex<BTreeMap<String, Arc<Group>>>,
     next: AtomicU64,
     probe_backing: bool,
     secrets: Secrets,
@@ -164,6 +167,10 @@ impl Graph {
 
     fn lock(&self) -> MutexGuard<'_, BTreeMap<String, Arc<Node>>> {
         self.nodes.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn lock_groups(&self) -> MutexGuard<'_, BTreeMap<String, Arc<Group>>> {
+        self.groups.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Makes the node that `spec` asks for, with those inside it, and keeps its name.

@@ -10,6 +10,7 @@ use crate::crypto::Secret;
 use crate::error::{BlockError, ErrorKind};
 use crate::filter::copy_on_read::CopyOnRead;
 use crate::filter::policy::Policy;
+use crate::filter::throttle::Throttle;
 use crate::format::luks::LuksDisk;
 use crate::format::raw::Raw;
 use crate::layer::Layer;
@@ -218,6 +219,12 @@ impl Graph {
             BlockdevSpec::CopyOnRead(spec) => {
                 let file = self.resolve(&spec.file, settings.below(), trail)?;
                 let layer = Arc::new(CopyOnRead::new(file.layer.clone())?);
+                Ok(Parts { layer, filename: file.filename.clone(), children: vec![("file", file)] })
+            }
+            BlockdevSpec::Throttle(spec) => {
+                let group = self.throttle_group(&spec.throttle_group)?;
+                let file = self.resolve(&spec.file, settings.below(), trail)?;
+                let layer = Arc::new(Throttle::new(file.layer.clone(), &group));
                 Ok(Parts { layer, filename: file.filename.clone(), children: vec![("file", file)] })
             }
             BlockdevSpec::Nbd(nbd) => open_nbd(nbd, settings),
