@@ -16,5 +16,7 @@ mod encrypt;
 mod hostile;
 #[path = "img/look.rs"]
 mod look;
+#[path = "img/memory.rs"]
+mod memory;
 #[path = "img/rig.rs"]
 mod rig;

@@ -369,7 +369,7 @@ pub enum BlockdevSpec {
 
 impl BlockdevSpec {
     /// The drivers that can be asked for.
-    pub const DRIVERS: [&'static str; 15] = [
+    pub const DRIVERS: [&'static str; 16] = [
         "copy-on-read",
         "file",
         "host_device",

@@ -9,6 +9,7 @@ use rhea_block::spec::{self as block, BlockdevSpec};
 use rhea_block::thread::{self, ThreadKind};
 use thiserror::Error;
 
+use super::throttle;
 use crate::board::plan::DrivePlan;
 use crate::spec::device::OnError;
 use crate::spec::drive::{
@@ -43,6 +44,15 @@ pub enum DriveError {
     /// Its arguments.
     #[error("-blockdev")]
     Arguments(#[source] serde_json::Error),
+    /// Limits of `-drive` or `-object`.
+    #[error("{what}")]
+    Limits {
+        /// Whose.
+        what: String,
+        /// Why not.
+        #[source]
+        source: BlockError,
+    },
     /// What a `-drive` has no way to do here.
     #[error(transparent)]
     Refused(SpecError),
@@ -128,7 +138,6 @@ fn made_up_name(interface: DriveInterface, media: DriveMedia, index: u32) -> Str
 
 fn open_drive(graph: &Graph, index: u32, drive: &DriveSpec, snapshot: bool) -> Result<DrivePlan, DriveError> {
     let options = &drive.options;
-    refuse(drive)?;
     let cache = cache(options.cache);
     let plan = DrivePlan {
         id: options.id.clone().unwrap_or_else(|| made_up_name(drive.interface, options.media, index)),
@@ -142,6 +151,7 @@ fn open_drive(graph: &Graph, index: u32, drive: &DriveSpec, snapshot: bool) -> R
     };
     let file = match &options.file {
         Some(file) if !file.is_empty() => file.clone(),
+        _ if drive.block.contains_key("file") => String::new(),
         _ if options.media == DriveMedia::Cdrom => return Ok(plan),
         _ => return Err(DriveError::NoFile),
     };
@@ -159,27 +169,17 @@ fn open_drive(graph: &Graph, index: u32, drive: &DriveSpec, snapshot: bool) -> R
         locking: None,
         force_share: options.force_share.unwrap_or(false),
         snapshot: options.snapshot.unwrap_or(snapshot),
+        copy_on_read: options.copy_on_read,
+        block: drive.block.clone(),
     };
     let opened = graph.open_drive(&opening).map_err(|source| DriveError::Drive { file, source })?;
     if let Some(warning) = opened.warning {
         log::warn!("{warning}");
     }
-    Ok(DrivePlan { node: Some(opened.node.name().to_owned()), ..plan })
-}
-
-fn refuse(drive: &DriveSpec) -> Result<(), DriveError> {
-    let options = &drive.options;
-    let blockdev = "use -blockdev and -device virtio-blk-pci";
-    let wrong = [
-        (options.copy_on_read, "-drive: 'copy-on-read=on'"),
-        (options.throttling != Default::default(), "-drive: 'throttling'"),
-        (options.throttling_group.is_some(), "-drive: 'throttling.group'"),
-        (!drive.block.is_empty(), "-drive: options of one format or protocol"),
-    ];
-    match wrong.iter().find(|(wrong, _)| *wrong) {
-        Some((_, what)) => Err(DriveError::Refused(SpecError::refused(what, blockdev))),
-        None => Ok(()),
+    if let Some(group) = throttle::group_of(graph, options, &plan.id)? {
+        opened.node.limit(group);
     }
+    Ok(DrivePlan { node: Some(opened.node.name().to_owned()), ..plan })
 }
 
 fn cache(mode: Option<Cache>) -> CacheMode {

@@ -42,6 +42,7 @@ impl Target for Machine {
             Command::BlockdevRemoveMedium(args) => self.remove_medium(&args.id),
             Command::BlockdevInsertMedium(args) => self.insert_medium(&args),
             Command::BlockdevChangeMedium(args) => self.change_medium(&args),
+            Command::BlockSetIoThrottle(args) => self.limit_disk(&args),
             Command::BlockdevAdd(args) => self.add_node(&args.0),
             Command::BlockdevDel(args) => self.remove_node(&args.node_name),
 

@@ -137,6 +137,13 @@ impl Machine {
             return Err(QmpError::generic(desc));
         }
         self.planner.add_object(object.clone()).map_err(|error| QmpError::from_error(&error))?;
+        if let ObjectSpec::ThrottleGroup(group) = object
+            && let Err(error) = super::throttle::add_group(&self.host.graph, group)
+        {
+            // Just added, and nobody can use it yet.
+            let _ = self.planner.remove_object(&group.id);
+            return Err(QmpError::from_error(&error));
+        }
         if let ObjectSpec::Iothread(thread) = object {
             let started = IoThread::spawn(&thread.thread_name());
             match started {
@@ -153,6 +160,9 @@ impl Machine {
 
     /// `object-del`.
     pub(super) fn remove_object(&mut self, id: &str) -> Answer {
+        if self.host.graph.throttle_group(id).is_ok() {
+            self.host.graph.remove_throttle_group(id).map_err(|error| QmpError::from_error(&error))?;
+        }
         self.planner.remove_object(id).map_err(|error| QmpError::from_error(&error))?;
         self.host.iothreads.remove(id);
         done()

@@ -63,9 +63,12 @@ impl Machine {
         for device in self.devices() {
             device.pause();
         }
+        // What the guest has asked for is done before it stops, and limits could hold it up for hours.
+        self.host.graph.lift_limits(true);
         for device in self.devices() {
             device.drain();
         }
+        self.host.graph.lift_limits(false);
         self.clock.stop();
         Ok(())
     }

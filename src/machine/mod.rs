@@ -20,6 +20,7 @@ mod media;
 mod query;
 mod signals;
 pub mod start;
+mod throttle;
 
 pub use signals::{block as block_signals, wait as wait_for_signal};
 

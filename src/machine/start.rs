@@ -189,6 +189,11 @@ impl Session<'_> {
                 let refused = |source| StartError::Secret { id: secret.id.clone(), source };
                 crate::secret::add(graph.secrets(), secret).map_err(refused)?;
             }
+            if let ObjectSpec::ThrottleGroup(group) = object {
+                let refused =
+                    |source| DriveError::Limits { what: format!("-object throttle-group,id={}", group.id), source };
+                super::throttle::add_group(&graph, group).map_err(refused)?;
+            }
         }
         drives::open_blockdevs(&graph, &spec.blockdevs)?;
         let disks = drives::open_drives(&graph, &spec.drives, spec.snapshot)?;
@@ -244,6 +249,7 @@ impl Session<'_> {
         }
         let ending = machine.run(spec.start_paused);
         drives::bound_waiting(&graph);
+        graph.lift_limits(true);
         // The guest's last writes reach the disk before anyone is told that it is over.
         drop(machine);
         if let Err(error) = graph.close_all() {

@@ -163,6 +163,8 @@ commands! {
     "blockdev-insert-medium" BlockdevInsertMedium(InsertMedium) -> (),
     /// Puts another file into a drive.
     "blockdev-change-medium" BlockdevChangeMedium(ChangeMedium) -> (),
+    /// Limits the rates of a disk.
+    "block_set_io_throttle" BlockSetIoThrottle(BlockSetIoThrottle) -> (),
     /// Puts a node into the graph.
     "blockdev-add" BlockdevAdd(BlockdevAdd) -> (),
     /// Takes a node out of the graph.

@@ -299,6 +299,18 @@ impl ThrottleLimits {
     }
 }
 
+/// `x-iops-total` is the older way to write `limits.iops-total`.
+fn nest_limits(object: &mut Map<String, Value>) {
+    let old: Vec<String> = object.keys().filter(|key| key.starts_with("x-")).cloned().collect();
+    let mut limits = object.remove("limits").unwrap_or_else(|| Value::Object(Map::new()));
+    if let Value::Object(limits) = &mut limits {
+        for key in old {
+            limits.extend(object.remove(&key).map(|value| (key["x-".len()..].to_owned(), value)));
+        }
+    }
+    object.insert("limits".to_owned(), limits);
+}
+
 spec_struct! {
     /// Limits that several disks share.
     pub struct ThrottleGroupSpec as "throttle-group" {
@@ -322,8 +334,11 @@ impl ObjectSpec {
     ///
     /// # Errors
     /// One sentence, in the words of `-object` and `object-add`.
-    pub fn read(object: Map<String, Value>, source: Source) -> Result<Self, SpecError> {
+    pub fn read(mut object: Map<String, Value>, source: Source) -> Result<Self, SpecError> {
         let words = |_: &'static _| Words::Parameters;
+        if object.get("qom-type").is_some_and(|kind| kind == "throttle-group") {
+            nest_limits(&mut object);
+        }
         let spec: Self = read::read_union(object, source, words, Self::variant)?;
         super::check_id(spec.id())?;
         spec.check()?;

@@ -3,7 +3,10 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use super::named::by_name;
+use serde_json::{Map, Value};
+
+mod options;
+
 use super::{Graph, Node};
 use crate::error::{BlockError, ErrorKind};
 use crate::layer::Layer;
@@ -89,6 +92,11 @@ pub struct DriveSpec {
     pub force_share: bool,
     /// Throw-away writes: an overlay in an unlinked temporary file.
     pub snapshot: bool,
+    /// Keep in the image what was read from its backing file.
+    pub copy_on_read: bool,
+    /// Options of the format, and under `file` those of the protocol, as `-blockdev` takes them. They go before what
+    /// the fields here say.
+    pub block: Map<String, Value>,
 }
 
 /// An opened drive.
@@ -105,24 +113,15 @@ impl Graph {
     /// # Errors
     /// As [`Graph::add`], and when the format is none of ours.
     pub fn open_drive(&self, drive: &DriveSpec) -> Result<OpenedDrive, BlockError> {
+        let mut block = drive.block.clone();
         // Beneath a throw-away overlay nothing is written.
         let read_only = drive.read_only || drive.snapshot;
-        let file = spec::File {
-            filename: drive.file.clone(),
-            aio: drive.aio,
-            locking: drive.locking,
-            read_only: Some(read_only),
-            auto_read_only: Some(drive.auto_read_only),
-            force_share: Some(drive.force_share),
-            discard: Some(Discard::Unmap),
-            cache: Some(Cache { direct: Some(drive.direct), no_flush: Some(drive.no_flush) }),
-            ..spec::File::default()
-        };
-        let file = self.add(&by_name(file)?)?;
+        let file = self.add(&options::protocol_of(drive, read_only, block.remove("file"))?)?;
         let below = file.name().to_owned();
         let opened = self
-            .open_format(drive, read_only, &file)
-            .and_then(|opened| if drive.snapshot { self.add_throw_away(drive, opened) } else { Ok(opened) });
+            .open_format(drive, read_only, &file, block)
+            .and_then(|opened| if drive.snapshot { self.add_throw_away(drive, opened) } else { Ok(opened) })
+            .and_then(|opened| if drive.copy_on_read { self.add_copy_on_read(opened) } else { Ok(opened) });
         if opened.is_err() {
             // The names of what was opened on the way; closing what was never written cannot lose anything.
             let _ = self.remove(&below);
@@ -130,10 +129,22 @@ impl Graph {
         opened
     }
 
-    fn open_format(&self, drive: &DriveSpec, read_only: bool, file: &Arc<Node>) -> Result<OpenedDrive, BlockError> {
+    fn open_format(
+        &self,
+        drive: &DriveSpec,
+        read_only: bool,
+        file: &Arc<Node>,
+        mut block: Map<String, Value>,
+    ) -> Result<OpenedDrive, BlockError> {
         let mut warning = None;
-        let format = match drive.format.as_deref() {
-            Some(format) => format.to_owned(),
+        let driver = block.remove("driver").and_then(|driver| driver.as_str().map(str::to_owned));
+        if driver.is_some() && drive.format.is_some() && driver != drive.format {
+            return Err(BlockError::new(ErrorKind::Invalid, "Cannot specify both 'driver' and 'format'"));
+        }
+        let given = drive.format.clone().or(driver);
+        let probed = given.is_none();
+        let format = match given {
+            Some(format) => format,
             None => match probe_layer(file.layer().as_ref())? {
                 Some(found) => found.name().to_owned(),
                 None => {
@@ -144,10 +155,8 @@ impl Graph {
                 }
             },
         };
-        let guard = drive.format.is_none() && !read_only;
-        let name = (!drive.snapshot).then(|| drive.node_name.clone()).flatten();
-        let common = |node_name| spec::Raw {
-            node_name,
+        let raw = spec::Raw {
+            node_name: (!drive.snapshot).then(|| drive.node_name.clone()).flatten(),
             read_only: Some(read_only),
             auto_read_only: Some(drive.auto_read_only),
             force_share: Some(drive.force_share),
@@ -158,39 +167,31 @@ impl Graph {
             ..spec::Raw::default()
         };
         let node = match format.as_str() {
-            "raw" if guard => self.add_guarded(&common(name))?,
-            "raw" => self.add(&BlockdevSpec::Raw(common(name)))?,
-            "qcow2" => {
-                let spec::Raw {
-                    node_name,
-                    read_only,
-                    auto_read_only,
-                    force_share,
-                    discard,
-                    detect_zeroes,
-                    cache,
-                    file,
-                    ..
-                } = common(name);
-                let spec = spec::Qcow2 {
-                    node_name,
-                    read_only,
-                    auto_read_only,
-                    force_share,
-                    discard,
-                    detect_zeroes,
-                    cache,
-                    file,
-                    ..spec::Qcow2::default()
-                };
-                self.add(&BlockdevSpec::Qcow2(Box::new(spec)))?
-            }
+            "raw" if probed && !read_only => self.add_guarded(&options::raw_of(raw, block)?)?,
+            "raw" | "qcow2" | "luks" => self.add(&options::format_of(&format, raw, block)?)?,
             other => {
-                let text = format!("Unknown driver '{other}' for '{}'; raw and qcow2 can be used", drive.file);
+                let text = format!("Unknown driver '{other}' for '{}'; raw, qcow2 and luks can be used", drive.file);
                 return Err(BlockError::new(ErrorKind::Unsupported, text));
             }
         };
         Ok(OpenedDrive { node, warning })
+    }
+
+    /// Puts the filter for `copy-on-read=on` on what `opened` is.
+    fn add_copy_on_read(&self, opened: OpenedDrive) -> Result<OpenedDrive, BlockError> {
+        let spec = spec::CopyOnRead {
+            file: NodeRef::Name(opened.node.name().to_owned()),
+            discard: Some(Discard::Unmap),
+            ..spec::CopyOnRead::default()
+        };
+        match self.add(&BlockdevSpec::CopyOnRead(spec)) {
+            Ok(node) => Ok(OpenedDrive { node, ..opened }),
+            Err(error) => {
+                // It was not written yet.
+                let _ = self.remove(opened.node.name());
+                Err(error)
+            }
+        }
     }
 }
 

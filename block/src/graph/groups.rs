@@ -32,6 +32,11 @@ impl Graph {
         self.lock_groups().get(name).cloned().ok_or_else(missing)
     }
 
+    /// Lets everything through all limits, or keeps them again: see [`Group::lift`].
+    pub fn lift_limits(&self, lifted: bool) {
+        self.lock_groups().values().for_each(|group| group.lift(lifted));
+    }
+
     /// Forgets the group `name`.
     ///
     /// # Errors

@@ -1,11 +1,13 @@
 //! What `query-named-block-nodes` and `query-block` tell of a node.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use serde::Serialize;
 
 use super::{Graph, Node};
 use crate::spec::DetectZeroes;
+use crate::throttle::Group;
 
 /// `BlockdevCacheInfo`.
 #[derive(Debug, Clone, Serialize)]
@@ -71,6 +73,54 @@ pub struct ImageDetails {
     pub dirty_flag: Option<bool>,
 }
 
+/// The part of `BlockDeviceInfo` that tells of limits.
+#[derive(Debug, Clone, Default, Serialize)]
+#[expect(missing_docs, reason = "each is the limit it is named after, 0 or absent where there is none")]
+pub struct ThrottleInfo {
+    pub bps: u64,
+    pub bps_rd: u64,
+    pub bps_wr: u64,
+    pub iops: u64,
+    pub iops_rd: u64,
+    pub iops_wr: u64,
+    #[serde(flatten)]
+    pub bursts: BTreeMap<&'static str, u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub group: Option<String>,
+}
+
+impl From<&Group> for ThrottleInfo {
+    fn from(group: &Group) -> Self {
+        let limits = group.limits();
+        if !limits.any() {
+            return Self::default();
+        }
+        let [bps, bps_rd, bps_wr] = limits.bytes.map(|rate| rate.average);
+        let [iops, iops_rd, iops_wr] = limits.requests.map(|rate| rate.average);
+        let mut bursts = BTreeMap::new();
+        let rates = limits.bytes.iter().chain(&limits.requests);
+        for ((most, length), rate) in BURSTS.iter().zip(rates).filter(|(_, rate)| rate.burst > 0) {
+            bursts.insert(*most, rate.burst);
+            bursts.insert(*length, rate.length.max(1));
+        }
+        if limits.request_size > 0 {
+            bursts.insert("iops_size", limits.request_size);
+        }
+        let group = Some(group.name().to_owned());
+        Self { bps, bps_rd, bps_wr, iops, iops_rd, iops_wr, bursts, group }
+    }
+}
+
+/// Names of burst limits and of their lengths, in the order of the limits.
+const BURSTS: [(&str, &str); 6] = [
+    ("bps_max", "bps_max_length"),
+    ("bps_rd_max", "bps_rd_max_length"),
+    ("bps_wr_max", "bps_wr_max_length"),
+    ("iops_max", "iops_max_length"),
+    ("iops_rd_max", "iops_rd_max_length"),
+    ("iops_wr_max", "iops_wr_max_length"),
+];
+
 /// `BlockDeviceInfo`.
 #[derive(Debug, Clone, Serialize)]
 pub struct NodeInfo {
@@ -96,18 +146,9 @@ pub struct NodeInfo {
     pub encrypted: bool,
     /// What happens to zeroes.
     pub detect_zeroes: DetectZeroes,
-    /// Throttling: none on the node itself.
-    pub bps: u64,
-    /// As `bps`, reads.
-    pub bps_rd: u64,
-    /// As `bps`, writes.
-    pub bps_wr: u64,
-    /// Throttling in requests: none on the node itself.
-    pub iops: u64,
-    /// As `iops`, reads.
-    pub iops_rd: u64,
-    /// As `iops`, writes.
-    pub iops_wr: u64,
+    /// The limits of the disk on it.
+    #[serde(flatten)]
+    pub throttling: ThrottleInfo,
     /// The image.
     pub image: ImageDetails,
     /// How the host caches.
@@ -137,12 +178,7 @@ impl Node {
             active: true,
             encrypted: image.encrypted == Some(true),
             detect_zeroes: self.detect_zeroes,
-            bps: 0,
-            bps_rd: 0,
-            bps_wr: 0,
-            iops: 0,
-            iops_rd: 0,
-            iops_wr: 0,
+            throttling: ThrottleInfo::default(),
             image,
             cache: CacheInfo { writeback, direct: self.direct, no_flush: self.no_flush },
             write_threshold: 0,

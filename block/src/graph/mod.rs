@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use crate::crypto::Secrets;
 use crate::disk::Disk;
@@ -27,7 +27,7 @@ mod open;
 mod throw_away;
 
 pub use drive::{CacheMode, DriveSpec, OpenedDrive};
-pub use info::{CacheInfo, ChildInfo, ImageDetails, NodeInfo};
+pub use info::{CacheInfo, ChildInfo, ImageDetails, NodeInfo, ThrottleInfo};
 pub use named::by_name;
 pub use open::Inherited;
 
@@ -47,6 +47,8 @@ pub struct Node {
     key_secret: Option<String>,
     /// A front end writes to it.
     attached: AtomicBool,
+    /// What limits the front end, where `-drive` asked for limits.
+    limits: OnceLock<Arc<Group>>,
 }
 
 impl Node {
@@ -78,6 +80,12 @@ impl Node {
     #[must_use]
     pub fn children(&self) -> &[(&'static str, Arc<Node>)] {
         &self.children
+    }
+
+    /// Has the front end that gets this node kept to the limits of `group`.
+    pub fn limit(&self, group: Arc<Group>) {
+        // A drive has one group, given once.
+        let _ = self.limits.set(group);
     }
 
     /// The node beneath in the role `role`.
@@ -242,6 +250,7 @@ impl Graph {
             return Err(BlockError::new(ErrorKind::Invalid, format!("node '{name}' is used by another device")));
         }
         let disk = Disk::new(node.layer.clone(), write_cache);
+        disk.set_throttle(node.limits.get());
         Ok(Attached { node, disk })
     }
 

@@ -2,8 +2,8 @@
 
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
+use std::sync::{Arc, OnceLock};
 
 use super::{Graph, Node};
 use crate::crypto::Secret;
@@ -200,6 +200,7 @@ impl Graph {
             no_flush: settings.no_flush,
             key_secret: settings.key_secret.clone(),
             attached: AtomicBool::new(false),
+            limits: OnceLock::new(),
         })
     }
 

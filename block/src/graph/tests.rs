@@ -214,3 +214,110 @@ fn chain_of_150_images_is_opened_and_read_by_a_worker() {
     });
     assert_eq!(read.unwrap().join().unwrap(), [vec![7; 512], vec![1; 512]].concat());
 }
+
+fn object(json: &serde_json::Value) -> serde_json::Map<String, serde_json::Value> {
+    json.as_object().unwrap().clone()
+}
+
+#[test]
+fn drive_takes_the_options_of_its_format_and_protocol() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("a.qcow2");
+    qcow2_file(&path, None);
+    let block = object(&serde_json::json!({
+        "driver": "qcow2", "l2-cache-size": "1M", "lazy-refcounts": "on", "cache": {"no-flush": "on"},
+        "file": {"locking": "off", "node-name": "below"},
+    }));
+    let graph = Graph::new();
+    let opened = graph.open_drive(&DriveSpec { block, ..drive(&path) }).unwrap();
+    let info = serde_json::to_value(opened.node.info(true)).unwrap();
+    assert_eq!(info["cache"], serde_json::json!({"writeback": true, "direct": false, "no-flush": true}));
+    assert!(graph.get("below").is_some());
+    // Without locks another may write at the same time.
+    Graph::new().open_drive(&drive(&path)).unwrap();
+
+    let block = object(&serde_json::json!({"file": {"driver": "null-co", "size": "4096"}}));
+    let null = graph.open_drive(&DriveSpec { block, format: Some("raw".into()), ..DriveSpec::default() }).unwrap();
+    assert_eq!(null.node.layer().size(), 4096);
+}
+
+#[test]
+fn options_that_the_format_does_not_know_are_refused_and_leave_no_nodes() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("a.img");
+    raw_file(&path, 0);
+    for block in [serde_json::json!({"l2-cache-size": "1M"}), serde_json::json!({"file": {"colour": "red"}})] {
+        let graph = Graph::new();
+        let drive = DriveSpec { block: object(&block), format: Some("raw".into()), ..drive(&path) };
+        let error = graph.open_drive(&drive).err().unwrap();
+        assert!(chain_text(&error).contains("unknown field"), "{}", chain_text(&error));
+        assert!(graph.nodes().is_empty());
+    }
+}
+
+#[test]
+fn limits_of_a_drive_hold_for_who_gets_it() {
+    let graph = Graph::new();
+    graph.add(&spec(&serde_json::json!({"driver":"null-co","node-name":"n","size":4096}))).unwrap();
+    let rate = crate::throttle::Rate { average: 100, burst: 200, length: 3 };
+    let none = crate::throttle::Rate::default();
+    let limits = crate::throttle::Limits { requests: [rate, none, none], ..Default::default() };
+    let group = graph.add_throttle_group("g", limits).unwrap();
+    graph.get("n").unwrap().limit(group.clone());
+
+    let attached = graph.attach("n", true).unwrap();
+
+    let of_disk = attached.disk().throttle().unwrap();
+    let told = serde_json::to_value(ThrottleInfo::from(&*of_disk)).unwrap();
+    assert_eq!((&told["iops"], &told["iops_max"]), (&100.into(), &200.into()));
+    assert_eq!((&told["iops_max_length"], &told["group"]), (&3.into(), &"g".into()));
+    assert!(graph.remove_throttle_group("g").is_err(), "it is in use");
+}
+
+#[test]
+fn node_under_limits_names_its_group() {
+    let graph = Graph::new();
+    let below = serde_json::json!({"driver": "null-co", "size": 4096});
+    let node = serde_json::json!({"driver":"throttle","node-name":"t","throttle-group":"g","file":below});
+    assert!(graph.add(&spec(&node)).is_err());
+    let limits = crate::throttle::Limits::default();
+    graph.add_throttle_group("g", limits).unwrap();
+    assert!(graph.add_throttle_group("g", limits).is_err());
+    graph.add(&spec(&node)).unwrap();
+    assert!(graph.remove_throttle_group("g").is_err());
+    graph.remove("t").unwrap();
+    graph.remove_throttle_group("g").unwrap();
+}
+
+#[test]
+fn copy_on_read_keeps_what_many_threads_read_and_write_at_once() {
+    let folder = tempfile::tempdir().unwrap();
+    raw_file(&folder.path().join("base.img"), 7);
+    let path = folder.path().join("top.qcow2");
+    qcow2_file(&path, Some(("base.img", Some("raw"))));
+    let graph = Graph::new();
+    let opened = graph.open_drive(&DriveSpec { copy_on_read: true, ..drive(&path) }).unwrap();
+    let layer = opened.node.layer();
+    assert_eq!(layer.driver(), "copy-on-read");
+    std::thread::scope(|scope| {
+        for n in 0..8u64 {
+            scope.spawn(move || {
+                for round in 0..64u64 {
+                    let at = (round * 37 + n * 5) % 255 * 4096;
+                    if n % 2 == 0 {
+                        write_all(layer.as_ref(), &[1; 512], at).unwrap();
+                    }
+                    let read = read_vec(layer.as_ref(), at, 4096).unwrap();
+                    assert!(read.iter().enumerate().all(|(n, b)| *b == 7 || (n < 512 && *b == 1)));
+                }
+            });
+        }
+    });
+    read_vec(layer.as_ref(), 0, 1 << 20).unwrap();
+    graph.close_all().unwrap();
+    let format = opened.node.child("file").unwrap();
+    let status = format.layer().status(0, 1 << 20).unwrap();
+    assert!(status.allocated, "it is in the overlay: {status:?}");
+    let check = crate::format::qcow2::check(format.child("file").unwrap().layer()).unwrap();
+    assert_eq!((check.corruptions, check.leaks), (0, 0), "{:?}", check.messages);
+}

@@ -35,6 +35,8 @@ struct Inner {
     lines: [VecDeque<u64>; 2],
     members: BTreeMap<u64, Weak<Member>>,
     next: u64,
+    /// Everything goes, for the time being.
+    lifted: bool,
 }
 
 /// Limits, and those who share them.
@@ -53,7 +55,8 @@ impl Group {
 
     pub(super) fn with_clock(name: impl Into<String>, limits: Limits, clock: Box<dyn Clock>) -> Arc<Self> {
         let buckets = Buckets::new(clock.now());
-        let inner = Inner { limits, buckets, lines: Default::default(), members: BTreeMap::new(), next: 0 };
+        let inner =
+            Inner { limits, buckets, lines: Default::default(), members: BTreeMap::new(), next: 0, lifted: false };
         Arc::new(Self { name: name.into(), clock, inner: Mutex::new(inner) })
     }
 
@@ -78,6 +81,19 @@ impl Group {
         let mut inner = self.lock();
         inner.limits = limits;
         inner.buckets = Buckets::new(self.clock.now());
+        Self::wake_all(inner);
+    }
+
+    /// Lets everything through that waits or comes, until it is called with false: for a machine that comes to rest.
+    pub fn lift(&self, lifted: bool) {
+        let mut inner = self.lock();
+        inner.lifted = lifted;
+        if lifted {
+            Self::wake_all(inner);
+        }
+    }
+
+    fn wake_all(inner: MutexGuard<'_, Inner>) {
         let all: Vec<Arc<Member>> = inner.members.values().filter_map(Weak::upgrade).collect();
         drop(inner);
         all.iter().for_each(|member| member.wake());
@@ -123,6 +139,10 @@ impl Member {
         let mut inner = self.group.lock();
         let inner_ref = &mut *inner;
         let line = &mut inner_ref.lines[direction as usize];
+        if inner_ref.lifted {
+            line.retain(|id| *id != self.id);
+            return true;
+        }
         let turn = line.front().is_none_or(|first| *first == self.id);
         if !turn {
             if !line.contains(&self.id) {

@@ -167,6 +167,19 @@ fn lifted_limits_wake_who_waits() {
 }
 
 #[test]
+fn machine_that_comes_to_rest_waits_for_no_limit() {
+    let clock = Manual::default();
+    let group = clock.group(requests(rate(1)));
+    let mut disk = greedy(&group);
+    disk.take(Direction::Read, 512);
+    group.lift(true);
+    assert!(disk.woken.load(Ordering::SeqCst) > 0);
+    assert!((0..1000).all(|_| disk.member.ask(Direction::Read, 512)));
+    group.lift(false);
+    assert!(!disk.member.ask(Direction::Read, 512));
+}
+
+#[test]
 fn limits_that_contradict_each_other_are_refused() {
     let no = Rate::default();
     let wrong = [

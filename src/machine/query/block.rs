@@ -1,6 +1,6 @@
 //! Disks, nodes and counters.
 
-use rhea_block::graph::{Node, NodeInfo};
+use rhea_block::graph::{Node, NodeInfo, ThrottleInfo};
 use rhea_block::layer::Preallocation;
 use rhea_block::spec::BlockdevSpec;
 use rhea_devices::block_stats::{BlockStats as Counters, Counted};
@@ -19,7 +19,11 @@ impl Machine {
     /// `query-block`: one entry a disk.
     pub(in crate::machine) fn disks(&self) -> Answer {
         let describe = |disk: &Disk| {
-            let inserted = self.host.graph.get(&disk.node).map(|node| node.info(disk.write_cache));
+            let mut inserted = self.host.graph.get(&disk.node).map(|node| node.info(disk.write_cache));
+            let group = self.host.disk(&disk.id).attached.and_then(|attached| attached.disk().throttle());
+            if let (Some(inserted), Some(group)) = (&mut inserted, group) {
+                inserted.throttling = ThrottleInfo::from(&*group);
+            }
             let tray = self.tray(disk);
             let mut described = json!({
                 "device": disk.drive,

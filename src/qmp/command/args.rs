@@ -224,6 +224,59 @@ qapi_struct! {
     }
 }
 
+/// `block_set_io_throttle`: boxed, because it is much larger than other arguments.
+pub type BlockSetIoThrottle = Box<IoThrottle>;
+
+qapi_struct! {
+    /// `block_set_io_throttle`: one of the two names; 0 is no limit.
+    pub struct IoThrottle {
+        /// The `id=` of a `-drive`.
+        pub device: Option<String>,
+        /// The device.
+        pub id: Option<String>,
+        /// In bytes a second.
+        pub bps: i64 = "bps",
+        /// In bytes a second read.
+        pub bps_rd: i64 = "bps_rd",
+        /// In bytes a second written.
+        pub bps_wr: i64 = "bps_wr",
+        /// In requests a second.
+        pub iops: i64 = "iops",
+        /// In reads a second.
+        pub iops_rd: i64 = "iops_rd",
+        /// In writes a second.
+        pub iops_wr: i64 = "iops_wr",
+        /// In bytes a second, during a burst.
+        pub bps_max: Option<i64> = "bps_max",
+        /// In bytes a second read, during a burst.
+        pub bps_rd_max: Option<i64> = "bps_rd_max",
+        /// In bytes a second written, during a burst.
+        pub bps_wr_max: Option<i64> = "bps_wr_max",
+        /// In requests a second, during a burst.
+        pub iops_max: Option<i64> = "iops_max",
+        /// In reads a second, during a burst.
+        pub iops_rd_max: Option<i64> = "iops_rd_max",
+        /// In writes a second, during a burst.
+        pub iops_wr_max: Option<i64> = "iops_wr_max",
+        /// Seconds of a burst of bytes.
+        pub bps_max_length: Option<i64> = "bps_max_length",
+        /// Seconds of a burst of bytes read.
+        pub bps_rd_max_length: Option<i64> = "bps_rd_max_length",
+        /// Seconds of a burst of bytes written.
+        pub bps_wr_max_length: Option<i64> = "bps_wr_max_length",
+        /// Seconds of a burst of requests.
+        pub iops_max_length: Option<i64> = "iops_max_length",
+        /// Seconds of a burst of reads.
+        pub iops_rd_max_length: Option<i64> = "iops_rd_max_length",
+        /// Seconds of a burst of writes.
+        pub iops_wr_max_length: Option<i64> = "iops_wr_max_length",
+        /// Bytes that count as one request.
+        pub iops_size: Option<i64> = "iops_size",
+        /// The group; that of the disk without, or a new one.
+        pub group: Option<String>,
+    }
+}
+
 qapi_struct! {
     /// `blockdev-del`.
     pub struct NodeName {

@@ -129,6 +129,34 @@ qapi_struct! {
         pub iops_rd: i64 = "iops_rd",
         /// The same for writes.
         pub iops_wr: i64 = "iops_wr",
+        /// Limit in bytes a second, during a burst.
+        pub bps_max: Option<i64> = "bps_max",
+        /// Seconds that it may last.
+        pub bps_max_length: Option<i64> = "bps_max_length",
+        /// Limit in bytes a second read, during a burst.
+        pub bps_rd_max: Option<i64> = "bps_rd_max",
+        /// Seconds that it may last.
+        pub bps_rd_max_length: Option<i64> = "bps_rd_max_length",
+        /// Limit in bytes a second written, during a burst.
+        pub bps_wr_max: Option<i64> = "bps_wr_max",
+        /// Seconds that it may last.
+        pub bps_wr_max_length: Option<i64> = "bps_wr_max_length",
+        /// Limit in requests a second, during a burst.
+        pub iops_max: Option<i64> = "iops_max",
+        /// Seconds that it may last.
+        pub iops_max_length: Option<i64> = "iops_max_length",
+        /// Limit in reads a second, during a burst.
+        pub iops_rd_max: Option<i64> = "iops_rd_max",
+        /// Seconds that it may last.
+        pub iops_rd_max_length: Option<i64> = "iops_rd_max_length",
+        /// Limit in writes a second, during a burst.
+        pub iops_wr_max: Option<i64> = "iops_wr_max",
+        /// Seconds that it may last.
+        pub iops_wr_max_length: Option<i64> = "iops_wr_max_length",
+        /// Bytes that count as one request.
+        pub iops_size: Option<i64> = "iops_size",
+        /// The throttle group.
+        pub group: Option<String>,
         /// The image.
         pub image: ImageInfo,
         /// How it uses the host's cache.

@@ -1,0 +1,89 @@
+//! Options of a format or protocol in `-drive`: put over what the drive's own options say, and read as in `-blockdev`.
+
+use serde_json::{Map, Value};
+
+use super::DriveSpec;
+use crate::error::{BlockError, ErrorKind};
+use crate::graph::named::by_name;
+use crate::spec::{self, BlockdevSpec, Cache, Discard};
+
+type Object = Map<String, Value>;
+
+/// The node beneath the format: what the file's name means with `options`, or what these say alone.
+pub(super) fn protocol_of(
+    drive: &DriveSpec,
+    read_only: bool,
+    options: Option<Value>,
+) -> Result<BlockdevSpec, BlockError> {
+    let file = spec::File {
+        filename: drive.file.clone(),
+        aio: drive.aio,
+        locking: drive.locking,
+        read_only: Some(read_only),
+        auto_read_only: Some(drive.auto_read_only),
+        force_share: Some(drive.force_share),
+        discard: Some(Discard::Unmap),
+        cache: Some(Cache { direct: Some(drive.direct), no_flush: Some(drive.no_flush) }),
+        ..spec::File::default()
+    };
+    let options = match options {
+        None => return by_name(file),
+        Some(Value::Object(options)) => options,
+        Some(_) => {
+            let text = "the name of a node in 'file' is not taken here: use -blockdev";
+            return Err(BlockError::new(ErrorKind::Unsupported, text));
+        }
+    };
+    let in_files = matches!(options.get("driver").and_then(Value::as_str), None | Some("file" | "host_device"));
+    let base = if !drive.file.is_empty() {
+        to_object(&by_name(file)?)?
+    } else {
+        // What files have and others do not stays away from those.
+        let file = if in_files { file } else { spec::File { aio: None, locking: None, ..file } };
+        let mut base = to_object(&BlockdevSpec::File(file))?;
+        base.remove("filename");
+        base
+    };
+    from_object(merged(base, options))
+}
+
+/// A raw node as `raw` says, with `options` put over it.
+pub(super) fn raw_of(raw: spec::Raw, options: Object) -> Result<spec::Raw, BlockError> {
+    match format_of("raw", raw, options)? {
+        BlockdevSpec::Raw(raw) => Ok(raw),
+        _ => Err(BlockError::new(ErrorKind::Invalid, "the options are not those of a raw image")),
+    }
+}
+
+/// A node of `format` as `common` says, with `options` put over it.
+pub(super) fn format_of(format: &str, common: spec::Raw, options: Object) -> Result<BlockdevSpec, BlockError> {
+    let mut base = to_object(&BlockdevSpec::Raw(common))?;
+    base.insert("driver".to_owned(), format.into());
+    from_object(merged(base, options))
+}
+
+fn to_object(spec: &BlockdevSpec) -> Result<Object, BlockError> {
+    match serde_json::to_value(spec) {
+        Ok(Value::Object(object)) => Ok(object),
+        _ => Err(BlockError::new(ErrorKind::Invalid, "the drive's options cannot be put together")),
+    }
+}
+
+fn from_object(object: Object) -> Result<BlockdevSpec, BlockError> {
+    let driver = object.get("driver").and_then(Value::as_str).unwrap_or_default().to_owned();
+    serde_json::from_value(Value::Object(object)).map_err(|error| {
+        BlockError::new(ErrorKind::Invalid, format!("the options of driver '{driver}' make no sense: {error}"))
+    })
+}
+
+/// `base` with what `over` says put over it, objects inside put together likewise.
+fn merged(mut base: Object, over: Object) -> Object {
+    for (key, value) in over {
+        let value = match (base.remove(&key), value) {
+            (Some(Value::Object(below)), Value::Object(above)) => Value::Object(merged(below, above)),
+            (_, value) => value,
+        };
+        base.insert(key, value);
+    }
+    base
+}
