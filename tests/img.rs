@@ -2,6 +2,8 @@
 //!
 //! Needs `qemu-img` and `qemu-io` (Debian: qemu-utils); a test that cannot run them fails and says so.
 
+#[path = "img/amend.rs"]
+mod amend;
 #[path = "img/bench.rs"]
 mod bench;
 #[path = "img/bitmap.rs"]

@@ -1,0 +1,118 @@
+//! `amend`, and reading what an image was at a snapshot.
+
+use crate::rig::Rig;
+
+/// Images with zero clusters, snapshots of them, over a backing file and without.
+fn images(rig: &Rig) {
+    rig.write("base.raw", 2 << 20, &[(0, 2 << 20, 7)]);
+    for (name, base) in [("plain.qcow2", ""), ("over.qcow2", "-b base.raw -F raw")] {
+        rig.qemu(&format!("create -q -f qcow2 -o cluster_size=4k {base} {name} 2M"));
+        rig.io(name, &["write -P 1 0 300k", "write -z 100k 64k", "write -z -u 200k 40k", "write -z 1M 100k"]);
+        rig.qemu(&format!("snapshot -c first {name}"));
+        rig.io(name, &["write -P 2 50k 100k", "write -z 1100k 50k", "write -P 3 1500k 64k"]);
+        rig.qemu(&format!("snapshot -c second {name}"));
+        rig.io(name, &["write -z 0 20k", "write -P 4 1900k 8k"]);
+    }
+}
+
+/// The disk and its snapshots, as raw images.
+fn all_states(rig: &Rig, name: &str, mark: &str) {
+    rig.qemu(&format!("convert -O raw {name} {mark}.now"));
+    for snapshot in ["first", "second"] {
+        rig.qemu(&format!("convert -l {snapshot} -O raw {name} {mark}.{snapshot}"));
+    }
+}
+
+fn states_are(rig: &Rig, mark: &str, other: &str) {
+    for state in ["now", "first", "second"] {
+        rig.alike(&format!("{mark}.{state}"), &format!("{other}.{state}"));
+    }
+}
+
+#[test]
+fn version_and_widths_change_and_the_content_stays() {
+    let rig = Rig::empty();
+    images(&rig);
+    for name in ["plain.qcow2", "over.qcow2"] {
+        all_states(&rig, name, "before");
+        for options in
+            ["compat=0.10", "compat=1.1", "refcount_bits=64", "refcount_bits=2", "refcount_bits=16,compat=0.10"]
+        {
+            rig.works(&format!("amend -f qcow2 -o {options} {name}"));
+            rig.sound(name);
+            all_states(&rig, name, "after");
+            states_are(&rig, "before", "after");
+        }
+        rig.works(&format!("amend -o compat=v3,lazy_refcounts=on,refcount_bits=8 {name}"));
+        rig.same(&format!("info {name}"));
+        rig.sound(name);
+    }
+}
+
+#[test]
+fn what_cannot_be_amended_is_refused_alike() {
+    let rig = Rig::empty();
+    rig.qemu("create -q -f qcow2 plain.qcow2 1M");
+    rig.io("plain.qcow2", &["write 0 64k"]);
+    for n in 0..3 {
+        rig.qemu(&format!("snapshot -c s{n} plain.qcow2"));
+    }
+    rig.qemu("create -q -f qcow2 -o compat=0.10 old.qcow2 1M");
+    rig.qemu("create -q -f qcow2 -o data_file=data.raw apart.qcow2 1M");
+    rig.write("a.raw", 4096, &[(4096, 0, 0)]);
+    for words in [
+        "-o refcount_bits=3 plain.qcow2",
+        "-o refcount_bits=128 plain.qcow2",
+        "-o compat=0.9 plain.qcow2",
+        "-o cluster_size=4k plain.qcow2",
+        "-o foo=bar plain.qcow2",
+        "-o backing_file=x plain.qcow2",
+        "-o data_file=x plain.qcow2",
+        "-o data_file_raw=on plain.qcow2",
+        "-o data_file_raw=on apart.qcow2",
+        "-o lazy_refcounts=on old.qcow2",
+        "-o refcount_bits=1 old.qcow2",
+        "-o refcount_bits=8,compat=0.10 plain.qcow2",
+        "-o compat=0.10 apart.qcow2",
+        "-o encrypt.state=active plain.qcow2",
+        "-f raw -o size=8k a.raw",
+    ] {
+        rig.same(&format!("amend {words}"));
+    }
+    // The cluster in question is the first that is found, and images are laid out in different ways.
+    let ran = rig.ours("amend -o refcount_bits=1 plain.qcow2");
+    assert!(ran.code == Some(1) && ran.err.contains("Cannot decrease refcount entry width to 1 bits"), "{ran:?}");
+    rig.sound("plain.qcow2");
+}
+
+#[test]
+fn data_file_gets_another_name_and_is_no_longer_raw() {
+    let rig = Rig::empty();
+    rig.qemu("create -q -f qcow2 -o data_file=data.raw,data_file_raw=on apart.qcow2 1M");
+    rig.io("apart.qcow2", &["write -P 5 0 100k"]);
+    rig.qemu("convert -O raw apart.qcow2 before.raw");
+    std::fs::rename(rig.path("data.raw"), rig.path("moved.raw")).unwrap();
+    rig.works("amend --image-opts driver=qcow2,file.filename=apart.qcow2,data-file.driver=file,data-file.filename=moved.raw -o data_file=moved.raw,data_file_raw=off");
+    rig.same("info apart.qcow2");
+    rig.sound("apart.qcow2");
+    rig.alike("apart.qcow2", "before.raw");
+}
+
+#[test]
+fn images_are_read_as_they_were_at_a_snapshot() {
+    let rig = Rig::empty();
+    images(&rig);
+    for name in ["plain.qcow2", "over.qcow2"] {
+        for which in
+            ["first", "second", "1", "snapshot.id=2", "snapshot.name=first", "snapshot.id=1,snapshot.name=first"]
+        {
+            rig.works(&format!("convert -l {which} -O raw {name} ours.raw"));
+            rig.qemu(&format!("convert -l {which} -O raw {name} real.raw"));
+            rig.alike("ours.raw", "real.raw");
+            rig.same(&format!("measure -l {which} -O qcow2 {name}"));
+        }
+        for which in ["third", "snapshot.id=3", "snapshot.id=1,snapshot.name=second", "snapshot.foo=1"] {
+            rig.same(&format!("convert -l {which} -O raw {name} x.raw"));
+        }
+    }
+}
