@@ -58,14 +58,14 @@ pub(super) fn run(parsed: &Parsed) -> Result<(), ImgError> {
         return Err(ImgError::Said(format!("Format driver '{driver}' does not support option amendment")));
     };
     check_known(Format::Qcow2, &options)?;
+    if qcow2.encryption().is_none() && options.iter().any(|(key, _)| key.starts_with("encrypt.")) {
+        return Err(ImgError::Said("Can't amend encryption options - encryption not present".to_owned()));
+    }
     let slots = slot_change(&options, "encrypt.", parsed.has("force"), &parsed.secrets)?;
     // All are looked at before the first is changed.
     let asked = Amendment::read(&options)?;
     let progress = Progress::new(parsed.has("p") && !parsed.has("q"));
     if let Some(change) = slots {
-        if qcow2.encryption().is_none() {
-            return Err(ImgError::Said("QCOW2 image is not encrypted, can't amend".to_owned()));
-        }
         qcow2.change_slots(&password(parsed, &image)?, &change).map_err(|e| told(&e))?;
     }
     let size = asked.size.filter(|bytes| *bytes != image.layer().size());

@@ -80,6 +80,9 @@ impl super::Qcow2 {
     /// When the directory cannot be read.
     pub fn bitmaps(&self) -> Result<Vec<BitmapEntry>, BlockError> {
         let alloc = super::lock(&self.alloc);
+        if let Some(tracked) = super::lock(&self.tracked).as_ref() {
+            return Ok(tracked.live.iter().map(|live| live.entry.clone()).collect());
+        }
         Ok(directory(self.file.as_ref(), &alloc.header)?.map_or_else(Vec::new, |(_, _, entries)| entries))
     }
 }

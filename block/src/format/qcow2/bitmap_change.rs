@@ -1,14 +1,16 @@
 //! Changing persistent bitmaps: the tool's `bitmap` verb.
 //!
-//! Every change writes new tables and a new directory beside the old ones, then points the header there, then frees the
-//! old ones: a kill leaks clusters at most. The autoclear bit says that the bitmaps fit the data; where it is not set
-//! before a change, what the directory holds means nothing, and the change begins with no bitmaps.
+//! Changes are made in memory (`bitmap_live.rs`) and stored when the image is closed: new tables and a new directory
+//! beside the old ones, then the header points there, then the old ones are freed. A kill leaks clusters at most, and
+//! leaves bitmaps that say that they were in use.
+
+use std::sync::atomic::Ordering;
 
 use super::bitmap::{BitmapEntry, directory};
+use super::bitmap_live::Live;
 use super::entry::OFFSET;
 use super::header::{AUTOCLEAR_BITMAPS, EXT_BITMAPS, Extension, corrupt};
 use super::open::read_words;
-use super::refcount::Freed;
 use super::{Alloc, Qcow2, lock};
 use crate::error::{BlockError, ErrorKind};
 use crate::layer::{Layer, read_vec};
@@ -49,19 +51,38 @@ pub struct Bits {
 }
 
 impl Bits {
+    /// Sets the bits of the bytes `start..end` of the disk.
+    pub(super) fn set(&mut self, start: u64, end: u64) {
+        let mut at = start >> self.granularity_bits;
+        while at << self.granularity_bits < end {
+            if let Some(byte) = self.bytes.get_mut((at / 8) as usize) {
+                *byte |= 1 << (at % 8);
+            }
+            at += 1;
+        }
+    }
+
+    /// Makes it one for a disk of `size` bytes, new bits clear; false if it was.
+    pub(super) fn fit(&mut self, size: u64) -> bool {
+        let bits = size.div_ceil(1 << self.granularity_bits);
+        let bytes = bits.div_ceil(8) as usize;
+        if self.bytes.len() == bytes {
+            return false;
+        }
+        self.bytes.resize(bytes, 0);
+        // What a smaller disk no longer has must not come back when it grows.
+        if let (Some(last), rest @ 1..) = (self.bytes.last_mut(), bits % 8) {
+            *last &= (1 << rest) - 1;
+        }
+        true
+    }
+
     /// Sets what is set in `other` for a disk of `size` bytes.
-    fn merge(&mut self, other: &Self, size: u64) {
+    pub(super) fn merge(&mut self, other: &Self, size: u64) {
         for (n, byte) in other.bytes.iter().enumerate().filter(|(_, byte)| **byte != 0) {
             for bit in (0..8).filter(|bit| byte & (1 << bit) != 0) {
                 let start = (n as u64 * 8 + bit) << other.granularity_bits;
-                let end = (start + (1 << other.granularity_bits)).min(size);
-                let mut at = start >> self.granularity_bits;
-                while at << self.granularity_bits < end {
-                    if let Some(byte) = self.bytes.get_mut((at / 8) as usize) {
-                        *byte |= 1 << (at % 8);
-                    }
-                    at += 1;
-                }
+                self.set(start, (start + (1 << other.granularity_bits)).min(size));
             }
         }
     }
@@ -78,15 +99,19 @@ impl Qcow2 {
     /// When there is none, it was not stored after its last use, or it cannot be read.
     pub fn bitmap_bits(&self, name: &str) -> Result<Bits, BlockError> {
         let alloc = lock(&self.alloc);
+        if let Some(tracked) = lock(&self.tracked).as_ref() {
+            let live = tracked.live.iter().find(|live| live.entry.name == name).ok_or_else(|| not_found(name))?;
+            return live.bits.clone().ok_or_else(|| inconsistent(name));
+        }
         let entries = directory(self.file.as_ref(), &alloc.header)?.map_or_else(Vec::new, |(_, _, entries)| entries);
         let entry = entries.iter().find(|entry| entry.name == name).ok_or_else(|| not_found(name))?;
         if entry.in_use || alloc.header.autoclear & AUTOCLEAR_BITMAPS == 0 {
-            return Err(invalid(format!("Bitmap '{name}' is inconsistent and cannot be used")));
+            return Err(inconsistent(name));
         }
         self.load_bits(entry)
     }
 
-    /// Does `change` to the bitmap `name`.
+    /// Does `change` to the bitmap `name`; the file has it when the image is closed.
     ///
     /// # Errors
     /// When the name is taken, unknown or too long, the image cannot have bitmaps, or metadata cannot be written.
@@ -95,66 +120,49 @@ impl Qcow2 {
         if self.geometry.version < 3 {
             return Err(invalid("Cannot store dirty bitmaps in qcow2 v2 files"));
         }
-        let sound = self.check_change(name, change)?;
-        self.exclusively(|alloc| self.rewrite_bitmaps(alloc, sound, name, change))
-    }
-
-    /// Refuses what cannot be done before anything is touched: the first write to an image says that its bitmaps may
-    /// be old. Gives whether the bitmaps fit the data now.
-    fn check_change(&self, name: &str, change: &BitmapChange) -> Result<bool, BlockError> {
-        let alloc = lock(&self.alloc);
-        let sound = alloc.header.autoclear & AUTOCLEAR_BITMAPS != 0;
-        let old = directory(self.file.as_ref(), &alloc.header)?.filter(|_| sound);
-        let known = old.is_some_and(|(_, _, entries)| entries.iter().any(|entry| entry.name == name));
-        match (change, known) {
-            (BitmapChange::Add(_), true) => Err(invalid(format!("Bitmap already exists: {name}"))),
-            (BitmapChange::Add(_), false) => Ok(sound),
-            (_, false) => Err(not_found(name)),
-            (_, true) => Ok(sound),
-        }
-    }
-
-    fn rewrite_bitmaps(
-        &self,
-        alloc: &mut Alloc,
-        sound: bool,
-        name: &str,
-        change: &BitmapChange,
-    ) -> Result<(), BlockError> {
-        let file = self.file.as_ref();
-        let old = directory(file, &alloc.header)?.filter(|_| sound);
-        let (old_place, mut entries) = old.map_or(((0, 0), Vec::new()), |(at, len, entries)| ((at, len), entries));
-        let mut freed = Vec::new();
-        if old_place.1 > 0 {
-            freed.push(old_place);
-        }
-        let position = entries.iter().position(|entry| entry.name == name);
+        self.check_change(name, change)?;
+        self.touch()?;
+        let mut tracked = lock(&self.tracked);
+        let tracked = tracked.get_or_insert_default();
+        let position = tracked.live.iter().position(|live| live.entry.name == name);
         match (change, position) {
-            (BitmapChange::Add(granularity), _) => entries.push(self.new_bitmap(alloc, name, *granularity)?),
+            (BitmapChange::Add(granularity), _) => tracked.live.push(self.new_bitmap(name, *granularity)?),
             (_, None) => return Err(not_found(name)),
-            (BitmapChange::Remove, Some(n)) => freed.extend(self.places_of(&entries.remove(n))?),
-            (BitmapChange::Enable, Some(n)) => entries[n].auto = true,
-            (BitmapChange::Disable, Some(n)) => entries[n].auto = false,
+            (BitmapChange::Remove, Some(n)) => {
+                let gone = tracked.live.remove(n);
+                tracked.freed.extend(self.places_of(&gone.entry)?);
+            }
+            (BitmapChange::Enable, Some(n)) => tracked.live[n].entry.auto = true,
+            (BitmapChange::Disable, Some(n)) => tracked.live[n].entry.auto = false,
             (BitmapChange::Clear, Some(n)) => {
-                freed.extend(self.places_of(&entries[n])?);
-                entries[n].table_offset = self.put_table(alloc, &vec![0; entries[n].table_size as usize])?;
+                let live = &mut tracked.live[n];
+                live.bits.as_mut().ok_or_else(|| inconsistent(name))?.bytes.fill(0);
+                live.stored = false;
             }
             (BitmapChange::Merge(bits), Some(n)) => {
-                let mut sum = self.load_bits(&entries[n])?;
-                sum.merge(bits, self.size());
-                freed.extend(self.places_of(&entries[n])?);
-                entries[n].table_offset = self.store_bits(alloc, &sum)?;
+                let live = &mut tracked.live[n];
+                live.bits.as_mut().ok_or_else(|| inconsistent(name))?.merge(bits, self.size());
+                live.stored = false;
             }
         }
-        self.switch_directory(alloc, &entries)?;
-        for (offset, len) in freed {
-            let clusters = len.div_ceil(self.geometry.cluster());
-            alloc.counts.release(file, Freed { offset, clusters, discard: false })?;
-        }
+        tracked.changed = true;
+        self.tracking.store(tracked.records(), Ordering::Release);
         Ok(())
     }
 
-    fn new_bitmap(&self, alloc: &mut Alloc, name: &str, granularity: Option<u32>) -> Result<BitmapEntry, BlockError> {
+    /// Refuses what cannot be done before anything is touched.
+    fn check_change(&self, name: &str, change: &BitmapChange) -> Result<(), BlockError> {
+        let live = lock(&self.tracked).is_some();
+        let sound = live || lock(&self.alloc).header.autoclear & AUTOCLEAR_BITMAPS != 0;
+        let known = sound && self.bitmaps()?.iter().any(|entry| entry.name == name);
+        match (change, known) {
+            (BitmapChange::Add(_), true) => Err(invalid(format!("Bitmap already exists: {name}"))),
+            (BitmapChange::Add(_), false) | (_, true) => Ok(()),
+            (_, false) => Err(not_found(name)),
+        }
+    }
+
+    fn new_bitmap(&self, name: &str, granularity: Option<u32>) -> Result<Live, BlockError> {
         if name.is_empty() || name.len() > MOST_NAME {
             return Err(invalid("Bitmap name too long or empty"));
         }
@@ -164,22 +172,23 @@ impl Qcow2 {
             return Err(invalid("Granularity must be a power of two from 512 bytes to 2 GiB"));
         }
         let bytes = self.size().div_ceil(1 << granularity).div_ceil(8);
-        let entries = bytes.div_ceil(self.geometry.cluster());
-        let table_size = u32::try_from(entries).ok().filter(|_| bytes <= MOST_BYTES * 8);
-        let table_size =
-            table_size.ok_or_else(|| invalid("the bitmap would be too large: take a larger granularity"))?;
-        Ok(BitmapEntry {
+        if bytes > MOST_BYTES {
+            return Err(invalid("the bitmap would be too large: take a larger granularity"));
+        }
+        let entry = BitmapEntry {
             name: name.to_owned(),
             granularity_bits: granularity as u8,
             in_use: false,
             auto: true,
-            table_offset: self.put_table(alloc, &vec![0; table_size as usize])?,
-            table_size,
-        })
+            table_offset: 0,
+            table_size: 0,
+        };
+        let bits = Bits { granularity_bits: granularity, bytes: vec![0; bytes as usize] };
+        Ok(Live { entry, bits: Some(bits), stored: false })
     }
 
     /// The ranges of the file that belong to a bitmap.
-    fn places_of(&self, entry: &BitmapEntry) -> Result<Vec<(u64, u64)>, BlockError> {
+    pub(super) fn places_of(&self, entry: &BitmapEntry) -> Result<Vec<(u64, u64)>, BlockError> {
         let mut places = vec![(entry.table_offset, u64::from(entry.table_size) * 8)];
         let table = read_words(self.file.as_ref(), entry.table_offset, u64::from(entry.table_size))?;
         let clusters = table.iter().map(|word| word & OFFSET).filter(|offset| *offset != 0);
@@ -188,7 +197,7 @@ impl Qcow2 {
         Ok(places)
     }
 
-    fn load_bits(&self, entry: &BitmapEntry) -> Result<Bits, BlockError> {
+    pub(super) fn load_bits(&self, entry: &BitmapEntry) -> Result<Bits, BlockError> {
         let cluster = self.geometry.cluster();
         let granularity_bits = u32::from(entry.granularity_bits);
         if !GRANULARITIES.contains(&granularity_bits) {
@@ -210,8 +219,8 @@ impl Qcow2 {
         Ok(Bits { granularity_bits, bytes })
     }
 
-    /// Writes bits to new clusters, but for those that are all 0 or all 1; gives the new table's place.
-    fn store_bits(&self, alloc: &mut Alloc, bits: &Bits) -> Result<u64, BlockError> {
+    /// Writes bits to new clusters, but for those that are all 0 or all 1; gives the new table's place and entries.
+    pub(super) fn store_bits(&self, alloc: &mut Alloc, bits: &Bits) -> Result<(u64, u32), BlockError> {
         let cluster = self.geometry.cluster() as usize;
         let mut table = Vec::new();
         for part in bits.bytes.chunks(cluster) {
@@ -223,7 +232,7 @@ impl Qcow2 {
                 self.write_table(alloc, part)?
             });
         }
-        self.put_table(alloc, &table)
+        Ok((self.put_table(alloc, &table)?, table.len() as u32))
     }
 
     fn put_table(&self, alloc: &mut Alloc, words: &[u64]) -> Result<u64, BlockError> {
@@ -232,7 +241,7 @@ impl Qcow2 {
     }
 
     /// Writes the directory, makes all that is new durable, and points the header there.
-    fn switch_directory(&self, alloc: &mut Alloc, entries: &[BitmapEntry]) -> Result<(), BlockError> {
+    pub(super) fn switch_directory(&self, alloc: &mut Alloc, entries: &[BitmapEntry]) -> Result<(), BlockError> {
         let bytes: Vec<u8> = entries.iter().flat_map(encode).collect();
         let offset = self.write_table(alloc, &bytes)?;
         self.write_counts(alloc)?;
@@ -254,12 +263,16 @@ impl Qcow2 {
     }
 }
 
+fn inconsistent(name: &str) -> BlockError {
+    invalid(format!("Bitmap '{name}' is inconsistent and cannot be used"))
+}
+
 fn not_found(name: &str) -> BlockError {
     BlockError::new(ErrorKind::NotFound, format!("Dirty bitmap '{name}' not found"))
 }
 
 /// One directory entry ("Bitmap directory"), padded to 8 bytes.
-fn encode(entry: &BitmapEntry) -> Vec<u8> {
+pub(super) fn encode(entry: &BitmapEntry) -> Vec<u8> {
     let flags = u32::from(entry.in_use) | u32::from(entry.auto) << 1;
     let mut out = entry.table_offset.to_be_bytes().to_vec();
     out.extend(entry.table_size.to_be_bytes());

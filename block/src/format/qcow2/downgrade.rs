@@ -16,6 +16,7 @@ use crate::layer::{Layer, read_vec, write_all};
 impl Qcow2 {
     /// Makes a version 3 image a version 2 one.
     pub(super) fn downgrade(&self) -> Result<(), BlockError> {
+        self.remove_bitmaps()?;
         self.expand_active()?;
         self.exclusively(|alloc| {
             let file = self.file.as_ref();
@@ -37,7 +38,6 @@ impl Qcow2 {
             header.compatible &= !LAZY_REFCOUNTS;
             header.autoclear = 0;
             header.unknown_fields.clear();
-            header.extensions.retain(|extension| extension.kind != super::header::EXT_BITMAPS);
             Ok(())
         })
     }

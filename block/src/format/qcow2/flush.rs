@@ -149,6 +149,7 @@ impl Qcow2 {
             // The first time freed the clusters' names, this time their counts are written.
             self.write_back_with(true)?;
         }
+        self.store_bitmaps()?;
         let mut alloc = lock(&self.alloc);
         if alloc.header.incompatible & super::header::incompatible::DIRTY != 0 {
             // The next write says so again.

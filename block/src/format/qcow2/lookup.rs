@@ -179,6 +179,7 @@ impl Qcow2 {
             FastOp::Flush => return self.file.fast(FastOp::Flush, 0, 0),
             // The first write changes the header.
             FastOp::Write if !self.touched.load(Ordering::Acquire) => return Fast::Slow,
+            FastOp::Write if self.tracking.load(Ordering::Acquire) => return Fast::Slow,
             FastOp::Read | FastOp::Write => {}
         }
         if self.crypt.is_some() {

@@ -35,6 +35,7 @@ use crate::mem::{Sink, Source};
 mod amend;
 mod bitmap;
 mod bitmap_change;
+mod bitmap_live;
 mod busy;
 mod check;
 mod clean;
@@ -188,6 +189,10 @@ pub struct Qcow2 {
     touched: AtomicBool,
     compression: Compression,
     unpacked: pack::Cache,
+    /// Bitmaps of an image that is being written to.
+    tracked: Mutex<Option<bitmap_live::Tracked>>,
+    /// Some of them record changes of the disk.
+    tracking: AtomicBool,
     /// The guest's data are encrypted.
     crypt: Option<crypt::Crypt>,
 }

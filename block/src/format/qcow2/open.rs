@@ -187,6 +187,8 @@ impl Qcow2 {
             dirty: AtomicBool::new(false),
             touched: AtomicBool::new(false),
             unpacked: pack::Cache::new(),
+            tracked: Mutex::new(None),
+            tracking: AtomicBool::new(false),
             crypt,
             data,
             file,

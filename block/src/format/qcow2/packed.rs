@@ -47,6 +47,7 @@ impl Qcow2 {
             return Err(BlockError::new(ErrorKind::Invalid, "no place for a compressed cluster"));
         }
         self.touch()?;
+        self.record(guest, cluster);
         self.relieve()?;
         let range = guest..guest + cluster;
         let offset = {

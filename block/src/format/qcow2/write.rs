@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use super::entry::{ALL_ALLOCATED, COPIED, Entry, Mapping, OFFSET};
-use super::header::incompatible;
+use super::header::{AUTOCLEAR_BITMAPS, incompatible};
 use super::refcount::{Freed, Taken};
 use super::{Alloc, Qcow2, lock};
 use crate::error::BlockError;
@@ -42,6 +42,7 @@ const MOST_PENDING: usize = 1 << 16;
 impl Qcow2 {
     pub(super) fn write_range(&self, from: Source<'_>, offset: u64) -> Result<(), BlockError> {
         self.touch()?;
+        self.record(offset, from.len() as u64);
         let mut done = 0;
         while done < from.len() {
             self.relieve()?;
@@ -79,11 +80,17 @@ impl Qcow2 {
             return Ok(());
         }
         let mut alloc = lock(&self.alloc);
+        if self.touched.load(Ordering::Acquire) {
+            return Ok(());
+        }
         alloc.check_not_lost()?;
         if alloc.header.incompatible & incompatible::CORRUPT != 0 {
             return Err(super::header::corrupt("the image is marked corrupt and is not written to"));
         }
-        let kept = alloc.header.autoclear & super::header::AUTOCLEAR_RAW_DATA;
+        // Bitmaps that cannot be read are lost for the disk's sake.
+        let bitmaps = self.begin_bitmaps(&alloc).unwrap_or(false);
+        let ours = super::header::AUTOCLEAR_RAW_DATA | if bitmaps { AUTOCLEAR_BITMAPS } else { 0 };
+        let kept = alloc.header.autoclear & ours;
         if alloc.header.autoclear != kept {
             alloc.header.autoclear = kept;
             write_all(self.file.as_ref(), &kept.to_be_bytes(), 88)?;

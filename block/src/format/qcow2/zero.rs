@@ -38,6 +38,7 @@ impl Qcow2 {
 
     pub(super) fn discard_range(&self, offset: u64, len: u64) -> Result<(), BlockError> {
         self.touch()?;
+        self.record(offset, len);
         let whole = self.whole_clusters(offset, offset + len);
         if self.geometry.external && !whole.is_empty() {
             let end = whole.end.min(offset + len);
@@ -56,6 +57,7 @@ impl Qcow2 {
 
     pub(super) fn zero_range(&self, offset: u64, len: u64, unmap: bool) -> Result<(), BlockError> {
         self.touch()?;
+        self.record(offset, len);
         let end = offset + len;
         let g = self.geometry;
         let has_backing = self.maps().backing.is_some();

@@ -1,0 +1,154 @@
+//! Persistent bitmaps while the image is written to ("Bitmaps" in the specification).
+//!
+//! The first write loads them and says in the file that they are in use; from then on every change of the disk sets bits
+//! of those that record. Closing stores them. After a kill the file still says "in use", so nobody takes old bits for
+//! true. Bitmaps that cannot be kept up (broken, or too large) lose their autoclear bit, as the specification asks of a
+//! program that does not know them.
+
+use std::sync::atomic::Ordering;
+
+use super::bitmap::{BitmapEntry, directory};
+use super::bitmap_change::{Bits, encode};
+use super::header::AUTOCLEAR_BITMAPS;
+use super::refcount::Freed;
+use super::{Alloc, Qcow2, lock};
+use crate::error::BlockError;
+use crate::layer::{Layer, write_all};
+
+/// Most bytes of bitmaps in memory, all together.
+const MOST_BYTES: usize = 512 << 20;
+
+/// One bitmap in memory.
+pub(super) struct Live {
+    pub(super) entry: BitmapEntry,
+    /// None when it was not stored after its last use: it is kept as it is.
+    pub(super) bits: Option<Bits>,
+    /// The file has these bits.
+    pub(super) stored: bool,
+}
+
+/// All bitmaps of an image that is being written to.
+#[derive(Default)]
+pub(super) struct Tracked {
+    pub(super) live: Vec<Live>,
+    /// Ranges of the file that removed bitmaps had.
+    pub(super) freed: Vec<(u64, u64)>,
+    /// The directory is no longer what the file has.
+    pub(super) changed: bool,
+}
+
+impl Tracked {
+    /// Whether any of them records changes of the disk.
+    pub(super) fn records(&self) -> bool {
+        self.live.iter().any(|live| live.entry.auto && live.bits.is_some())
+    }
+}
+
+impl Qcow2 {
+    /// Before the first write: loads all bitmaps and marks them in use. False when they cannot be kept up.
+    pub(super) fn begin_bitmaps(&self, alloc: &Alloc) -> Result<bool, BlockError> {
+        if alloc.header.autoclear & AUTOCLEAR_BITMAPS == 0 {
+            return Ok(false);
+        }
+        let Some((offset, len, entries)) = directory(self.file.as_ref(), &alloc.header)? else { return Ok(false) };
+        let marked: Vec<u8> =
+            entries.iter().flat_map(|entry| encode(&BitmapEntry { in_use: true, ..entry.clone() })).collect();
+        if marked.len() as u64 != len {
+            // Entries with data that we do not know.
+            return Ok(false);
+        }
+        let mut bytes = 0;
+        let mut tracked = Tracked::default();
+        for entry in entries {
+            let bits = if entry.in_use { None } else { Some(self.load_bits(&entry)?) };
+            bytes += bits.as_ref().map_or(0, |bits| bits.bytes.len());
+            if bytes > MOST_BYTES {
+                return Ok(false);
+            }
+            tracked.live.push(Live { entry, bits, stored: true });
+        }
+        write_all(self.file.as_ref(), &marked, offset)?;
+        self.file.flush()?;
+        self.tracking.store(tracked.records(), Ordering::Release);
+        *lock(&self.tracked) = Some(tracked);
+        Ok(true)
+    }
+
+    /// Notes a change of `len` bytes of the disk at `offset`.
+    pub(super) fn record(&self, offset: u64, len: u64) {
+        if !self.tracking.load(Ordering::Acquire) {
+            return;
+        }
+        if let Some(tracked) = lock(&self.tracked).as_mut() {
+            for live in tracked.live.iter_mut().filter(|live| live.entry.auto) {
+                if let Some(bits) = &mut live.bits {
+                    bits.set(offset, offset + len);
+                    live.stored = false;
+                }
+            }
+        }
+    }
+
+    /// At the end: writes what the file does not have, and says that the bitmaps are no longer in use.
+    pub(super) fn store_bitmaps(&self) -> Result<(), BlockError> {
+        let _flushing = lock(&self.flushing);
+        let mut alloc = lock(&self.alloc);
+        let mut kept = lock(&self.tracked);
+        let Some(tracked) = kept.as_mut() else { return Ok(()) };
+        for live in &mut tracked.live {
+            let grown = live.bits.as_mut().is_some_and(|bits| bits.fit(self.size()));
+            live.stored &= !grown;
+        }
+        if tracked.changed || tracked.live.iter().any(|live| !live.stored) {
+            self.write_bitmaps(&mut alloc, tracked)?;
+        } else if !tracked.live.is_empty()
+            && let Some((offset, ..)) = directory(self.file.as_ref(), &alloc.header)?
+        {
+            let bytes: Vec<u8> = tracked.live.iter().flat_map(|live| encode(&live.entry)).collect();
+            write_all(self.file.as_ref(), &bytes, offset)?;
+            self.file.flush()?;
+        }
+        // The next write begins again.
+        self.touched.store(false, Ordering::Release);
+        self.tracking.store(false, Ordering::Release);
+        *kept = None;
+        Ok(())
+    }
+
+    fn write_bitmaps(&self, alloc: &mut Alloc, tracked: &mut Tracked) -> Result<(), BlockError> {
+        let file = self.file.as_ref();
+        let mut freed = std::mem::take(&mut tracked.freed);
+        // Without the autoclear bit nobody knows whose the old ranges are: they stay, until a check frees them.
+        if alloc.header.autoclear & AUTOCLEAR_BITMAPS != 0 {
+            freed.extend(directory(file, &alloc.header)?.map(|(offset, len, _)| (offset, len)));
+        }
+        for live in tracked.live.iter_mut().filter(|live| !live.stored) {
+            if let Some(bits) = &live.bits {
+                freed.extend(self.places_of(&live.entry)?);
+                (live.entry.table_offset, live.entry.table_size) = self.store_bits(alloc, bits)?;
+                live.stored = true;
+            }
+        }
+        let entries: Vec<_> = tracked.live.iter().map(|live| live.entry.clone()).collect();
+        self.switch_directory(alloc, &entries)?;
+        tracked.changed = false;
+        for (offset, len) in freed.into_iter().filter(|(_, len)| *len > 0) {
+            let clusters = len.div_ceil(self.geometry.cluster());
+            alloc.counts.release(file, Freed { offset, clusters, discard: false })?;
+        }
+        self.write_counts(alloc)?;
+        file.flush()
+    }
+
+    /// Removes all of them (version 2 has none).
+    pub(super) fn remove_bitmaps(&self) -> Result<(), BlockError> {
+        self.touch()?;
+        if let Some(tracked) = lock(&self.tracked).as_mut() {
+            for live in std::mem::take(&mut tracked.live) {
+                tracked.freed.extend(self.places_of(&live.entry)?);
+                tracked.changed = true;
+            }
+        }
+        self.store_bitmaps()
+    }
+}
