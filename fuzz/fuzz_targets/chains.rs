@@ -5,7 +5,8 @@
 use std::sync::Arc;
 
 use libfuzzer_sys::fuzz_target;
-use rhea_devices::virtio::queue::{Chain, QueueParts, RingPosition, VirtQueue};
+use rhea_devices::virtio::device::{QueueParts, RingPosition};
+use rhea_devices::virtio::queue::{Chain, VirtQueue};
 use rhea_devices::virtio::testing::{DriverRing, RecordedEvents, ram};
 use vm_memory::{Bytes, GuestAddress};
 use vmm_sys_util::eventfd::EventFd;
