@@ -1,5 +1,8 @@
 //! Devices driven through QEMU's qtest protocol: needs neither KVM nor a guest.
 
+#[path = "qtest/hostile.rs"]
+mod hostile;
+
 use std::io::{BufRead, BufReader, Write};
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 
@@ -16,7 +19,7 @@ impl Qtest {
     fn start(args: &[&str]) -> Self {
         let mut child = Command::new(env!("CARGO_BIN_EXE_rhea"))
             .args(["-accel", "qtest", "-qtest", "stdio", "-m", "16"])
-            .args(["-nodefaults", "-display", "none"])
+            .args(["-nodefaults", "-display", "none", "-qtest-log", "none"])
             .args(args)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())

@@ -12,6 +12,7 @@ pub mod lock;
 pub mod mem;
 pub mod nbd;
 pub mod ops;
+mod patience;
 mod pool;
 pub mod probe;
 pub mod protocol;

@@ -74,6 +74,20 @@ pub(crate) fn read_nowait(fd: i32, iovecs: &[libc::iovec], offset: u64) -> io::R
     check(n as i64)
 }
 
+/// Writes what goes in one call; how many bytes that was.
+pub(crate) fn write_some(fd: i32, iovecs: &[libc::iovec], offset: u64) -> io::Result<i32> {
+    let count = iovecs.len().min(IOV_MAX) as i32;
+    // SAFETY: the caller's buffers are valid for reads until the call returns; the count does not exceed the list.
+    let n = unsafe { libc::pwritev(fd, iovecs.as_ptr(), count, to_off(offset)?) };
+    check(n as i64).map(|n| n as i32)
+}
+
+/// `fdatasync(2)`.
+pub(crate) fn sync_data(fd: i32) -> io::Result<i32> {
+    // SAFETY: the call takes a number and no memory.
+    check(i64::from(unsafe { libc::fdatasync(fd) })).map(|n| n as i32)
+}
+
 /// `fallocate(2)`, continued over signals.
 pub(crate) fn fallocate(file: &File, mode: i32, offset: u64, len: u64) -> io::Result<()> {
     let (offset, len) = (to_off(offset)?, to_off(len)?);

@@ -18,4 +18,10 @@ impl Geometry {
         let cylinders = (size / 512 / (16 * 63)).clamp(2, 16383);
         Self { cylinders: u16::try_from(cylinders).unwrap_or(16383), heads: 16, sectors: 63 }
     }
+
+    /// Whether the BIOS shows a programme another shape, because its calls have room for 1024 cylinders only.
+    #[must_use]
+    pub fn is_translated(self) -> bool {
+        self.cylinders > 1024 || self.heads > 16 || self.sectors > 63
+    }
 }

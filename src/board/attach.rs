@@ -159,7 +159,7 @@ impl Attacher<'_> {
             above_4g: plan.layout.above_4g(),
             cpus: u8::try_from(present).unwrap_or(u8::MAX),
             boot_order: plan.boot.first_order(),
-            check_floppy_signature: false,
+            check_floppy_signature: plan.boot.check_floppy,
         };
         let irq = self.isa.tap(interrupt::CLOCK);
         let cmos = self.shared_chip(Arc::new(Cmos::new(plan.rtc, &memory, Arc::clone(&self.wiring.clock), irq)))?;

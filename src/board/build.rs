@@ -76,7 +76,7 @@ impl Board {
         let cmos = attacher.attach_fixed_chips(plan)?;
         let hotplug = attacher.attach_hotplug()?;
         attacher.attach_fw_cfg(fw_cfg)?;
-        attacher.attach_ide(&plan.ide)?;
+        cmos.describe_disks(attacher.attach_ide(&plan.ide)?);
         plan.isa.iter().try_for_each(|chip| attacher.attach_isa(chip))?;
         plan.pci.iter().try_for_each(|function| attacher.attach_pci(function))?;
         attacher.attach_firmware(rom, &chips)?;

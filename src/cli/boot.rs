@@ -26,6 +26,7 @@ pub(super) const OPTIONS: &[OptionDef] = &[
         "order of drives that firmware starts from",
         boot,
     ),
+    flag("no-fd-bootchk", "firmware starts floppies without a signature, too", no_floppy_check),
     flag("S", "do not run the guest until the command cont", paused),
     flag("no-reboot", "turn off when the guest reboots; short for -action reboot=shutdown", no_reboot),
     flag("no-shutdown", "stop when the guest turns off; short for -action shutdown=pause", no_shutdown),
@@ -85,6 +86,11 @@ fn boot(draft: &mut Draft, arg: &Arg) -> Result<(), Stop> {
     if let Value::Object(all) = all {
         all.extend(object);
     }
+    Ok(())
+}
+
+fn no_floppy_check(draft: &mut Draft, _: &Arg) -> Result<(), Stop> {
+    draft.spec.boot.any_floppy = true;
     Ok(())
 }
 

@@ -29,7 +29,7 @@ pub(super) const OPTIONS: &[OptionDef] = &[
     takes("gdb", "CHARDEV", "expect a debugger here, as in target remote: tcp::PORT, unix:PATH, stdio, ...", gdb),
     flag("s", "short for -gdb tcp::1234", gdb_at_1234),
     takes("qtest", "CHARDEV", "drive the devices from here, without a guest; with -accel qtest", qtest),
-    takes("qtest-log", "FILE", "log of what is said on -qtest", qtest_log),
+    takes("qtest-log", "FILE|none", "log of what is said on -qtest; standard error if not given", qtest_log),
     takes(
         "mon",
         "[chardev=]ID[,mode=readline|control][,pretty=on|off]",

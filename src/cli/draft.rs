@@ -240,9 +240,6 @@ impl Draft {
         once("device", spec.devices.iter().filter_map(DeviceSpec::id))?;
         once("mon", spec.monitors.iter().filter_map(|monitor| monitor.id.as_deref()))?;
         once("drive", spec.drives.iter().filter_map(|drive| drive.options.id.as_deref()))?;
-        if spec.qtest.is_some() && spec.accel != Accel::Qtest {
-            return Err(SpecError::new("-qtest needs -accel qtest: a guest would drive the devices too"));
-        }
         if spec.gdb.is_some() && (spec.accel != Accel::Kvm || spec.machine.kind.board == Board::None) {
             return Err(SpecError::new("-gdb and -s need a guest that runs; leave them out"));
         }

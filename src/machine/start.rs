@@ -12,6 +12,7 @@ use rhea_block::graph::Graph;
 use rhea_block::thread::ThreadKind;
 use rhea_devices::chardev::CharBackend;
 use rhea_devices::clock::{Clock, HostClock, ManualClock};
+use rhea_devices::memory::GuestRam;
 use rhea_devices::virtio::iothread::IoThread;
 use thiserror::Error;
 
@@ -36,7 +37,7 @@ use crate::secret::SecretError;
 use crate::spec::machine::{Accel, Board as BoardKind};
 use crate::spec::process::MonitorMode;
 use crate::spec::{ObjectSpec, SpecError, VmSpec};
-use crate::vcpu::{VcpuError, VcpuHandle};
+use crate::vcpu::{Platform, VcpuError, VcpuHandle};
 
 /// Bits of a physical address of a machine without processors: what most have.
 const TEST_PHYS_BITS: u8 = 40;
@@ -202,15 +203,22 @@ impl Session<'_> {
         let clock = Arc::new(HostClock::stopped());
         let host = Host::new(Arc::clone(&self.chardevs), Arc::clone(&graph), iothreads(spec)?, self.events.clone());
         let mut facts = facts(spec);
-        let mut harness = None;
+        let harness;
         let mut planner = Planner::default();
         let guest = match spec.machine.kind.board {
             BoardKind::None => {
                 look_for_kvm(&mut facts);
+                let (platform, ram) = (Arc::new(qtest::Nothing), Arc::new(GuestRam::new()));
+                let vacant = qtest::Vacant { wires: Wires::new(Arc::clone(&ram)), clock: Arc::default() };
+                harness = self.prepare_test(platform, ram, Some(vacant))?;
                 None
             }
             BoardKind::I440fx => match spec.accel {
-                Accel::Kvm => Some(self.build(&disks, &host, &clock, &mut facts, &mut planner)?),
+                Accel::Kvm => {
+                    let guest = self.build(&disks, &host, &clock, &mut facts, &mut planner)?;
+                    harness = self.prepare_test(guest.board.platform(), Arc::clone(guest.board.ram()), None)?;
+                    Some(guest)
+                }
                 Accel::Qtest => {
                     let (guest, client) = self.build_for_test(&disks, &host, &mut facts, &mut planner)?;
                     harness = client;
@@ -315,13 +323,8 @@ impl Session<'_> {
         let board = Board::build(&plan, &accel, ram, Arc::clone(&clock) as _, host)?;
         add_devices(facts, &plan, host, self.spec);
         *planner = Planner::new(self.spec.clone(), disks.to_vec(), &plan);
-        let mut harness = None;
-        if let Some(label) = &self.spec.qtest {
-            let refused = |source| StartError::Monitor { label: label.clone(), source };
-            let client: Arc<dyn CharBackend> = self.chardevs.frontend(label).map_err(refused)?;
-            let log = self.spec.qtest_log.as_deref();
-            harness = Some(qtest::prepare(client, log, &board, &wires, clock, self.events.clone())?);
-        }
+        let harness =
+            self.prepare_test(board.platform(), Arc::clone(board.ram()), Some(qtest::Vacant { wires, clock }))?;
         Ok((Guest { board, kvm: None, vcpus: Vec::new() }, harness))
     }
 
@@ -331,6 +334,20 @@ impl Session<'_> {
         let device: Arc<dyn CharBackend> = self.chardevs.frontend(label).map_err(refused)?;
         let attached = machine.expect_debugger(&device, self.events.clone());
         if attached { Ok(()) } else { Err(refused(ChardevError::Busy(label.clone()))) }
+    }
+
+    /// The client that drives the devices, if there is one.
+    fn prepare_test(
+        &self,
+        platform: Arc<dyn Platform>,
+        ram: Arc<GuestRam>,
+        vacant: Option<qtest::Vacant>,
+    ) -> Result<Option<Harness>, StartError> {
+        let Some(label) = &self.spec.qtest else { return Ok(None) };
+        let refused = |source| StartError::Monitor { label: label.clone(), source };
+        let client: Arc<dyn CharBackend> = self.chardevs.frontend(label).map_err(refused)?;
+        let log = qtest::Log::open(self.spec.qtest_log.as_deref())?;
+        Ok(Some(qtest::prepare(client, log, (platform, ram), vacant, self.events.clone())))
     }
 
     fn add_monitors(&self, monitors: &Monitors) -> Result<(), StartError> {

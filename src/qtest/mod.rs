@@ -6,9 +6,12 @@
 //!         ◀─ IRQ … ─ Output ◀── wires, from any thread
 //! ```
 //!
-//! There is no vCPU, and time moves only when the client says so. A line is a command; each is answered by a line that
+//! Usually there is no vCPU, and time moves only when the client says so; beside a guest that runs, the client can look
+//! at memory and registers. A line is a command; each is answered by a line that
 //! begins with `OK` or `FAIL`. The client is not trusted: lines and transfers are bounded.
 
+mod log;
+mod nothing;
 mod port;
 mod server;
 mod wires;
@@ -17,11 +20,14 @@ use std::sync::Arc;
 
 use rhea_devices::chardev::CharBackend;
 use rhea_devices::clock::ManualClock;
+use rhea_devices::memory::GuestRam;
 use thiserror::Error;
 
-use crate::board::Board;
 use crate::machine::event::EventSender;
+use crate::vcpu::Platform;
 
+pub use log::Log;
+pub use nothing::Nothing;
 pub use wires::Wires;
 
 /// The protocol cannot be served.
@@ -61,27 +67,28 @@ impl Harness {
     }
 }
 
-/// Makes ready to serve the protocol on `backend`.
-///
-/// # Errors
-/// When the log cannot be made.
+/// What a client has to itself where there is no vCPU.
+pub struct Vacant {
+    /// The interrupts that nobody takes.
+    pub wires: Arc<Wires>,
+    /// The time that stands still.
+    pub clock: Arc<ManualClock>,
+}
+
+/// Makes ready to serve the protocol on `backend`, for what the `machine` has: its registers and its memory.
+#[must_use]
 pub fn prepare(
     backend: Arc<dyn CharBackend>,
-    log: Option<&str>,
-    board: &Board,
-    wires: &Arc<Wires>,
-    clock: Arc<ManualClock>,
+    log: Log,
+    machine: (Arc<dyn Platform>, Arc<GuestRam>),
+    vacant: Option<Vacant>,
     events: EventSender,
-) -> Result<Harness, QtestError> {
-    let output = Arc::new(port::Output::new(Arc::clone(&backend), log)?);
-    wires.report_to(&output);
-    let server = server::Server {
-        platform: board.platform(),
-        ram: Arc::clone(board.ram()),
-        wires: Arc::clone(wires),
-        clock,
-        events,
-        output: Arc::clone(&output),
-    };
-    Ok(Harness { backend, output, server })
+) -> Harness {
+    let output = Arc::new(port::Output::new(Arc::clone(&backend), log));
+    if let Some(Vacant { wires, .. }) = &vacant {
+        wires.report_to(&output);
+    }
+    let (platform, ram) = machine;
+    let server = server::Server { platform, ram, vacant, events, output: Arc::clone(&output) };
+    Harness { backend, output, server }
 }

@@ -1,7 +1,5 @@
 //! The line to the client: bytes to lines on one side, answers and interrupts on the other.
 
-use std::fs::File;
-use std::io::Write as _;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -9,6 +7,7 @@ use rhea_block::thread::{self, ThreadKind};
 use rhea_devices::chardev::{CharBackend, CharEvent, CharFrontend};
 
 use super::QtestError;
+use super::log::Log;
 use super::server::Server;
 use crate::chardev::Outbox;
 
@@ -22,31 +21,23 @@ const UNREAD: usize = 16 << 20;
 /// Where answers and interrupts go; lines never mix.
 pub(super) struct Output {
     outbox: Outbox,
-    log: Option<Mutex<File>>,
+    log: Log,
 }
 
 impl Output {
-    pub(super) fn new(backend: Arc<dyn CharBackend>, log: Option<&str>) -> Result<Self, QtestError> {
-        let make = |path: &str| {
-            File::create(path).map_err(|source| QtestError::Log { path: path.to_owned(), source }).map(Mutex::new)
-        };
-        Ok(Self { outbox: Outbox::new(backend), log: log.map(make).transpose()? })
+    pub(super) fn new(backend: Arc<dyn CharBackend>, log: Log) -> Self {
+        Self { outbox: Outbox::new(backend), log }
     }
 
     /// Sends a line.
     pub(super) fn line(&self, text: &str) {
-        self.note("S", text);
+        self.log.sent(text);
         self.outbox.send(&[text.as_bytes(), b"\n"]);
     }
 
-    /// Writes a line to the log, with the direction in front.
-    pub(super) fn note(&self, direction: &str, text: &str) {
-        if let Some(log) = &self.log {
-            let mut log = log.lock().unwrap_or_else(PoisonError::into_inner);
-            if let Err(error) = writeln!(log, "[{direction}] {text}") {
-                log::debug!("qtest's log: {error}");
-            }
-        }
+    /// Writes down what the client said.
+    pub(super) fn note(&self, text: &str) {
+        self.log.received(text);
     }
 }
 
@@ -80,8 +71,13 @@ impl CharFrontend for Port {
 
     /// Half a line of one client is not the next one's.
     fn event(&self, event: CharEvent) {
-        if event == CharEvent::Closed {
-            self.line.lock().unwrap_or_else(PoisonError::into_inner).clear();
+        match event {
+            CharEvent::Opened => self.output.log.opened(),
+            CharEvent::Closed => {
+                self.output.log.closed();
+                self.line.lock().unwrap_or_else(PoisonError::into_inner).clear();
+            }
+            _ => {}
         }
     }
 

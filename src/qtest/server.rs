@@ -6,12 +6,12 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use rhea_arch::x86_64::layout::{HIGH_MEMORY_START, VGA_WINDOW_START};
 use rhea_devices::bus::Effect;
-use rhea_devices::clock::{Clock, ManualClock};
+use rhea_devices::clock::Clock;
 use rhea_devices::memory::GuestRam;
 use vm_memory::{Bytes, GuestAddress, GuestMemoryBackend};
 
+use super::Vacant;
 use super::port::Output;
-use super::wires::Wires;
 use crate::machine::event::{EventSender, MachineEvent};
 use crate::vcpu::Platform;
 
@@ -22,6 +22,9 @@ const PAGE: u64 = 4096;
 /// The widest access to a register.
 const WIDEST: usize = 8;
 
+/// Pins of the I/O APIC.
+const PINS: u32 = 24;
+
 /// Why a command is not done; the text of `FAIL`.
 type Refusal = String;
 
@@ -29,8 +32,7 @@ type Refusal = String;
 pub(super) struct Server {
     pub(super) platform: Arc<dyn Platform>,
     pub(super) ram: Arc<GuestRam>,
-    pub(super) wires: Arc<Wires>,
-    pub(super) clock: Arc<ManualClock>,
+    pub(super) vacant: Option<Vacant>,
     pub(super) events: EventSender,
     pub(super) output: Arc<Output>,
 }
@@ -39,7 +41,7 @@ impl Server {
     /// Does what a line says and answers.
     pub(super) fn serve(&self, line: &str) {
         let line = line.trim_end_matches('\r');
-        self.output.note("R", line);
+        self.output.note(line);
         let words: Vec<&str> = line.split_whitespace().collect();
         let Some((command, arguments)) = words.split_first() else {
             return self.output.line("FAIL empty or overlong line");
@@ -88,26 +90,36 @@ impl Server {
                 self.write(number(address)?, &vec![byte; block_size(size)?]).map(|()| String::new())
             }
             ("endianness", []) => Ok("little".to_owned()),
-            ("clock_step", []) => {
-                self.clock.step();
-                Ok(self.clock.now().to_string())
-            }
-            ("clock_step", [nanoseconds]) => {
-                self.clock.advance(signed(nanoseconds)?);
-                Ok(self.clock.now().to_string())
-            }
-            ("clock_set", [nanoseconds]) => {
-                self.clock.advance_to(signed(nanoseconds)?);
-                Ok(self.clock.now().to_string())
-            }
+            ("clock_step" | "clock_set", [..]) => self.move_clock(command, arguments),
             ("irq_intercept_in", ["ioapic"]) => {
-                self.wires.intercept();
+                self.vacant()?.wires.intercept();
+                Ok(String::new())
+            }
+            ("set_irq_in", ["ioapic", "unnamed-gpio-in", pin, level]) => {
+                self.vacant()?.wires.changed(pin_number(pin)?, number(level)? != 0);
                 Ok(String::new())
             }
             ("irq_intercept_in" | "irq_intercept_out" | "set_irq_in", [..]) => Err("Unknown device".to_owned()),
             ("module_load", [..]) => Err("there are no modules".to_owned()),
             _ => Err(format!("Unknown command '{command}'")),
         }
+    }
+
+    fn vacant(&self) -> Result<&Vacant, Refusal> {
+        self.vacant.as_ref().ok_or_else(|| "time and interrupts are the guest's; start with -accel qtest".to_owned())
+    }
+
+    fn move_clock(&self, command: &str, arguments: &[&str]) -> Result<String, Refusal> {
+        let clock = &self.vacant()?.clock;
+        match (command, arguments) {
+            ("clock_step", []) => {
+                clock.step();
+            }
+            ("clock_step", [nanoseconds]) => clock.advance(signed(nanoseconds)?),
+            ("clock_set", [nanoseconds]) => clock.advance_to(signed(nanoseconds)?),
+            _ => return Err("one number of nanoseconds".to_owned()),
+        }
+        Ok(clock.now().to_string())
     }
 
     fn out(&self, width: usize, port: &str, value: &str) -> Result<String, Refusal> {
@@ -217,6 +229,12 @@ fn signed(text: &str) -> Result<u64, Refusal> {
 
 fn port_number(text: &str) -> Result<u16, Refusal> {
     number(text).and_then(|port| u16::try_from(port).map_err(|_| "the port is above 0xffff".to_owned()))
+}
+
+/// A pin of the I/O APIC.
+fn pin_number(text: &str) -> Result<u32, Refusal> {
+    let pin = number(text)?;
+    u32::try_from(pin).ok().filter(|pin| *pin < PINS).ok_or_else(|| format!("there is no pin {pin}"))
 }
 
 fn block_size(text: &str) -> Result<usize, Refusal> {

@@ -45,7 +45,8 @@ impl Wires {
         self.intercepted.store(true, Ordering::Release);
     }
 
-    fn changed(&self, pin: u32, high: bool) {
+    /// A pin changed, by a device or by the client.
+    pub(super) fn changed(&self, pin: u32, high: bool) {
         if !self.intercepted.load(Ordering::Acquire) {
             return;
         }

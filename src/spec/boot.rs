@@ -114,4 +114,6 @@ pub struct BootSpec {
     pub option_roms: Vec<OptionRomSpec>,
     /// `-boot`: for firmware, which the board tells.
     pub options: BootOptions,
+    /// Firmware starts a floppy without the signature of a boot sector (`-no-fd-bootchk`).
+    pub any_floppy: bool,
 }

@@ -19,7 +19,6 @@ pub const OPTIONS: &[(&str, Option<&str>, &str)] = &[
     ("no-user-config", None, "no configuration files are read"),
     ("no-hpet", None, "there is no HPET"),
     ("k", Some("LANGUAGE"), "there is no display whose keyboard could have a layout"),
-    ("no-fd-bootchk", None, "there is no floppy to start from"),
 ];
 
 /// Parts of options that mean nothing here.

@@ -18,6 +18,7 @@ mod paths;
 mod payload;
 mod process;
 mod python;
+mod qtests;
 mod suite;
 mod test;
 
@@ -46,6 +47,7 @@ enum Verb {
     Hostile(hostile::HostileArgs),
     /// Run the scenarios with stock kernels, in the lab
     Suite(suite::SuiteArgs),
+    Qtests(qtests::QtestsArgs),
 }
 
 fn main() -> ExitCode {
@@ -68,5 +70,6 @@ fn dispatch(cli: Cli) -> Result<u8> {
         Verb::Hostile(args) => hostile::run(&args),
         Verb::Bench(verb) => bench::run(&verb),
         Verb::Suite(args) => suite::run(&args),
+        Verb::Qtests(args) => qtests::run(&args),
     }
 }

@@ -88,6 +88,30 @@ pub(crate) fn download(name: &str, directory: &Path) -> Result<()> {
     with_fresh_lists(fetch).with_context(|| format!("cannot download package {name}"))
 }
 
+/// Downloads a source package into `directory`, from where `sources` (lines of a sources.list) say.
+pub(crate) fn download_source(name: &str, sources: &str, directory: &Path) -> Result<()> {
+    let apt = directory.join("apt");
+    for needed in ["lists/partial", "cache/archives/partial"] {
+        std::fs::create_dir_all(apt.join(needed))?;
+    }
+    let list = apt.join("sources.list");
+    std::fs::write(&list, sources)?;
+    let options = [
+        format!("Dir::Etc::sourcelist={}", list.display()),
+        "Dir::Etc::sourceparts=-".to_owned(),
+        format!("Dir::State::lists={}", apt.join("lists").display()),
+        format!("Dir::Cache={}", apt.join("cache").display()),
+        "APT::Sandbox::User=root".to_owned(),
+    ];
+    for action in [&["update"][..], &["source", "--download-only", name]] {
+        let mut command = Command::new("apt-get");
+        command.arg("-qq").args(options.iter().flat_map(|option| ["-o", option])).args(action);
+        command::output(command.current_dir(directory))
+            .with_context(|| format!("cannot fetch the source of {name}"))?;
+    }
+    Ok(())
+}
+
 /// Runs `work`; if it fails, the package lists may be missing or stale: updates them and runs it once more.
 fn with_fresh_lists<T>(work: impl Fn() -> Result<T>) -> Result<T> {
     work().or_else(|first| {

@@ -68,6 +68,18 @@ pub(crate) fn processor_time(pid: u32) -> Result<Duration> {
     Ok(Duration::new(time.tv_sec.unsigned_abs(), u32::try_from(time.tv_nsec).unwrap_or(0)))
 }
 
+/// Times that the threads of a process gave the processor up to wait.
+pub(crate) fn waits(pid: u32) -> Result<u64> {
+    let mut sum = 0;
+    for thread in fs::read_dir(format!("/proc/{pid}/task"))? {
+        // A thread that ended meanwhile waits no more.
+        let status = fs::read_to_string(thread?.path().join("status")).unwrap_or_default();
+        let count = status.lines().find_map(|line| line.strip_prefix("voluntary_ctxt_switches:"));
+        sum += count.and_then(|count| count.trim().parse::<u64>().ok()).unwrap_or(0);
+    }
+    Ok(sum)
+}
+
 /// KVM's counters of a machine and its vCPUs that are not zero, `exits` and its kinds among them; none if debugfs is
 /// not mounted.
 pub(crate) fn exits(pid: u32) -> BTreeMap<String, u64> {

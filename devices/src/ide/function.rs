@@ -87,7 +87,7 @@ fn config_space() -> Result<ConfigSpace, IdeError> {
         subsystem: 0x1100,
     };
     let space = ConfigSpace::type0(&identity)
-        .with_command(0, command::IO | command::MASTER)
+        .with_command(0, command::IO | command::MEMORY | command::MASTER)
         .with_status(status::FAST_BACK | status::DEVSEL_MEDIUM)
         // Decoding is on from the start, as firmware would leave it: a kernel that is loaded directly finds its disks.
         .with_field(TIMING, &[0x00, 0x80, 0x00, 0x80], &[0xff; 4])

@@ -17,6 +17,7 @@ use std::sync::{Arc, Mutex, MutexGuard, Weak};
 
 use crate::bus::{BusDevice, BusFault, Effect};
 use crate::clock::{SharedClock, Timer};
+use crate::geometry::Geometry;
 use crate::irq::IrqLine;
 use crate::lifecycle::{Lifecycle, Saver};
 
@@ -87,6 +88,11 @@ impl Cmos {
     /// Sets a byte of memory from the machine's side; those below 0x0e are not memory and stay.
     pub fn set_byte(&self, index: u8, value: u8) {
         self.chip.lock().rtc.set_memory(index, value);
+    }
+
+    /// Tells firmware of the disks on the IDE channels, masters and slaves in order.
+    pub fn describe_disks(&self, disks: [Option<Geometry>; 4]) {
+        layout::of_disks(disks).into_iter().for_each(|(index, value)| self.set_byte(index, value));
     }
 
     /// The guest's time in seconds since 1970-01-01 00:00:00, as it reads its clock (`query-rtc`, `RTC_CHANGE`).

@@ -220,7 +220,9 @@ impl ConfigSpace {
         space.put(reg::REVISION, &[identity.revision, interface, subclass, class]);
         space.put(reg::SUBSYSTEM_VENDOR, &identity.subsystem_vendor.to_le_bytes());
         space.put(reg::SUBSYSTEM, &identity.subsystem.to_le_bytes());
-        space.allow(reg::COMMAND, &(command::MASTER | command::SERR | command::INTX_DISABLE).to_le_bytes());
+        // Drivers and tests look whether the bits that they set stay, with BARs of that kind or without.
+        let writable = command::IO | command::MEMORY | command::MASTER | command::SERR | command::INTX_DISABLE;
+        space.allow(reg::COMMAND, &writable.to_le_bytes());
         set(&mut space.write_one_clears, reg::STATUS, &status::ERRORS.to_le_bytes());
         space.allow(reg::CACHE_LINE, &[0xff]);
         space
@@ -292,8 +294,6 @@ impl ConfigSpace {
         let mask = (!(bar.size - 1)).to_le_bytes();
         self.put(at, &[bar.kind.type_bits()]);
         self.allow(at, mask.get(..registers * 4).unwrap_or_default());
-        let decode = if bar.kind == BarKind::Io { command::IO } else { command::MEMORY };
-        self.allow(reg::COMMAND, &decode.to_le_bytes());
         if let Some(slot) = self.bars.get_mut(usize::from(index)) {
             *slot = Some(bar);
         }

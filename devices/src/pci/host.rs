@@ -24,8 +24,9 @@ pub const CONFIG_PORT_COUNT: u64 = 8;
 
 /// Address register bit 31: data accesses are configuration cycles.
 const ENABLE: u32 = 1 << 31;
-/// Bits 30 to 24 and 1 to 0 read as zero.
-const ADDRESS_MASK: u32 = 0x80ff_fffc;
+/// Bits 30 to 24 read as zero. So should bits 1 and 0 by the specification, but other monitors keep them and add them to
+/// the byte lane, and there is software that selects a register by them.
+const ADDRESS_MASK: u32 = 0x80ff_ffff;
 /// Where the reset control register lies.
 const RESET_CONTROL: u64 = 1;
 /// Header type bit 7.

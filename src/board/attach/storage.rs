@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use rhea_block::Image;
+use rhea_devices::geometry::Geometry;
 use rhea_devices::ide::{IdeConnections, IdeDrive, Piix3Ide};
 use rhea_devices::scsi::{LogicalUnit, Reservations, UnitConfig, UnitKind};
 use rhea_devices::virtio::blk::{BlkConnections, VirtioBlk};
@@ -82,18 +83,21 @@ impl Attacher<'_> {
         self.backends.image(plan, id)?.ok_or_else(empty)
     }
 
-    /// The IDE function, which every board has, and what is on its channels.
-    pub(in crate::board) fn attach_ide(&mut self, channels: &Channels) -> Result<(), BoardError> {
+    /// The IDE function, which every board has, and what is on its channels; the shapes of the disks there.
+    pub(in crate::board) fn attach_ide(&mut self, channels: &Channels) -> Result<[Option<Geometry>; 4], BoardError> {
         let mut drive = |drive: &Option<IdePlan>| drive.as_ref().map(|drive| self.ide_drive(drive)).transpose();
         let [[a, b], [c, d]] = channels;
         let drives = [[drive(a)?, drive(b)?], [drive(c)?, drive(d)?]];
+        let [[a, b], [c, d]] = &drives;
+        let shapes = [a, b, c, d].map(|drive| drive.as_ref().and_then(shape));
         let to = IdeConnections {
             memory: Arc::clone(&self.wiring.ram),
             irqs: interrupt::IDE.map(|number| self.isa.tap(number)),
             placement: Placement::PerQueue,
         };
         let function = Piix3Ide::new(slot::IDE, drives, to).map_err(BoardError::device("piix3-ide"))?;
-        self.function(slot::IDE, function)
+        self.function(slot::IDE, function)?;
+        Ok(shapes)
     }
 
     fn ide_drive(&mut self, plan: &IdePlan) -> Result<IdeDrive, BoardError> {
@@ -111,5 +115,14 @@ impl Attacher<'_> {
                 errors: self.backends.errors(storage, id),
             }),
         }
+    }
+}
+
+fn shape(drive: &IdeDrive) -> Option<Geometry> {
+    match drive {
+        IdeDrive::Disk { config, image, .. } => {
+            Some(config.geometry.unwrap_or_else(|| Geometry::guess(image.info().size)))
+        }
+        IdeDrive::Cd { .. } => None,
     }
 }

@@ -11,7 +11,7 @@ use thiserror::Error;
 use super::storage::storage;
 use super::{Channels, DrivePlan, PciDevice, PciPlan, StoragePlan};
 use crate::spec::VmSpec;
-use crate::spec::boot::{BootOptions, BootSpec};
+use crate::spec::boot::BootSpec;
 use crate::spec::device::DiskSpec;
 use crate::spec::drive::DriveInterface;
 
@@ -117,6 +117,8 @@ pub struct BootPlan {
     pub fail_wait: i32,
     /// Start nothing but `paths`.
     pub strict: bool,
+    /// Look for the signature of a boot sector before a floppy is started.
+    pub check_floppy: bool,
     /// Open Firmware paths of devices with a `bootindex`, in order.
     pub paths: Vec<String>,
 }
@@ -128,12 +130,11 @@ impl BootPlan {
         self.once.unwrap_or(self.order)
     }
 
-    /// The order of later starts as bytes of CMOS memory, with their places. Floppies are not looked at for a
-    /// signature: there are none.
+    /// The order of later starts as bytes of CMOS memory, with their places.
     #[must_use]
     pub fn cmos_order(&self) -> [(u8, u8); 2] {
         let [first, second, third] = self.order;
-        [(0x3d, first | second << 4), (0x38, third << 4 | 1)]
+        [(0x3d, first | second << 4), (0x38, third << 4 | u8::from(!self.check_floppy))]
     }
 
     /// The content of fw_cfg's `bootorder`: a path a line, a zero behind the last; nothing when there are none.
@@ -195,7 +196,8 @@ fn look_up(spec: &BootSpec, name: &Path) -> Option<PathBuf> {
 }
 
 /// `-boot`, with the `paths` of devices that have a place of their own.
-pub(super) fn order(options: &BootOptions, paths: Vec<String>) -> Result<BootPlan, BootPlanError> {
+pub(super) fn order(spec: &BootSpec, paths: Vec<String>) -> Result<BootPlan, BootPlanError> {
+    let options = &spec.options;
     let fail_wait = options.reboot_timeout.unwrap_or(-1);
     if !(-1..=i32::from(u16::MAX)).contains(&fail_wait) {
         return Err(BootPlanError::Timeout);
@@ -207,6 +209,7 @@ pub(super) fn order(options: &BootOptions, paths: Vec<String>) -> Result<BootPla
         menu_wait: options.splash_time,
         fail_wait,
         strict: options.strict,
+        check_floppy: !spec.any_floppy,
         paths,
     })
 }
@@ -295,28 +298,38 @@ pub(super) fn files(spec: &BootSpec) -> Result<Vec<(String, Vec<u8>)>, BootPlanE
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::spec::boot::BootOptions;
     use crate::spec::device::OnError;
     use crate::spec::drive::DriveMedia;
 
-    fn letters(order: &str) -> BootOptions {
-        BootOptions { order: Some(order.into()), ..BootOptions::default() }
+    fn letters(order: &str) -> BootSpec {
+        let options = BootOptions { order: Some(order.into()), ..BootOptions::default() };
+        BootSpec { options, ..BootSpec::default() }
     }
 
     #[test]
     fn default_order_is_disk_floppy_cd() {
-        let plan = order(&BootOptions::default(), Vec::new()).unwrap();
+        let plan = order(&BootSpec::default(), Vec::new()).unwrap();
 
         assert_eq!(plan.first_order(), [2, 1, 3]);
-        assert_eq!(plan.cmos_order(), [(0x3d, 0x12), (0x38, 0x31)]);
+        assert_eq!(plan.cmos_order(), [(0x3d, 0x12), (0x38, 0x30)]);
     }
 
     #[test]
     fn order_for_once_gives_way_to_the_usual_one() {
-        let options = BootOptions { once: Some("d".into()), ..letters("c") };
+        let mut spec = letters("c");
+        spec.options.once = Some("d".into());
 
-        let plan = order(&options, Vec::new()).unwrap();
+        let plan = order(&spec, Vec::new()).unwrap();
 
         assert_eq!((plan.first_order(), plan.cmos_order()[0]), ([3, 0, 0], (0x3d, 0x02)));
+    }
+
+    #[test]
+    fn floppies_without_a_signature_start_when_the_user_says_so() {
+        let plan = order(&BootSpec { any_floppy: true, ..BootSpec::default() }, Vec::new()).unwrap();
+
+        assert_eq!(plan.cmos_order(), [(0x3d, 0x12), (0x38, 0x31)]);
     }
 
     #[test]

@@ -10,6 +10,7 @@ use rhea_devices::legacy::serial::COM;
 use rhea_devices::virtio::blk::BlkConfig;
 use rhea_devices::virtio::rng::RngRate;
 use rhea_devices::virtio::transport::Interfaces;
+use serde_json::Value;
 use thiserror::Error;
 
 use super::places::{Called, Names, Places};
@@ -21,7 +22,8 @@ use crate::spec::machine::KernelUnpack;
 use crate::spec::object::ObjectSpec;
 use crate::spec::pci::VirtioSpec;
 use crate::spec::process::{RtcBase, RtcClock};
-use crate::spec::{DeviceSpec, NumaSpec, VmSpec};
+use crate::spec::read::Source;
+use crate::spec::{DeviceSpec, NumaSpec, SpecError, VmSpec};
 
 /// What was asked for cannot be had.
 #[derive(Debug, Error)]
@@ -43,6 +45,9 @@ pub enum PlanError {
         /// Those of `-m`.
         asked: u64,
     },
+    /// A property that `-global` gives the device of a `-drive`.
+    #[error("-drive")]
+    Drive(#[source] SpecError),
     /// The firmware, or what it is to start.
     #[error(transparent)]
     Boot(#[from] super::boot::BootPlanError),
@@ -183,7 +188,7 @@ pub fn check(spec: &VmSpec, cpus: Processors, disks: &[DrivePlan]) -> Result<Pla
         cpu_nodes: spec.numa.of_cpu.clone(),
         processors: cpus.all,
         kernel: kernel(spec)?,
-        boot: super::boot::order(&spec.boot.options, super::boot::paths(&functions, &ide, roms))?,
+        boot: super::boot::order(&spec.boot, super::boot::paths(&functions, &ide, roms))?,
         option_roms: super::roms::read(&spec.boot, firmware.is_some())?,
         firmware,
         files: super::boot::files(&spec.boot)?,
@@ -307,12 +312,24 @@ fn serial_port(spec: &IsaSerialSpec, names: &mut Names, used: &mut [bool; COM.le
     Ok(IsaPlan { id, device })
 }
 
+/// The device that `-drive` makes: as `-device` would without further properties, but for those of its `place`; what
+/// `-global` says holds for it, too.
+pub(super) fn of_drive(
+    spec: &VmSpec,
+    driver: &str,
+    drive: &DrivePlan,
+    place: &[(&str, Value)],
+) -> Result<DeviceSpec, PlanError> {
+    let named = [("driver", Value::from(driver)), ("drive", Value::from(drive.id.as_str()))];
+    let properties = named.iter().chain(place).map(|(name, value)| ((*name).to_owned(), value.clone()));
+    DeviceSpec::read_with(properties.collect(), Source::Json, &spec.globals).map_err(PlanError::Drive)
+}
+
 /// The functions of `-device`, those with an address first, and of `-drive if=virtio`.
 pub(super) fn functions(spec: &VmSpec, disks: &[DrivePlan], places: &mut Places) -> Result<Vec<PciPlan>, PlanError> {
     let mut functions = Vec::new();
     for drive in disks.iter().filter(|drive| drive.interface == DriveInterface::Virtio) {
-        let blk = VirtioBlkSpec { drive: drive.id.clone(), ..Default::default() };
-        functions.push(DeviceSpec::VirtioBlk(blk));
+        functions.push(of_drive(spec, "virtio-blk-pci", drive, &[])?);
     }
     functions.extend(spec.devices.iter().filter(|device| device.pci().is_some()).cloned());
     // A device that says where it is goes there, whoever comes first on the command line.

@@ -2,8 +2,9 @@
 
 use rhea_devices::ide::IdeDisk;
 use rhea_devices::scsi::UnitConfig;
+use serde_json::json;
 
-use super::check::{DrivePlan, PlanError};
+use super::check::{DrivePlan, PlanError, of_drive};
 use super::places::Names;
 use super::storage::{geometry, sizes, storage};
 use super::{IdeDevice, IdePlan};
@@ -22,13 +23,12 @@ pub(super) fn channels(spec: &VmSpec, disks: &[DrivePlan], names: &mut Names) ->
     let mut channels = Channels::default();
     for drive in disks.iter().filter(|drive| drive.interface == DriveInterface::Ide) {
         let (bus, unit) = (drive.index / 2, drive.index % 2);
-        let ide = IdeSpec { bus: Some(format!("ide.{bus}")), unit: Some(unit), ..IdeSpec::default() };
-        let device = match drive.media {
-            DriveMedia::Disk => DeviceSpec::IdeHd(IdeHdSpec { drive: drive.id.clone(), ide, ..IdeHdSpec::default() }),
-            DriveMedia::Cdrom => {
-                DeviceSpec::IdeCd(IdeCdSpec { drive: Some(drive.id.clone()), ide, ..IdeCdSpec::default() })
-            }
+        let driver = match drive.media {
+            DriveMedia::Disk => "ide-hd",
+            DriveMedia::Cdrom => "ide-cd",
         };
+        let place = [("bus", json!(format!("ide.{bus}"))), ("unit", json!(unit))];
+        let device = of_drive(spec, driver, drive, &place)?;
         add(&mut channels, &device, disks, names)?;
     }
     spec.devices.iter().try_for_each(|device| add(&mut channels, device, disks, names))?;

@@ -14,7 +14,7 @@ use super::counted::Counted;
 use crate::initramfs::Initramfs;
 use crate::kernel::Flavor;
 use crate::{demo, guest, host};
-use cell::{Cell, Image, Measured, Monitor, Work};
+use cell::{Cell, Image, Measured, Work};
 
 /// A counting machine that stops this often without a result has another trouble.
 const ATTEMPTS: u32 = 8;
@@ -104,10 +104,10 @@ fn machine(monitor: &Path) -> Result<Counted> {
         (cell::INITRAMFS.to_owned(), initramfs),
         (cell::DRIVER.to_owned(), driver.clone()),
     ];
-    files.extend(Monitor::firmware()?);
+    files.extend(super::firmware::files()?);
     let mut programs = vec![qemu, driver];
     if monitor.is_file() {
         programs.push(monitor.to_path_buf());
     }
-    Counted::new(programs, files)
+    Counted::new("boot", programs, files)
 }

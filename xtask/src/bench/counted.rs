@@ -60,6 +60,7 @@ const SILENCE: Duration = Duration::from_secs(120);
 
 /// The files of a counting machine, and the number of times it was started.
 pub(super) struct Counted {
+    verb: &'static str,
     kernel: Kernel,
     files: Vec<(String, PathBuf)>,
     programs: Vec<PathBuf>,
@@ -67,10 +68,10 @@ pub(super) struct Counted {
 }
 
 impl Counted {
-    /// A machine with these programs at their own paths and these files at the paths given.
-    pub(super) fn new(programs: Vec<PathBuf>, files: Vec<(String, PathBuf)>) -> Result<Self> {
+    /// A machine for `bench VERB`, with these programs at their own paths and these files at the paths given.
+    pub(super) fn new(verb: &'static str, programs: Vec<PathBuf>, files: Vec<(String, PathBuf)>) -> Result<Self> {
         packages::ensure(packages::LAB)?;
-        Ok(Self { kernel: Flavor::Generic.get()?, files, programs, attempt: 0 })
+        Ok(Self { verb, kernel: Flavor::Generic.get()?, files, programs, attempt: 0 })
     }
 
     /// Runs the benchmark's driver on `work`; its lines go to `line`. An error means that the machine stopped.
@@ -107,6 +108,8 @@ impl Counted {
             initramfs = initramfs.file(path, 0o755, &fs::read(source)?);
         }
         let salt = "salt ".repeat(usize::try_from(self.attempt)? * 1000);
-        Ok(initramfs.file("bench/work", 0o644, work.as_bytes()).file("bench/salt", 0o644, salt.as_bytes()).finish())
+        let texts = [("bench/verb", self.verb), ("bench/work", work), ("bench/salt", &salt)];
+        let add = |initramfs: Initramfs, (path, text): (&str, &str)| initramfs.file(path, 0o644, text.as_bytes());
+        Ok(texts.into_iter().fold(initramfs, add).finish())
     }
 }

@@ -3,7 +3,9 @@
 mod block;
 mod boot;
 mod counted;
-mod table;
+mod disk;
+mod firmware;
+pub(crate) mod table;
 
 use anyhow::Result;
 use clap::Subcommand;
@@ -13,6 +15,7 @@ use clap::Subcommand;
 pub(crate) enum BenchVerb {
     Boot(boot::BootArgs),
     Block(block::BlockArgs),
+    Disk(disk::DiskArgs),
 }
 
 /// Runs one benchmark.
@@ -20,5 +23,6 @@ pub(crate) fn run(verb: &BenchVerb) -> Result<u8> {
     match verb {
         BenchVerb::Boot(args) => boot::run(args),
         BenchVerb::Block(args) => block::run(args),
+        BenchVerb::Disk(args) => disk::run(args),
     }
 }

@@ -1,6 +1,7 @@
-//! What firmware reads from CMOS memory: memory sizes, processors, boot order.
+//! What firmware reads from CMOS memory: memory sizes, processors, boot order, shapes of disks.
 
 use super::BYTES;
+use crate::geometry::Geometry;
 
 const KIB: u64 = 1 << 10;
 const MIB: u64 = 1 << 20;
@@ -47,6 +48,27 @@ impl CmosLayout {
         put(memory, 0x38, &[(third << 4) | unchecked]);
         debug_assert!(self.below_4g <= 4 * GIB);
     }
+}
+
+/// The bytes that tell firmware of the disks on the IDE channels, with their places; `None` where there is no disk.
+pub(super) fn of_disks(disks: [Option<Geometry>; 4]) -> Vec<(u8, u8)> {
+    let mut bytes = Vec::new();
+    let mut kinds = 0;
+    for (n, disk) in (0u8..).zip(disks.iter().take(2)) {
+        let Some(Geometry { cylinders, heads, sectors }) = *disk else { continue };
+        // Type 15 is told further in an extended type, and 47 there is one that says its shape.
+        kinds |= if n == 0 { 0xf0 } else { 0x0f };
+        bytes.push((0x19 + n, 47));
+        let [low, high] = cylinders.to_le_bytes();
+        let control = 0xc0 | u8::from(heads > 8) << 3;
+        let shape = [low, high, heads, 0xff, 0xff, control, low, high, sectors];
+        bytes.extend((0x1b + 9 * n..).zip(shape));
+    }
+    bytes.push((0x12, kinds));
+    // Two bits a disk: 0 for the shape as it is, 1 for one that has the same number of blocks (LBA).
+    let translated = |disk: &Option<Geometry>| u8::from(disk.is_some_and(Geometry::is_translated));
+    bytes.push((0x39, disks.iter().rev().fold(0, |flags, disk| flags << 2 | translated(disk))));
+    bytes
 }
 
 fn put(memory: &mut [u8; BYTES], at: usize, bytes: &[u8]) {

@@ -11,8 +11,8 @@ use super::layout::CmosLayout;
 pub(super) type Nanos = i128;
 
 pub(super) const SECOND: Nanos = 1_000_000_000;
-/// The update-in-progress bit announces an update by this time (MC146818A, table 6), in nanoseconds.
-const UPDATE_NOTICE: Nanos = 244_141;
+/// The update-in-progress bit announces an update by 8 ticks of the time base (MC146818A, table 6), in nanoseconds.
+const UPDATE_NOTICE: Nanos = 8 * SECOND / BASE_HERTZ;
 /// The first update after the divider was let go comes half a second later.
 const AFTER_DIVIDER_RESET: Nanos = SECOND / 2;
 /// Frequency of the time base in hertz.
@@ -127,6 +127,8 @@ pub(super) struct Rtc {
     pub(super) caught_up: Nanos,
     /// Source time up to which the periodic flag is right.
     pub(super) periodic_caught_up: Nanos,
+    /// Source time from which periods count.
+    pub(super) periods_from: Nanos,
 }
 
 /// Whole seconds of `nanoseconds`; those that do not fit are beyond any calendar.
@@ -146,7 +148,15 @@ impl Rtc {
     pub(super) fn new(options: RtcOptions, layout: &CmosLayout, clock: &dyn Clock) -> Self {
         let mut memory = [0; BYTES];
         layout.fill(&mut memory);
-        let mut rtc = Self { source: options.clock, offset: 0, memory, flags: 0, caught_up: 0, periodic_caught_up: 0 };
+        let mut rtc = Self {
+            source: options.clock,
+            offset: 0,
+            memory,
+            flags: 0,
+            caught_up: 0,
+            periodic_caught_up: 0,
+            periods_from: 0,
+        };
         // Divider on at 32,768 Hz, periodic rate 1,024 Hz; 24 hours, BCD.
         rtc.put(REGISTER_A, 0x26);
         rtc.put(REGISTER_B, HOURS_24);
@@ -332,7 +342,11 @@ impl Rtc {
         let (old_rate, shown) = (self.period(), self.shown_seconds());
         self.put(register, value);
         if self.period() != old_rate {
-            self.periodic_caught_up = self.source_time(clock);
+            let source = self.source_time(clock);
+            // A period that runs is not begun anew: it becomes longer or shorter.
+            let begun = old_rate.map_or(ticks(source), |period| self.periods_end(source, period) - period);
+            self.periods_from = nanoseconds_of_ticks(begun);
+            self.periodic_caught_up = source;
         }
         if was_frozen && !self.frozen() {
             // With the format that is valid now: guests switch it together with the end of SET.
@@ -351,6 +365,12 @@ impl Rtc {
             rate => Some(1 << (rate - 1)),
         }
         .filter(|_| self.get(REGISTER_A) & DIVIDER < DIVIDER_RESET)
+    }
+
+    /// The tick at which the period that runs at `source` ends.
+    fn periods_end(&self, source: Nanos, period: Nanos) -> Nanos {
+        let from = ticks(self.periods_from);
+        from + ((ticks(source) - from).div_euclid(period) + 1) * period
     }
 
     fn alarm(&self) -> Alarm {
@@ -378,8 +398,8 @@ impl Rtc {
             }
         }
         self.caught_up = now;
-        let periods = |at: Nanos, period: Nanos| ticks(at).div_euclid(period);
-        if self.period().is_some_and(|period| periods(source, period) > periods(self.periodic_caught_up, period)) {
+        let ended = |period| self.periods_end(source, period) > self.periods_end(self.periodic_caught_up, period);
+        if self.period().is_some_and(ended) {
             self.flags |= PERIODIC;
         }
         self.periodic_caught_up = source;
@@ -401,10 +421,8 @@ impl Rtc {
             .then(|| self.alarm().next_after(second))
             .flatten()
             .map(|at| Nanos::from(at) * SECOND - now);
-        let periodic = self.period().filter(|_| waited_for & PERIODIC != 0).map(|period| {
-            let next = (ticks(source).div_euclid(period) + 1) * period;
-            nanoseconds_of_ticks(next) - source
-        });
+        let periodic = self.period().filter(|_| waited_for & PERIODIC != 0);
+        let periodic = periodic.map(|period| nanoseconds_of_ticks(self.periods_end(source, period)) - source);
         let next = [update, alarm, periodic].into_iter().flatten().min()?;
         // Never 0: an expiry must move on, whatever rounding says.
         u64::try_from(next.max(1)).ok()

@@ -48,6 +48,7 @@ struct CmosState {
     flags: u8,
     caught_up: Moment,
     periodic_caught_up: Moment,
+    periods_from: Moment,
 }
 
 impl SaveRestore for Cmos {
@@ -60,6 +61,7 @@ impl SaveRestore for Cmos {
             flags: regs.rtc.flags,
             caught_up: Moment::of(regs.rtc.caught_up),
             periodic_caught_up: Moment::of(regs.rtc.periodic_caught_up),
+            periods_from: Moment::of(regs.rtc.periods_from),
         };
         encode(self.name(), &Saved::V1(state))
     }
@@ -71,9 +73,9 @@ impl SaveRestore for Cmos {
             .as_slice()
             .try_into()
             .map_err(|_| unfit(self.name(), format!("memory of {} bytes", state.memory.len())))?;
-        let times = [state.offset, state.caught_up, state.periodic_caught_up].map(|moment| moment.time(self.name()));
-        let [offset, caught_up, periodic_caught_up] = times;
-        let (offset, caught_up, periodic_caught_up) = (offset?, caught_up?, periodic_caught_up?);
+        let time = |moment: Moment| moment.time(self.name());
+        let (offset, caught_up) = (time(state.offset)?, time(state.caught_up)?);
+        let (periodic_caught_up, periods_from) = (time(state.periodic_caught_up)?, time(state.periods_from)?);
         let mut regs = self.chip.lock();
         regs.index = state.index & INDEX;
         regs.rtc.offset = offset;
@@ -81,6 +83,7 @@ impl SaveRestore for Cmos {
         regs.rtc.flags = state.flags & 0x70;
         regs.rtc.caught_up = caught_up;
         regs.rtc.periodic_caught_up = periodic_caught_up;
+        regs.rtc.periods_from = periods_from;
         self.chip.settle(&mut regs);
         Ok(())
     }

@@ -146,11 +146,11 @@ fn divider_let_go_updates_half_a_second_later() {
 fn update_in_progress_announces_the_update() {
     let b = Bench::new();
 
-    b.clock.advance(SECOND - 244_142);
+    b.clock.advance(SECOND - 244_141);
     assert_eq!(b.read(0xa), 0x26);
     b.clock.advance(1);
     assert_eq!(b.read(0xa), 0xa6);
-    b.clock.advance(244_141);
+    b.clock.advance(244_140);
 
     assert_eq!(b.read(0xa), 0x26);
 }
@@ -196,6 +196,21 @@ fn periodic_interrupt_has_the_chosen_rate() {
     }
 
     assert_eq!(interrupts, 8);
+}
+
+#[test]
+fn period_that_is_changed_counts_on_from_the_last_interrupt() {
+    let b = Bench::new();
+    b.write(0xa, 0x2d);
+    b.write(0xb, 0x42);
+    assert!(b.clock.step());
+    let eighth = b.clock.now();
+
+    b.write(0xa, 0x2f);
+    let _ = b.read(0xc);
+    assert!(b.clock.step());
+
+    assert_eq!(b.clock.now() - eighth, SECOND / 2);
 }
 
 #[test]
@@ -365,4 +380,17 @@ fn leap_days_fall_where_they_should() {
     assert_eq!(next_day(date(2100, 2, 28)), (3, 1));
     assert_eq!(next_day(date(2024, 2, 29)), (3, 1));
     assert_eq!(next_day(date(1999, 12, 31)), (1, 1));
+}
+
+#[test]
+fn firmware_finds_shapes_of_disks_and_which_are_translated() {
+    let b = Bench::new();
+    let small = Geometry { cylinders: 480, heads: 4, sectors: 32 };
+    let large = Geometry { cylinders: 16383, heads: 16, sectors: 63 };
+
+    b.cmos.describe_disks([Some(small), None, None, Some(large)]);
+
+    assert_eq!([0x12, 0x19, 0x1a, 0x39].map(|at| b.read(at)), [0xf0, 47, 0, 0x40]);
+    let shape: Vec<_> = (0x1b..0x24).map(|at| b.read(at)).collect();
+    assert_eq!(shape, [0xe0, 0x01, 4, 0xff, 0xff, 0xc0, 0xe0, 0x01, 32]);
 }

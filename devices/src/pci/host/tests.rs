@@ -38,6 +38,26 @@ fn data_register_reaches_the_named_function_in_all_widths() {
 }
 
 #[test]
+fn low_bits_of_the_address_add_to_the_byte_lane() {
+    let b = board();
+
+    select(&b.host, Bdf::new(0, 1, 0), 2);
+
+    assert_eq!(peek(&b.host, 4, 2), Some(0x7000));
+    assert_eq!(peek(&b.host, 0, 4), Some(0x8000_0802));
+}
+
+#[test]
+fn access_past_the_end_of_the_registers_reads_ones() {
+    let b = board();
+
+    select(&b.host, Bdf::new(0, 1, 0), 0xff);
+
+    assert_eq!(peek(&b.host, 4, 4), Some(0xffff_ff00));
+    assert_eq!(poke(&b.host, 4, 4, 0xffff_ffff), Some(Effect::None));
+}
+
+#[test]
 fn absent_functions_and_buses_read_ones() {
     let b = board();
 

@@ -5,7 +5,6 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use anyhow::{Context, Result};
 use serde::{Deserialize, Serialize};
 
 /// Where the counting machine has the guest's initramfs and the driver.
@@ -73,12 +72,6 @@ pub(crate) struct Measured {
 }
 
 impl Monitor {
-    /// The firmware that QEMU loads, by its path in QEMU's own directory.
-    pub(super) fn firmware() -> Result<Vec<(String, PathBuf)>> {
-        let names = ["bios-256k.bin", "bios-microvm.bin", "kvmvapic.bin", "linuxboot_dma.bin", "pvh.bin"];
-        names.into_iter().map(|name| Ok((format!("usr/share/qemu/{name}"), find_firmware(name)?))).collect()
-    }
-
     fn name(self) -> &'static str {
         match self {
             Self::Rhea => "rhea",
@@ -93,12 +86,6 @@ impl Monitor {
             Self::QemuMicrovm => "microvm,rtc=on",
         }
     }
-}
-
-fn find_firmware(name: &str) -> Result<PathBuf> {
-    let directories = ["/usr/share/qemu", "/usr/share/seabios"];
-    let found = directories.iter().map(|directory| Path::new(directory).join(name)).find(|path| path.is_file());
-    found.with_context(|| format!("QEMU's firmware {name} is in none of {}", directories.join(", ")))
 }
 
 impl Image {

@@ -1,0 +1,112 @@
+//! The test programs, from Debian's source package to executables, below `target/qtests`.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context, Result};
+
+use crate::packages::{self, Package};
+use crate::{command, paths};
+
+/// The programs of QEMU's suite that test what Rhea has.
+pub(super) const PROGRAMS: &[&str] = &[
+    "ide-test",
+    "cdrom-test",
+    "i440fx-test",
+    "fw_cfg-test",
+    "rtc-test",
+    "boot-order-test",
+    "hd-geo-test",
+    "qos-test",
+    "qmp-test",
+    "qmp-cmd-test",
+    "machine-none-test",
+    "readconfig-test",
+    "drive_del-test",
+    "device-plug-test",
+    "device-introspect-test",
+    "endianness-test",
+    "pvpanic-test",
+    "fuzz-virtio-scsi-test",
+];
+
+/// What QEMU's build needs.
+const NEEDED: &[Package] = &[
+    Package { name: "dpkg-dev", program: "dpkg-source", why: "unpacks Debian's source packages" },
+    Package { name: "build-essential", program: "cc", why: "compiles QEMU's test programs" },
+    Package { name: "ninja-build", program: "ninja", why: "builds QEMU's test programs" },
+    Package { name: "meson", program: "meson", why: "configures QEMU's build" },
+    Package { name: "pkg-config", program: "pkg-config", why: "finds the libraries of QEMU's build" },
+    Package { name: "flex", program: "flex", why: "QEMU's configuration asks for it" },
+    Package { name: "bison", program: "bison", why: "QEMU's configuration asks for it" },
+    Package { name: "python3-venv", program: "python3", why: "runs the scripts of QEMU's build" },
+    Package {
+        name: "libglib2.0-dev",
+        program: "glib-compile-resources",
+        why: "QEMU's test programs are written with it",
+    },
+    Package { name: "genisoimage", program: "genisoimage", why: "makes the disks of QEMU's CD tests" },
+    Package {
+        name: "libpixman-1-dev",
+        program: "/usr/include/pixman-1/pixman.h",
+        why: "QEMU's configuration asks for it",
+    },
+    Package { name: "libfdt-dev", program: "/usr/include/libfdt.h", why: "QEMU's configuration asks for it" },
+];
+
+/// Where source packages are listed: apt's own list may have only binaries.
+const SOURCES: &str = "\
+deb-src [signed-by=/usr/share/keyrings/debian-archive-keyring.gpg] http://deb.debian.org/debian bookworm main
+deb-src [signed-by=/usr/share/keyrings/debian-archive-keyring.gpg] http://deb.debian.org/debian-security bookworm-security main
+";
+
+const CONFIGURE: &[&str] = &[
+    "--target-list=x86_64-softmmu",
+    "--without-default-features",
+    "--enable-kvm",
+    "--disable-docs",
+    "--disable-werror",
+    "--with-git-submodules=ignore",
+    "--meson=meson",
+];
+
+/// The directory with the programs; built the first time.
+pub(super) fn programs() -> Result<PathBuf> {
+    packages::ensure(NEEDED)?;
+    let directory = paths::target().join("qtests");
+    let build = directory.join("build");
+    fs::create_dir_all(&directory)?;
+    let source = source(&directory)?;
+    if !build.join("build.ninja").is_file() {
+        println!("configuring QEMU's build in {}", build.display());
+        fs::create_dir_all(&build)?;
+        command::output(Command::new(source.join("configure")).args(CONFIGURE).current_dir(&build))?;
+    }
+    let targets = PROGRAMS.iter().map(|program| format!("tests/qtest/{program}"));
+    println!("building QEMU's test programs in {}", build.display());
+    command::run(Command::new("ninja").arg("--quiet").args(targets).current_dir(&build))?;
+    Ok(build.join("tests/qtest"))
+}
+
+/// The unpacked source package.
+fn source(directory: &Path) -> Result<PathBuf> {
+    let source = directory.join("qemu");
+    if source.is_dir() {
+        return Ok(source);
+    }
+    println!("fetching QEMU's source package");
+    packages::download_source("qemu", SOURCES, directory)?;
+    let described = fs::read_dir(directory)?.filter_map(|entry| Some(entry.ok()?.path()));
+    let description = described
+        .into_iter()
+        .find(|path| path.extension().is_some_and(|extension| extension == "dsc"))
+        .context("the source package came without its description")?;
+    let partial = directory.join("qemu.partial");
+    if partial.is_dir() {
+        fs::remove_dir_all(&partial)?;
+    }
+    command::output(Command::new("dpkg-source").arg("--extract").args([&description, &partial]))?;
+    fs::rename(&partial, &source)?;
+    Ok(source)
+}
