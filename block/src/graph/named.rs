@@ -6,7 +6,8 @@ use crate::error::{BlockError, ErrorKind};
 use crate::nbd::NbdName;
 use crate::spec::{self, BlockdevSpec};
 
-/// The node for the name in `file`, as users give names: `PATH`, `file:PATH`, `nbd://...`.
+/// The node for the name in `file`, as users give names: `PATH`, `file:PATH`, `nbd://...`, and
+/// `null-co://` for a disk of nothing.
 ///
 /// # Errors
 /// When the name asks for another protocol, or makes no sense in its own.
@@ -24,6 +25,21 @@ pub fn by_name(file: spec::File) -> Result<BlockdevSpec, BlockError> {
             cache,
             ..spec::Nbd::from(&name)
         })));
+    }
+    if matches!(file.filename.as_str(), "null-co://" | "null-aio://") {
+        let is_co = file.filename.starts_with("null-co");
+        let spec::File { node_name, read_only, auto_read_only, force_share, discard, detect_zeroes, cache, .. } = file;
+        let common = spec::Null {
+            node_name,
+            read_only,
+            auto_read_only,
+            force_share,
+            discard,
+            detect_zeroes,
+            cache,
+            ..spec::Null::default()
+        };
+        return Ok(if is_co { BlockdevSpec::NullCo(common) } else { BlockdevSpec::NullAio(common) });
     }
     check_protocol(&file.filename)?;
     Ok(in_file_system(file))
