@@ -173,8 +173,7 @@ impl Luks {
     /// A new header with `password` in slot 0, and its master key.
     ///
     /// # Errors
-    /// When the options contradict each other, or the host gives no random bytes. Nothing is written yet but by
-    /// [`Self::write_new`].
+    /// When the options contradict each other, or the host gives no random bytes. Nothing is written yet.
     fn generate(options: &LuksOptions) -> Result<(Self, Zeroizing<Vec<u8>>), BlockError> {
         let mut key = Zeroizing::new(vec![0; options.key_len()]);
         super::fill_random(&mut key)?;
