@@ -241,11 +241,12 @@ impl Session<'_> {
         let mut machine = Machine::new(parts)?;
         let services = Arc::new(Services::new(super::execute::offer(), package(), Arc::clone(&self.chardevs)));
         let monitors = Monitors::start(requests, services, &bus).map_err(StartError::Host)?;
-        self.add_monitors(&monitors)?;
-        self.add_debugger(&mut machine)?;
         let _pid_file = spec.process.pidfile.as_deref().map(PidFile::create).transpose()?;
         self.chardevs.fds().close_inheritance();
         process::give_up_privileges(spec.process.chroot.as_deref(), spec.process.runas.as_ref())?;
+        // Nobody is served by a process that still is who started it.
+        self.add_monitors(&monitors)?;
+        self.add_debugger(&mut machine)?;
         // Who waits for the end of the start hears of a bad kernel; a debugger and a test look at the guest at once.
         if !spec.start_paused || spec.process.daemonize || spec.gdb.is_some() || harness.is_some() {
             machine.power_on()?;
