@@ -1,7 +1,9 @@
 //! Finds the JSON objects in a client's bytes: several in a read, one over many, on one line or on ten.
 //!
-//! It holds at most [`MAX_MESSAGE`] bytes, whatever comes. After a mistake everything up to the end of that line is
-//! passed over, so one mistake gets one answer.
+//! It holds at most [`MAX_MESSAGE`] bytes, whatever comes. A byte that no message can have at that place is answered at
+//! once, though its line may never end; what follows is passed over up to the end of the line or the next brace, so one
+//! mistake gets one answer. Of a message that is too large everything up to the end of the line is passed over: nobody
+//! wants its inner objects for commands.
 //!
 //! As in QEMU, strings may also stand in single quotes, which people type; they are turned into JSON's.
 
@@ -39,8 +41,8 @@ enum Mode {
     Structure,
     /// In a string that ends with this.
     Text { quote: u8, escaped: bool },
-    /// After a mistake, up to the end of the line.
-    Skip,
+    /// After a mistake, up to the end of the line or, unless `line`, to what may begin a message.
+    Skip { line: bool },
 }
 
 impl Framer {
@@ -51,13 +53,17 @@ impl Framer {
     /// The stream is no sequence of JSON objects within the bounds.
     pub fn push(&mut self, byte: u8) -> Result<Option<Vec<u8>>, FramingError> {
         match self.mode {
-            Mode::Skip => {
+            Mode::Skip { line: false } if matches!(byte, b'{' | b'[') => {
+                self.mode = Mode::Structure;
+                self.in_structure(byte)?;
+            }
+            Mode::Skip { .. } => {
                 if byte == b'\n' {
                     self.mode = Mode::Structure;
                 }
                 return Ok(None);
             }
-            Mode::Text { quote, escaped } => self.in_text(byte, quote, escaped),
+            Mode::Text { quote, escaped } => self.in_text(byte, quote, escaped)?,
             Mode::Structure if self.depth == 0 => self.between(byte)?,
             Mode::Structure => self.in_structure(byte)?,
         }
@@ -100,13 +106,20 @@ impl Framer {
                 self.message.push(b'"');
                 return Ok(());
             }
+            b'\t' | b'\r' | b'\n' => {}
+            // No token of JSON has them; QEMU's own tests interpolate with %.
+            0..=0x1f | 0x80.. | b'%' => return self.fail(FramingError::Stray(byte)),
             _ => {}
         }
         self.message.push(byte);
         Ok(())
     }
 
-    fn in_text(&mut self, byte: u8, quote: u8, escaped: bool) {
+    fn in_text(&mut self, byte: u8, quote: u8, escaped: bool) -> Result<(), FramingError> {
+        // Control characters are written as escapes (RFC 8259, 7), and some bytes are never UTF-8 (RFC 3629, 1).
+        if matches!(byte, 0..=0x1f | 0xc0 | 0xc1 | 0xf5..) {
+            return self.fail(FramingError::Stray(byte));
+        }
         self.mode = Mode::Text { quote, escaped: !escaped && byte == b'\\' };
         match byte {
             b'\'' if escaped => {
@@ -121,10 +134,12 @@ impl Framer {
             b'"' if !escaped => self.message.extend(b"\\\""),
             _ => self.message.push(byte),
         }
+        Ok(())
     }
 
     fn fail<T>(&mut self, error: FramingError) -> Result<T, FramingError> {
-        *self = Self { mode: Mode::Skip, ..Self::default() };
+        let line = !matches!(error, FramingError::Stray(_));
+        *self = Self { mode: Mode::Skip { line }, ..Self::default() };
         Err(error)
     }
 }

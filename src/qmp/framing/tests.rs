@@ -46,6 +46,20 @@ fn garbage_gets_one_error_and_the_next_line_is_read() {
 }
 
 #[test]
+fn impossible_bytes_are_answered_before_their_line_ends() {
+    for (text, byte) in [
+        (&b"{\xff"[..], 0xff),
+        (b"{\x01", 1),
+        (b"{'bad \xff", 0xff),
+        (b"{'execute': 'nonexistent', 'id':'\n", b'\n'),
+        (b"%%p", b'%'),
+    ] {
+        let next = b"{'a':1}";
+        assert_eq!(frames(&[text, next].concat()), [Err(FramingError::Stray(byte)), message("{\"a\":1}")]);
+    }
+}
+
+#[test]
 fn closing_brace_without_an_opening_one_is_garbage() {
     assert_eq!(frames(b"}\n{}"), [Err(FramingError::Stray(b'}')), message("{}")]);
 }
