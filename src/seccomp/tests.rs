@@ -17,9 +17,13 @@ const KINDS: &[(&str, ThreadKind)] = &[
 
 /// Runs [`child`] in a process of its own.
 fn forbidden_call_in(kind: &str) -> Output {
+    start("seccomp::tests::child", kind)
+}
+
+fn start(test: &str, kind: &str) -> Output {
     let program = std::env::current_exe().expect("the test program has a path");
     Command::new(program)
-        .args(["--exact", "seccomp::tests::child", "--nocapture", "--test-threads=1"])
+        .args(["--exact", test, "--nocapture", "--test-threads=1"])
         .env(CHILD, kind)
         .output()
         .expect("the test program starts")
@@ -40,6 +44,30 @@ fn child() {
         }
     });
     let _ = thread.expect("a thread starts").join();
+}
+
+/// Not a test by itself, like [`child`].
+#[test]
+fn child_that_gives_memory_back() {
+    let Ok(wanted) = std::env::var(CHILD) else { return };
+    let kind = KINDS.iter().find(|k| k.0 == wanted).expect("a kind").1;
+    enable().expect("SIGSYS can be handled");
+    let thread = thread::spawn(kind, "saver", || {
+        // Below the size that gets mappings of its own, and together more than a heap keeps for later.
+        let blocks: Vec<Vec<u8>> = (0..64).map(|n| vec![n; 100 << 10]).collect();
+        std::hint::black_box(&blocks);
+        blocks.into_iter().rev().for_each(drop);
+    });
+    thread.expect("a thread starts").join().expect("it ends");
+}
+
+#[test]
+fn memory_can_be_given_back_on_every_thread() {
+    for (kind, _) in KINDS {
+        let output = start("seccomp::tests::child_that_gives_memory_back", kind);
+
+        assert!(output.status.success(), "{kind}: {}", String::from_utf8_lossy(&output.stderr));
+    }
 }
 
 fn assert_ends_with_a_line(kind: &str) {
