@@ -26,7 +26,7 @@ impl Target for Machine {
             Command::QueryMemdev => answer(&self.memdevs()),
             Command::QueryIothreads => answer(&self.iothreads()),
             Command::QueryCpusFast => answer(&self.cpus()),
-            Command::QueryHotpluggableCpus => answer(&self.cpu_places()),
+            Command::QueryHotpluggableCpus => self.cpu_places(),
             Command::QueryCpuDefinitions => answer(&crate::cpu::definitions(self.facts.host_cpu.as_ref())),
             Command::QueryPci => answer(&self.pci()),
             Command::QueryTpmModels | Command::QueryTpmTypes => answer(&Vec::<String>::new()),

@@ -2,6 +2,8 @@
 
 use crate::machine::Machine;
 use crate::machine::facts::CpuPlace;
+use crate::qmp::QmpError;
+use crate::qmp::channel::{Answer, answer};
 use crate::qmp::reply::cpu::{CpuInfoFast, CpuInstanceProperties, HotpluggableCpu};
 
 /// Where QEMU's object tree has the vCPUs of a `pc`: they come first among the unnamed devices.
@@ -24,14 +26,20 @@ impl Machine {
     }
 
     /// The places, the last first, as QEMU lists them.
-    pub(in crate::machine) fn cpu_places(&self) -> Vec<HotpluggableCpu> {
+    ///
+    /// # Errors
+    /// A machine for probing has none.
+    pub(in crate::machine) fn cpu_places(&self) -> Answer {
+        if self.facts.cpus.is_empty() && self.guest.is_none() {
+            return Err(QmpError::generic("The machine does not support hot-plugging CPUs"));
+        }
         let describe = |(index, place): (usize, &CpuPlace)| HotpluggableCpu {
             r#type: self.facts.cpu_type.clone(),
             vcpus_count: 1,
             props: properties(place),
             qom_path: place.present.then(|| path(index)),
         };
-        self.facts.cpus.iter().enumerate().rev().map(describe).collect()
+        answer(&self.facts.cpus.iter().enumerate().rev().map(describe).collect::<Vec<_>>())
     }
 }
 

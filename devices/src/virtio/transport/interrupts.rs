@@ -113,7 +113,8 @@ impl DriverEvents for Interrupts {
     fn config_changed(&self) {
         // Before DRIVER_OK a device must not notify (section 2.1.2); the driver reads the configuration anyway.
         if self.status.load(Ordering::Acquire) & status::DRIVER_OK != 0 {
-            self.raise(self.config_vector.load(Ordering::Acquire), ISR_CONFIG);
+            // QEMU reports a used buffer with it, and a driver that polls its queue's bit alone sees the change only so.
+            self.raise(self.config_vector.load(Ordering::Acquire), ISR_CONFIG | ISR_QUEUE);
         }
     }
 
