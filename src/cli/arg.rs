@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
 
+use crate::qmp::framing::with_double_quotes;
 use crate::spec::SpecError;
 use crate::spec::describe::Describe;
 use crate::spec::error::{Shown, Words};
@@ -69,7 +70,7 @@ impl Arg {
         }
     }
 
-    /// The argument as JSON if it begins with `{`.
+    /// The argument as JSON if it begins with `{`; strings may stand in single quotes, as in QMP.
     pub(super) fn json(&self) -> Result<Option<Map<String, Value>>, SpecError> {
         let text = self.text()?;
         if !text.starts_with('{') {
@@ -77,7 +78,7 @@ impl Arg {
         }
         let wrong =
             |error: &serde_json::Error| SpecError::new(format!("JSON parse error, {}", Shown(&error.to_string())));
-        serde_json::from_str(text).map(Some).map_err(|error| wrong(&error))
+        serde_json::from_str(&with_double_quotes(text)).map(Some).map_err(|error| wrong(&error))
     }
 
     /// The argument asks for help: `help` or `?`.

@@ -144,5 +144,21 @@ impl Framer {
     }
 }
 
+/// A whole text with JSON's quotes in place of single ones; what is no single object stays as it is, for the parser to
+/// complain about.
+pub fn with_double_quotes(text: &str) -> String {
+    let mut framer = Framer::default();
+    for (index, byte) in text.bytes().enumerate() {
+        match framer.push(byte) {
+            Ok(None) => {}
+            Ok(Some(message)) if index + 1 == text.len() => {
+                return String::from_utf8(message).unwrap_or_else(|_| text.to_owned());
+            }
+            Ok(Some(_)) | Err(_) => break,
+        }
+    }
+    text.to_owned()
+}
+
 #[cfg(test)]
 mod tests;

@@ -60,6 +60,14 @@ fn impossible_bytes_are_answered_before_their_line_ends() {
 }
 
 #[test]
+fn whole_text_gets_double_quotes_and_a_broken_one_stays() {
+    assert_eq!(with_double_quotes("{'a': \"it's\"}"), "{\"a\": \"it's\"}");
+    for broken in ["{'a': 1", "{'a': 1} x", "{'a': %p}"] {
+        assert_eq!(with_double_quotes(broken), broken);
+    }
+}
+
+#[test]
 fn closing_brace_without_an_opening_one_is_garbage() {
     assert_eq!(frames(b"}\n{}"), [Err(FramingError::Stray(b'}')), message("{}")]);
 }
