@@ -46,6 +46,11 @@ pub(crate) const LIBVIRT: &[Package] = &[
 /// What the unit and interface tests use.
 pub(crate) const TESTS: &[Package] = &[
     Package { name: "acpica-tools", program: "iasl", why: "reads the ACPI tables that Rhea makes" },
+    Package { name: "bzip2", program: "bzip2", why: "packs kernels as their builds do" },
+    Package { name: "lz4", program: "lz4", why: "packs kernels as their builds do" },
+    Package { name: "lzop", program: "lzop", why: "packs kernels as their builds do" },
+    Package { name: "xz-utils", program: "xz", why: "packs kernels as their builds do" },
+    Package { name: "zstd", program: "zstd", why: "packs kernels as their builds do" },
     Package { name: "libnbd-bin", program: "nbdinfo", why: "the public client for Rhea's NBD server" },
     Package { name: "nbdkit", program: "nbdkit", why: "a public server for Rhea's NBD client" },
     Package { name: "gdb", program: "gdb", why: "debugs a guest through Rhea" },

@@ -1,4 +1,5 @@
 use std::io::Write;
+use std::process::Command;
 
 use super::super::tests::fixture::{Elf, RUN, bzimage, files, memory, read};
 use super::super::{BootError, Images, Options, Unpack};
@@ -172,5 +173,40 @@ fn segments_outside_the_kernels_range_are_refused() {
         let error = load(&memory(), &gzip(&elf.bytes()), true, Unpack::Host).unwrap_err();
 
         assert!(matches!(error, BootError::Unpack { .. }), "{address:#x}: {error}");
+    }
+}
+
+/// Packs as the kernel's `scripts/Makefile.lib` does, which appends the size where the format itself ends without it.
+fn packed_by(words: &[&str], data: &[u8]) -> Vec<u8> {
+    let directory = files(&[("vmlinux", data)]);
+    let unpacked = std::fs::File::open(directory.path().join("vmlinux")).unwrap();
+    let output = Command::new(words[0]).args(&words[1..]).stdin(unpacked).output().unwrap_or_else(|error| {
+        panic!("this test needs {}, of the Debian packages bzip2, lz4, lzop, xz-utils and zstd: {error}", words[0])
+    });
+    assert!(output.status.success(), "{words:?}: {}", String::from_utf8_lossy(&output.stderr));
+    if words[0] == "gzip" { output.stdout } else { sized(output.stdout, data.len()) }
+}
+
+#[test]
+fn what_a_kernel_build_packs_is_unpacked() {
+    let builds: [(&str, &[&str]); 9] = [
+        ("gzip", &["gzip", "-n", "-f", "-9"]),
+        ("bzip2", &["bzip2", "-9"]),
+        ("lzma", &["lzma", "-9"]),
+        ("lzop", &["lzop", "-9"]),
+        ("lz4", &["lz4", "-l", "-9", "-", "-"]),
+        ("lz4", &["lz4", "-l", "-1", "-", "-"]),
+        ("xz", &["xz", "--check=crc32", "--x86", "--lzma2=dict=32MiB"]),
+        ("zstd", &["zstd", "-22", "--ultra"]),
+        ("zstd", &["zstd", "-19"]),
+    ];
+    let elf = Elf::like_linux();
+    for (name, words) in builds {
+        let mem = memory();
+
+        let loaded = load(&mem, &packed_by(words, &elf.bytes()), true, Unpack::Host).unwrap();
+
+        assert_eq!(loaded.description, format!("bzImage, {name} payload unpacked on the host"), "{words:?}");
+        assert_settled(&mem, &elf, name);
     }
 }
