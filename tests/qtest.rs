@@ -154,6 +154,22 @@ fn ide_disk_is_identified_and_raises_interrupt_14() {
 }
 
 #[test]
+fn test_devices_pull_interrupts_hold_bytes_and_count_writes() {
+    let mut machine = Qtest::start(&["-device", "pc-testdev", "-device", "pci-testdev,addr=4"]);
+
+    machine.all(&["irq_intercept_in ioapic", "outb 0x200e 1", "outb 0x200e 0"]);
+    let held = machine.all(&["outl 0xe0 0x12345678", "inb 0xe9", "writeb 0xff00ffff 0x5a", "readb 0xff00ffff"]);
+    // The function's first BAR, and memory decoding.
+    machine.all(&["outl 0xcf8 0x80002010", "outl 0xcfc 0xe0000000", "outl 0xcf8 0x80002004", "outw 0xcfc 2"]);
+    let counted =
+        machine.all(&["writeb 0xe0000000 1", "readl 0xe0000004", "writeb 0xe0000804 0xfa", "readl 0xe000000c"]);
+
+    assert_eq!(machine.interrupts, ["IRQ raise 14", "IRQ lower 14"]);
+    assert_eq!(held, ["OK", "OK 0x0056", "OK", "OK 0x000000000000005a"]);
+    assert_eq!(counted, ["OK", "OK 0x0000000000000804", "OK", "OK 0x0000000000000001"]);
+}
+
+#[test]
 fn flash_programs_its_image_and_refuses_to_program_a_read_only_one() {
     let dir = tempfile::tempdir().expect("directory");
     let (code, variables) = (dir.path().join("code.fd"), dir.path().join("vars.fd"));

@@ -20,6 +20,7 @@ pub mod log_limit;
 pub mod memory;
 pub mod pci;
 pub mod scsi;
+pub mod testdev;
 pub mod virtio;
 
 #[cfg(any(test, feature = "testing"))]

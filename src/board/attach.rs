@@ -21,13 +21,15 @@ use rhea_devices::pci::piix3::Piix3;
 use rhea_devices::pci::piix4_pm::{Piix4Pm, PmOptions};
 use rhea_devices::pci::{Bdf, PciFunction};
 use rhea_devices::scsi::TrayMoved;
+use rhea_devices::testdev::isa::PcTestDevice;
+use rhea_devices::testdev::pci::PciTestDevice;
 use rhea_devices::virtio::device::VirtioDevice;
 use rhea_devices::virtio::iothread::{IoThread, Placement};
 use rhea_devices::virtio::rng::{RngConfig, RngSource, VirtioRng};
 use rhea_devices::virtio::transport::{Connections, VirtioPci, VirtioPciConfig};
 
 use super::flash::Placed;
-use super::plan::{IsaDevice, IsaPlan, PLUGGABLE_SLOTS, PciDevice, PciPlan, Plan, RngPlan, StoragePlan};
+use super::plan::{IsaDevice, IsaPlan, PLUGGABLE_SLOTS, PciDevice, PciPlan, Plan, RngPlan, StoragePlan, VirtioPlan};
 use super::rom::Rom;
 use super::{BoardError, Wiring};
 
@@ -202,22 +204,41 @@ impl Attacher<'_> {
             IsaDevice::DebugConsole { base, readback, chardev } => {
                 self.chip(DebugConsole::new(*base, *readback, self.backends.chardev(chardev)?))
             }
+            IsaDevice::Test => self.isa_test_device(),
         }
     }
 
+    /// Ports, memory and lines for test programs.
+    fn isa_test_device(&mut self) -> Result<(), BoardError> {
+        let device = PcTestDevice::new(Arc::clone(&self.wiring.ram), |line| self.isa.tap(line));
+        self.wiring.spaces.memory.insert(PcTestDevice::MEMORY_BASE, PcTestDevice::MEMORY_LEN, device.memory())?;
+        self.chip(device)
+    }
+
     pub(super) fn attach_pci(&mut self, plan: &PciPlan) -> Result<(), BoardError> {
-        let device = match &plan.device {
-            PciDevice::Blk(blk) => self.blk(&plan.id, blk)?,
-            PciDevice::Scsi(scsi) => self.scsi(&plan.id, scsi)?,
-            PciDevice::Rng(rng) => self.rng(&plan.id, rng)?,
-        };
+        match &plan.device {
+            PciDevice::Blk(blk) => self.virtio(plan, &blk.virtio, self.blk(&plan.id, blk)?),
+            PciDevice::Scsi(scsi) => {
+                let adapter = self.scsi(&plan.id, scsi)?;
+                self.virtio(plan, &scsi.virtio, adapter)
+            }
+            PciDevice::Rng(rng) => self.virtio(plan, &rng.virtio, self.rng(&plan.id, rng)?),
+            PciDevice::Test { membar } => {
+                let device = PciTestDevice::new(&plan.id, plan.bdf, plan.multifunction, *membar);
+                self.function(plan.bdf, device.map_err(BoardError::device(&plan.id))?)
+            }
+        }
+    }
+
+    /// A virtio device behind its PCI function.
+    fn virtio(&mut self, plan: &PciPlan, virtio: &VirtioPlan, device: Box<dyn VirtioDevice>) -> Result<(), BoardError> {
         let config = VirtioPciConfig {
-            interfaces: plan.virtio.interfaces,
-            vectors: plan.virtio.vectors,
+            interfaces: virtio.interfaces,
+            vectors: virtio.vectors,
             multifunction: plan.multifunction,
-            indirect_desc: plan.virtio.indirect_desc,
-            event_idx: plan.virtio.event_idx,
-            queue_reset: plan.virtio.queue_reset,
+            indirect_desc: virtio.indirect_desc,
+            event_idx: virtio.event_idx,
+            queue_reset: virtio.queue_reset,
             ..VirtioPciConfig::new(&*plan.id, plan.bdf)
         };
         let to = Connections {

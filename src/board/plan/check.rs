@@ -287,6 +287,10 @@ fn isa(spec: &VmSpec, names: &mut Names) -> Result<Vec<IsaPlan>, PlanError> {
                 let device = IsaDevice::DebugConsole { base, readback, chardev };
                 chips.push(IsaPlan { id: names.take(console.isa.id.as_deref(), device_spec.driver())?, device });
             }
+            DeviceSpec::PcTestDev(test) => {
+                let id = names.take(test.isa.id.as_deref(), device_spec.driver())?;
+                chips.push(IsaPlan { id, device: IsaDevice::Test });
+            }
             _ => {}
         }
     }
@@ -352,21 +356,21 @@ pub(super) fn function(
     let id = places.names.take(device.id(), device.driver())?;
     let pci = device.pci().cloned().unwrap_or_default();
     let bdf = places.slots.claim(&id, &pci)?;
-    let (kind, virtio) = match device {
-        DeviceSpec::VirtioBlk(blk) => (PciDevice::Blk(Box::new(disk(spec, &id, blk, disks)?)), virtio(&blk.virtio)),
-        DeviceSpec::VirtioRng(rng) => (PciDevice::Rng(entropy(spec, &id, rng)?), virtio(&rng.virtio)),
+    let kind = match device {
+        DeviceSpec::VirtioBlk(blk) => PciDevice::Blk(Box::new(disk(spec, &id, blk, disks)?)),
+        DeviceSpec::VirtioRng(rng) => PciDevice::Rng(entropy(spec, &id, rng)?),
         DeviceSpec::VirtioScsi(scsi) => {
-            let adapter = super::scsi::adapter(spec, &id, scsi, &mut places.unnamed_adapters)?;
-            (PciDevice::Scsi(Box::new(adapter)), virtio(&scsi.virtio))
+            PciDevice::Scsi(Box::new(super::scsi::adapter(spec, &id, scsi, &mut places.unnamed_adapters)?))
         }
+        DeviceSpec::PciTestDev(test) => PciDevice::Test { membar: test.membar.0 },
         _ => return Err(PlanError::NoBus { bus: "pci.0".into() }),
     };
     let bootindex = device.bootindex();
     let objects = device.objects().map(str::to_owned).collect();
-    Ok(PciPlan { id, bdf, objects, multifunction: pci.multifunction, bootindex, virtio, device: kind })
+    Ok(PciPlan { id, bdf, objects, multifunction: pci.multifunction, bootindex, device: kind })
 }
 
-fn virtio(spec: &VirtioSpec) -> VirtioPlan {
+pub(super) fn virtio(spec: &VirtioSpec) -> VirtioPlan {
     VirtioPlan {
         interfaces: Interfaces { legacy: spec.disable_legacy.chosen() != Some(true), modern: !spec.disable_modern },
         vectors: spec.vectors,
@@ -380,10 +384,11 @@ fn entropy(spec: &VmSpec, id: &str, rng: &VirtioRngSpec) -> Result<RngPlan, Plan
     let rate = rng
         .max_bytes
         .map(|max_bytes| RngRate { max_bytes, period: std::time::Duration::from_millis(u64::from(rng.period)) });
-    let Some(name) = &rng.rng else { return Ok(RngPlan { filename: None, rate }) };
+    let plan = |filename| RngPlan { filename, rate, virtio: virtio(&rng.virtio) };
+    let Some(name) = &rng.rng else { return Ok(plan(None)) };
     match spec.objects.iter().find(|object| object.id() == name) {
-        Some(ObjectSpec::RngRandom(random)) => Ok(RngPlan { filename: Some(random.filename.clone()), rate }),
-        Some(ObjectSpec::RngBuiltin(_)) => Ok(RngPlan { filename: None, rate }),
+        Some(ObjectSpec::RngRandom(random)) => Ok(plan(Some(random.filename.clone()))),
+        Some(ObjectSpec::RngBuiltin(_)) => Ok(plan(None)),
         _ => {
             let (id, name) = (id.to_owned(), name.clone());
             Err(PlanError::NoObject { id, property: "rng", name, kind: "rng-random" })
@@ -406,5 +411,6 @@ fn disk(spec: &VmSpec, id: &str, blk: &VirtioBlkSpec, disks: &[DrivePlan]) -> Re
         geometry: geometry(&blk.shape),
         ..BlkConfig::new(id, queues)
     };
-    Ok(BlkPlan { config, storage, iothread: iothread(spec, id, blk.iothread.as_ref())? })
+    let iothread = iothread(spec, id, blk.iothread.as_ref())?;
+    Ok(BlkPlan { config, storage, iothread, virtio: virtio(&blk.virtio) })
 }

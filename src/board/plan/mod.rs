@@ -114,7 +114,7 @@ impl PciPlan {
     pub fn disks(&self) -> impl Iterator<Item = (&str, &StoragePlan, DiskKind)> {
         let virtio = match &self.device {
             PciDevice::Blk(blk) => Some((self.id.as_str(), &blk.storage, DiskKind::Virtio)),
-            PciDevice::Scsi(_) | PciDevice::Rng(_) => None,
+            PciDevice::Scsi(_) | PciDevice::Rng(_) | PciDevice::Test { .. } => None,
         };
         virtio.into_iter().chain(self.units().iter().map(ScsiUnitPlan::disk))
     }
@@ -174,6 +174,8 @@ pub enum IsaDevice {
         /// Number of ports.
         size: u16,
     },
+    /// `pc-testdev`.
+    Test,
     /// `isa-debugcon`.
     DebugConsole {
         /// The port.
@@ -198,8 +200,6 @@ pub struct PciPlan {
     pub multifunction: bool,
     /// Place in the order of starting.
     pub bootindex: Option<i32>,
-    /// Properties that all virtio functions share.
-    pub virtio: VirtioPlan,
     /// What it is.
     pub device: PciDevice,
 }
@@ -228,13 +228,18 @@ pub enum PciDevice {
     Scsi(Box<ScsiPlan>),
     /// `virtio-rng-pci`.
     Rng(RngPlan),
+    /// `pci-testdev`.
+    Test {
+        /// Bytes of the BAR with nothing behind, 0 for none.
+        membar: u64,
+    },
 }
 
 impl PciPlan {
     fn adapter_mut(&mut self) -> Option<&mut ScsiPlan> {
         match &mut self.device {
             PciDevice::Scsi(adapter) => Some(adapter),
-            PciDevice::Blk(_) | PciDevice::Rng(_) => None,
+            PciDevice::Blk(_) | PciDevice::Rng(_) | PciDevice::Test { .. } => None,
         }
     }
 
@@ -243,7 +248,7 @@ impl PciPlan {
     pub fn units(&self) -> &[ScsiUnitPlan] {
         match &self.device {
             PciDevice::Scsi(adapter) => &adapter.units,
-            PciDevice::Blk(_) | PciDevice::Rng(_) => &[],
+            PciDevice::Blk(_) | PciDevice::Rng(_) | PciDevice::Test { .. } => &[],
         }
     }
 }
@@ -257,6 +262,8 @@ pub struct ScsiPlan {
     pub bus: String,
     /// The thread its queues share; one each without.
     pub iothread: Option<String>,
+    /// What it shares with all virtio functions.
+    pub virtio: VirtioPlan,
     /// What is behind it.
     pub units: Vec<ScsiUnitPlan>,
 }
@@ -285,6 +292,8 @@ pub struct BlkPlan {
     pub storage: StoragePlan,
     /// The thread its queues share; one each without.
     pub iothread: Option<String>,
+    /// What it shares with all virtio functions.
+    pub virtio: VirtioPlan,
 }
 
 /// What is behind a disk or in a CD drive.
@@ -331,4 +340,6 @@ pub struct RngPlan {
     pub filename: Option<PathBuf>,
     /// How fast it may give.
     pub rate: Option<RngRate>,
+    /// What it shares with all virtio functions.
+    pub virtio: VirtioPlan,
 }

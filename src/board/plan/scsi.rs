@@ -3,7 +3,7 @@
 use rhea_devices::scsi::UnitConfig;
 use rhea_devices::virtio::scsi::{ScsiAddress, ScsiConfig};
 
-use super::check::{DrivePlan, PlanError};
+use super::check::{DrivePlan, PlanError, virtio};
 use super::places::Names;
 use super::storage::{geometry, iothread, sizes, storage};
 use super::{PciDevice, PciPlan, ScsiPlan, ScsiUnitPlan};
@@ -34,7 +34,8 @@ pub(super) fn adapter(
         *unnamed += 1;
         format!("scsi.{}", *unnamed - 1)
     };
-    Ok(ScsiPlan { config, bus, iothread: iothread(spec, id, device.iothread.as_ref())?, units: Vec::new() })
+    let iothread = iothread(spec, id, device.iothread.as_ref())?;
+    Ok(ScsiPlan { config, bus, iothread, virtio: virtio(&device.virtio), units: Vec::new() })
 }
 
 /// Puts the units of `-device` behind the adapters among `functions`.

@@ -49,6 +49,11 @@ spec_struct! {
 }
 
 spec_struct! {
+    /// Ports, memory and interrupt lines for test programs of hypervisors.
+    pub struct PcTestDevSpec as "pc-testdev" with isa: IsaSpec {}
+}
+
+spec_struct! {
     /// An I/O port whose bytes go to a character device.
     pub struct IsaDebugconSpec as "isa-debugcon" with isa: IsaSpec {
         /// The character device at the host's end.

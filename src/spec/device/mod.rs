@@ -15,13 +15,15 @@ mod ide;
 mod isa;
 mod rng;
 mod scsi;
+mod testdev;
 
 pub use blk::VirtioBlkSpec;
 pub use disk::{DiskSpec, OnError, ShapeSpec, SizesSpec};
 pub use ide::{IdeCdSpec, IdeHdSpec, IdeSpec};
-pub use isa::{IsaDebugExitSpec, IsaDebugconSpec, IsaSerialSpec, IsaSpec};
+pub use isa::{IsaDebugExitSpec, IsaDebugconSpec, IsaSerialSpec, IsaSpec, PcTestDevSpec};
 pub use rng::VirtioRngSpec;
 pub use scsi::{MAX_LUN, MAX_TARGET, ScsiCdSpec, ScsiHdSpec, ScsiSpec, VirtioScsiSpec};
+pub use testdev::PciTestDevSpec;
 
 spec_union! {
     /// A device and its properties.
@@ -46,6 +48,10 @@ spec_union! {
         IsaDebugExit(IsaDebugExitSpec) = "isa-debug-exit",
         /// A port that prints.
         IsaDebugcon(IsaDebugconSpec) = "isa-debugcon",
+        /// Ports and lines for test programs.
+        PcTestDev(PcTestDevSpec) = "pc-testdev",
+        /// A function for test programs.
+        PciTestDev(PciTestDevSpec) = "pci-testdev",
     }
 }
 
@@ -107,7 +113,8 @@ impl DeviceSpec {
             Self::IdeHd(spec) => spec.check(),
             Self::IdeCd(spec) => spec.check(),
             Self::IsaSerial(spec) => spec.check(),
-            Self::IsaDebugExit(_) | Self::IsaDebugcon(_) => Ok(()),
+            Self::PciTestDev(spec) => spec.check(),
+            Self::IsaDebugExit(_) | Self::IsaDebugcon(_) | Self::PcTestDev(_) => Ok(()),
         }
     }
 
@@ -133,6 +140,7 @@ impl DeviceSpec {
         match driver {
             "scsi-hd" | "scsi-cd" => "SCSI",
             "ide-hd" | "ide-cd" => "IDE",
+            "pc-testdev" => "ISA",
             driver if driver.starts_with("isa-") => "ISA",
             _ => "PCI",
         }
@@ -152,6 +160,8 @@ impl DeviceSpec {
             Self::IsaSerial(spec) => spec.isa.id.as_deref(),
             Self::IsaDebugExit(spec) => spec.isa.id.as_deref(),
             Self::IsaDebugcon(spec) => spec.isa.id.as_deref(),
+            Self::PcTestDev(spec) => spec.isa.id.as_deref(),
+            Self::PciTestDev(spec) => spec.pci.id.as_deref(),
         }
     }
 
@@ -162,8 +172,9 @@ impl DeviceSpec {
             Self::VirtioBlk(spec) => Some(&spec.pci),
             Self::VirtioRng(spec) => Some(&spec.pci),
             Self::VirtioScsi(spec) => Some(&spec.pci),
+            Self::PciTestDev(spec) => Some(&spec.pci),
             Self::ScsiHd(_) | Self::ScsiCd(_) | Self::IdeHd(_) | Self::IdeCd(_) => None,
-            Self::IsaSerial(_) | Self::IsaDebugExit(_) | Self::IsaDebugcon(_) => None,
+            Self::IsaSerial(_) | Self::IsaDebugExit(_) | Self::IsaDebugcon(_) | Self::PcTestDev(_) => None,
         }
     }
 
@@ -173,8 +184,8 @@ impl DeviceSpec {
             Self::VirtioBlk(spec) => spec.iothread.as_deref(),
             Self::VirtioRng(spec) => spec.rng.as_deref(),
             Self::VirtioScsi(spec) => spec.iothread.as_deref(),
-            Self::ScsiHd(_) | Self::ScsiCd(_) | Self::IdeHd(_) | Self::IdeCd(_) => None,
-            Self::IsaSerial(_) | Self::IsaDebugExit(_) | Self::IsaDebugcon(_) => None,
+            Self::ScsiHd(_) | Self::ScsiCd(_) | Self::IdeHd(_) | Self::IdeCd(_) | Self::PciTestDev(_) => None,
+            Self::IsaSerial(_) | Self::IsaDebugExit(_) | Self::IsaDebugcon(_) | Self::PcTestDev(_) => None,
         };
         object.into_iter()
     }
@@ -194,8 +205,8 @@ impl DeviceSpec {
             Self::ScsiCd(spec) => Some(&spec.disk),
             Self::IdeHd(spec) => Some(&spec.disk),
             Self::IdeCd(spec) => Some(&spec.disk),
-            Self::VirtioRng(_) | Self::VirtioScsi(_) => None,
-            Self::IsaSerial(_) | Self::IsaDebugExit(_) | Self::IsaDebugcon(_) => None,
+            Self::VirtioRng(_) | Self::VirtioScsi(_) | Self::PciTestDev(_) => None,
+            Self::IsaSerial(_) | Self::IsaDebugExit(_) | Self::IsaDebugcon(_) | Self::PcTestDev(_) => None,
         }
     }
 
@@ -213,6 +224,8 @@ impl DeviceSpec {
             Self::IsaSerial(spec) => spec.isa.bus.as_deref(),
             Self::IsaDebugExit(spec) => spec.isa.bus.as_deref(),
             Self::IsaDebugcon(spec) => spec.isa.bus.as_deref(),
+            Self::PcTestDev(spec) => spec.isa.bus.as_deref(),
+            Self::PciTestDev(spec) => spec.pci.bus.as_deref(),
         }
     }
 }
