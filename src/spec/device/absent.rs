@@ -32,6 +32,7 @@ const ABSENT: &[(&str, &[&str])] = &[
     (HOST, &["vfio-*", "vhost-scsi*"]),
     (PLAIN, &["virtio-balloon*", "vhost-vsock*", "virtio-crypto*", "virtio-iommu*", "virtio-sound*", "pvpanic*"]),
     (PLAIN, &["i6300esb", "ib700", "tpm-*", "ivshmem-*", "edu", "pci-bridge", "pcie-*", "ioh3420", "intel-iommu"]),
+    (PLAIN, &["vmcoreinfo", "vmgenid", "hyperv-testdev", "i82801b11-bridge", "smbus-*"]),
 ];
 
 /// The sentence about a device that QEMU has and this program has not.
