@@ -96,6 +96,15 @@ fn line_interrupts_a_halted_guest() {
 }
 
 #[test]
+fn kernel_takes_both_policies_for_lost_ticks() {
+    let guest = pic_guest();
+
+    let taken = [false, true].map(|reinject| guest.vm.set_pit_reinjection(reinject).is_ok());
+
+    assert_eq!(taken, [true, true]);
+}
+
+#[test]
 fn descriptor_on_a_pin_interrupts_a_halted_guest() {
     let mut guest = pic_guest();
     let event = event();

@@ -69,12 +69,11 @@ fn apply(global: &Global, spec: &mut VmSpec) -> Result<(), SpecError> {
         return Ok(());
     }
     match (driver.as_str(), property.as_str()) {
-        // What KVM's timer does.
-        ("kvm-pit", "lost_tick_policy") if value == LostTicks::Delay.as_str() => {}
-        ("kvm-pit", "lost_tick_policy") if value == LostTicks::Discard.as_str() => {
-            return Err(SpecError::refused("'lost_tick_policy=discard'", "use delay"));
+        ("kvm-pit", "lost_tick_policy") => {
+            let policies = [LostTicks::Delay, LostTicks::Discard];
+            let chosen = policies.into_iter().find(|policy| policy.as_str() == value);
+            spec.lost_ticks = chosen.ok_or_else(|| SpecError::not_one_of(property, value, LostTicks::WORDS))?;
         }
-        ("kvm-pit", "lost_tick_policy") => return Err(SpecError::not_one_of(property, value, LostTicks::WORDS)),
         // Sleep states are never offered: there is nothing to switch off.
         ("PIIX4_PM", "disable_s3" | "disable_s4") if matches!(value.as_str(), "1" | "on" | "true" | "yes") => {}
         ("PIIX4_PM", "disable_s3" | "disable_s4") => {

@@ -36,7 +36,7 @@ use crate::seccomp::{self, SeccompError};
 use crate::secret::SecretError;
 use crate::spec::machine::{Accel, Board as BoardKind};
 use crate::spec::process::MonitorMode;
-use crate::spec::{ObjectSpec, SpecError, VmSpec};
+use crate::spec::{LostTicks, ObjectSpec, SpecError, VmSpec};
 use crate::vcpu::{Platform, VcpuError, VcpuHandle};
 
 /// Bits of a physical address of a machine without processors: what most have.
@@ -294,6 +294,9 @@ impl Session<'_> {
         let plan = plan::check(self.spec, Processors { all: cpus.processors(), phys_bits: cpus.phys_bits() }, disks)?;
         let ram = Arc::new(memory::map(&plan.ram)?);
         let vm = Arc::new(Vm::create(&kvm)?);
+        if self.spec.lost_ticks == LostTicks::Discard {
+            vm.set_pit_reinjection(false)?;
+        }
         let irqchip = vm.irqchip()?;
         let accel: Arc<dyn Accelerator> = Arc::new(Kvm(Arc::clone(&vm)));
         let board = Board::build(&plan, &accel, ram, Arc::clone(clock) as _, host)?;

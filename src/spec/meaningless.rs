@@ -36,7 +36,6 @@ pub const PARTS: &[Meaningless] = &[
         "aio-max-batch, thread-pool-min, thread-pool-max of iothread objects",
         "it starts no threads and hands over all",
     ),
-    line("-global kvm-pit.lost_tick_policy=delay", "it is so always"),
     line("rombar of PCI devices, romfile without a name", "no device has an option ROM"),
     line("x-use-canonical-path-for-ramblock-id of memory objects", "it names memory in a migration from QEMU"),
     line("seal=on of memory-backend-memfd, reserve=on of memory objects", "it is so always"),

@@ -99,6 +99,8 @@ pub struct VmSpec {
     /// `-global` for devices; `devices` has them already, those that are plugged later get them by
     /// [`DeviceSpec::read_with`].
     pub globals: Vec<GlobalSpec>,
+    /// `-global kvm-pit.lost_tick_policy`.
+    pub lost_ticks: LostTicks,
     /// `-name`.
     pub name: NameSpec,
     /// `-uuid`.
@@ -169,7 +171,7 @@ spec_enum! {
     pub enum LostTicks as "LostTickPolicy" {
         /// They are given later, one by one.
         Delay = "delay",
-        /// They are dropped; KVM is not told so here.
+        /// They are dropped.
         Discard = "discard",
     }
 }

@@ -7,7 +7,7 @@ use crate::spec::drive::{CacheMode, DriveInterface, DriveMedia};
 use crate::spec::machine::KernelUnpack;
 use crate::spec::process::{MonitorMode, RtcBase, RunAs};
 use crate::spec::smbios::SmbiosSpec;
-use crate::spec::{ByteSize, DeviceSpec, ObjectSpec, SmpSpec};
+use crate::spec::{ByteSize, DeviceSpec, LostTicks, ObjectSpec, SmpSpec};
 
 use super::{config, list, vm};
 use crate::cli::Invocation;
@@ -174,6 +174,13 @@ fn several_monitors_have_names_of_their_own() {
             ("c", MonitorMode::Control, false),
         ]
     );
+}
+
+#[test]
+fn last_policy_for_lost_ticks_holds() {
+    let spec = vm("-global kvm-pit.lost_tick_policy=delay -global kvm-pit.lost_tick_policy=discard");
+
+    assert_eq!((spec.lost_ticks, vm("").lost_ticks), (LostTicks::Discard, LostTicks::Delay));
 }
 
 #[test]

@@ -126,8 +126,9 @@ const WRONG: &[(&str, &str)] = &[
     ("-global foo", "rhea: -global foo: Invalid parameter 'foo'; write DRIVER.PROPERTY=VALUE"),
     ("-global virtio-rng-pci.zz=1", "rhea: -global virtio-rng-pci.zz=1: Property 'virtio-rng-pci.zz' not found"),
     (
-        "-global kvm-pit.lost_tick_policy=discard",
-        "rhea: -global kvm-pit.lost_tick_policy=discard: 'lost_tick_policy=discard' is not supported; use delay",
+        "-global kvm-pit.lost_tick_policy=merge",
+        "rhea: -global kvm-pit.lost_tick_policy=merge: Parameter 'lost_tick_policy' does not accept value 'merge'; it takes delay or \
+         discard",
     ),
     ("-vga zz", "rhea: -vga zz: unknown vga type: zz"),
     ("-action zz", "rhea: -action zz: Invalid parameter 'zz'"),
