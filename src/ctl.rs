@@ -22,7 +22,7 @@ use connection::{Connection, Heard};
 
 /// Sends QMP commands to a running machine and prints what it answers.
 #[derive(Debug, Parser)]
-#[command(name = "rhea ctl", disable_version_flag = true)]
+#[command(name = "rhea ctl", bin_name = "rhea ctl", disable_version_flag = true)]
 pub struct CtlArgs {
     /// The QMP socket: a path, or tcp:HOST:PORT
     pub path: String,

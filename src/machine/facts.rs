@@ -6,7 +6,7 @@ use rhea_arch::x86_64::cpu::HostCpu;
 use rhea_devices::block_stats::BlockStats;
 
 use super::host::Host;
-use crate::board::plan::{DiskKind, StoragePlan, is_made_up};
+use crate::board::plan::{DiskKind, StoragePlan, is_made_up, object_path};
 
 /// Facts for `query-…` and `info …`.
 #[derive(Debug, Default)]
@@ -45,15 +45,16 @@ impl Facts {
         host: &Host,
     ) {
         self.disks.extend(disks.map(|(id, storage, kind)| {
-            let path = match kind {
-                DiskKind::Virtio => format!("/machine/peripheral/{id}/virtio-backend"),
+            let qdev = match kind {
+                DiskKind::Virtio => format!("{}/virtio-backend", object_path(id)),
+                DiskKind::Fixed | DiskKind::Removable if is_made_up(id) => object_path(id),
                 DiskKind::Fixed | DiskKind::Removable => id.to_owned(),
                 DiskKind::Flash => format!("/machine/{id}"),
             };
             Disk {
                 id: id.to_owned(),
                 drive: storage.drive.clone(),
-                qdev: if is_made_up(id) { String::new() } else { path },
+                qdev,
                 node: storage.node.clone().unwrap_or_default(),
                 owns_node: !storage.drive.is_empty(),
                 removable: kind == DiskKind::Removable,

@@ -5,7 +5,7 @@ use rhea_devices::virtio::iothread::IoThread;
 use serde_json::{Map, Value};
 
 use super::Machine;
-use crate::board::plan::{PciPlan, is_made_up};
+use crate::board::plan::{PciPlan, is_made_up, object_path};
 use crate::qmp::channel::{Answer, done};
 use crate::qmp::event::DevicePathData;
 use crate::qmp::{Event, QmpError};
@@ -14,8 +14,6 @@ use crate::spec::{DeviceSpec, ObjectSpec};
 
 /// Where the tree of objects has the devices that the user named.
 const PERIPHERAL: &str = "/machine/peripheral/";
-/// And those without a name.
-const ANONYMOUS: &str = "/machine/peripheral-anon/";
 
 impl Machine {
     /// `device_add`: plans the device, puts it onto the bus, tells the guest.
@@ -64,7 +62,7 @@ impl Machine {
             drop(attached.disk().drain());
         }
         self.forget(&[id]);
-        let (device, path) = (Some(id.to_owned()), format!("{PERIPHERAL}{id}"));
+        let (device, path) = (Some(id.to_owned()), object_path(id));
         self.bus.emit(&Event::DeviceDeleted(DevicePathData { device, path }));
         true
     }
@@ -122,11 +120,10 @@ impl Machine {
 
     /// As QEMU tells it of a virtio function: first the device behind the transport, then the function.
     fn tell_deleted(&self, id: &str) {
-        let made_up = is_made_up(id);
-        let path = format!("{}{id}", if made_up { ANONYMOUS } else { PERIPHERAL });
+        let path = object_path(id);
         let backend = format!("{path}/virtio-backend");
         self.bus.emit(&Event::DeviceDeleted(DevicePathData { device: None, path: backend }));
-        let device = (!made_up).then(|| id.to_owned());
+        let device = (!is_made_up(id)).then(|| id.to_owned());
         self.bus.emit(&Event::DeviceDeleted(DevicePathData { device, path }));
     }
 

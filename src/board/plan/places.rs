@@ -75,6 +75,16 @@ pub fn is_made_up(name: &str) -> bool {
     name.starts_with(MADE_UP)
 }
 
+/// Where the tree of objects has the device called `name`: those without a name of the user's are counted.
+#[must_use]
+pub fn object_path(name: &str) -> String {
+    let count = name.strip_prefix(MADE_UP).and_then(|made_up| made_up.rsplit_once('.')?.1.parse::<usize>().ok());
+    match count {
+        Some(count) => format!("/machine/peripheral-anon/device[{}]", count.saturating_sub(1)),
+        None => format!("/machine/peripheral/{name}"),
+    }
+}
+
 /// A device as messages call it: by the user's name, or by its driver's where the user gave none.
 pub(crate) struct Called<'a>(pub(crate) &'a str);
 
@@ -135,6 +145,8 @@ mod tests {
         assert_eq!(Called(&made_up).to_string(), "device virtio-blk-pci");
         assert_eq!(Called(&given).to_string(), "device \"disk0\"");
         assert!(is_made_up(&made_up) && !is_made_up(&given));
+        assert_eq!(object_path(&made_up), "/machine/peripheral-anon/device[0]");
+        assert_eq!(object_path(&given), "/machine/peripheral/disk0");
     }
 
     #[test]
