@@ -91,7 +91,8 @@ impl Channel {
     /// DATA SET MANAGEMENT (7.10): TRIM.
     pub(super) fn data_set_management(&mut self, _code: u8) -> Result<(), u8> {
         let regs = self.regs();
-        let (features, blocks) = (regs.features.now, regs.sectors(true));
+        // More than a byte holds is never offered; what drivers leave in the high byte (reset sets it to 1) is not read.
+        let (features, blocks) = (regs.features.now, regs.sectors(false));
         let disk = self.disk()?;
         let offered = disk.config.discard && !disk.image.info().read_only;
         if features != 0x01 || !offered || blocks > MAX_TRIM_BLOCKS {

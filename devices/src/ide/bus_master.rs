@@ -62,6 +62,8 @@ pub(super) struct BusMaster {
     status: u8,
     table: u32,
     cursor: Cursor,
+    /// Told to stop while the drive was at work: it is active until the drive is done.
+    stopping: bool,
 }
 
 impl BusMaster {
@@ -81,14 +83,14 @@ impl BusMaster {
         }
     }
 
-    /// Takes a write; says whether it started the bus master.
-    pub(super) fn write(&mut self, offset: u64, len: usize, value: u32) -> Option<bool> {
+    /// Takes a write; says whether it started the bus master. `at_work`: the drive has asked its image for something.
+    pub(super) fn write(&mut self, offset: u64, len: usize, value: u32, at_work: bool) -> Option<bool> {
         let [low, _, third, _] = value.to_le_bytes();
         match (offset, len) {
-            (port::COMMAND, 1 | 2) => return Some(self.set_command(low)),
+            (port::COMMAND, 1 | 2) => return Some(self.set_command(low, at_work)),
             (port::COMMAND, 4) => {
                 self.set_status(third);
-                return Some(self.set_command(low));
+                return Some(self.set_command(low, at_work));
             }
             (port::STATUS, 1 | 2) => self.set_status(low),
             (port::TABLE, 4) => self.table = value & !3,
@@ -103,15 +105,20 @@ impl BusMaster {
         Some(false)
     }
 
-    fn set_command(&mut self, value: u8) -> bool {
+    /// What the image was asked for cannot be called back, and no vCPU waits for it. So a stop in the middle of a
+    /// command takes effect at its end, as software sees in the active bit.
+    fn set_command(&mut self, value: u8, at_work: bool) -> bool {
         let was = self.command & START != 0;
         self.command = value & (START | TO_MEMORY);
         let starts = !was && self.command & START != 0;
         if starts {
             self.status |= ACTIVE;
+            self.stopping = false;
             self.cursor = Cursor { next: self.table, ..Cursor::default() };
+        } else if self.command & START == 0 && at_work {
+            self.stopping = self.active();
         } else if self.command & START == 0 {
-            self.status &= !ACTIVE;
+            self.stop();
         }
         starts
     }
@@ -140,11 +147,20 @@ impl BusMaster {
     /// It ends before the drive has what it wants.
     pub(super) fn stop(&mut self) {
         self.status &= !ACTIVE;
+        self.stopping = false;
+    }
+
+    /// The drive is at rest: it stops if it was told to.
+    pub(super) fn settle(&mut self) {
+        if self.stopping {
+            self.stop();
+        }
     }
 
     /// It could not reach memory.
     pub(super) fn fail(&mut self) {
-        self.status = (self.status & !ACTIVE) | ERROR;
+        self.stop();
+        self.status |= ERROR;
     }
 
     /// Collects regions for up to `want` bytes, whole units of `unit` (at most 2048) bytes each; returns how many were

@@ -277,6 +277,7 @@ impl Channel {
 
     /// No command is in progress any more.
     pub(super) fn rest(&mut self) {
+        self.bus_master.settle();
         self.work = Work { drive: self.work.drive, ..Work::default() };
         self.job = None;
     }
@@ -452,7 +453,8 @@ impl Channel {
 
     /// A write to the bus master's registers; `None` where there are none.
     pub(super) fn write_bus_master(&mut self, at: u64, len: usize, value: u32) -> Option<()> {
-        if self.bus_master.write(at, len, value)? {
+        let at_work = self.work.phase == Phase::Busy;
+        if self.bus_master.write(at, len, value, at_work)? {
             self.run_dma();
         }
         Some(())

@@ -73,6 +73,21 @@ fn table_shorter_than_the_transfer_stops_without_an_interrupt() {
 }
 
 #[test]
+fn stop_in_the_middle_of_a_command_takes_effect_at_its_end() {
+    let guest = guest();
+    guest.set_table(&[(0x2_0000, 4096, true)]);
+    guest.image.hold();
+    guest.command28(0xc8, 0, 2);
+    guest.start_dma(true);
+    guest.stop_dma();
+    assert_eq!(guest.bus_master(2) & 7, ACTIVE);
+    guest.image.release();
+    assert_eq!(guest.interrupt(), READY);
+    assert_eq!(guest.bus_master(2) & 7, INTERRUPT);
+    assert!(guest.peek_ram(0x2_0000, 1024) == guest.image.bytes(0, 1024));
+}
+
+#[test]
 fn memory_that_is_not_there_is_a_bus_master_error() {
     let guest = guest();
     for (address, table) in [(0x8000_0000, TABLE), (0xffff_fffe, TABLE), (0x2_0000, 0x7fff_fff8)] {
@@ -125,7 +140,7 @@ fn trim_discards_its_ranges() {
     guest.poke_ram(0x2_0000, &list);
     guest.set_table(&[(0x2_0000, 512, true)]);
     guest.out(1, 1);
-    guest.command48(0x06, 0, 1);
+    guest.command28(0x06, 0, 1);
     guest.start_dma(false);
     assert_eq!(guest.interrupt(), READY);
     let seen: Vec<_> = guest.image.take_seen().iter().map(|seen| (seen.op, seen.offset, seen.len)).collect();
