@@ -75,7 +75,7 @@ impl Board {
         let power = attacher.attach_chipset(host_bridge, isa_bridge)?;
         let cmos = attacher.attach_fixed_chips(plan)?;
         let hotplug = attacher.attach_hotplug()?;
-        attacher.attach_fw_cfg(fw_cfg)?;
+        attacher.attach_fw_cfg(Arc::clone(&fw_cfg))?;
         cmos.describe_disks(attacher.attach_ide(&plan.ide)?);
         plan.isa.iter().try_for_each(|chip| attacher.attach_isa(chip))?;
         plan.pci.iter().try_for_each(|function| attacher.attach_pci(function))?;
@@ -92,7 +92,7 @@ impl Board {
             hotplug,
             isa,
             cmos,
-            boot: plan.boot.clone(),
+            fw_cfg,
             layout: plan.layout.clone(),
             devices,
             drives,

@@ -15,7 +15,7 @@ use rhea_devices::memory::GuestRam;
 
 use super::BoardError;
 use super::linux_rom;
-use super::plan::{KERNEL_ROM, KernelPlan, Plan};
+use super::plan::{BootPlan, KERNEL_ROM, KernelPlan, Plan};
 
 /// States S1 to S4: the top bit says that a state is there. S3 and S4 are not; the low bits are the sleep types that
 /// the tables give them.
@@ -23,6 +23,17 @@ const SYSTEM_STATES: [u8; 6] = [0x80, 0, 0, 1, 2, 0x80];
 /// Kinds of memory in `etc/e820` (ACPI 6.5, 15.1).
 const RAM: u32 = 1;
 const RESERVED: u32 = 2;
+
+/// Files that follow what is plugged and unplugged.
+const BOOT_ORDER: &str = "bootorder";
+const BIOS_GEOMETRY: &str = "bios-geometry";
+
+/// Tells firmware of the devices as they are now.
+pub(super) fn tell(device: &FwCfg, boot: &BootPlan) -> Result<(), BoardError> {
+    device.replace_file(BOOT_ORDER, boot.bootorder())?;
+    device.replace_file(BIOS_GEOMETRY, boot.bios_geometry())?;
+    Ok(())
+}
 
 /// Collects everything.
 pub(super) fn build(plan: &Plan, acpi: Option<&AcpiSpec>, ram: Arc<GuestRam>) -> Result<Arc<FwCfg>, BoardError> {
@@ -75,7 +86,8 @@ fn numbers(items: &mut FwCfgBuilder, plan: &Plan) -> Result<(), BoardError> {
 fn boot(items: &mut FwCfgBuilder, plan: &Plan) -> Result<(), BoardError> {
     let boot = &plan.boot;
     items.u16(key::BOOT_MENU, boot.menu.into())?;
-    items.file("bootorder", boot.bootorder())?;
+    items.file(BOOT_ORDER, boot.bootorder())?;
+    items.file(BIOS_GEOMETRY, boot.bios_geometry())?;
     items.file("etc/boot-fail-wait", boot.fail_wait.to_le_bytes())?;
     if let Some(wait) = boot.menu_wait {
         items.file("etc/boot-menu-wait", wait.to_le_bytes())?;

@@ -27,6 +27,7 @@ use rhea_arch::x86_64::boot::BootError;
 use rhea_arch::x86_64::layout::MemoryLayout;
 use rhea_devices::bus::Effect;
 use rhea_devices::clock::SharedClock;
+use rhea_devices::fw_cfg::FwCfg;
 use rhea_devices::irq::MsiSink;
 use rhea_devices::legacy::cmos::Cmos;
 use rhea_devices::lifecycle::{DeviceError, Lifecycle};
@@ -126,7 +127,7 @@ pub struct Board {
     hotplug: Arc<PciHotplug>,
     isa: IsaInterrupts,
     cmos: Arc<Cmos>,
-    boot: plan::BootPlan,
+    fw_cfg: Arc<FwCfg>,
 
     /// In the order in which they start, pause and drain.
     devices: Vec<Arc<dyn Lifecycle>>,
@@ -185,11 +186,16 @@ impl Board {
         self.memory.refresh();
     }
 
-    /// After the first start the order of drives that was for that one only (`-boot once=`) gives way.
-    pub fn forget_first_order(&self) {
-        for (index, value) in self.boot.cmos_order() {
+    /// For the next start, firmware is told of the devices as they are now, and the order of drives that was for the
+    /// first one only (`-boot once=`) gives way.
+    ///
+    /// # Errors
+    /// When there are more devices than can be told of.
+    pub fn tell_firmware(&self, boot: &plan::BootPlan) -> Result<(), BoardError> {
+        for (index, value) in boot.cmos_order() {
             self.cmos.set_byte(index, value);
         }
+        fw_cfg::tell(&self.fw_cfg, boot)
     }
 
     /// Presses the power button.

@@ -87,7 +87,7 @@ impl Machine {
             device.reset();
         }
         if let Some(guest) = &self.guest {
-            guest.board.forget_first_order();
+            guest.board.tell_firmware(&self.planner.boot())?;
             if let Some(kvm) = &guest.kvm {
                 kvm.vm.set_irqchip(&kvm.irqchip).map_err(MachineError::Interrupts)?;
             }

@@ -10,7 +10,7 @@ use super::regs::{TaskFile, device, error, status};
 use crate::block_errors::ErrorPolicy;
 use crate::block_sizes::{BlockSizeError, BlockSizes};
 use crate::block_stats::BlockStats;
-use crate::geometry::Geometry;
+use crate::geometry::{Geometry, Translation};
 use crate::pci::config::ConfigError;
 use crate::scsi::{LogicalUnit, Medium, UnitKind};
 
@@ -44,6 +44,8 @@ pub struct IdeDisk {
     pub write_cache: Option<bool>,
     /// `cyls`, `heads`, `secs`; `None` for a guess.
     pub geometry: Option<Geometry>,
+    /// `bios-chs-trans`; `None` (auto) for what suits the geometry.
+    pub translation: Option<Translation>,
 }
 
 impl IdeDisk {
@@ -61,6 +63,7 @@ impl IdeDisk {
             discard: true,
             write_cache: None,
             geometry: None,
+            translation: None,
         }
     }
 }

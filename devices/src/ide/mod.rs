@@ -23,6 +23,7 @@ mod function;
 mod identify;
 mod ports;
 mod regs;
+mod shape;
 mod smart;
 mod state;
 mod transfer;
@@ -30,6 +31,7 @@ mod worker;
 
 pub use drive::{IdeDisk, IdeDrive, IdeError};
 pub use function::{IdeConnections, Piix3Ide};
+pub use shape::shape;
 
 #[cfg(test)]
 mod tests;

@@ -17,7 +17,7 @@ use std::sync::{Arc, Mutex, MutexGuard, Weak};
 
 use crate::bus::{BusDevice, BusFault, Effect};
 use crate::clock::{SharedClock, Timer};
-use crate::geometry::Geometry;
+use crate::geometry::Shape;
 use crate::irq::IrqLine;
 use crate::lifecycle::{Lifecycle, Saver};
 
@@ -91,7 +91,7 @@ impl Cmos {
     }
 
     /// Tells firmware of the disks on the IDE channels, masters and slaves in order.
-    pub fn describe_disks(&self, disks: [Option<Geometry>; 4]) {
+    pub fn describe_disks(&self, disks: [Option<Shape>; 4]) {
         layout::of_disks(disks).into_iter().for_each(|(index, value)| self.set_byte(index, value));
     }
 

@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use rhea_block::Image;
-use rhea_devices::geometry::Geometry;
-use rhea_devices::ide::{IdeConnections, IdeDrive, Piix3Ide};
+use rhea_devices::geometry::Shape;
+use rhea_devices::ide::{self, IdeConnections, IdeDrive, Piix3Ide};
 use rhea_devices::scsi::{LogicalUnit, Reservations, UnitConfig, UnitKind};
 use rhea_devices::virtio::blk::{BlkConnections, VirtioBlk};
 use rhea_devices::virtio::device::VirtioDevice;
@@ -84,12 +84,12 @@ impl Attacher<'_> {
     }
 
     /// The IDE function, which every board has, and what is on its channels; the shapes of the disks there.
-    pub(in crate::board) fn attach_ide(&mut self, channels: &Channels) -> Result<[Option<Geometry>; 4], BoardError> {
+    pub(in crate::board) fn attach_ide(&mut self, channels: &Channels) -> Result<[Option<Shape>; 4], BoardError> {
         let mut drive = |drive: &Option<IdePlan>| drive.as_ref().map(|drive| self.ide_drive(drive)).transpose();
         let [[a, b], [c, d]] = channels;
-        let drives = [[drive(a)?, drive(b)?], [drive(c)?, drive(d)?]];
-        let [[a, b], [c, d]] = &drives;
-        let shapes = [a, b, c, d].map(|drive| drive.as_ref().and_then(shape));
+        let mut drives = [[drive(a)?, drive(b)?], [drive(c)?, drive(d)?]];
+        let [[a, b], [c, d]] = &mut drives;
+        let shapes = [a, b, c, d].map(|drive| drive.as_mut().and_then(settle_shape));
         let to = IdeConnections {
             memory: Arc::clone(&self.wiring.ram),
             irqs: interrupt::IDE.map(|number| self.isa.tap(number)),
@@ -118,11 +118,10 @@ impl Attacher<'_> {
     }
 }
 
-fn shape(drive: &IdeDrive) -> Option<Geometry> {
-    match drive {
-        IdeDrive::Disk { config, image, .. } => {
-            Some(config.geometry.unwrap_or_else(|| Geometry::guess(image.info().size)))
-        }
-        IdeDrive::Cd { .. } => None,
-    }
+/// Settles the shape of a disk.
+fn settle_shape(drive: &mut IdeDrive) -> Option<Shape> {
+    let IdeDrive::Disk { config, image, .. } = drive else { return None };
+    let shape = ide::shape(config, &**image);
+    config.geometry = Some(shape.geometry);
+    Some(shape)
 }

@@ -9,7 +9,7 @@ use rhea_devices::virtio::scsi::ScsiAddress;
 use thiserror::Error;
 
 use super::storage::storage;
-use super::{Channels, DrivePlan, PciDevice, PciPlan, StoragePlan};
+use super::{Channels, DrivePlan, PciDevice, PciPlan, StoragePlan, ToFirmware};
 use crate::spec::VmSpec;
 use crate::spec::boot::BootSpec;
 use crate::spec::device::DiskSpec;
@@ -119,8 +119,8 @@ pub struct BootPlan {
     pub strict: bool,
     /// Look for the signature of a boot sector before a floppy is started.
     pub check_floppy: bool,
-    /// Open Firmware paths of devices with a `bootindex`, in order.
-    pub paths: Vec<String>,
+    /// What firmware is told of devices.
+    pub told: Told,
 }
 
 impl BootPlan {
@@ -141,9 +141,27 @@ impl BootPlan {
     #[must_use]
     pub fn bootorder(&self) -> Vec<u8> {
         let halt = self.strict.then_some("HALT");
-        let lines: Vec<&str> = self.paths.iter().map(String::as_str).chain(halt).collect();
-        if lines.is_empty() { Vec::new() } else { [lines.join("\n").as_bytes(), &[0]].concat() }
+        list(self.told.order.iter().map(String::as_str).chain(halt))
     }
+
+    /// The content of fw_cfg's `bios-geometry`, in the same form: a path, cylinders, heads and sectors a line.
+    #[must_use]
+    pub fn bios_geometry(&self) -> Vec<u8> {
+        let line = |(path, [c, h, s]): &(String, [u32; 3])| format!("{path} {c} {h} {s}");
+        list(self.told.shapes.iter().map(line))
+    }
+}
+
+/// Lines with a zero behind the last; nothing when there are none.
+fn list(lines: impl Iterator<Item = impl AsRef<str>>) -> Vec<u8> {
+    let mut text = Vec::new();
+    for line in lines {
+        text.extend(line.as_ref().bytes().chain([b'\n']));
+    }
+    if let Some(last) = text.last_mut() {
+        *last = 0;
+    }
+    text
 }
 
 /// The firmware of a machine that needs one.
@@ -195,8 +213,8 @@ fn look_up(spec: &BootSpec, name: &Path) -> Option<PathBuf> {
     dirs.map(|dir| dir.join(name)).find(|path| path.is_file())
 }
 
-/// `-boot`, with the `paths` of devices that have a place of their own.
-pub(super) fn order(spec: &BootSpec, paths: Vec<String>) -> Result<BootPlan, BootPlanError> {
+/// `-boot`, with what firmware is told of devices.
+pub(super) fn order(spec: &BootSpec, told: Told) -> Result<BootPlan, BootPlanError> {
     let options = &spec.options;
     let fail_wait = options.reboot_timeout.unwrap_or(-1);
     if !(-1..=i32::from(u16::MAX)).contains(&fail_wait) {
@@ -210,7 +228,7 @@ pub(super) fn order(spec: &BootSpec, paths: Vec<String>) -> Result<BootPlan, Boo
         fail_wait,
         strict: options.strict,
         check_floppy: !spec.any_floppy,
-        paths,
+        told,
     })
 }
 
@@ -231,36 +249,52 @@ fn codes(letters: &str) -> Result<[u8; 3], BootPlanError> {
     Ok(codes)
 }
 
-/// The paths of devices with a `bootindex`, the least first.
-pub(super) fn paths(functions: &[PciPlan], ide: &Channels, roms: Vec<(i32, String)>) -> Vec<String> {
-    let devices = functions.iter().flat_map(function_paths).chain(ide_paths(ide));
-    let mut indexed: Vec<(i32, String)> = roms.into_iter().chain(devices).collect();
-    indexed.sort_by_key(|(index, _)| *index);
-    indexed.into_iter().map(|(_, path)| path).collect()
+/// What firmware is told of devices, by their Open Firmware paths.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Told {
+    /// Those with a `bootindex`, the least first.
+    pub order: Vec<String>,
+    /// Those whose shape it is to show programs.
+    pub shapes: Vec<(String, [u32; 3])>,
+}
+
+impl Told {
+    /// Of these functions, the drives on IDE, and `roms` with a place in the order.
+    pub(super) fn new<'a>(
+        functions: impl Iterator<Item = &'a PciPlan>,
+        ide: &Channels,
+        roms: Vec<(i32, String)>,
+    ) -> Self {
+        let mut indexed = roms;
+        let mut shapes = Vec::new();
+        for (path, told) in functions.flat_map(function_paths).chain(ide_paths(ide)) {
+            indexed.extend(told.index.map(|index| (index, path.clone())));
+            shapes.extend(told.shape.map(|shape| (path, shape)));
+        }
+        indexed.sort_by_key(|(index, _)| *index);
+        Self { order: indexed.into_iter().map(|(_, path)| path).collect(), shapes }
+    }
 }
 
 /// A virtio disk is a function by itself; behind an adapter, each unit has its place on the one channel.
-fn function_paths(function: &PciPlan) -> Vec<(i32, String)> {
+fn function_paths(function: &PciPlan) -> Vec<(String, ToFirmware)> {
     let path = pci_path("scsi", function.bdf);
     match &function.device {
-        PciDevice::Blk(_) => function.bootindex.map(|index| (index, format!("{path}/disk@0,0"))).into_iter().collect(),
+        PciDevice::Blk(_) => vec![(format!("{path}/disk@0,0"), function.told)],
         PciDevice::Scsi(adapter) => {
-            let indexed = adapter.units.iter().filter_map(|unit| Some((unit.bootindex?, unit.address)));
-            let place = |(index, at): (i32, ScsiAddress)| {
-                (index, format!("{path}/channel@0/disk@{:x},{:x}", at.target, at.lun))
-            };
-            indexed.map(place).collect()
+            let place = |at: ScsiAddress| format!("{path}/channel@0/disk@{:x},{:x}", at.target, at.lun);
+            adapter.units.iter().map(|unit| (place(unit.address), unit.told)).collect()
         }
         PciDevice::Rng(_) | PciDevice::Test { .. } => Vec::new(),
     }
 }
 
 /// Channels are drives of the function, and drives are disks of the channel.
-fn ide_paths(channels: &Channels) -> impl Iterator<Item = (i32, String)> {
+fn ide_paths(channels: &Channels) -> impl Iterator<Item = (String, ToFirmware)> {
     channels.iter().enumerate().flat_map(|(channel, drives)| {
         drives.iter().enumerate().filter_map(move |(unit, drive)| {
             let function = pci_path("ide", Bdf::new(0, 1, 1));
-            Some((drive.as_ref()?.bootindex?, format!("{function}/drive@{channel:x}/disk@{unit:x}")))
+            Some((format!("{function}/drive@{channel:x}/disk@{unit:x}"), drive.as_ref()?.told))
         })
     })
 }
@@ -309,7 +343,7 @@ mod tests {
 
     #[test]
     fn default_order_is_disk_floppy_cd() {
-        let plan = order(&BootSpec::default(), Vec::new()).unwrap();
+        let plan = order(&BootSpec::default(), Told::default()).unwrap();
 
         assert_eq!(plan.first_order(), [2, 1, 3]);
         assert_eq!(plan.cmos_order(), [(0x3d, 0x12), (0x38, 0x30)]);
@@ -320,28 +354,39 @@ mod tests {
         let mut spec = letters("c");
         spec.options.once = Some("d".into());
 
-        let plan = order(&spec, Vec::new()).unwrap();
+        let plan = order(&spec, Told::default()).unwrap();
 
         assert_eq!((plan.first_order(), plan.cmos_order()[0]), ([3, 0, 0], (0x3d, 0x02)));
     }
 
     #[test]
     fn floppies_without_a_signature_start_when_the_user_says_so() {
-        let plan = order(&BootSpec { any_floppy: true, ..BootSpec::default() }, Vec::new()).unwrap();
+        let plan = order(&BootSpec { any_floppy: true, ..BootSpec::default() }, Told::default()).unwrap();
 
         assert_eq!(plan.cmos_order(), [(0x3d, 0x12), (0x38, 0x31)]);
     }
 
     #[test]
     fn letters_that_no_pc_has_are_refused() {
-        assert_eq!(order(&letters("x"), Vec::new()).unwrap_err().to_string(), "Invalid boot device for PC: 'x'");
-        assert!(matches!(order(&letters("acdn"), Vec::new()), Err(BootPlanError::TooMany(_))));
+        assert_eq!(order(&letters("x"), Told::default()).unwrap_err().to_string(), "Invalid boot device for PC: 'x'");
+        assert!(matches!(order(&letters("acdn"), Told::default()), Err(BootPlanError::TooMany(_))));
+    }
+
+    #[test]
+    fn shapes_for_firmware_are_lines_of_path_and_numbers() {
+        let shapes = vec![("/a".into(), [10_000, 120, 30]), ("/b".into(), [0, 1, 0])];
+
+        let plan = BootPlan { told: Told { shapes, ..Told::default() }, ..BootPlan::default() };
+
+        assert_eq!(plan.bios_geometry(), b"/a 10000 120 30\n/b 0 1 0\0");
+        assert!(BootPlan::default().bios_geometry().is_empty());
     }
 
     #[test]
     fn bootorder_is_lines_with_one_zero_and_halt_when_strict() {
         let paths = vec![pci_path("scsi", Bdf::new(0, 4, 0)), pci_path("scsi", Bdf::new(0, 0x1f, 2))];
-        let plan = BootPlan { strict: true, paths, ..BootPlan::default() };
+        let told = Told { order: paths, ..Told::default() };
+        let plan = BootPlan { strict: true, told, ..BootPlan::default() };
 
         assert_eq!(plan.bootorder(), b"/pci@i0cf8/scsi@4\n/pci@i0cf8/scsi@1f,2\nHALT\0");
         assert!(BootPlan::default().bootorder().is_empty());

@@ -188,7 +188,7 @@ pub fn check(spec: &VmSpec, cpus: Processors, disks: &[DrivePlan]) -> Result<Pla
         cpu_nodes: spec.numa.of_cpu.clone(),
         processors: cpus.all,
         kernel: kernel(spec)?,
-        boot: super::boot::order(&spec.boot, super::boot::paths(&functions, &ide, roms))?,
+        boot: super::boot::order(&spec.boot, super::boot::Told::new(functions.iter(), &ide, roms))?,
         option_roms: super::roms::read(&spec.boot, firmware.is_some())?,
         firmware,
         files: super::boot::files(&spec.boot)?,
@@ -365,9 +365,9 @@ pub(super) fn function(
         DeviceSpec::PciTestDev(test) => PciDevice::Test { membar: test.membar.0 },
         _ => return Err(PlanError::NoBus { bus: "pci.0".into() }),
     };
-    let bootindex = device.bootindex();
+    let told = super::storage::to_firmware(device);
     let objects = device.objects().map(str::to_owned).collect();
-    Ok(PciPlan { id, bdf, objects, multifunction: pci.multifunction, bootindex, device: kind })
+    Ok(PciPlan { id, bdf, objects, multifunction: pci.multifunction, told, device: kind })
 }
 
 pub(super) fn virtio(spec: &VirtioSpec) -> VirtioPlan {

@@ -1,15 +1,16 @@
 //! Which drive is where on the IDE channels.
 
+use rhea_devices::geometry::Translation;
 use rhea_devices::ide::IdeDisk;
 use rhea_devices::scsi::UnitConfig;
 use serde_json::json;
 
 use super::check::{DrivePlan, PlanError, of_drive};
 use super::places::Names;
-use super::storage::{geometry, sizes, storage};
-use super::{IdeDevice, IdePlan};
+use super::storage::{geometry, sizes, storage, to_firmware};
+use super::{IdeDevice, IdePlan, StoragePlan};
 use crate::spec::VmSpec;
-use crate::spec::device::{DeviceSpec, IdeCdSpec, IdeHdSpec, IdeSpec};
+use crate::spec::device::{ChsTranslation, DeviceSpec, IdeCdSpec, IdeHdSpec, IdeSpec};
 use crate::spec::drive::{DriveInterface, DriveMedia};
 
 /// Drives by channel and place.
@@ -45,11 +46,12 @@ fn add(channels: &mut Channels, device: &DeviceSpec, disks: &[DrivePlan], names:
     let (bus, unit) = place(channels, &id, part)?;
     // Serial numbers count places, taken or not.
     let number = u32::try_from(2 * bus + unit).unwrap_or(0) + 1;
-    let plan = match device {
-        DeviceSpec::IdeHd(disk) => hard_disk(id, number, disk, disks)?,
-        DeviceSpec::IdeCd(cd) => cd_drive(id, number, cd, disks),
+    let (storage, kind) = match device {
+        DeviceSpec::IdeHd(disk) => hard_disk(&id, number, disk, disks)?,
+        DeviceSpec::IdeCd(cd) => cd_drive(&id, number, cd, disks),
         _ => return Ok(()),
     };
+    let plan = IdePlan { id, told: to_firmware(device), storage, device: kind };
     if let Some(slot) = channels.get_mut(bus).and_then(|channel| channel.get_mut(unit)) {
         *slot = Some(plan);
     }
@@ -73,9 +75,14 @@ fn place(channels: &Channels, id: &str, part: &IdeSpec) -> Result<(usize, usize)
     places.filter(wanted).find(is_free).ok_or_else(|| PlanError::NoIdePlace(id.to_owned()))
 }
 
-fn hard_disk(id: String, number: u32, spec: &IdeHdSpec, disks: &[DrivePlan]) -> Result<IdePlan, PlanError> {
+fn hard_disk(
+    id: &str,
+    number: u32,
+    spec: &IdeHdSpec,
+    disks: &[DrivePlan],
+) -> Result<(StoragePlan, IdeDevice), PlanError> {
     let storage = storage(Some(&spec.drive), &spec.disk, disks);
-    let mut config = IdeDisk::new(&*id, number);
+    let mut config = IdeDisk::new(id, number);
     config.wwn = spec.ide.wwn;
     config.rotation_rate = spec.rotation_rate;
     config.write_cache = Some(storage.write_cache);
@@ -87,14 +94,20 @@ fn hard_disk(id: String, number: u32, spec: &IdeHdSpec, disks: &[DrivePlan]) -> 
     for (text, given) in texts {
         text.clone_from(given.as_ref().unwrap_or(&text.clone()));
     }
-    config.sizes = sizes(&id, &spec.sizes)?;
+    config.sizes = sizes(id, &spec.sizes)?;
     config.geometry = geometry(&spec.shape);
-    let device = IdeDevice::Disk(Box::new(config));
-    Ok(IdePlan { id, bootindex: spec.disk.bootindex, storage, device })
+    config.translation = match spec.bios_chs_trans {
+        ChsTranslation::Auto => None,
+        ChsTranslation::None => Some(Translation::None),
+        ChsTranslation::Lba => Some(Translation::Lba),
+        ChsTranslation::Large => Some(Translation::Large),
+        ChsTranslation::Rechs => Some(Translation::Rechs),
+    };
+    Ok((storage, IdeDevice::Disk(Box::new(config))))
 }
 
-fn cd_drive(id: String, number: u32, spec: &IdeCdSpec, disks: &[DrivePlan]) -> IdePlan {
-    let mut config = UnitConfig::cd(&*id);
+fn cd_drive(id: &str, number: u32, spec: &IdeCdSpec, disks: &[DrivePlan]) -> (StoragePlan, IdeDevice) {
+    let mut config = UnitConfig::cd(id);
     config.product = spec.ide.model.clone().unwrap_or_else(|| CD_MODEL.to_owned());
     config.serial = spec.disk.serial.clone().unwrap_or_else(|| format!("QM{number:05}"));
     config.wwn = spec.ide.wwn;
@@ -102,8 +115,7 @@ fn cd_drive(id: String, number: u32, spec: &IdeCdSpec, disks: &[DrivePlan]) -> I
         config.version.clone_from(version);
     }
     let storage = storage(spec.drive.as_deref(), &spec.disk, disks);
-    let device = IdeDevice::Cd(Box::new(config));
-    IdePlan { id, bootindex: spec.disk.bootindex, storage, device }
+    (storage, IdeDevice::Cd(Box::new(config)))
 }
 
 #[cfg(test)]

@@ -11,7 +11,7 @@ mod roms;
 mod scsi;
 mod storage;
 
-pub use boot::{BootPlan, FirmwarePlan, FlashPlan};
+pub use boot::{BootPlan, FirmwarePlan, FlashPlan, Told};
 pub use check::{DrivePlan, PlanError, Processors, check};
 pub use ide::Channels;
 pub(crate) use places::Called;
@@ -198,10 +198,19 @@ pub struct PciPlan {
     pub objects: Vec<String>,
     /// The slot has more functions.
     pub multifunction: bool,
-    /// Place in the order of starting.
-    pub bootindex: Option<i32>,
+    /// What firmware is told of it.
+    pub told: ToFirmware,
     /// What it is.
     pub device: PciDevice,
+}
+
+/// What firmware is told of a device that it may start from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct ToFirmware {
+    /// `bootindex`: its place in the order of starting.
+    pub index: Option<i32>,
+    /// `lcyls`, `lheads`, `lsecs`: the shape that firmware shows programs, instead of its own choice.
+    pub shape: Option<[u32; 3]>,
 }
 
 /// Properties that all `virtio-*-pci` devices share.
@@ -275,8 +284,8 @@ pub struct ScsiUnitPlan {
     pub id: String,
     /// Where on the bus.
     pub address: ScsiAddress,
-    /// Place in the order of starting.
-    pub bootindex: Option<i32>,
+    /// What firmware is told of it.
+    pub told: ToFirmware,
     /// What is behind it, or in it.
     pub storage: StoragePlan,
     /// What the guest sees.
@@ -316,8 +325,8 @@ pub struct StoragePlan {
 pub struct IdePlan {
     /// `id=`, or one made up.
     pub id: String,
-    /// Place in the order of starting.
-    pub bootindex: Option<i32>,
+    /// What firmware is told of it.
+    pub told: ToFirmware,
     /// What is behind it, or in it.
     pub storage: StoragePlan,
     /// What it is.

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::check::{self, DrivePlan, PlanError};
-use super::{PciPlan, Places, Plan, ScsiUnitPlan, scsi};
+use super::{BootPlan, Channels, PciPlan, Places, Plan, ScsiUnitPlan, Told, scsi};
 use crate::spec::{DeviceSpec, ObjectSpec, VmSpec};
 
 /// What the machine was asked to be, kept up to date: devices and objects that come later are planned beside it.
@@ -13,6 +13,9 @@ pub struct Planner {
     drives: Vec<DrivePlan>,
     places: Places,
     functions: BTreeMap<String, PciPlan>,
+    ide: Channels,
+    boot: BootPlan,
+    has_firmware: bool,
 }
 
 impl Planner {
@@ -20,7 +23,15 @@ impl Planner {
     #[must_use]
     pub fn new(spec: VmSpec, drives: Vec<DrivePlan>, plan: &Plan) -> Self {
         let functions = plan.pci.iter().map(|function| (function.id.clone(), function.clone())).collect();
-        Self { spec, drives, places: plan.places.clone(), functions }
+        let (ide, boot, has_firmware) = (plan.ide.clone(), plan.boot.clone(), plan.firmware.is_some());
+        Self { spec, drives, places: plan.places.clone(), functions, ide, boot, has_firmware }
+    }
+
+    /// What firmware is told at the next start, with the devices that are there now.
+    #[must_use]
+    pub fn boot(&self) -> BootPlan {
+        let roms = super::roms::paths(&self.spec.boot, self.has_firmware);
+        BootPlan { told: Told::new(self.functions.values(), &self.ide, roms), ..self.boot.clone() }
     }
 
     /// Who is where.
@@ -164,6 +175,26 @@ mod tests {
         let said = refusal(&mut Planner::default(), json!({"driver": "ide-cd"}));
 
         assert_eq!(said, "device ide-cd: its bus does not support hotplugging; give it on the command line");
+    }
+
+    #[test]
+    fn firmware_is_told_of_what_is_there_now() {
+        let mut planner = Planner::default();
+        let disk = |id, addr, index| {
+            device(
+                json!({"driver": "virtio-blk-pci", "id": id, "addr": addr, "drive": "n", "bootindex": index, "lcyls": 9}),
+            )
+        };
+        planner.plug(&disk("late", "4", 7)).unwrap();
+        planner.plug(&disk("soon", "5", 1)).unwrap();
+
+        let both = planner.boot().told;
+        planner.unplugged("soon");
+        let one = planner.boot().told;
+
+        assert_eq!(both.order, ["/pci@i0cf8/scsi@5/disk@0,0", "/pci@i0cf8/scsi@4/disk@0,0"]);
+        assert_eq!(one.order, ["/pci@i0cf8/scsi@4/disk@0,0"]);
+        assert_eq!(one.shapes, [("/pci@i0cf8/scsi@4/disk@0,0".to_owned(), [9, 0, 0])]);
     }
 
     #[test]

@@ -5,7 +5,7 @@ use rhea_devices::virtio::scsi::{ScsiAddress, ScsiConfig};
 
 use super::check::{DrivePlan, PlanError, virtio};
 use super::places::Names;
-use super::storage::{geometry, iothread, sizes, storage};
+use super::storage::{geometry, iothread, sizes, storage, to_firmware};
 use super::{PciDevice, PciPlan, ScsiPlan, ScsiUnitPlan};
 use crate::spec::VmSpec;
 use crate::spec::device::{DeviceSpec, MAX_LUN, MAX_TARGET, ScsiHdSpec, ScsiSpec, VirtioScsiSpec};
@@ -148,7 +148,7 @@ fn unit(
             text.clone_from(given);
         }
     }
-    Ok(Some(ScsiUnitPlan { id, address, bootindex: disk.bootindex, storage, config }))
+    Ok(Some(ScsiUnitPlan { id, address, told: to_firmware(device), storage, config }))
 }
 
 fn hard_disk(id: &str, spec: &ScsiHdSpec) -> Result<UnitConfig, PlanError> {

@@ -4,10 +4,10 @@ use rhea_devices::block_errors::OnError as Policy;
 use rhea_devices::block_sizes::BlockSizes;
 use rhea_devices::geometry::Geometry;
 
-use super::StoragePlan;
 use super::check::{DrivePlan, PlanError};
+use super::{StoragePlan, ToFirmware};
 use crate::spec::VmSpec;
-use crate::spec::device::{DiskSpec, OnError, ShapeSpec, SizesSpec};
+use crate::spec::device::{DeviceSpec, DiskSpec, OnError, ShapeSpec, SizesSpec};
 use crate::spec::object::ObjectSpec;
 
 /// The node of a `-drive` or of `-blockdev` that goes by `name`; an empty drive without.
@@ -57,6 +57,12 @@ pub(super) fn sizes(id: &str, spec: &SizesSpec) -> Result<BlockSizes, PlanError>
 pub(super) fn geometry(spec: &ShapeSpec) -> Option<Geometry> {
     let (cylinders, heads, sectors) = (spec.cyls?, spec.heads?, spec.secs?);
     Some(Geometry { cylinders, heads, sectors })
+}
+
+/// What firmware is told of it.
+pub(super) fn to_firmware(device: &DeviceSpec) -> ToFirmware {
+    let shape = device.shape().map(|shape| [shape.lcyls, shape.lheads, shape.lsecs]);
+    ToFirmware { index: device.bootindex(), shape: shape.filter(|shape| *shape != [0; 3]) }
 }
 
 /// An I/O thread that is there.

@@ -77,6 +77,12 @@ spec_struct! {
         pub heads: Option<u8>,
         /// Sectors of a track that the guest is told of.
         pub secs: Option<u8>,
+        /// Cylinders that firmware shows programs; its own choice when all three are 0.
+        pub lcyls: u32 = 0,
+        /// Heads that firmware shows programs.
+        pub lheads: u32 = 0,
+        /// Sectors of a track that firmware shows programs.
+        pub lsecs: u32 = 0,
     }
 }
 

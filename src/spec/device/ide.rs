@@ -30,6 +30,22 @@ impl IdeSpec {
     }
 }
 
+spec_enum! {
+    /// How the BIOS shows programs the shape of a disk.
+    pub enum ChsTranslation as "BiosAtaTranslation" {
+        /// As suits the shape.
+        Auto = "auto",
+        /// As it is.
+        None = "none",
+        /// With up to 255 heads of 63 sectors.
+        Lba = "lba",
+        /// With fewer cylinders and as many more heads.
+        Large = "large",
+        /// As large, from 15 heads.
+        Rechs = "rechs",
+    }
+}
+
 spec_struct! {
     /// A disk on IDE.
     pub struct IdeHdSpec as "ide-hd" with ide: IdeSpec, disk: DiskSpec, sizes: SizesSpec, shape: ShapeSpec {
@@ -37,6 +53,8 @@ spec_struct! {
         pub drive: String,
         /// Turns in a minute; 0 for untold, 1 for no rotation.
         pub rotation_rate: u16 as "rotation_rate" = 0,
+        /// How the BIOS shows programs the shape of the disk.
+        pub bios_chs_trans: ChsTranslation = ChsTranslation::Auto,
     }
 }
 

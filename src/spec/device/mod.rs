@@ -19,7 +19,7 @@ mod testdev;
 
 pub use blk::VirtioBlkSpec;
 pub use disk::{DiskSpec, OnError, ShapeSpec, SizesSpec};
-pub use ide::{IdeCdSpec, IdeHdSpec, IdeSpec};
+pub use ide::{ChsTranslation, IdeCdSpec, IdeHdSpec, IdeSpec};
 pub use isa::{IsaDebugExitSpec, IsaDebugconSpec, IsaSerialSpec, IsaSpec, PcTestDevSpec};
 pub use rng::VirtioRngSpec;
 pub use scsi::{MAX_LUN, MAX_TARGET, ScsiCdSpec, ScsiHdSpec, ScsiSpec, VirtioScsiSpec};
@@ -194,6 +194,17 @@ impl DeviceSpec {
     #[must_use]
     pub fn bootindex(&self) -> Option<i32> {
         self.disk()?.bootindex
+    }
+
+    /// The shape that it tells of as a disk; nothing for other devices.
+    #[must_use]
+    pub fn shape(&self) -> Option<&ShapeSpec> {
+        match self {
+            Self::VirtioBlk(spec) => Some(&spec.shape),
+            Self::ScsiHd(spec) => Some(&spec.shape),
+            Self::IdeHd(spec) => Some(&spec.shape),
+            _ => None,
+        }
     }
 
     /// What it has as a disk or drive; nothing for other devices.

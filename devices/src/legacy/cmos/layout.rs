@@ -1,7 +1,7 @@
 //! What firmware reads from CMOS memory: memory sizes, processors, boot order, shapes of disks.
 
 use super::BYTES;
-use crate::geometry::Geometry;
+use crate::geometry::{Geometry, Shape};
 
 const KIB: u64 = 1 << 10;
 const MIB: u64 = 1 << 20;
@@ -51,11 +51,11 @@ impl CmosLayout {
 }
 
 /// The bytes that tell firmware of the disks on the IDE channels, with their places; `None` where there is no disk.
-pub(super) fn of_disks(disks: [Option<Geometry>; 4]) -> Vec<(u8, u8)> {
+pub(super) fn of_disks(disks: [Option<Shape>; 4]) -> Vec<(u8, u8)> {
     let mut bytes = Vec::new();
     let mut kinds = 0;
     for (n, disk) in (0u8..).zip(disks.iter().take(2)) {
-        let Some(Geometry { cylinders, heads, sectors }) = *disk else { continue };
+        let Some(Geometry { cylinders, heads, sectors }) = disk.map(|disk| disk.geometry) else { continue };
         // Type 15 is told further in an extended type, and 47 there is one that says its shape.
         kinds |= if n == 0 { 0xf0 } else { 0x0f };
         bytes.push((0x19 + n, 47));
@@ -65,9 +65,9 @@ pub(super) fn of_disks(disks: [Option<Geometry>; 4]) -> Vec<(u8, u8)> {
         bytes.extend((0x1b + 9 * n..).zip(shape));
     }
     bytes.push((0x12, kinds));
-    // Two bits a disk: 0 for the shape as it is, 1 for one that has the same number of blocks (LBA).
-    let translated = |disk: &Option<Geometry>| u8::from(disk.is_some_and(Geometry::is_translated));
-    bytes.push((0x39, disks.iter().rev().fold(0, |flags, disk| flags << 2 | translated(disk))));
+    // Two bits a disk.
+    let translation = |disk: &Option<Shape>| disk.map_or(0, |disk| disk.translation as u8);
+    bytes.push((0x39, disks.iter().rev().fold(0, |bits, disk| bits << 2 | translation(disk))));
     bytes
 }
 

@@ -6,6 +6,7 @@ use super::alarm::Alarm;
 use super::calendar::{Date, date_of, seconds_of};
 use super::*;
 use crate::clock::{Clock, ManualClock};
+use crate::geometry::Geometry;
 use crate::testing::{RecordingLine, assert_device_battery, hammer, peek, poke};
 
 /// 2026-11-23 20:47:58 UTC, a Monday.
@@ -385,8 +386,8 @@ fn leap_days_fall_where_they_should() {
 #[test]
 fn firmware_finds_shapes_of_disks_and_which_are_translated() {
     let b = Bench::new();
-    let small = Geometry { cylinders: 480, heads: 4, sectors: 32 };
-    let large = Geometry { cylinders: 16383, heads: 16, sectors: 63 };
+    let small = Shape::of(Geometry { cylinders: 480, heads: 4, sectors: 32 });
+    let large = Shape::of(Geometry { cylinders: 16383, heads: 16, sectors: 63 });
 
     b.cmos.describe_disks([Some(small), None, None, Some(large)]);
 
