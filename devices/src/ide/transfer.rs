@@ -417,7 +417,6 @@ impl Channel {
             }
             ranges.push((lba * SECTOR, count * SECTOR));
         }
-        self.bus_master.drive_done();
         self.work.task = Task::Trim(Trim { blocks: 0, ranges });
         self.next_range();
     }
@@ -426,7 +425,11 @@ impl Channel {
         let Task::Trim(trim) = &mut self.work.task else { return };
         match trim.ranges.pop() {
             Some((offset, len)) => self.submit(Step { action: Action::Discard, offset, len, guest: false }),
-            None => self.succeed(),
+            None => {
+                // Not before: software takes a bus master that is not active and has no interrupt for one that failed.
+                self.bus_master.drive_done();
+                self.succeed();
+            }
         }
     }
 }

@@ -140,9 +140,13 @@ fn trim_discards_its_ranges() {
     guest.poke_ram(0x2_0000, &list);
     guest.set_table(&[(0x2_0000, 512, true)]);
     guest.out(1, 1);
+    guest.image.hold();
     guest.command28(0x06, 0, 1);
     guest.start_dma(false);
+    assert_eq!(guest.bus_master(2) & 7, ACTIVE, "the ranges are here, and not discarded yet");
+    guest.image.release();
     assert_eq!(guest.interrupt(), READY);
+    assert_eq!(guest.bus_master(2) & 7, INTERRUPT);
     let seen: Vec<_> = guest.image.take_seen().iter().map(|seen| (seen.op, seen.offset, seen.len)).collect();
     assert_eq!(seen, [(rhea_block::Op::Discard, 4096, 4096), (rhea_block::Op::Discard, 51200, 512)]);
     guest.stop_dma();
