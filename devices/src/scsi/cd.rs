@@ -30,6 +30,10 @@ const CD_SECTORS: u64 = 80 * 60 * 75;
 /// Most whole sectors of one READ CD: they go through memory of ours.
 const MAX_RAW: u64 = 256;
 
+/// WRITE of 10 and 12 bytes and WRITE AND VERIFY. A drive that only reads has none (MMC-6, table 235); QEMU's has, and
+/// says that the medium is protected, which tells a user more.
+pub(super) const WRITES: [u8; 3] = [0x2a, 0xaa, 0x2e];
+
 /// What a CD drive answers to, the most frequent first.
 #[rustfmt::skip]
 pub(super) static COMMANDS: [Command; 23] = [

@@ -296,6 +296,9 @@ impl LogicalUnit {
         if let Some(command) = self.commands().find(|command| command.is(opcode, action)) {
             return Ok(command);
         }
+        if self.config.kind == UnitKind::Cd && cd::WRITES.contains(&opcode) {
+            return Err(sense::WRITE_PROTECTED);
+        }
         // A known operation code with an unknown service action is another fault (SPC-5, 4.2.5.2).
         let known = self.commands().any(|command| command.usage.first() == Some(&opcode));
         Err(if known { sense::INVALID_FIELD } else { sense::INVALID_OPCODE })

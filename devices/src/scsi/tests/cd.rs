@@ -37,9 +37,9 @@ fn reads_sectors_of_2048_bytes() {
 }
 
 #[test]
-fn disk_commands_do_not_exist() {
+fn disk_commands_do_not_exist_and_writes_are_told_why_not() {
     let (unit, _) = loaded();
-    assert_eq!(bad(&unit, &write10(0, 1), &[0; 2048]), sense::INVALID_OPCODE);
+    assert_eq!(bad(&unit, &write10(0, 1), &[0; 2048]), sense::WRITE_PROTECTED);
     assert_eq!(bad(&unit, &[0x42; 10], &[]), sense::INVALID_OPCODE);
     assert_eq!(bad(&unit, &[0x41; 10], &[]), sense::INVALID_OPCODE);
 }
