@@ -280,6 +280,66 @@ driver! {
     }
 }
 
+/// A rule of `blkdebug`: requests fail after an event.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub struct InjectError {
+    /// The event that arms it.
+    pub event: String,
+    /// Only in this state (0: any).
+    #[serde(default, deserialize_with = "text::size", skip_serializing_if = "Option::is_none")]
+    pub state: Option<u64>,
+    /// Only requests of this kind.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub iotype: Option<String>,
+    /// The error (EIO).
+    #[serde(default, deserialize_with = "text::size", skip_serializing_if = "Option::is_none")]
+    pub errno: Option<u64>,
+    /// Only requests with this sector of 512 bytes.
+    #[serde(default, deserialize_with = "text::size", skip_serializing_if = "Option::is_none")]
+    pub sector: Option<u64>,
+    /// Only one request (off).
+    #[serde(default, deserialize_with = "text::flag", skip_serializing_if = "Option::is_none")]
+    pub once: Option<bool>,
+    /// Fail before the request waits for anything: changes nothing, as requests fail on threads of their own.
+    #[serde(default, deserialize_with = "text::flag", skip_serializing_if = "Option::is_none")]
+    pub immediately: Option<bool>,
+}
+
+/// A rule of `blkdebug`: an event changes the state.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub struct SetState {
+    /// The event.
+    pub event: String,
+    /// Only in this state (0: any).
+    #[serde(default, deserialize_with = "text::size", skip_serializing_if = "Option::is_none")]
+    pub state: Option<u64>,
+    /// The state that follows.
+    #[serde(default, alias = "new_state", deserialize_with = "text::size", skip_serializing_if = "Option::is_none")]
+    pub new_state: Option<u64>,
+}
+
+driver! {
+    /// Driver `blkdebug`: errors on order.
+    Blkdebug {
+        /// The node beneath.
+        image: FileRef,
+        /// A file with rules.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        config: Option<String>,
+        /// Requests are widened to multiples of this many bytes (0: as they come).
+        #[serde(default, deserialize_with = "text::size", skip_serializing_if = "Option::is_none")]
+        align: Option<u64>,
+        /// Rules that make requests fail.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        inject_error: Vec<InjectError>,
+        /// Rules that change the state.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        set_state: Vec<SetState>,
+    }
+}
+
 driver! {
     /// Driver `throttle`.
     Throttle {
@@ -347,6 +407,8 @@ pub enum BlockdevSpec {
     NullAio(Null),
     #[serde(rename = "copy-on-read")]
     CopyOnRead(CopyOnRead),
+    #[serde(rename = "blkdebug")]
+    Blkdebug(Box<Blkdebug>),
     #[serde(rename = "throttle")]
     Throttle(Throttle),
     #[serde(rename = "nbd")]
@@ -369,7 +431,8 @@ pub enum BlockdevSpec {
 
 impl BlockdevSpec {
     /// The drivers that can be asked for.
-    pub const DRIVERS: [&'static str; 16] = [
+    pub const DRIVERS: [&'static str; 17] = [
+        "blkdebug",
         "copy-on-read",
         "file",
         "host_device",
@@ -425,6 +488,7 @@ impl BlockdevSpec {
             Self::NullCo(spec) | Self::NullAio(spec) => spec.common(),
             Self::CopyOnRead(spec) => spec.common(),
             Self::Throttle(spec) => spec.common(),
+            Self::Blkdebug(spec) => spec.common(),
             Self::Nbd(spec) => spec.common(),
             Self::Luks(spec) => spec.common(),
             Self::Parallels(spec)

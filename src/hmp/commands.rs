@@ -5,7 +5,7 @@ use std::fmt::Write;
 use crate::qmp::command::args::{
     BlockResize, BlockdevChangeReadOnlyMode, ChangeMedium, Eject, Id, RingbufRead, RingbufWrite,
 };
-use crate::qmp::{Command, QmpError};
+use crate::qmp::{Command, HoldOrder, Inspect, QmpError};
 
 use super::{Context, info, memory};
 
@@ -147,6 +147,13 @@ pub(crate) const COMMANDS: &[Entry] = &[
         words: usize::MAX,
         help: "print expression value",
         run: |_, words| memory::print(words),
+    },
+    Entry {
+        names: "qemu-io",
+        parameters: "device \"command\"",
+        words: 2,
+        help: "hold requests to a blkdebug node: break event tag, resume tag, remove_break tag",
+        run: hold,
     },
     Entry {
         names: "quit|q",
@@ -344,6 +351,19 @@ fn block_resize(context: &mut Context<'_>, words: &Words<'_>) -> Printed {
 }
 
 /// A number with a suffix; mebibytes without one.
+/// Of qemu-io's commands those that hold requests.
+fn hold(context: &mut Context<'_>, words: &Words<'_>) -> Printed {
+    let (disk, line) = (words.need(0, "device")?.to_owned(), words.need(1, "command")?);
+    let order = match line.split_whitespace().collect::<Vec<_>>()[..] {
+        ["break", event, tag] => HoldOrder::Break { event: event.into(), tag: tag.into() },
+        ["resume", tag] => HoldOrder::Resume(tag.into()),
+        ["remove_break", tag] => HoldOrder::RemoveBreak(tag.into()),
+        _ => return Err(Failure::Usage("the command is break EVENT TAG, resume TAG or remove_break TAG".into())),
+    };
+    context.inspect(Inspect::Hold { disk, order })?;
+    Ok(String::new())
+}
+
 fn size_in_mebibytes(text: &str) -> Option<i64> {
     let digits = text.trim_end_matches(|letter: char| !letter.is_ascii_digit());
     let shift = match text.get(digits.len()..)?.to_ascii_uppercase().as_str() {

@@ -67,6 +67,29 @@ pub enum Inspect {
         /// How many; at most 64 KiB.
         length: u32,
     },
+    /// Nothing; but requests to a `blkdebug` node are held and let go.
+    Hold {
+        /// The disk that the node is beneath, or a node.
+        disk: String,
+        /// What to do.
+        order: HoldOrder,
+    },
+}
+
+/// What to do with requests that come to a `blkdebug` node.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum HoldOrder {
+    /// Hold the next one that comes to `event`, and call it `tag`.
+    Break {
+        /// Name of the event.
+        event: String,
+        /// The request's name.
+        tag: String,
+    },
+    /// Let the one called so go.
+    Resume(String),
+    /// Hold none as this any more.
+    RemoveBreak(String),
 }
 
 /// The answer to [`Inspect`].

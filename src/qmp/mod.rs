@@ -29,7 +29,9 @@ pub mod state;
 mod types;
 mod wire;
 
-pub use channel::{Answer, Inspect, Inspection, Reply, Request, RequestQueue, RequestSender, Target, request_channel};
+pub use channel::{
+    Answer, HoldOrder, Inspect, Inspection, Reply, Request, RequestQueue, RequestSender, Target, request_channel,
+};
 pub use command::Command;
 pub use error::{ErrorClass, QmpError};
 pub use event::{Event, EventBus};

@@ -4,10 +4,10 @@ use std::os::unix::fs::FileTypeExt;
 
 use crate::error::{BlockError, ErrorKind};
 use crate::nbd::NbdName;
-use crate::spec::{self, BlockdevSpec};
+use crate::spec::{self, BlockdevSpec, NodeRef};
 
-/// The node for the name in `file`, as users give names: `PATH`, `file:PATH`, `nbd://...`, and
-/// `null-co://` for a disk of nothing.
+/// The node for the name in `file`, as users give names: `PATH`, `file:PATH`, `nbd://...`, `null-co://` for a disk of
+/// nothing, and `blkdebug:CONFIG:NAME` for errors on order.
 ///
 /// # Errors
 /// When the name asks for another protocol, or makes no sense in its own.
@@ -24,6 +24,23 @@ pub fn by_name(file: spec::File) -> Result<BlockdevSpec, BlockError> {
             detect_zeroes,
             cache,
             ..spec::Nbd::from(&name)
+        })));
+    }
+    if let Some(names) = file.filename.strip_prefix("blkdebug:") {
+        let (config, image) =
+            names.split_once(':').filter(|(_, image)| !image.starts_with("blkdebug:")).ok_or_else(|| {
+                let text = format!("'{}' names no image: write blkdebug:CONFIG:IMAGE", file.filename);
+                BlockError::new(ErrorKind::Invalid, text)
+            })?;
+        return Ok(BlockdevSpec::Blkdebug(Box::new(spec::Blkdebug {
+            config: (!config.is_empty()).then(|| config.to_owned()),
+            node_name: file.node_name.clone(),
+            image: NodeRef::Inline(Box::new(by_name(spec::File {
+                filename: image.to_owned(),
+                node_name: None,
+                ..file
+            })?)),
+            ..spec::Blkdebug::default()
         })));
     }
     if matches!(file.filename.as_str(), "null-co://" | "null-aio://") {

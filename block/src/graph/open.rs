@@ -9,6 +9,7 @@ use super::{Graph, Node};
 use crate::crypto::Secret;
 use crate::error::{BlockError, ErrorKind};
 use crate::filter::copy_on_read::CopyOnRead;
+use crate::filter::debug::Debug;
 use crate::filter::policy::Policy;
 use crate::filter::throttle::Throttle;
 use crate::format::luks::LuksDisk;
@@ -221,6 +222,11 @@ impl Graph {
                 let file = self.resolve(&spec.file, settings.below(), trail)?;
                 let layer = Arc::new(CopyOnRead::new(file.layer.clone())?);
                 Ok(Parts { layer, filename: file.filename.clone(), children: vec![("file", file)] })
+            }
+            BlockdevSpec::Blkdebug(spec) => {
+                let image = self.resolve(&spec.image, settings.below(), trail)?;
+                let layer = Arc::new(Debug::new(image.layer.clone(), spec)?);
+                Ok(Parts { layer, filename: image.filename.clone(), children: vec![("image", image)] })
             }
             BlockdevSpec::Throttle(spec) => {
                 let group = self.throttle_group(&spec.throttle_group)?;

@@ -242,6 +242,23 @@ fn drive_takes_the_options_of_its_format_and_protocol() {
 }
 
 #[test]
+fn blkdebug_is_a_prefix_of_a_name_and_takes_options_for_itself_and_beneath() {
+    let graph = Graph::new();
+    let block = object(&serde_json::json!({"file": {"align": "4k", "image": {"size": "8192", "read-zeroes": "on"}}}));
+    let drive =
+        DriveSpec { file: "blkdebug::null-co://".into(), format: Some("raw".into()), block, ..DriveSpec::default() };
+
+    let opened = graph.open_drive(&drive).unwrap();
+
+    let beneath = &opened.node.children()[0].1;
+    assert_eq!((beneath.layer().driver(), beneath.layer().size()), ("blkdebug", 8192));
+    for name in ["blkdebug:conf", "blkdebug::blkdebug::a"] {
+        let error = graph.open_drive(&DriveSpec { file: name.into(), ..DriveSpec::default() }).err().unwrap();
+        assert_eq!(error.to_string(), format!("'{name}' names no image: write blkdebug:CONFIG:IMAGE"));
+    }
+}
+
+#[test]
 fn options_that_the_format_does_not_know_are_refused_and_leave_no_nodes() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("a.img");

@@ -188,7 +188,7 @@ impl Channel {
             scsi::Step::Done(reply) => self.packet_reply(reply),
             scsi::Step::Submit(request) => {
                 self.work.phase = Phase::Busy;
-                self.regs().status = status::BSY | status::DSC;
+                self.regs().status = status::BSY | status::DRDY | status::DSC;
                 self.work.step = Some(Step { action: Action::Job, offset: 0, len, guest: false });
                 if self.paused {
                     // Nothing was changed yet: it begins anew when the machine goes on.

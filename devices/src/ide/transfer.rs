@@ -103,7 +103,8 @@ impl Channel {
     pub(super) fn submit(&mut self, step: Step) {
         self.work.phase = Phase::Busy;
         self.work.step = Some(step);
-        self.regs().status = status::BSY | status::DSC;
+        // While BSY is set the others mean nothing (ATA8-ACS, 6.2.3); software that looks at DRDY finds it as before.
+        self.regs().status = status::BSY | status::DRDY | status::DSC;
         self.send();
     }
 

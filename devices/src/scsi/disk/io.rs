@@ -144,9 +144,10 @@ pub(super) fn compare_and_write_parameters(run: &mut Run<'_>, cdb: &Cdb, data: &
     Ok(Plan::Media(Media::CompareAndWrite { offset, expected, data, fua }))
 }
 
-/// Flags of WRITE SAME: ANCHOR and protection are not offered, NDOB only has a meaning in the longer one.
+/// Flags of WRITE SAME: ANCHOR and protection are not offered. NDOB is defined for the longer one; the bit is obsolete
+/// in the shorter one, where QEMU takes it to mean the same.
 fn same_flags(run: &Run<'_>, facts: &Facts, cdb: &Cdb) -> Result<(bool, bool), Sense> {
-    let (unmap, no_data) = (cdb.has(1, 0x08), cdb.len() == 16 && cdb.has(1, 0x01));
+    let (unmap, no_data) = (cdb.has(1, 0x08), cdb.has(1, 0x01));
     if cdb.has(1, 0xf6) || (unmap && discard_granularity(run, &facts.info).is_none()) {
         return Err(sense::INVALID_FIELD);
     }

@@ -212,8 +212,9 @@ fn write_same_repeats_the_block_and_zeroes_without_one() {
     assert_eq!(image.bytes(8 * 512, 2048), [7; 2048]);
     let _ = image.take_seen();
     good(&unit, &[0x93, 0x09, 0, 0, 0, 0, 0, 0, 0, 8, 0, 0, 0, 2, 0, 0], &[]);
-    let seen = Seen { op: Op::WriteZeroes { unmap: true, fua: false }, offset: 4096, len: 1024 };
-    assert_eq!(image.take_seen(), [seen]);
+    good(&unit, &[0x41, 0x01, 0, 0, 0, 8, 0, 0, 2, 0], &[]);
+    let seen = |unmap| Seen { op: Op::WriteZeroes { unmap, fua: false }, offset: 4096, len: 1024 };
+    assert_eq!(image.take_seen(), [seen(true), seen(false)]);
     assert_eq!(bad(&unit, &[0x41, 0, 0, 0, 0, 8, 0, 0, 0, 0], &[7; 512]), sense::INVALID_FIELD);
 }
 
