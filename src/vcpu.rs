@@ -19,7 +19,7 @@ use std::time::Duration;
 
 use rhea_arch::kvm::{Exit, Kicker, Vcpu};
 use rhea_block::thread::{self, ThreadKind};
-use rhea_devices::bus::{Effect, PowerRequest};
+use rhea_devices::bus::{Crash, Effect, PowerRequest};
 use rhea_devices::pci::Bdf;
 use thiserror::Error;
 
@@ -322,7 +322,7 @@ fn serve(platform: &dyn Platform, index: u32, exit: Exit<'_>) -> Outcome {
         Exit::Shutdown | Exit::ResetRequest => Effect::Power(PowerRequest::Reset),
         Exit::PowerOffRequest => Effect::Power(PowerRequest::PowerOff),
         Exit::Debug(exit) => return Outcome::Park(MachineEvent::DebugExit { index, exit }),
-        Exit::Crashed => return Outcome::Park(MachineEvent::GuestCrashed),
+        Exit::Crashed => Effect::Crash(Crash::Panicked),
         Exit::Failed(failure) => return Outcome::Park(failed(index, failure.to_string())),
     };
     perform(platform, effect)
@@ -341,6 +341,7 @@ fn perform(platform: &dyn Platform, effect: Effect) -> Outcome {
             Outcome::GoOn
         }
         Effect::Power(request) => Outcome::Park(MachineEvent::Power(request)),
+        Effect::Crash(crash) => Outcome::Tell(MachineEvent::GuestCrashed(crash)),
         Effect::Eject(slots) => {
             platform.eject(slots);
             Outcome::Tell(MachineEvent::Ejected(slots))

@@ -269,6 +269,18 @@ fn bootindex_comes_before_the_slot() {
 }
 
 #[test]
+fn panic_that_the_guest_tells_of_ends_the_process_or_not_as_asked() {
+    let dir = tempfile::tempdir().unwrap();
+    let disk = Code::default().out(0x505, 1).print("went on").exit().disk(dir.path()).display().to_string();
+    let ran = |action| rhea(dir.path(), &["-hda", &disk, "-device", "pvpanic", "-action", action]);
+
+    let (failed, went_on) = (ran("panic=exit-failure"), ran("panic=none"));
+
+    assert_eq!(failed.status(), Some(1));
+    assert_eq!((went_on.serial().contains("went on"), went_on.status()), (true, Some(EXIT_STATUS)));
+}
+
+#[test]
 fn strict_order_without_a_disk_starts_nothing_and_restarts_after_the_timeout() {
     let dir = tempfile::tempdir().expect("directory");
 

@@ -34,6 +34,15 @@ pub enum PowerRequest {
     Exit(u8),
 }
 
+/// What the guest's kernel says of itself when it fails.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Crash {
+    /// It has panicked.
+    Panicked,
+    /// It has panicked and goes on in the kernel that was loaded for that.
+    Loaded,
+}
+
 /// What a write means beyond the device's own registers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Effect {
@@ -48,6 +57,8 @@ pub enum Effect {
     RemapMemory,
     /// The power logic has to act.
     Power(PowerRequest),
+    /// The guest's kernel has failed; it goes on until somebody stops it.
+    Crash(Crash),
     /// The guest lets go of these PCI slots of bus 0, a bit each: what is in them goes away.
     Eject(u32),
 }

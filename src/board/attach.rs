@@ -12,6 +12,7 @@ use rhea_devices::legacy::LegacyChip;
 use rhea_devices::legacy::cmos::{Cmos, CmosLayout};
 use rhea_devices::legacy::debug::{DebugConsole, DebugExit, SystemPorts};
 use rhea_devices::legacy::i8042::I8042;
+use rhea_devices::legacy::pvpanic::Pvpanic;
 use rhea_devices::legacy::serial::Serial;
 use rhea_devices::lifecycle::Lifecycle;
 use rhea_devices::pci::host::{CONFIG_PORT_COUNT, CONFIG_PORTS};
@@ -204,6 +205,7 @@ impl Attacher<'_> {
             IsaDevice::DebugConsole { base, readback, chardev } => {
                 self.chip(DebugConsole::new(*base, *readback, self.backends.chardev(chardev)?))
             }
+            IsaDevice::Pvpanic { port, events } => self.chip(Pvpanic::new(*port, *events)),
             IsaDevice::Test => self.isa_test_device(),
         }
     }

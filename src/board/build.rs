@@ -166,6 +166,10 @@ fn describe(plan: &Plan) -> AcpiSpec {
     spec.numa = plan.numa.clone();
     spec.keyboard = true;
     spec.fw_cfg = true;
+    spec.pvpanic = plan.isa.iter().find_map(|chip| match chip.device {
+        IsaDevice::Pvpanic { port, .. } => Some(port),
+        _ => None,
+    });
     spec.mouse = true;
     spec.serial_ports = plan.isa.iter().filter_map(|chip| serial_port(&chip.device)).collect();
     spec

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, channel};
 
 use rhea_arch::kvm::DebugExit;
-use rhea_devices::bus::PowerRequest;
+use rhea_devices::bus::{Crash, PowerRequest};
 use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
 
 use super::debug::DebuggerInput;
@@ -24,7 +24,7 @@ pub enum MachineEvent {
         why: String,
     },
     /// The guest told the hypervisor that its kernel crashed.
-    GuestCrashed,
+    GuestCrashed(Crash),
     /// The guest has let go of these PCI slots, a bit each, and finds nothing there any more.
     Ejected(u32),
     /// A debugged vCPU left the guest, and has stopped by itself.

@@ -1,6 +1,6 @@
 //! The machine's life: run, stop, reset, power off; and what the guest's requests lead to.
 
-use rhea_devices::bus::PowerRequest;
+use rhea_devices::bus::{Crash, PowerRequest};
 
 use super::event::{DiskError, MachineEvent};
 use super::{Ending, Machine, MachineError, SOFTWARE_KVM};
@@ -143,7 +143,11 @@ impl Machine {
             }
             MachineEvent::DebugExit { index, exit } => self.debug_exit(index, exit),
             MachineEvent::Debugger(input) => self.debugger_says(input),
-            MachineEvent::GuestCrashed => self.guest_panicked(),
+            MachineEvent::GuestCrashed(Crash::Panicked) => self.guest_panicked(),
+            MachineEvent::GuestCrashed(Crash::Loaded) => {
+                self.bus.emit(&Event::GuestCrashloaded(GuestPanickedData { action: GuestPanicAction::Run }));
+                Ok(())
+            }
             MachineEvent::Ejected(slots) => {
                 self.slots_ejected(slots);
                 Ok(())
@@ -174,7 +178,8 @@ impl Machine {
             // Never asked for: the power chip refuses S3, because without firmware nothing would wake the guest.
             PowerRequest::Suspend => Ok(()),
             PowerRequest::Exit(status) => {
-                self.ending = Some(Ending::Status(status));
+                // A guest that failed may go on for a moment: what it did first counts.
+                self.ending.get_or_insert(Ending::Status(status));
                 Ok(())
             }
         }

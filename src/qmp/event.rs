@@ -183,7 +183,7 @@ qapi_enum! {
 }
 
 qapi_struct! {
-    /// Data of `GUEST_PANICKED`.
+    /// Data of `GUEST_PANICKED` and `GUEST_CRASHLOADED`.
     pub struct GuestPanickedData {
         /// What is done about it.
         pub action: GuestPanicAction,
@@ -255,6 +255,8 @@ events! {
     "JOB_STATUS_CHANGE" JobStatusChange(JobStatusData),
     /// The guest's kernel panicked.
     "GUEST_PANICKED" GuestPanicked(GuestPanickedData),
+    /// The guest's kernel panicked, and another goes on that was loaded for that.
+    "GUEST_CRASHLOADED" GuestCrashloaded(GuestPanickedData),
 }
 
 /// The types above have string keys and finite numbers only, so this cannot fail; `null` would say so in the test.

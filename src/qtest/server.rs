@@ -194,6 +194,7 @@ impl Server {
             Effect::Remap(bdf) => self.platform.remap(bdf),
             Effect::RemapMemory => self.platform.remap_memory(),
             Effect::Power(request) => self.events.send(MachineEvent::Power(request)),
+            Effect::Crash(crash) => self.events.send(MachineEvent::GuestCrashed(crash)),
             Effect::Eject(slots) => {
                 self.platform.eject(slots);
                 self.events.send(MachineEvent::Ejected(slots));

@@ -5,6 +5,7 @@
 pub mod cmos;
 pub mod debug;
 pub mod i8042;
+pub mod pvpanic;
 pub mod serial;
 
 use std::sync::{Arc, PoisonError};

@@ -287,6 +287,10 @@ fn isa(spec: &VmSpec, names: &mut Names) -> Result<Vec<IsaPlan>, PlanError> {
                 let device = IsaDevice::DebugConsole { base, readback, chardev };
                 chips.push(IsaPlan { id: names.take(console.isa.id.as_deref(), device_spec.driver())?, device });
             }
+            DeviceSpec::Pvpanic(panic) => {
+                let device = IsaDevice::Pvpanic { port: panic.ioport, events: panic.events };
+                chips.push(IsaPlan { id: names.take(panic.isa.id.as_deref(), device_spec.driver())?, device });
+            }
             DeviceSpec::PcTestDev(test) => {
                 let id = names.take(test.isa.id.as_deref(), device_spec.driver())?;
                 chips.push(IsaPlan { id, device: IsaDevice::Test });

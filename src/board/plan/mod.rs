@@ -174,6 +174,13 @@ pub enum IsaDevice {
         /// Number of ports.
         size: u16,
     },
+    /// `pvpanic`.
+    Pvpanic {
+        /// The port.
+        port: u16,
+        /// What may be told.
+        events: u8,
+    },
     /// `pc-testdev`.
     Test,
     /// `isa-debugcon`.

@@ -30,7 +30,7 @@ const ABSENT: &[(&str, &[&str])] = &[
     (STORAGE, &["floppy", "isa-fdc", "sd-card", "sdhci-pci", "isa-ide", "piix3-ide", "piix4-ide", "vhost-user-blk*"]),
     (MEMORY, &["pc-dimm", "nvdimm", "virtio-mem*", "virtio-pmem*"]),
     (HOST, &["vfio-*", "vhost-scsi*"]),
-    (PLAIN, &["virtio-balloon*", "vhost-vsock*", "virtio-crypto*", "virtio-iommu*", "virtio-sound*", "pvpanic*"]),
+    (PLAIN, &["virtio-balloon*", "vhost-vsock*", "virtio-crypto*", "virtio-iommu*", "virtio-sound*", "pvpanic-pci"]),
     (PLAIN, &["i6300esb", "ib700", "tpm-*", "ivshmem-*", "edu", "pci-bridge", "pcie-*", "ioh3420", "intel-iommu"]),
     (PLAIN, &["vmcoreinfo", "vmgenid", "hyperv-testdev", "i82801b11-bridge", "smbus-*"]),
 ];

@@ -49,6 +49,16 @@ spec_struct! {
 }
 
 spec_struct! {
+    /// A port at which the guest's kernel tells that it has panicked.
+    pub struct PvpanicSpec as "pvpanic" with isa: IsaSpec {
+        /// The I/O port.
+        pub ioport: u16 = 0x505,
+        /// What may be told: 1 for a panic, 2 for one after which another kernel goes on.
+        pub events: u8 = 3,
+    }
+}
+
+spec_struct! {
     /// Ports, memory and interrupt lines for test programs of hypervisors.
     pub struct PcTestDevSpec as "pc-testdev" with isa: IsaSpec {}
 }

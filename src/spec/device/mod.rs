@@ -20,7 +20,7 @@ mod testdev;
 pub use blk::VirtioBlkSpec;
 pub use disk::{DiskSpec, OnError, ShapeSpec, SizesSpec};
 pub use ide::{ChsTranslation, IdeCdSpec, IdeHdSpec, IdeSpec};
-pub use isa::{IsaDebugExitSpec, IsaDebugconSpec, IsaSerialSpec, IsaSpec, PcTestDevSpec};
+pub use isa::{IsaDebugExitSpec, IsaDebugconSpec, IsaSerialSpec, IsaSpec, PcTestDevSpec, PvpanicSpec};
 pub use rng::VirtioRngSpec;
 pub use scsi::{MAX_LUN, MAX_TARGET, ScsiCdSpec, ScsiHdSpec, ScsiSpec, VirtioScsiSpec};
 pub use testdev::PciTestDevSpec;
@@ -48,6 +48,8 @@ spec_union! {
         IsaDebugExit(IsaDebugExitSpec) = "isa-debug-exit",
         /// A port that prints.
         IsaDebugcon(IsaDebugconSpec) = "isa-debugcon",
+        /// A port for panics.
+        Pvpanic(PvpanicSpec) = "pvpanic",
         /// Ports and lines for test programs.
         PcTestDev(PcTestDevSpec) = "pc-testdev",
         /// A function for test programs.
@@ -114,7 +116,7 @@ impl DeviceSpec {
             Self::IdeCd(spec) => spec.check(),
             Self::IsaSerial(spec) => spec.check(),
             Self::PciTestDev(spec) => spec.check(),
-            Self::IsaDebugExit(_) | Self::IsaDebugcon(_) | Self::PcTestDev(_) => Ok(()),
+            Self::IsaDebugExit(_) | Self::IsaDebugcon(_) | Self::Pvpanic(_) | Self::PcTestDev(_) => Ok(()),
         }
     }
 
@@ -140,7 +142,7 @@ impl DeviceSpec {
         match driver {
             "scsi-hd" | "scsi-cd" => "SCSI",
             "ide-hd" | "ide-cd" => "IDE",
-            "pc-testdev" => "ISA",
+            "pc-testdev" | "pvpanic" => "ISA",
             driver if driver.starts_with("isa-") => "ISA",
             _ => "PCI",
         }
@@ -160,6 +162,7 @@ impl DeviceSpec {
             Self::IsaSerial(spec) => spec.isa.id.as_deref(),
             Self::IsaDebugExit(spec) => spec.isa.id.as_deref(),
             Self::IsaDebugcon(spec) => spec.isa.id.as_deref(),
+            Self::Pvpanic(spec) => spec.isa.id.as_deref(),
             Self::PcTestDev(spec) => spec.isa.id.as_deref(),
             Self::PciTestDev(spec) => spec.pci.id.as_deref(),
         }
@@ -174,7 +177,8 @@ impl DeviceSpec {
             Self::VirtioScsi(spec) => Some(&spec.pci),
             Self::PciTestDev(spec) => Some(&spec.pci),
             Self::ScsiHd(_) | Self::ScsiCd(_) | Self::IdeHd(_) | Self::IdeCd(_) => None,
-            Self::IsaSerial(_) | Self::IsaDebugExit(_) | Self::IsaDebugcon(_) | Self::PcTestDev(_) => None,
+            Self::IsaSerial(_) | Self::IsaDebugExit(_) | Self::IsaDebugcon(_) => None,
+            Self::Pvpanic(_) | Self::PcTestDev(_) => None,
         }
     }
 
@@ -185,7 +189,8 @@ impl DeviceSpec {
             Self::VirtioRng(spec) => spec.rng.as_deref(),
             Self::VirtioScsi(spec) => spec.iothread.as_deref(),
             Self::ScsiHd(_) | Self::ScsiCd(_) | Self::IdeHd(_) | Self::IdeCd(_) | Self::PciTestDev(_) => None,
-            Self::IsaSerial(_) | Self::IsaDebugExit(_) | Self::IsaDebugcon(_) | Self::PcTestDev(_) => None,
+            Self::IsaSerial(_) | Self::IsaDebugExit(_) | Self::IsaDebugcon(_) => None,
+            Self::Pvpanic(_) | Self::PcTestDev(_) => None,
         };
         object.into_iter()
     }
@@ -217,7 +222,8 @@ impl DeviceSpec {
             Self::IdeHd(spec) => Some(&spec.disk),
             Self::IdeCd(spec) => Some(&spec.disk),
             Self::VirtioRng(_) | Self::VirtioScsi(_) | Self::PciTestDev(_) => None,
-            Self::IsaSerial(_) | Self::IsaDebugExit(_) | Self::IsaDebugcon(_) | Self::PcTestDev(_) => None,
+            Self::IsaSerial(_) | Self::IsaDebugExit(_) | Self::IsaDebugcon(_) => None,
+            Self::Pvpanic(_) | Self::PcTestDev(_) => None,
         }
     }
 
@@ -235,6 +241,7 @@ impl DeviceSpec {
             Self::IsaSerial(spec) => spec.isa.bus.as_deref(),
             Self::IsaDebugExit(spec) => spec.isa.bus.as_deref(),
             Self::IsaDebugcon(spec) => spec.isa.bus.as_deref(),
+            Self::Pvpanic(spec) => spec.isa.bus.as_deref(),
             Self::PcTestDev(spec) => spec.isa.bus.as_deref(),
             Self::PciTestDev(spec) => spec.pci.bus.as_deref(),
         }
