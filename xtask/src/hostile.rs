@@ -8,6 +8,7 @@ use std::process::Command;
 use anyhow::{Context, Result, bail};
 use clap::Args;
 
+use crate::dice::Dice;
 use crate::packages::{self, Package};
 use crate::{command, demo, fuzz, paths};
 
@@ -73,7 +74,7 @@ pub(crate) fn run(args: &HostileArgs) -> Result<u8> {
     };
     let folder = paths::target().join("hostile");
     fs::create_dir_all(&folder)?;
-    let mut dice = Dice(args.seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1);
+    let mut dice = Dice::new(args.seed);
     let (mut runs, mut faults) = (0u64, 0u64);
     for (name, options) in fuzz::IMAGES {
         let whole_at = folder.join("whole");
@@ -81,7 +82,7 @@ pub(crate) fn run(args: &HostileArgs) -> Result<u8> {
         let Ok(whole) = fs::read(&whole_at) else { continue };
         for number in 0..args.count {
             let mut bytes = whole.clone();
-            dice.damage(&mut bytes);
+            damage(&mut dice, &mut bytes);
             for verb in VERBS {
                 runs += 1;
                 if let Some(fault) = try_verb(&monitor, &folder, verb, &bytes)? {
@@ -123,41 +124,28 @@ fn try_verb(monitor: &Path, folder: &Path, verb: &str, bytes: &[u8]) -> Result<O
     })
 }
 
-/// A small random source.
-struct Dice(u64);
-
-impl Dice {
-    fn roll(&mut self, below: u64) -> u64 {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        (self.0 >> 11) % below.max(1)
+/// Puts edges of some range where structures are: fields of the header, words of clusters that hold tables.
+fn damage(dice: &mut Dice, bytes: &mut [u8]) {
+    let len = bytes.len() as u64;
+    if dice.roll(8) == 0 {
+        // The rest of a file that was cut off.
+        let end = dice.roll(len) as usize;
+        bytes[end..].fill(0);
     }
-
-    /// Puts edges of some range where structures are: fields of the header, words of clusters that hold tables.
-    fn damage(&mut self, bytes: &mut [u8]) {
-        let len = bytes.len() as u64;
-        if self.roll(8) == 0 {
-            // The rest of a file that was cut off.
-            let end = self.roll(len) as usize;
-            bytes[end..].fill(0);
-        }
-        for _ in 0..1 + self.roll(3) {
-            let any = self.roll(u64::MAX >> 11);
-            let edges =
-                [0, 1, 511, 4096, 65_536, len, len + 65_536, any, any << 9, 1 << 55, 1 << 62, 1 << 63, u64::MAX];
-            let value = edges[self.roll(edges.len() as u64) as usize];
-            let at = match self.roll(3) {
-                0 => self.roll(32) * 4,
-                1 => self.roll(512),
-                _ => self.roll(len / 512) * 512 + self.roll(16) * 8,
-            } as usize;
-            let width = if self.roll(3) == 0 { 4 } else { 8 };
-            let value = if self.roll(2) == 0 { value.to_be_bytes() } else { value.swap_bytes().to_be_bytes() };
-            let end = (at + width).min(bytes.len());
-            if at < end {
-                bytes[at..end].copy_from_slice(&value[8 - (end - at)..]);
-            }
+    for _ in 0..1 + dice.roll(3) {
+        let any = dice.roll(u64::MAX >> 11);
+        let edges = [0, 1, 511, 4096, 65_536, len, len + 65_536, any, any << 9, 1 << 55, 1 << 62, 1 << 63, u64::MAX];
+        let value = edges[dice.roll(edges.len() as u64) as usize];
+        let at = match dice.roll(3) {
+            0 => dice.roll(32) * 4,
+            1 => dice.roll(512),
+            _ => dice.roll(len / 512) * 512 + dice.roll(16) * 8,
+        } as usize;
+        let width = if dice.roll(3) == 0 { 4 } else { 8 };
+        let value = if dice.roll(2) == 0 { value.to_be_bytes() } else { value.swap_bytes().to_be_bytes() };
+        let end = (at + width).min(bytes.len());
+        if at < end {
+            bytes[at..end].copy_from_slice(&value[8 - (end - at)..]);
         }
     }
 }

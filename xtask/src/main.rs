@@ -1,10 +1,12 @@
 //! Rhea's developer commands. Each works on a fresh Debian machine: what is missing is installed by name, with the
 //! reason said, and nothing is fetched twice.
 
+mod alike;
 mod bench;
 mod command;
 mod cpio;
 mod demo;
+mod dice;
 mod fuzz;
 mod guest;
 mod host;
@@ -43,6 +45,7 @@ enum Verb {
     /// Measure Rhea beside QEMU
     #[command(subcommand)]
     Bench(bench::BenchVerb),
+    Alike(alike::AlikeArgs),
     Fuzz(fuzz::FuzzArgs),
     Hostile(hostile::HostileArgs),
     /// Run the scenarios with stock kernels, in the lab
@@ -66,6 +69,7 @@ fn dispatch(cli: Cli) -> Result<u8> {
         Verb::Demo(args) => demo::run(&args),
         Verb::Test(args) => test::run(&args),
         Verb::Lab(args) => lab::cli::run(&args),
+        Verb::Alike(args) => alike::run(&args),
         Verb::Fuzz(args) => fuzz::run(&args),
         Verb::Hostile(args) => hostile::run(&args),
         Verb::Bench(verb) => bench::run(&verb),
