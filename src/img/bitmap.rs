@@ -45,7 +45,7 @@ pub(super) fn run(parsed: &Parsed) -> Result<(), ImgError> {
     if parsed.get("F").is_some() && parsed.get("b").is_none() {
         return said("-F only supported with -b");
     }
-    let granularity = parsed.get("g").map(granularity).transpose()?;
+    let granularity = parsed.get("g").map(|text| size::read_in("granularity", text, 1, i64::MAX as u64)).transpose()?;
     let want = Want { no_backing: true, ..Want::of(parsed)?.writing() };
     let image = open::open(file, want)?;
     let beside = Want { format: parsed.get("F"), image_opts: false, write: false, warn: false, ..want };
@@ -54,7 +54,7 @@ pub(super) fn run(parsed: &Parsed) -> Result<(), ImgError> {
     for (action, value) in actions {
         let failed = |text: String| ImgError::Said(format!("Operation {action} on bitmap {name} failed: {text}"));
         let change = match action {
-            "add" => BitmapChange::Add(granularity),
+            "add" => BitmapChange::Add(granularity.map(bits).transpose().map_err(failed)?),
             "remove" => BitmapChange::Remove,
             "clear" => BitmapChange::Clear,
             "enable" => BitmapChange::Enable,
@@ -77,11 +77,7 @@ fn qcow2_of(image: &Image) -> Result<&Qcow2, String> {
 }
 
 /// Bytes of one bit as a power of two.
-fn granularity(text: &str) -> Result<u32, ImgError> {
-    let bytes = size::read_in("granularity", text, 1, i64::MAX as u64)?;
-    if bytes.is_power_of_two() {
-        Ok(bytes.trailing_zeros())
-    } else {
-        Err(ImgError::Said(format!("granularity must be a power of two, not {bytes}")))
-    }
+fn bits(bytes: u64) -> Result<u32, String> {
+    let fits = bytes.is_power_of_two() && bytes >= 512;
+    fits.then(|| bytes.trailing_zeros()).ok_or_else(|| "Granularity must be power of 2 and at least 512".to_owned())
 }

@@ -12,15 +12,27 @@ pub(super) struct Copied {
     enabled: bool,
 }
 
+/// The image, if it can have bitmaps.
+fn keeper(image: &Image) -> Option<&Qcow2> {
+    image.layer().as_any().downcast_ref::<Qcow2>().filter(|qcow2| qcow2.can_have_bitmaps())
+}
+
+/// Refuses a target that cannot have bitmaps, before its data are copied.
+///
+/// # Errors
+/// It cannot.
+pub(super) fn check_target(target: &Image) -> Result<(), ImgError> {
+    let driver = target.layer().driver();
+    let refused = || ImgError::Said(format!("Format driver '{driver}' does not support bitmaps"));
+    keeper(target).map(drop).ok_or_else(refused)
+}
+
 /// Reads all bitmaps of `source`. Those that do not fit its data are an error, or left out if `skip_broken`.
 ///
 /// # Errors
-/// The format has no bitmaps, or one is inconsistent or cannot be read.
+/// The format has no bitmaps, or one of them is inconsistent or cannot be read.
 pub(super) fn read(source: &Image, skip_broken: bool) -> Result<Vec<Copied>, ImgError> {
-    let Some(qcow2) = source.layer().as_any().downcast_ref::<Qcow2>() else {
-        let driver = source.layer().driver();
-        return Err(ImgError::Said(format!("This image format ('{driver}') does not support bitmaps")));
-    };
+    let qcow2 = keeper(source).ok_or_else(|| ImgError::Said("Source lacks bitmap support".to_owned()))?;
     let fail = || ImgError::block(format!("Could not read the bitmaps of '{}'", source.name));
     let mut copied = Vec::new();
     for entry in qcow2.bitmaps().map_err(fail())? {
@@ -41,12 +53,9 @@ pub(super) fn read(source: &Image, skip_broken: bool) -> Result<Vec<Copied>, Img
 /// Writes them to `target`, after the data.
 ///
 /// # Errors
-/// The target cannot have them, or has one of that name.
+/// The target has one of that name, or they cannot be written.
 pub(super) fn write(target: &Image, bitmaps: Vec<Copied>) -> Result<(), ImgError> {
-    let Some(qcow2) = target.layer().as_any().downcast_ref::<Qcow2>() else {
-        let driver = target.layer().driver();
-        return Err(ImgError::Said(format!("Format driver '{driver}' does not support bitmaps")));
-    };
+    let Some(qcow2) = keeper(target) else { return Ok(()) };
     for Copied { name, bits, enabled } in bitmaps {
         let failed = || ImgError::block(format!("Failed to populate bitmap {name}"));
         let granularity = bits.granularity_bits;

@@ -52,9 +52,13 @@ pub(super) fn run(parsed: &Parsed) -> Result<(), ImgError> {
     let want = Want { cache, write: what.is_some(), ..Want::of(parsed)? };
     let file = open::open_file(name, want)?;
     if file.format != "qcow2" {
+        drop(file);
+        open::open(name, Want { no_backing: true, warn: what.is_some(), ..want })?;
         return Err(ImgError::Said("This image format does not support checks".to_owned()).coded(NO_CHECK));
     }
-    let found = examine(&file.layer, what).map_err(ImgError::block(format!("Check of '{name}' failed")))?;
+    let is_one = open::probed(file.layer.as_ref()).is_ok_and(|format| format.as_deref() == Some("qcow2"));
+    let failed = if is_one { format!("Check of '{name}' failed") } else { format!("Could not open '{name}'") };
+    let found = examine(&file.layer, what).map_err(ImgError::block(failed))?;
     let quiet = parsed.has("q");
     match form {
         Form::Human => human(&found, quiet)?,

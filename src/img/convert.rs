@@ -121,6 +121,9 @@ pub(super) fn run(parsed: &Parsed) -> Result<(), ImgError> {
     }
     let key = options.get("encrypt.key-secret").or_else(|| options.get("key-secret"));
     let output = open_target(parsed, target, format_name, key.filter(|_| create))?;
+    if parsed.has("bitmaps") {
+        bitmap_copy::check_target(&output)?;
+    }
     if output.layer().size() < total {
         return Err(said("output file is smaller than input file"));
     }
@@ -194,9 +197,9 @@ fn make(target: &str, format: &str, options: &mut Options, total: u64, secrets: 
     if options.get("backing_file").is_some_and(|name| !name.is_empty()) && options.get("backing_fmt").is_none() {
         return Err(said("Use of backing file requires explicit backing format"));
     }
-    let bytes = options.get("size").map(|text| size::read("image size", text)).transpose()?.unwrap_or(total);
-    options.set("size", bytes.to_string());
-    let made = format.plan(options, bytes, secrets).and_then(|plan| plan.write(target));
+    // As in QEMU a size among the options does not count: the copy is as long as what is copied.
+    options.set("size", total.to_string());
+    let made = format.plan(options, total, secrets).and_then(|plan| plan.write(target));
     made.map_err(|e| said(format!("{target}: error while converting {}: {}", format.name(), chain(&e))))
 }
 

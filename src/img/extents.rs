@@ -26,6 +26,13 @@ pub(super) struct Extent {
 }
 
 impl Extent {
+    /// No bytes at `start`.
+    pub(super) fn empty(start: u64) -> Self {
+        let file = PathBuf::new();
+        let (len, depth, offset) = (0, 0, None);
+        Self { start, len, depth, present: false, zero: false, data: false, compressed: false, offset, file }
+    }
+
     /// Whether `next` goes on where this ends, alike in all.
     fn continues(&self, next: &Self) -> bool {
         let follows = match (self.offset, next.offset) {

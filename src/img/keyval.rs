@@ -48,10 +48,12 @@ fn take_value(text: &str) -> (String, &str) {
 ///
 /// # Errors
 /// A key is both a value and an object, or nested without bound.
-pub(super) fn nested(pairs: Vec<(String, String)>) -> Result<Map<String, Value>, ImgError> {
+pub(super) fn nested(
+    pairs: impl IntoIterator<Item = (String, impl Into<Value>)>,
+) -> Result<Map<String, Value>, ImgError> {
     let mut object = Map::new();
     for (key, value) in pairs {
-        insert(&mut object, &key, &key, value, MOST_DEPTH)?;
+        insert(&mut object, &key, &key, value.into(), MOST_DEPTH)?;
     }
     Ok(object)
 }
@@ -60,7 +62,7 @@ fn insert(
     object: &mut Map<String, Value>,
     path: &str,
     whole: &str,
-    value: String,
+    value: Value,
     depth: usize,
 ) -> Result<(), ImgError> {
     let invalid = || ImgError::Said(format!("Invalid parameter '{whole}'"));
@@ -68,7 +70,7 @@ fn insert(
         if path.is_empty() || matches!(object.get(path), Some(Value::Object(_))) {
             return Err(invalid());
         }
-        object.insert(path.to_owned(), Value::String(value));
+        object.insert(path.to_owned(), value);
         return Ok(());
     };
     if head.is_empty() || depth == 0 {

@@ -46,7 +46,11 @@ pub(super) fn run(parsed: &Parsed) -> Result<(), ImgError> {
                 before = ",\n";
                 Ok::<(), ImgError>(())
             })?;
-            writeln!(out, "{}]", if before == "[" { "[" } else { "" })?;
+            if before == "[" {
+                // Of no bytes there is one run.
+                write!(out, "[{}", json(&Extent::empty(start)))?;
+            }
+            writeln!(out, "]")?;
         }
     }
     out.flush()?;

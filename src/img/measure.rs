@@ -5,7 +5,7 @@ use rhea_block::layer::Preallocation;
 use serde_json::Map;
 
 use super::args::{Opt, Parsed};
-use super::error::ImgError;
+use super::error::{ImgError, chain};
 use super::extents;
 use super::open::{self, Image, Want};
 use super::output::{self, Form};
@@ -50,7 +50,10 @@ pub(super) fn run(parsed: &Parsed) -> Result<(), ImgError> {
         false => e,
     })?;
     let options = Options::read(parsed.all("o"))?;
-    format.check(&options)?;
+    format.check(&options).map_err(|e| {
+        ImgError::Lines(vec![chain(&e), format!("Invalid options for file format '{}'", format.name())])
+    })?;
+    let mut bitmaps = None;
     let (required, fully) = match format.plan(&options, bytes, &parsed.secrets)?.format {
         Made::Raw { size, .. } => (size.next_multiple_of(512), size.next_multiple_of(512)),
         Made::Luks { size, header, .. } => {
@@ -67,11 +70,11 @@ pub(super) fn run(parsed: &Parsed) -> Result<(), ImgError> {
                 None => 0,
                 Some(image) => data_clusters(image, plan.cluster_size)?,
             };
-            let measured = qcow2::measure(&plan, allocated).map_err(ImgError::block("could not measure"))?;
+            let measured = qcow2::measure(&plan, allocated).map_err(|e| ImgError::Said(chain(&e)))?;
+            bitmaps = image.as_ref().map(|image| bitmap_bytes(image, plan.cluster_size)).transpose()?.flatten();
             (measured.required, measured.fully_allocated)
         }
     };
-    let bitmaps = image.as_ref().filter(|_| format == Format::Qcow2).map(bitmap_bytes).transpose()?.flatten();
     match form {
         Form::Human => {
             let more = bitmaps.map_or(String::new(), |bytes| format!("\nbitmaps size: {bytes}"));
@@ -89,15 +92,14 @@ pub(super) fn run(parsed: &Parsed) -> Result<(), ImgError> {
     }
 }
 
-/// Bytes that copies of the image's bitmaps would take (directory, tables, bits); `None` in version 2, which has none.
-fn bitmap_bytes(image: &Image) -> Result<Option<u64>, ImgError> {
+/// Bytes that copies of the image's bitmaps would take in clusters of `cluster` bytes (directory, tables, bits); `None`
+/// if it is of version 2, which has none.
+fn bitmap_bytes(image: &Image, cluster: u64) -> Result<Option<u64>, ImgError> {
     let Some(qcow2) = image.layer().as_any().downcast_ref::<Qcow2>() else { return Ok(None) };
     let list = qcow2.bitmaps().map_err(ImgError::block(format!("could not read the bitmaps of '{}'", image.name)))?;
-    let data = image.node.details().format_specific;
-    if data.is_some_and(|data| data["data"]["compat"] == "0.10") {
+    if !qcow2.can_have_bitmaps() {
         return Ok(None);
     }
-    let cluster = qcow2.cluster_size();
     let mut directory = 0u64;
     let mut bytes = 0u64;
     for bitmap in list.iter().filter(|bitmap| !bitmap.in_use) {

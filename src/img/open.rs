@@ -10,11 +10,12 @@ use rhea_block::graph::{CacheMode, Graph, Node, by_name};
 use rhea_block::layer::{Layer, read_vec};
 use rhea_block::spec::{self, Aio, Backing, BlockdevSpec, Cache, Discard, Encrypt, Look, NodeRef};
 use rhea_block::{BlockError, probe};
-use serde_json::{Map, Value};
 
 use super::args::{Opt, Parsed};
 use super::error::ImgError;
 use super::keyval;
+
+mod options;
 
 /// Options that every verb with an image has.
 pub(super) const IMAGE_OPTS: Opt = Opt::long_flag("image-opts");
@@ -169,8 +170,8 @@ pub(super) fn open_on(
     below: Option<&Arc<Node>>,
 ) -> Result<Arc<Node>, ImgError> {
     let fail = |e: BlockError| not_open(name, e);
-    if want.image_opts {
-        return open_options(graph, name, want);
+    if let Some(object) = options::given(name, want)? {
+        return options::open(graph, name, object, want);
     }
     let file = graph.add(&file_spec(name, want)?).map_err(fail)?;
     let format = match want.format {
@@ -220,22 +221,11 @@ pub(super) struct FileBelow {
 pub(super) fn open_file(name: &str, want: Want<'_>) -> Result<FileBelow, ImgError> {
     let graph = graph(want);
     let fail = |e: BlockError| ImgError::Block { context: format!("Could not open '{name}'"), source: e };
-    let (file, given) = if want.image_opts {
-        let mut object = keyval::nested(keyval::pairs(name)?)?;
-        fill_in(&mut object, want);
-        let driver = object.get("driver").and_then(Value::as_str).map(str::to_owned);
-        let Some(Value::Object(mut file)) = object.remove("file") else {
-            return Err(ImgError::Said(format!("Could not open '{name}': no file.filename")));
-        };
-        for (key, value) in [("read-only", !want.write), ("force-share", want.force_share)] {
-            file.entry(key).or_insert(Value::Bool(value));
-        }
-        let spec: BlockdevSpec = serde_json::from_value(Value::Object(file))
-            .map_err(|e| ImgError::Said(format!("Could not open '{name}': {e}")))?;
-        (graph.add(&spec).map_err(fail)?, driver)
-    } else {
-        (graph.add(&file_spec(name, want)?).map_err(fail)?, want.format.map(str::to_owned))
+    let (file, given) = match options::given(name, want)? {
+        Some(object) => options::file_of(name, object, want)?,
+        None => (file_spec(name, want)?, want.format.map(str::to_owned)),
     };
+    let file = graph.add(&file).map_err(fail)?;
     let format = match given {
         Some(format) => format,
         None => probed(file.layer().as_ref()).map_err(fail)?.unwrap_or_else(|| "raw".to_owned()),
@@ -333,51 +323,12 @@ fn look(want: Want<'_>) -> Look {
 }
 
 /// The format that the content of `layer` shows, other than raw.
-fn probed(layer: &dyn Layer) -> Result<Option<String>, BlockError> {
+///
+/// # Errors
+/// It cannot be read.
+pub(super) fn probed(layer: &dyn Layer) -> Result<Option<String>, BlockError> {
     let head = read_vec(layer, 0, probe::SECTOR)?;
     Ok(probe::format_of(&head).map(|found| found.name().to_owned()))
-}
-
-/// Opens `driver=qcow2,file.filename=...`.
-fn open_options(graph: &Graph, text: &str, want: Want<'_>) -> Result<Arc<Node>, ImgError> {
-    let mut object = keyval::nested(keyval::pairs(text)?)?;
-    fill_in(&mut object, want);
-    if !object.contains_key("driver") {
-        let name = object.get("file").and_then(|file| file.get("filename")).and_then(Value::as_str);
-        let name = name.ok_or_else(|| ImgError::Said(format!("Could not open '{text}': no driver and no file")))?;
-        let bytes = read_head(Path::new(name))?;
-        let format = probe::format_of(&bytes).map_or("raw", probe::Probed::name);
-        object.insert("driver".to_owned(), format.into());
-    }
-    if want.no_backing && object.get("driver").is_some_and(|driver| driver == "qcow2") {
-        object.insert("backing".to_owned(), Value::Null);
-    }
-    let mut spec: BlockdevSpec = serde_json::from_value(Value::Object(object))
-        .map_err(|e| ImgError::Said(format!("Could not open '{text}': {e}")))?;
-    match &mut spec {
-        BlockdevSpec::Qcow2(spec) => spec.look = look(want),
-        BlockdevSpec::Luks(spec) => spec.look = look(want),
-        _ => {}
-    }
-    graph.add(&spec).map_err(|e| not_open(text, e))
-}
-
-fn read_head(path: &Path) -> Result<Vec<u8>, ImgError> {
-    use std::io::Read;
-    let mut head = Vec::new();
-    let read = std::fs::File::open(path).and_then(|file| file.take(probe::SECTOR as u64).read_to_end(&mut head));
-    read.map_err(|e| ImgError::block(format!("Could not open '{}'", path.display()))(BlockError::io("probing", e)))?;
-    Ok(head)
-}
-
-/// What the command line says beside the options: whether it is written, shared, and a file's driver.
-fn fill_in(object: &mut Map<String, Value>, want: Want<'_>) {
-    for (key, value) in [("read-only", !want.write), ("force-share", want.force_share)] {
-        object.entry(key).or_insert(Value::Bool(value));
-    }
-    if let Some(Value::Object(file)) = object.get_mut("file") {
-        file.entry("driver").or_insert_with(|| "file".into());
-    }
 }
 
 /// The path that `name`, written in the header of the image at `image`, means.

@@ -69,7 +69,7 @@ pub(super) fn run(parsed: &Parsed) -> Result<(), ImgError> {
         let source = Want { format, cache: source_cache, secrets: Some(&parsed.secrets), ..Want::default() };
         let below = new.map(|new| open_new(&image, new, source)).transpose()?;
         let progress = Progress::new(parsed.has("p") && !parsed.has("q"));
-        keep_content(&image, below.as_ref(), qcow2.cluster_size(), &progress)?;
+        keep_content(&image, below.as_ref(), qcow2, &progress)?;
         progress.end();
     }
     let names = new.map(|new| (new, format));
@@ -116,7 +116,8 @@ fn zero_run(layer: Option<&dyn Layer>, at: u64, len: u64) -> Result<u64, ImgErro
 }
 
 /// Writes to the image what it showed of the old backing file and would show otherwise of the new one.
-fn keep_content(image: &Image, below: Option<&Image>, unit: u64, progress: &Progress) -> Result<(), ImgError> {
+fn keep_content(image: &Image, below: Option<&Image>, qcow2: &Qcow2, progress: &Progress) -> Result<(), ImgError> {
+    let unit = qcow2.cluster_size();
     let top = image.layer().as_ref();
     let old = image.node.child("backing").map(|node| node.layer().as_ref());
     let new = below.map(|image| image.layer().as_ref());
@@ -141,7 +142,7 @@ fn keep_content(image: &Image, below: Option<&Image>, unit: u64, progress: &Prog
         let (before, after) = (&mut before[..len as usize], &mut after[..len as usize]);
         read(old, before, at)?;
         read(new, after, at)?;
-        keep_piece(top, before, after, at, unit)?;
+        keep_piece(qcow2, before, after, at)?;
         at += len;
     }
     top.flush()?;
@@ -149,14 +150,18 @@ fn keep_content(image: &Image, below: Option<&Image>, unit: u64, progress: &Prog
 }
 
 /// Writes the clusters in which the two differ.
-fn keep_piece(top: &dyn Layer, before: &[u8], after: &[u8], at: u64, unit: u64) -> Result<(), ImgError> {
+fn keep_piece(top: &Qcow2, before: &[u8], after: &[u8], at: u64) -> Result<(), ImgError> {
+    let unit = top.cluster_size();
     let mut done = 0;
     while done < before.len() {
         let place = at + done as u64;
         let take = ((unit - place % unit) as usize).min(before.len() - done);
         let (old, new) = (&before[done..done + take], &after[done..done + take]);
         if old != new {
-            if is_zero(old) {
+            // Only a whole cluster can be marked as zero. In part, zeroes that the old backing file shows would be taken
+            // for there already.
+            let whole = place.is_multiple_of(unit) && (take as u64 == unit || place + take as u64 == top.size());
+            if whole && top.has_zero_clusters() && is_zero(old) {
                 top.write_zeroes(place, take as u64, true)?;
             } else {
                 write_all(top, old, place)?;

@@ -5,7 +5,7 @@ use std::ffi::OsString;
 use rhea_block::layer::Preallocation;
 
 use super::args::{self, Opt, Parsed};
-use super::error::ImgError;
+use super::error::{ImgError, chain};
 use super::open::{self, Want};
 use super::size::{self, Wrong};
 use super::{output, target};
@@ -75,7 +75,7 @@ pub(super) fn run(parsed: &Parsed) -> Result<(), ImgError> {
         ]));
     }
     if new != now {
-        image.layer().resize(new, preallocation).map_err(ImgError::block(format!("could not resize '{name}'")))?;
+        image.layer().resize(new, preallocation).map_err(|e| ImgError::Said(chain(&e)))?;
     }
     image.close()?;
     if parsed.has("q") { Ok(()) } else { output::line("Image resized.") }

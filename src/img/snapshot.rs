@@ -1,7 +1,7 @@
 //! `snapshot`: an image's internal snapshots.
 
-use rhea_block::BlockError;
 use rhea_block::format::qcow2::{Qcow2, Snapshot};
+use rhea_block::{BlockError, ErrorKind};
 
 use super::args::{Opt, Parsed};
 use super::error::{ImgError, chain};
@@ -57,7 +57,13 @@ pub(super) fn run(parsed: &Parsed) -> Result<(), ImgError> {
         "c" => qcow2.snapshot_create(which, clock::now()),
         _ => qcow2.snapshot_delete(which),
     };
-    result.map_err(|e| fail(chain(&e)))?;
+    result.map_err(|e| {
+        fail(match (e.kind(), action) {
+            (ErrorKind::NotFound, "a") => "Failed to load snapshot: No such file or directory".to_owned(),
+            (ErrorKind::NotFound, "d") => "snapshot not found".to_owned(),
+            _ => chain(&e),
+        })
+    })?;
     image.close()
 }
 

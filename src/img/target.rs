@@ -356,7 +356,7 @@ impl Plan {
             Made::Qcow2(options) => {
                 let data = match &options.data_file {
                     Some((name, _)) => {
-                        let data = host_file(&open::beside(path, name))?;
+                        let data = host_file(Path::new(name.strip_prefix("file:").unwrap_or(name)))?;
                         data.resize(0, Preallocation::Off)?;
                         Some(Arc::new(data) as Arc<dyn Layer>)
                     }

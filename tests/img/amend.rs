@@ -50,6 +50,20 @@ fn version_and_widths_change_and_the_content_stays() {
 }
 
 #[test]
+fn overlay_in_small_clusters_gets_the_larger_header() {
+    let rig = Rig::empty();
+    rig.write("base.raw", 1 << 20, &[(0, 1 << 20, 7)]);
+    rig.qemu("create -q -f qcow2 -o cluster_size=512,compat=0.10 -b base.raw -F raw small.qcow2");
+    rig.io("small.qcow2", &["write -P 1 100k 70k"]);
+    rig.qemu("convert -O raw small.qcow2 before.raw");
+
+    rig.works("amend -o compat=1.1 small.qcow2");
+
+    rig.sound("small.qcow2");
+    rig.alike("small.qcow2", "before.raw");
+}
+
+#[test]
 fn what_cannot_be_amended_is_refused_alike() {
     let rig = Rig::empty();
     rig.qemu("create -q -f qcow2 plain.qcow2 1M");

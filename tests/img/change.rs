@@ -30,6 +30,23 @@ fn safe_rebase_keeps_the_content() {
 }
 
 #[test]
+fn safe_rebase_keeps_zeroes_that_only_the_old_backing_file_shows() {
+    let rig = Rig::empty();
+    rig.write("holes.raw", 2 << 20, &[(0, 4096, 1)]);
+    rig.write("filled.raw", 2 << 20, &[(0, 2 << 20, 9)]);
+    for options in ["compat=0.10", "cluster_size=512", "extended_l2=on", "cluster_size=2M", "lazy_refcounts=on"] {
+        rig.qemu(&format!("create -q -f qcow2 -o {options} -b holes.raw -F raw top.qcow2 2500096"));
+        rig.io("top.qcow2", &["write -P 3 70k 1k", "write -z 128k 64k", "write -P 4 1021k 2k"]);
+        rig.qemu("convert -O raw top.qcow2 before.raw");
+
+        rig.works("rebase -b filled.raw -F raw top.qcow2");
+
+        rig.alike("before.raw", "top.qcow2");
+        rig.sound("top.qcow2");
+    }
+}
+
+#[test]
 fn unsafe_rebase_changes_the_name_alone() {
     let rig = Rig::new();
     rig.works("rebase -u -b nowhere -F qcow2 top.qcow2");

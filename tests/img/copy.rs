@@ -14,6 +14,7 @@ fn created_images_are_what_qemu_creates() {
         "-f qcow2 -o preallocation=metadata",
         "-f qcow2 -o compression_type=zstd",
         "-f qcow2 -b short.raw -F raw",
+        "-f qcow2 -o cluster_size=512 -b short.raw -F raw",
     ] {
         rig.same(&format!("create {options} made 7M"));
         rig.works(&format!("create -q {options} made 7M"));
@@ -103,6 +104,72 @@ fn foreign_formats_are_converted() {
         rig.works("convert -O qcow2 foreign made.qcow2");
 
         rig.alike("plain.raw", "made.qcow2");
+    }
+}
+
+#[test]
+fn images_of_foreign_formats_are_backing_files() {
+    let rig = Rig::new();
+    for format in ["vmdk", "vdi", "vhdx", "qed"] {
+        rig.qemu(&format!("convert -O {format} plain.raw base.{format}"));
+        rig.works(&format!("create -q -f qcow2 -b base.{format} -F {format} over.qcow2"));
+        rig.io("over.qcow2", &["write -P 8 64k 100k"]);
+
+        rig.works("convert -O raw over.qcow2 ours.raw");
+
+        rig.alike("over.qcow2", "ours.raw");
+        rig.same_json("info --output json --backing-chain over.qcow2");
+    }
+}
+
+#[test]
+fn external_data_files_are_where_qemu_has_them() {
+    let rig = Rig::new();
+    std::fs::create_dir(rig.path("inner")).unwrap();
+    for maker in [Rig::works, Rig::qemu] {
+        maker(&rig, "convert -O qcow2 -o data_file=apart.data plain.raw inner/image.qcow2");
+        assert!(rig.path("apart.data").exists());
+        rig.alike("plain.raw", "inner/image.qcow2");
+        rig.same("check inner/image.qcow2");
+        rig.same("compare inner/image.qcow2 plain.raw");
+        rig.same_json("map --output json inner/image.qcow2");
+        rig.works("convert -O raw inner/image.qcow2 copy.raw");
+        rig.alike("plain.raw", "copy.raw");
+        // Beside the image is the second place to look.
+        std::fs::rename(rig.path("apart.data"), rig.path("inner/apart.data")).unwrap();
+        rig.works("compare inner/image.qcow2 plain.raw");
+        std::fs::remove_file(rig.path("inner/apart.data")).unwrap();
+    }
+}
+
+#[test]
+fn images_with_external_data_files_go_through_every_verb_alike() {
+    let rig = Rig::new();
+    for raw in ["off", "on"] {
+        rig.works(&format!("convert -O qcow2 -o data_file=a.data,data_file_raw={raw} full.qcow2 apart.qcow2"));
+        rig.alike("full.qcow2", "apart.qcow2");
+        for words in ["info", "check", "map", "measure -O qcow2", "snapshot -l", "compare full.qcow2"] {
+            rig.same(&format!("{words} apart.qcow2"));
+        }
+        // QEMU has no snapshots of such images either.
+        assert_eq!(rig.ours("snapshot -c s apart.qcow2").code, Some(1));
+        rig.works("resize -q apart.qcow2 +1M");
+        rig.works("dd if=apart.qcow2 of=part.raw bs=64k skip=3 count=9");
+        rig.works("bitmap --add apart.qcow2 b");
+        rig.works("amend -o lazy_refcounts=on,refcount_bits=8 apart.qcow2");
+        rig.works("bench -w -c 20 -S 70000 -f qcow2 apart.qcow2");
+        rig.sound("apart.qcow2");
+        if raw == "on" {
+            rig.alike("a.data", "apart.qcow2");
+        } else {
+            rig.works("create -q -f qcow2 -b apart.qcow2 -F qcow2 over.qcow2");
+            rig.io("over.qcow2", &["write -P 9 1M 100k"]);
+            rig.works("commit -q over.qcow2");
+            rig.alike("apart.qcow2", "over.qcow2");
+            rig.works("rebase -b full.qcow2 -F qcow2 apart.qcow2");
+            rig.alike("apart.qcow2", "over.qcow2");
+            rig.sound("apart.qcow2");
+        }
     }
 }
 

@@ -31,14 +31,49 @@ fn info_tells_the_same() {
 #[test]
 fn map_tells_the_same() {
     let rig = Rig::new();
-    // Clusters with subclusters that are not allocated have a place in QEMU's map and none in ours.
-    for image in IMAGES.iter().filter(|image| **image != "extended.qcow2") {
+    for image in IMAGES {
         rig.same_json(&format!("map --output json {image}"));
         rig.same_json(&format!("map --output json --start-offset 1000 --max-length 1M {image}"));
     }
     for image in ["plain.raw", "full.qcow2", "top.qcow2"] {
         rig.same(&format!("map {image}"));
     }
+    rig.same_json("map --output json --max-length 0 full.qcow2");
+    rig.same_json("map --output json --start-offset 1G full.qcow2");
+}
+
+#[test]
+fn map_tells_what_the_host_does_not_hold_of_preallocated_clusters() {
+    let rig = Rig::empty();
+    for (name, options) in [("a.qcow2", "preallocation=metadata"), ("b.qcow2", "preallocation=falloc")] {
+        rig.qemu(&format!("create -q -f qcow2 -o {options} {name} 8M"));
+        rig.io(name, &["write -P 1 1M 100k", "write -z 3M 64k", "write -P 2 5M 4k"]);
+
+        rig.same_json(&format!("map --output json {name}"));
+        rig.same(&format!("map {name}"));
+    }
+}
+
+#[test]
+fn images_are_named_by_json() {
+    let rig = Rig::new();
+    for name in [
+        r#"json:{"driver":"qcow2","file":{"driver":"file","filename":"top.qcow2"}}"#,
+        "json:{'driver':'qcow2','file.filename':'top.qcow2'}",
+        r#"json:{"file.filename":"full.qcow2"}"#,
+        r#"json:{"driver":"raw","offset":4096,"size":"65536","file.filename":"plain.raw"}"#,
+        r#"json:{"driver":"bogus","file.filename":"top.qcow2"}"#,
+        r#"json:{"filename":"top.qcow2"}"#,
+        "json:[]",
+        "json:{'driver':'qcow2','file.filename':'nowhere'}",
+    ] {
+        rig.same(&format!("measure -O qcow2 {name}"));
+        rig.same(&format!("compare {name} {name}"));
+    }
+    rig.works("convert -O qcow2 json:{'driver':'qcow2','file.filename':'top.qcow2'} made.qcow2");
+    rig.alike("top.qcow2", "made.qcow2");
+    rig.works("resize json:{'driver':'qcow2','file.filename':'full.qcow2'} 9M");
+    rig.sound("full.qcow2");
 }
 
 #[test]
@@ -52,6 +87,10 @@ fn measure_tells_the_same() {
             rig.same(&format!("measure -O qcow2 -o {options} {image}"));
         }
     }
+    rig.qemu("create -q -f qcow2 -o cluster_size=512 small.qcow2 1M");
+    rig.works("bitmap --add small.qcow2 b");
+    rig.same("measure -O qcow2 small.qcow2");
+    rig.same("measure -O qcow2 -o cluster_size=4k small.qcow2");
     for size in ["0", "1", "1000", "1G", "1T"] {
         rig.same_json(&format!("measure --output json -O qcow2 --size {size}"));
     }

@@ -161,6 +161,11 @@ pub(super) fn corrupt(driver: &str, what: impl std::fmt::Display) -> BlockError 
     BlockError::new(ErrorKind::Corrupt, format!("{driver}: {what}"))
 }
 
+/// The file holds something else, in the words that users of QEMU know.
+pub(super) fn not_one(words: impl Into<String>) -> BlockError {
+    BlockError::new(ErrorKind::Corrupt, words)
+}
+
 /// The image uses what is not supported.
 pub(super) fn unsupported(driver: &str, what: impl std::fmt::Display) -> BlockError {
     BlockError::new(ErrorKind::Unsupported, format!("{driver}: {what}"))

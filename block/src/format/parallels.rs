@@ -4,7 +4,7 @@
 
 use std::sync::Arc;
 
-use super::foreign::{Blocks, Place, Places, ReadOnly, corrupt, le, read_table, unsupported};
+use super::foreign::{Blocks, Place, Places, ReadOnly, corrupt, le, not_one, read_table, unsupported};
 use crate::error::BlockError;
 use crate::layer::{Layer, read_vec};
 
@@ -24,7 +24,7 @@ pub fn open(file: &Arc<dyn Layer>) -> Result<Arc<dyn Layer>, BlockError> {
     let (unit, sectors) = match &head[..16] {
         b"WithoutFreeSpace" => (SECTOR, le::<4>(&head, 36)),
         b"WithouFreSpacExt" => (tracks * SECTOR, le::<8>(&head, 36)),
-        _ => return Err(corrupt(NAME, "the signature is not there")),
+        _ => return Err(not_one("Image not in Parallels format")),
     };
     let version = le::<4>(&head, 16);
     if version != 2 {

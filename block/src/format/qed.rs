@@ -5,7 +5,7 @@
 use std::collections::HashSet;
 use std::sync::Arc;
 
-use super::foreign::{Place, Places, ReadOnly, corrupt, le, read_table, unsupported};
+use super::foreign::{Place, Places, ReadOnly, corrupt, le, not_one, read_table, unsupported};
 use crate::error::BlockError;
 use crate::layer::{Layer, read_vec};
 
@@ -31,7 +31,7 @@ struct Qed {
 pub fn open(file: &Arc<dyn Layer>) -> Result<Arc<dyn Layer>, BlockError> {
     let head = read_vec(file.as_ref(), 0, 64)?;
     if !head.starts_with(b"QED\0") {
-        return Err(corrupt(NAME, "the signature is not there"));
+        return Err(not_one("Image not in QED format"));
     }
     let (cluster, table) = (le::<4>(&head, 4), le::<4>(&head, 8));
     let (features, l1_offset, size) = (le::<8>(&head, 16), le::<8>(&head, 40), le::<8>(&head, 48));

@@ -4,7 +4,7 @@
 
 use std::sync::Arc;
 
-use super::foreign::{Blocks, Place, Places, ReadOnly, corrupt, le, read_table, unsupported};
+use super::foreign::{Blocks, Place, Places, ReadOnly, le, not_one, read_table, unsupported};
 use crate::error::BlockError;
 use crate::layer::{Layer, read_vec};
 
@@ -22,8 +22,9 @@ struct Vdi(Blocks);
 /// When it is no VDI image, breaks the format's rules, or has a parent.
 pub fn open(file: &Arc<dyn Layer>) -> Result<Arc<dyn Layer>, BlockError> {
     let head = read_vec(file.as_ref(), 0, 512)?;
-    if le::<4>(&head, 0x40) != SIGNATURE {
-        return Err(corrupt(NAME, "the signature is not there"));
+    let signature = le::<4>(&head, 0x40);
+    if signature != SIGNATURE {
+        return Err(not_one(format!("Image not in VDI format (bad signature {signature:08x})")));
     }
     let version = le::<4>(&head, 0x44);
     if version != 0x0001_0001 {

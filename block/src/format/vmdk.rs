@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use serde_json::{Map, Value, json};
 
-use super::foreign::{Place, Places, ReadOnly, corrupt, le, read_table, unsupported};
+use super::foreign::{Place, Places, ReadOnly, corrupt, le, not_one, read_table, unsupported};
 use crate::error::BlockError;
 use crate::layer::{Layer, read_vec};
 
@@ -46,7 +46,7 @@ impl Header {
             return Err(unsupported(NAME, "a descriptor of extents in other files, which are not followed"));
         }
         if !head.starts_with(b"KDMV") {
-            return Err(unsupported(NAME, "not a hosted sparse extent"));
+            return Err(not_one("invalid VMDK image descriptor"));
         }
         let version = le::<4>(&head, 4);
         if !(1..=3).contains(&version) {

@@ -4,7 +4,7 @@
 
 use std::sync::Arc;
 
-use super::foreign::{Blocks, Place, Places, ReadOnly, be, corrupt, read_table, unsupported};
+use super::foreign::{Blocks, Place, Places, ReadOnly, be, corrupt, not_one, read_table, unsupported};
 use crate::error::BlockError;
 use crate::layer::{Layer, read_vec};
 
@@ -31,7 +31,7 @@ pub fn open(file: &Arc<dyn Layer>) -> Result<Arc<dyn Layer>, BlockError> {
         footer = read_vec(file.as_ref(), end, FOOTER as usize)?;
     }
     if !footer.starts_with(b"conectix") {
-        return Err(corrupt(NAME, "the footer is not there"));
+        return Err(not_one("invalid VPC image"));
     }
     if sum_without(&footer, 64) != be::<4>(&footer, 64) {
         return Err(corrupt(NAME, "the footer's checksum is wrong"));

@@ -8,6 +8,7 @@ use super::named::{check_protocol, in_file_system};
 use super::open::{Inherited, Parts, Settings, Trail};
 use super::{Graph, Node};
 use crate::error::{BlockError, ErrorKind};
+use crate::format::Foreign;
 use crate::format::qcow2::{Encryption, OpenOptions, Qcow2, data_file_of};
 use crate::format::raw::Raw;
 use crate::spec::{self, Backing, BlockdevSpec, EncryptFormat, NodeRef};
@@ -89,7 +90,11 @@ impl Graph {
         if name.is_empty() {
             return Err(BlockError::new(ErrorKind::Invalid, "'data-file' is required for this image"));
         }
-        let path = relative_to(file.filename(), &name)?;
+        // As in QEMU the name is one for the working directory; failing that, the file beside the image is meant.
+        let path = match plain(&name)? {
+            path if path.exists() => path.to_owned(),
+            _ => relative_to(file.filename(), &name)?,
+        };
         self.open_spec(&file_spec(&path), settings.below(), &trail.deeper()).map(Some)
     }
 
@@ -142,10 +147,15 @@ impl Graph {
         let spec = match format.as_str() {
             "raw" | "file" | "host_device" => BlockdevSpec::Raw(spec::Raw { file: below, ..spec::Raw::default() }),
             "qcow2" => BlockdevSpec::Qcow2(Box::new(spec::Qcow2 { file: below, ..spec::Qcow2::default() })),
-            other => {
-                let text = format!("Unknown driver '{other}' for '{}'; raw and qcow2 can be used", path.display());
-                return Err(BlockError::new(ErrorKind::Unsupported, text));
-            }
+            other => match Foreign::by_name(other) {
+                Some(format) => {
+                    BlockdevSpec::foreign(format, spec::Foreign { file: below, ..spec::Foreign::default() })
+                }
+                None => {
+                    let text = format!("Unknown driver '{other}' for '{}'", path.display());
+                    return Err(BlockError::new(ErrorKind::Unsupported, text));
+                }
+            },
         };
         self.open_spec(&spec, above, trail)
     }
@@ -164,10 +174,15 @@ fn file_spec(path: &Path) -> BlockdevSpec {
     in_file_system(spec::File { filename: path.display().to_string(), ..spec::File::default() })
 }
 
+/// The path that `name`, found in a header, is.
+fn plain(name: &str) -> Result<&Path, BlockError> {
+    check_protocol(name)?;
+    Ok(Path::new(name.strip_prefix("file:").unwrap_or(name)))
+}
+
 /// The path that `name`, found in the header of the image at `image`, means.
 fn relative_to(image: &Path, name: &str) -> Result<PathBuf, BlockError> {
-    check_protocol(name)?;
-    let name = Path::new(name.strip_prefix("file:").unwrap_or(name));
+    let name = plain(name)?;
     Ok(match image.parent() {
         Some(folder) if name.is_relative() => folder.join(name),
         _ => name.to_owned(),

@@ -74,6 +74,12 @@ pub(super) fn ranges(file: &dyn Layer, header: &Header) -> Result<Vec<(u64, u64)
 }
 
 impl super::Qcow2 {
+    /// Whether the image can have bitmaps: from version 3 on.
+    #[must_use]
+    pub fn can_have_bitmaps(&self) -> bool {
+        self.geometry.version >= 3
+    }
+
     /// The persistent bitmaps of the image.
     ///
     /// # Errors

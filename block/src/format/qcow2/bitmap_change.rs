@@ -117,7 +117,7 @@ impl Qcow2 {
     /// When the name is taken, unknown or too long, the image cannot have bitmaps, or metadata cannot be written.
     pub fn change_bitmap(&self, name: &str, change: &BitmapChange) -> Result<(), BlockError> {
         self.writable()?;
-        if self.geometry.version < 3 {
+        if !self.can_have_bitmaps() {
             return Err(invalid("Cannot store dirty bitmaps in qcow2 v2 files"));
         }
         self.check_change(name, change)?;

@@ -253,7 +253,8 @@ impl<'a> Walk<'a> {
                 }
                 self.range_times(offset, len, times);
                 self.count(active, true, offset);
-            } else if let Some(host) = entry.host() {
+            } else if let Some(host) = entry.host().or((external && entry.is_copied()).then_some(0)) {
+                // Offset 0 of an external data file is a place like any other.
                 self.count(active, false, host);
                 if !external {
                     self.range_times(host, self.cluster(), times);

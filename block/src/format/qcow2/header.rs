@@ -307,7 +307,10 @@ impl Header {
         for extension in &self.extensions {
             push_extension(&mut out, extension.kind, &extension.data);
         }
-        if self.version == 3 {
+        let name_len = self.backing_file.as_ref().map_or(0, String::len);
+        let with_names = out.len() + 8 + FEATURES.len() * 48 + 8 + name_len;
+        // The names of features are for people: in clusters of 512 bytes they give way to what the image needs.
+        if self.version == 3 && with_names as u64 <= self.cluster_size() {
             push_extension(&mut out, EXT_FEATURE_NAMES, &feature_table());
         }
         out.extend([0; 8]);

@@ -193,6 +193,8 @@ pub struct Qcow2 {
     tracked: Mutex<Option<bitmap_live::Tracked>>,
     /// Some of them record changes of the disk.
     tracking: AtomicBool,
+    /// Whether clusters were set aside that the host does not hold; found out when somebody asks for a status.
+    preallocated: std::sync::OnceLock<bool>,
     /// The guest's data are encrypted.
     crypt: Option<crypt::Crypt>,
 }
@@ -229,6 +231,12 @@ impl Qcow2 {
     /// Puts `backing` beneath; used when the graph has opened it, or changes it.
     pub fn set_backing(&self, backing: Option<Arc<dyn Layer>>) {
         self.maps_mut().backing = backing;
+    }
+
+    /// Whether a cluster can be marked as reading as zeroes, whatever lies beneath: from version 3 on.
+    #[must_use]
+    pub fn has_zero_clusters(&self) -> bool {
+        self.geometry.version >= 3
     }
 
     fn writable(&self) -> Result<(), BlockError> {
@@ -286,7 +294,7 @@ impl Layer for Qcow2 {
     }
 
     fn status(&self, offset: u64, len: u64) -> Result<Status, BlockError> {
-        self.status_of(offset, len)
+        self.status_below(offset, len)
     }
 
     fn fast(&self, op: FastOp, offset: u64, len: u64) -> Fast {

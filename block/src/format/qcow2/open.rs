@@ -189,6 +189,7 @@ impl Qcow2 {
             unpacked: pack::Cache::new(),
             tracked: Mutex::new(None),
             tracking: AtomicBool::new(false),
+            preallocated: std::sync::OnceLock::new(),
             crypt,
             data,
             file,

@@ -197,6 +197,14 @@ impl Refcounts {
         Ok(if self.load(file, cluster / per)? { self.peek(cluster / per, cluster % per) } else { 0 })
     }
 
+    /// How many of the first `most` clusters of block `number` are in use.
+    pub(super) fn used_in(&mut self, file: &dyn Layer, number: u64, most: u64) -> Result<u64, BlockError> {
+        if !self.load(file, number)? {
+            return Ok(0);
+        }
+        Ok((0..self.per_block().min(most)).map(|index| u64::from(self.peek(number, index) > 0)).sum())
+    }
+
     /// Whether every count of a run can go up by one.
     pub(super) fn check_room(&mut self, file: &dyn Layer, run: Freed) -> Result<(), BlockError> {
         let first = run.offset >> self.cluster_bits;

@@ -7,3 +7,4 @@ mod packed;
 mod qemu;
 mod regress;
 mod rig;
+mod turns;

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::rig::{Dice, image, mixes, qemu_check, reopen, rounds};
+use super::rig::{Dice, image, mixes, qemu_check, reopen, rounds, wide_mixes};
 use crate::filter::copy_on_read::CopyOnRead;
 use crate::format::qcow2::Qcow2;
 use crate::layer::{Layer, Preallocation, read_vec, write_all};
@@ -49,7 +49,7 @@ pub(super) fn compare(read: &[u8], model: &[u8], unsure: &[bool], offset: u64) {
 }
 
 fn run(seed: u64, mix: usize, backing: usize) {
-    let options = mixes(SIZE).swap_remove(mix);
+    let options = wide_mixes(SIZE).swap_remove(mix);
     let (recorder, mut disk) = image(&options, backing);
     let mut dice = Dice::new(seed);
     let mut model = vec![0u8; SIZE as usize];
@@ -75,7 +75,7 @@ fn run(seed: u64, mix: usize, backing: usize) {
 #[test]
 fn random_operations_read_back_and_check_clean() {
     for seed in 0..rounds(3) {
-        for mix in 0..mixes(SIZE).len() {
+        for mix in 0..wide_mixes(SIZE).len() {
             run(seed, mix, 0);
         }
     }
@@ -84,7 +84,7 @@ fn random_operations_read_back_and_check_clean() {
 #[test]
 fn random_operations_over_a_shorter_backing_image_read_back() {
     for seed in 100..100 + rounds(2) {
-        for mix in 0..mixes(SIZE).len() {
+        for mix in 0..wide_mixes(SIZE).len() {
             run(seed, mix, 1_234_567);
         }
     }

@@ -9,8 +9,13 @@ use crate::layer::{Layer, read_vec, write_all};
 use crate::protocol::file::{FileOptions, HostFile};
 
 fn run(program: &str, args: &[&str]) -> String {
+    run_in(std::path::Path::new("."), program, args)
+}
+
+/// Runs one of QEMU's programs in `folder`; it must succeed.
+pub(super) fn run_in(folder: &std::path::Path, program: &str, args: &[&str]) -> String {
     let once = || {
-        let output = Command::new(program).args(args).output();
+        let output = Command::new(program).args(args).current_dir(folder).output();
         let output = output.unwrap_or_else(|_| panic!("{program} not found: install the package qemu-utils"));
         let text = String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
         (output, text)
@@ -313,109 +318,5 @@ fn measure_agrees_with_qemu() {
         let ours = crate::format::qcow2::measure(&ours, 0).unwrap();
         let expected = format!("required size: {}\nfully allocated size: {}\n", ours.required, ours.fully_allocated);
         assert!(text.starts_with(&expected), "{options} {size}: {text} ours {ours:?}");
-    }
-}
-
-/// One change by QEMU's tools or by ours of the image that both have in turn; the model follows.
-fn change_in_turn(dice: &mut Dice, name: &str, path: &std::path::Path, model: &mut Vec<u8>, kept: &mut Vec<Vec<u8>>) {
-    let blocks = model.len() as u64 / 512;
-    let at = dice.roll(blocks) * 512;
-    let len = (512 * (1 + dice.roll(160))).min(model.len() as u64 - at);
-    let range = at as usize..(at + len) as usize;
-    let byte = 1 + dice.roll(255) as u8;
-    let qemu_io = |command: String| drop(run("qemu-io", &["-f", "qcow2", "-c", &command, name]));
-    let snapshot = |kind: &str, n: usize| drop(run("qemu-img", &["snapshot", kind, &format!("s{n}"), name]));
-    let by_qemu = dice.roll(2) == 0;
-    match dice.roll(9) {
-        0..=2 => {
-            if by_qemu {
-                qemu_io(format!("write -P {byte} {at} {len}"));
-            } else {
-                write_all(&open(path), &vec![byte; len as usize], at).unwrap();
-            }
-            model[range].fill(byte);
-        }
-        3 | 4 => {
-            let unmap = dice.roll(2) == 0;
-            if by_qemu {
-                qemu_io(format!("write -z {} {at} {len}", if unmap { "-u" } else { "" }));
-            } else {
-                open(path).write_zeroes(at, len, unmap).unwrap();
-            }
-            model[range].fill(0);
-        }
-        5 => {
-            // Without a backing file, what is discarded whole reads as zeroes, the rest as before.
-            if by_qemu {
-                qemu_io(format!("discard {at} {len}"));
-            } else {
-                open(path).discard(at, len).unwrap();
-            }
-            let now = read_vec(&open(path), at, len as usize).unwrap();
-            let right = now.iter().zip(&model[range.clone()]).all(|(now, old)| now == old || *now == 0);
-            assert!(right, "a discard changed bytes to others");
-            model[range].copy_from_slice(&now);
-        }
-        6 if kept.len() < 3 => {
-            let n = kept.len();
-            if by_qemu {
-                snapshot("-c", n);
-            } else {
-                open(path).snapshot_create(&format!("s{n}"), (0, 0)).unwrap();
-            }
-            kept.push(model.clone());
-        }
-        7 if !kept.is_empty() => {
-            let n = kept.len() - 1;
-            if dice.roll(2) == 0 {
-                if by_qemu {
-                    snapshot("-a", n);
-                } else {
-                    open(path).snapshot_apply(&format!("s{n}")).unwrap();
-                }
-                model.clone_from(&kept[n]);
-            } else {
-                if by_qemu {
-                    snapshot("-d", n);
-                } else {
-                    open(path).snapshot_delete(&format!("s{n}")).unwrap();
-                }
-                kept.pop();
-            }
-        }
-        _ if kept.is_empty() => {
-            let size = (64 + dice.roll(4000)) * 512;
-            if by_qemu {
-                run("qemu-img", &["resize", "-q", "--shrink", "-f", "qcow2", name, &size.to_string()]);
-            } else {
-                open(path).resize(size, crate::layer::Preallocation::Off).unwrap();
-            }
-            model.resize(size as usize, 0);
-        }
-        _ => {}
-    }
-}
-
-#[test]
-fn every_kind_of_change_by_both_in_turn_keeps_to_the_model_and_checks_clean() {
-    let folder = tempfile::tempdir().unwrap();
-    let path = folder.path().join("disk.qcow2");
-    let name = path.to_str().unwrap();
-    for (seed, options) in mixes(1 << 20).into_iter().enumerate().filter(|(_, o)| o.refcount_bits > 1) {
-        make(&path, &options);
-        let mut dice = Dice::new(seed as u64 + 77);
-        let mut model = vec![0u8; 1 << 20];
-        let mut kept = Vec::new();
-        for n in 0..rounds(6) {
-            change_in_turn(&mut dice, name, &path, &mut model, &mut kept);
-            run("qemu-img", &["check", "-f", "qcow2", name]);
-            let disk = open(&path);
-            assert_eq!(disk.size(), model.len() as u64, "seed {seed}, change {n}, {options:?}");
-            assert!(read_vec(&disk, 0, model.len()).unwrap() == model, "seed {seed}, change {n}, {options:?}");
-            drop(disk);
-            let file: Arc<dyn Layer> = Arc::new(HostFile::open(&path, FileOptions::default()).unwrap());
-            let report = crate::format::qcow2::check(&file).unwrap();
-            assert_eq!((report.leaks, report.corruptions), (0, 0), "seed {seed}, change {n}: {:?}", report.messages);
-        }
     }
 }

@@ -56,6 +56,18 @@ pub(super) fn mixes(size: u64) -> Vec<CreateOptions> {
     ]
 }
 
+/// Those, and the widths of reference counts that they leave out.
+pub(super) fn wide_mixes(size: u64) -> Vec<CreateOptions> {
+    let base = CreateOptions { size, ..CreateOptions::default() };
+    let mut all = mixes(size);
+    all.extend([
+        CreateOptions { cluster_size: 4096, refcount_bits: 2, ..base.clone() },
+        CreateOptions { cluster_size: 65536, refcount_bits: 4, ..base.clone() },
+        CreateOptions { cluster_size: 512, refcount_bits: 32, ..base },
+    ]);
+    all
+}
+
 /// One change of a file.
 #[derive(Clone)]
 pub(super) enum Event {

@@ -1,0 +1,118 @@
+//! Images that are named by options: `--image-opts driver=qcow2,file.filename=...`, and `json:{...}` as a name.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use rhea_block::graph::{Graph, Node};
+use rhea_block::spec::BlockdevSpec;
+use rhea_block::{BlockError, probe};
+use serde_json::{Map, Value};
+
+use super::super::error::ImgError;
+use super::super::keyval;
+use super::{Want, look, not_open};
+use crate::qmp::framing::with_double_quotes;
+
+fn refused(name: &str, why: impl std::fmt::Display) -> ImgError {
+    ImgError::Said(format!("Could not open '{name}': {why}"))
+}
+
+/// The options that `name` is, if it is no file name.
+///
+/// # Errors
+/// Text that is none of the form it claims.
+pub(super) fn given(name: &str, want: Want<'_>) -> Result<Option<Map<String, Value>>, ImgError> {
+    if want.image_opts {
+        return keyval::nested(keyval::pairs(name)?).map(Some);
+    }
+    let Some(text) = name.strip_prefix("json:") else { return Ok(None) };
+    let value: Value = serde_json::from_str(&with_double_quotes(text))
+        .map_err(|e| refused(name, format_args!("Could not parse the JSON options: JSON parse error, {e}")))?;
+    let Value::Object(object) = value else { return Err(refused(name, "Invalid JSON object given")) };
+    let mut object = keyval::nested(object)?;
+    if let Some(format) = want.format {
+        object.insert("driver".to_owned(), format.into());
+    }
+    if !object.contains_key("driver") && !object.contains_key("file") {
+        return Err(refused(name, "Must specify either driver or file"));
+    }
+    Ok(Some(object))
+}
+
+/// The node beneath what the options describe, and the driver if they name it.
+///
+/// # Errors
+/// There is none, or it is described wrongly.
+pub(super) fn file_of(
+    name: &str,
+    mut object: Map<String, Value>,
+    want: Want<'_>,
+) -> Result<(BlockdevSpec, Option<String>), ImgError> {
+    fill_in(&mut object, want);
+    let driver = object.get("driver").and_then(Value::as_str).map(str::to_owned);
+    let Some(Value::Object(mut file)) = object.remove("file") else {
+        return Err(refused(name, "A block device must be specified for \"file\""));
+    };
+    for (key, value) in [("read-only", !want.write), ("force-share", want.force_share)] {
+        file.entry(key).or_insert(Value::Bool(value));
+    }
+    Ok((spec(name, file)?, driver))
+}
+
+/// Opens what the options describe.
+///
+/// # Errors
+/// They describe it wrongly, or it cannot be opened.
+pub(super) fn open(
+    graph: &Graph,
+    name: &str,
+    mut object: Map<String, Value>,
+    want: Want<'_>,
+) -> Result<Arc<Node>, ImgError> {
+    fill_in(&mut object, want);
+    if !object.contains_key("driver") {
+        let file = object.get("file").and_then(|file| file.get("filename")).and_then(Value::as_str);
+        let file = file.ok_or_else(|| refused(name, "no driver and no file"))?;
+        let bytes = read_head(Path::new(file))?;
+        let format = probe::format_of(&bytes).map_or("raw", probe::Probed::name);
+        object.insert("driver".to_owned(), format.into());
+    }
+    if want.no_backing && object.get("driver").is_some_and(|driver| driver == "qcow2") {
+        object.insert("backing".to_owned(), Value::Null);
+    }
+    let mut spec = spec(name, object)?;
+    match &mut spec {
+        BlockdevSpec::Qcow2(spec) => spec.look = look(want),
+        BlockdevSpec::Luks(spec) => spec.look = look(want),
+        _ => {}
+    }
+    graph.add(&spec).map_err(|e| not_open(name, e))
+}
+
+fn spec(name: &str, object: Map<String, Value>) -> Result<BlockdevSpec, ImgError> {
+    let driver = object.get("driver").and_then(Value::as_str).map(str::to_owned);
+    serde_json::from_value(Value::Object(object)).map_err(|e| match (e.to_string(), driver) {
+        (text, Some(driver)) if text.starts_with(&format!("unknown variant `{driver}`")) => {
+            refused(name, format_args!("Unknown driver '{driver}'"))
+        }
+        (text, _) => refused(name, text),
+    })
+}
+
+fn read_head(path: &Path) -> Result<Vec<u8>, ImgError> {
+    use std::io::Read;
+    let mut head = Vec::new();
+    let read = std::fs::File::open(path).and_then(|file| file.take(probe::SECTOR as u64).read_to_end(&mut head));
+    read.map_err(|e| ImgError::block(format!("Could not open '{}'", path.display()))(BlockError::io("probing", e)))?;
+    Ok(head)
+}
+
+/// What the command line says beside the options: whether it is written, shared, and a file's driver.
+fn fill_in(object: &mut Map<String, Value>, want: Want<'_>) {
+    for (key, value) in [("read-only", !want.write), ("force-share", want.force_share)] {
+        object.entry(key).or_insert(Value::Bool(value));
+    }
+    if let Some(Value::Object(file)) = object.get_mut("file") {
+        file.entry("driver").or_insert_with(|| "file".into());
+    }
+}
