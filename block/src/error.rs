@@ -20,6 +20,8 @@ pub enum ErrorKind {
     Invalid,
     /// The disk is full.
     NoSpace,
+    /// Another request is in the way and the thread must not wait for it; never told to a caller outside.
+    WouldWait,
     /// Input or output failed.
     Io,
 }
@@ -69,7 +71,7 @@ impl BlockError {
         match self.kind {
             ErrorKind::NotFound => libc::ENOENT,
             ErrorKind::Permission => libc::EACCES,
-            ErrorKind::Locked => libc::EAGAIN,
+            ErrorKind::Locked | ErrorKind::WouldWait => libc::EAGAIN,
             ErrorKind::Unsupported => libc::ENOTSUP,
             ErrorKind::Invalid => libc::EINVAL,
             ErrorKind::NoSpace => libc::ENOSPC,

@@ -195,6 +195,12 @@ pub trait Layer: Send + Sync {
         false
     }
 
+    /// Whether reads and writes move bytes between memory and the host's page cache and go no further, as a rule: then
+    /// most take less time than a hop to a worker.
+    fn is_cached(&self) -> bool {
+        false
+    }
+
     /// Changes the size in bytes.
     ///
     /// # Errors

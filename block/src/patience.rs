@@ -7,8 +7,6 @@
 
 use std::time::Duration;
 
-/// Longer than a hop to a worker costs.
-const SHORT: Duration = Duration::from_micros(100);
 /// How many are left to a worker at first, and at most.
 const FEW: u32 = 64;
 const MANY: u32 = 16_384;
@@ -16,13 +14,15 @@ const MANY: u32 = 16_384;
 /// The memory of one kind of operation.
 #[derive(Debug)]
 pub(crate) struct Patience {
+    short: Duration,
     left_to_worker: u32,
     next: u32,
 }
 
 impl Patience {
-    pub(crate) fn new() -> Self {
-        Self { left_to_worker: 0, next: FEW }
+    /// For operations of which those are short that end within `short`.
+    pub(crate) fn new(short: Duration) -> Self {
+        Self { short, left_to_worker: 0, next: FEW }
     }
 
     /// Whether to do the next one here.
@@ -32,9 +32,14 @@ impl Patience {
         here
     }
 
+    /// Itself, if the next one is to be done here.
+    pub(crate) fn if_here(&mut self) -> Option<&mut Self> {
+        self.here().then_some(self)
+    }
+
     /// One that was done here took so long.
     pub(crate) fn took(&mut self, time: Duration) {
-        if time <= SHORT {
+        if time <= self.short {
             self.next = FEW;
         } else {
             self.left_to_worker = self.next;
@@ -55,7 +60,7 @@ mod tests {
 
     #[test]
     fn short_ones_are_done_here() {
-        let mut patience = Patience::new();
+        let mut patience = Patience::new(Duration::from_micros(100));
 
         assert!(patience.here());
         patience.took(Duration::from_micros(5));
@@ -64,7 +69,7 @@ mod tests {
 
     #[test]
     fn after_long_ones_ever_more_are_left_to_a_worker() {
-        let mut patience = Patience::new();
+        let mut patience = Patience::new(Duration::from_micros(100));
 
         patience.took(LONG);
         let first = left_to_worker(&mut patience);
@@ -77,7 +82,7 @@ mod tests {
 
     #[test]
     fn a_short_one_forgives() {
-        let mut patience = Patience::new();
+        let mut patience = Patience::new(Duration::from_micros(100));
         (0..5).for_each(|_| patience.took(LONG));
 
         patience.took(Duration::ZERO);

@@ -4,6 +4,7 @@
 //!   submit ─> throttled ─> waiting ─> start ─┬─ fast: Zero, Done ─────────> done
 //!                                            ├─ fast: Direct ─> ring ─────> done (short or EAGAIN: worker)
 //!                                            ├─ fast: Direct ─> here ─────> done (as long as that proves short)
+//!                                            ├─ Slow ─> here ─────────────> done (likewise, in haste)
 //!                                            └─ Slow ─> worker ─> returned ─> done
 //! ```
 //!
@@ -14,23 +15,29 @@ use std::collections::VecDeque;
 use std::os::fd::{AsRawFd, BorrowedFd};
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
 
 use crate::disk::{Meeting, Shared};
 use crate::error::{BlockError, ErrorKind};
+use crate::haste;
 use crate::image::{Completion, ImageQueue, Op, Request};
 use crate::layer::{Direct, Fast, FastOp, Layer, Pass};
-use crate::mem::{Sink, Source};
+use crate::mem::Sink;
 use crate::patience::Patience;
+use crate::perform::{errno_of, perform};
 use crate::pool;
 use crate::ring::{Move, Ring};
 use crate::sys;
 use crate::throttle::{Direction, Member};
 
-/// Longest write that is done by the queue's own thread, in bytes.
+/// Longest read or write that is done by the queue's own thread, in bytes.
 const LONGEST_HERE: u64 = 64 << 10;
+/// Longer than a hop to a worker costs.
+const SHORT: Duration = Duration::from_micros(100);
+/// Less than a disk takes for a read: such reads are better done many at once.
+const SHORT_READ: Duration = Duration::from_micros(30);
 /// Most requests in flight in one queue.
 const DEEPEST: u32 = 1024;
 
@@ -47,12 +54,6 @@ struct Returned {
     result: Result<(), i32>,
 }
 
-/// What a request is told when a worker or the kernel does it.
-fn errno_of(error: &BlockError) -> i32 {
-    log::debug!("disk request failed: {error}");
-    error.errno()
-}
-
 /// The limits that a request is under: flushes are under none.
 fn direction_of(op: Op) -> Option<Direction> {
     match op {
@@ -60,31 +61,6 @@ fn direction_of(op: Op) -> Option<Direction> {
         Op::Write { .. } | Op::Discard | Op::WriteZeroes { .. } => Some(Direction::Write),
         Op::Flush => None,
     }
-}
-
-/// Does a request with the layer's synchronous methods.
-fn perform(layer: &dyn Layer, request: &Request, write_through: bool) -> Result<(), BlockError> {
-    let (offset, len) = (request.offset, request.len);
-    let durable = match request.op {
-        Op::Read => {
-            layer.read(Sink::buffers(&request.buffers), offset)?;
-            false
-        }
-        Op::Write { fua } => {
-            layer.write(Source::buffers(&request.buffers), offset)?;
-            fua || write_through
-        }
-        Op::Flush => true,
-        Op::Discard => {
-            layer.discard(offset, len)?;
-            write_through
-        }
-        Op::WriteZeroes { unmap, fua } => {
-            layer.write_zeroes(offset, len, unmap)?;
-            fua || write_through
-        }
-    };
-    if durable { layer.flush() } else { Ok(()) }
 }
 
 pub(crate) struct DiskQueue {
@@ -105,6 +81,7 @@ pub(crate) struct DiskQueue {
     returned: Arc<Mutex<Vec<Returned>>>,
     batch: Vec<Returned>,
     active: usize,
+    reads: Patience,
     writes: Patience,
     syncs: Patience,
 }
@@ -140,8 +117,9 @@ impl DiskQueue {
             returned: Arc::default(),
             batch: Vec::new(),
             active: 0,
-            writes: Patience::new(),
-            syncs: Patience::new(),
+            reads: Patience::new(SHORT_READ),
+            writes: Patience::new(SHORT),
+            syncs: Patience::new(SHORT),
         };
         Ok((queue, meeting))
     }
@@ -225,13 +203,35 @@ impl DiskQueue {
             _ => Fast::Slow,
         };
         match fast {
-            Fast::Slow => self.start_worker(request, None),
+            Fast::Slow => self.start_slow(request, write_through),
             Fast::Done => self.finish(request.tag, Ok(())),
             Fast::Zero => {
                 Sink::buffers(&request.buffers).zero();
                 self.finish(request.tag, Ok(()));
             }
             Fast::Direct(direct) => self.start_direct(request, direct),
+        }
+    }
+
+    /// Does a request with the layer's synchronous methods: here if it is of a kind that proves short, or by a worker.
+    fn start_slow(&mut self, request: Request, write_through: bool) {
+        let durable = write_through || matches!(request.op, Op::Flush | Op::Write { fua: true });
+        let patience = match request.op {
+            Op::Flush | Op::Write { .. } if durable => (self.active == 1).then_some(&mut self.syncs),
+            Op::Read => Some(&mut self.reads),
+            Op::Write { .. } => Some(&mut self.writes),
+            _ => None,
+        };
+        let fits = request.len <= LONGEST_HERE && self.layer.is_cached();
+        let Some(patience) = patience.filter(|_| fits).and_then(Patience::if_here) else {
+            return self.start_worker(request, None);
+        };
+        let began = Instant::now();
+        let result = haste::in_haste(|| perform(self.layer.as_ref(), &request, write_through));
+        patience.took(began.elapsed());
+        match result {
+            Err(e) if e.kind() == ErrorKind::WouldWait => self.start_worker(request, None),
+            result => self.finish(request.tag, result.map_err(|e| errno_of(&e))),
         }
     }
 

@@ -1,6 +1,6 @@
 use std::io::Write;
 use std::sync::Barrier;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::*;
 use crate::image::{Buffers, Completion, Op, Request};
@@ -255,5 +255,48 @@ fn snapshot_under_io_keeps_what_was_written_before_it() {
     assert_eq!(read_vec(first, 0, 65536).unwrap(), vec![1; 65536]);
     image.close().unwrap();
     let check = crate::format::qcow2::check(&file).unwrap();
+    assert_eq!((check.corruptions, check.leaks), (0, 0), "{:?}", check.messages);
+}
+
+/// The queue's thread does writes itself while its own reads, which only it can take from the ring, are in flight: were
+/// it to wait for the snapshot, the snapshot would wait for those reads.
+#[test]
+fn snapshots_and_a_queue_that_does_requests_itself_do_not_wait_for_each_other() {
+    use crate::format::qcow2::{CreateOptions, create};
+    let file = tempfile::NamedTempFile::new().unwrap();
+    let options = FileOptions { ring: true, ..FileOptions::default() };
+    let layer: Arc<dyn Layer> = Arc::new(HostFile::open(file.path(), options).unwrap());
+    let options = CreateOptions { size: 4 << 20, cluster_size: 4096, ..CreateOptions::default() };
+    let image = Arc::new(create(&layer, None, &options).unwrap());
+    crate::layer::write_all(image.as_ref(), &[1; 1 << 20], 0).unwrap();
+    let disk = Disk::new(image.clone(), true);
+    let (end, ended) = std::sync::mpsc::channel();
+    std::thread::spawn(move || {
+        for n in 0..30 {
+            image.snapshot_create(&format!("s{n}"), (0, 0)).unwrap();
+            let id = image.snapshots().unwrap()[0].id.clone();
+            image.snapshot_delete(&id).unwrap();
+        }
+        end.send(()).unwrap();
+    });
+    let mut queue = disk.open_queue(16).unwrap();
+    let at = memory(16 * 4096, 2);
+    let mut sent = 0u64;
+    let began = Instant::now();
+
+    while ended.try_recv().is_err() {
+        assert!(began.elapsed() < Duration::from_secs(60), "the snapshots do not end");
+        for slot in 0..16 {
+            let op = if slot % 2 == 0 { Op::Read } else { WRITE };
+            let place = at.wrapping_add(slot * 4096);
+            queue.submit(request(slot as u64, op, sent * 7 % 1024 * 4096, 4096, place));
+            sent += 1;
+        }
+        assert!(wait(queue.as_mut(), 16).iter().all(|c| c.result.is_ok()));
+    }
+
+    drop(queue);
+    disk.layer().close().unwrap();
+    let check = crate::format::qcow2::check(&layer).unwrap();
     assert_eq!((check.corruptions, check.leaks), (0, 0), "{:?}", check.messages);
 }

@@ -94,6 +94,10 @@ impl Layer for Policy {
         self.inner.wants_ring()
     }
 
+    fn is_cached(&self) -> bool {
+        self.inner.is_cached()
+    }
+
     fn resize(&self, size: u64, preallocation: Preallocation) -> Result<(), BlockError> {
         self.writable()?;
         self.inner.resize(size, preallocation)

@@ -101,6 +101,10 @@ impl Layer for Throttle {
         self.inner.wants_ring()
     }
 
+    fn is_cached(&self) -> bool {
+        self.inner.is_cached()
+    }
+
     fn resize(&self, size: u64, preallocation: Preallocation) -> Result<(), BlockError> {
         self.inner.resize(size, preallocation)
     }

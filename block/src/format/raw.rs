@@ -143,6 +143,10 @@ impl Layer for Raw {
         self.file.wants_ring()
     }
 
+    fn is_cached(&self) -> bool {
+        self.file.is_cached()
+    }
+
     fn resize(&self, size: u64, preallocation: Preallocation) -> Result<(), BlockError> {
         if self.fixed {
             return Err(BlockError::new(ErrorKind::Unsupported, "a raw node with a fixed size cannot be resized"));

@@ -428,6 +428,10 @@ impl Layer for HostFile {
         self.options.ring
     }
 
+    fn is_cached(&self) -> bool {
+        !self.options.direct
+    }
+
     fn resize(&self, size: u64, preallocation: Preallocation) -> Result<(), BlockError> {
         self.writable()?;
         let shown = self.path.display();

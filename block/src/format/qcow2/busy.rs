@@ -4,6 +4,8 @@ use std::ops::Range;
 use std::sync::{Arc, Condvar, MutexGuard, PoisonError};
 
 use super::{Alloc, Qcow2};
+use crate::error::BlockError;
+use crate::haste;
 
 /// A range in preparation (whole clusters). Each has its own waiters: a guest that writes a disk from one end to the
 /// other has many requests in few clusters, and not all of them are to wake when one cluster is done.
@@ -32,20 +34,25 @@ impl Alloc {
 
 impl Qcow2 {
     /// Waits until nothing in preparation overlaps `range`, and nobody changes the image as a whole.
+    ///
+    /// # Errors
+    /// [`crate::ErrorKind::WouldWait`] instead, where the thread must not wait.
     pub(super) fn wait_settled<'a>(
         &'a self,
         mut alloc: MutexGuard<'a, Alloc>,
         range: &Range<u64>,
-    ) -> MutexGuard<'a, Alloc> {
+    ) -> Result<MutexGuard<'a, Alloc>, BlockError> {
         loop {
             let overlaps = |busy: &&Busy| busy.range.start < range.end && range.start < busy.range.end;
             let waited = if alloc.alone {
+                haste::may_wait()?;
                 self.settled.wait(alloc)
             } else if let Some(busy) = alloc.in_flight.iter().find(overlaps) {
+                haste::may_wait()?;
                 let ended = busy.ended.clone();
                 ended.wait(alloc)
             } else {
-                return alloc;
+                return Ok(alloc);
             };
             alloc = waited.unwrap_or_else(PoisonError::into_inner);
         }

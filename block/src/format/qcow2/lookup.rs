@@ -101,7 +101,7 @@ impl Qcow2 {
             };
             match found {
                 // Whoever holds the lock on the allocator found the gate open and keeps it so.
-                None => drop(self.wait_settled(lock(&self.alloc), &(0..0))),
+                None => drop(self.wait_settled(lock(&self.alloc), &(0..0))?),
                 Some(Ok((Run { fault: Some(fault), .. }, _))) => {
                     return Err(corrupt(format!("qcow2 L2 entry for guest offset {offset:#x}: {fault}")));
                 }

@@ -305,6 +305,15 @@ impl Layer for Qcow2 {
         self.data.wants_ring() || self.maps().backing.as_ref().is_some_and(|b| b.wants_ring())
     }
 
+    fn is_cached(&self) -> bool {
+        // Ciphers are for the workers' processors.
+        let backing = || self.maps().backing.clone();
+        self.crypt.is_none()
+            && self.file.is_cached()
+            && self.data.is_cached()
+            && backing().is_none_or(|backing| backing.is_cached())
+    }
+
     fn resize(&self, size: u64, preallocation: Preallocation) -> Result<(), BlockError> {
         self.writable()?;
         self.resize_to(size, preallocation)

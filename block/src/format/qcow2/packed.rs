@@ -51,7 +51,7 @@ impl Qcow2 {
         self.relieve()?;
         let range = guest..guest + cluster;
         let offset = {
-            let mut alloc = self.wait_settled(lock(&self.alloc), &range);
+            let mut alloc = self.wait_settled(lock(&self.alloc), &range)?;
             self.ensure_table(&mut alloc, guest)?;
             self.release_drained(&mut alloc)?;
             let offset = self.take_packed(&mut alloc, packed.len() as u64)?;

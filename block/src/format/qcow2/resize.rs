@@ -121,7 +121,7 @@ impl Qcow2 {
         let mut at = range.start.next_multiple_of(g.cluster());
         while at < range.end {
             self.relieve()?;
-            let mut alloc = self.wait_settled(lock(&self.alloc), &(at..at + g.cluster()));
+            let mut alloc = self.wait_settled(lock(&self.alloc), &(at..at + g.cluster()))?;
             self.ensure_table(&mut alloc, at)?;
             let end = g.slice_end(at).min(range.end.next_multiple_of(g.cluster()));
             let wanted = (end - at) / g.cluster();

@@ -116,7 +116,7 @@ impl Qcow2 {
     fn plan(&self, at: u64, len: u64) -> Result<Step, BlockError> {
         let g = self.geometry;
         let first = at & !(g.cluster() - 1);
-        let mut alloc = self.wait_settled(lock(&self.alloc), &(first..first + g.cluster()));
+        let mut alloc = self.wait_settled(lock(&self.alloc), &(first..first + g.cluster()))?;
         let (run, token) = self.find(at, len)?;
         if matches!(run.mapping, Mapping::Data(_)) && run.copied {
             // The end of the run may be in preparation; what is in place stays in place all the same.
@@ -170,7 +170,7 @@ impl Qcow2 {
                 continue;
             }
             let first = at & !(g.cluster() - 1);
-            let mut alloc = self.wait_settled(lock(&self.alloc), &(first..first + g.cluster()));
+            let mut alloc = self.wait_settled(lock(&self.alloc), &(first..first + g.cluster()))?;
             let (run, token) = self.find(at, end - at)?;
             if run.mapping != Mapping::Absent {
                 at += run.len;

@@ -5,8 +5,12 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::channel;
 use std::time::Duration;
 
+use super::super::lock;
+use super::super::maps::Gate;
 use super::rig::{image, qemu_check, reopen};
+use crate::ErrorKind;
 use crate::format::qcow2::CreateOptions;
+use crate::haste::in_haste;
 use crate::layer::{Layer, Preallocation, read_vec, write_all};
 use crate::protocol::file::{FileOptions, HostFile};
 
@@ -202,4 +206,35 @@ fn direct_zeroes_stay_beside_writes_to_the_same_unit() {
             assert!(read[..100] == [6; 100] && read[100..400] == [0; 300] && read[400..] == [5; 112], "{n}");
         }
     }
+}
+
+#[test]
+fn write_in_haste_to_a_cluster_in_preparation_ends_without_waiting() {
+    let (recorder, disk) = image(&small(1 << 20), 0);
+    write_all(disk.as_ref(), &[1; 512], 0).unwrap();
+    let next = disk.status(0, 512).unwrap().offset.unwrap() + 4096;
+    let (told, seen) = channel();
+    let other = disk.clone();
+    let come = move || told.send(in_haste(|| write_all(other.as_ref(), &[3; 512], 4096 + 512))).unwrap();
+    *recorder.before_write.lock().unwrap() = Some((next, Box::new(come)));
+
+    write_all(disk.as_ref(), &[2; 512], 4096).unwrap();
+
+    assert_eq!(seen.recv().unwrap().map_err(|e| e.kind()), Err(ErrorKind::WouldWait));
+    assert_eq!(read_vec(disk.as_ref(), 4096, 1024).unwrap(), [[2; 512], [0; 512]].concat());
+}
+
+#[test]
+fn requests_in_haste_do_not_wait_for_who_is_alone() {
+    let (_, disk) = image(&small(1 << 20), 0);
+    write_all(disk.as_ref(), &[1; 512], 0).unwrap();
+    lock(&disk.alloc).alone = true;
+    disk.maps_mut().gate = Gate::Closed;
+
+    let read = in_haste(|| read_vec(disk.as_ref(), 0, 512)).map(drop);
+    let write = in_haste(|| write_all(disk.as_ref(), &[3; 512], 8192));
+
+    disk.maps_mut().gate = Gate::Open;
+    lock(&disk.alloc).alone = false;
+    assert_eq!([read, write].map(|result| result.map_err(|e| e.kind())), [Err(ErrorKind::WouldWait); 2]);
 }
