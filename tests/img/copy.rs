@@ -34,6 +34,48 @@ fn created_images_are_what_qemu_creates() {
 }
 
 #[test]
+fn space_is_set_aside_as_asked() {
+    use std::os::unix::fs::MetadataExt;
+    let rig = Rig::empty();
+    let held = |name: &str| std::fs::metadata(rig.path(name)).unwrap().blocks() * 512;
+    for (mode, all) in [("off", false), ("metadata", false), ("falloc", true), ("full", true)] {
+        for format in ["qcow2", "raw"] {
+            if (mode, format) == ("metadata", "raw") {
+                continue;
+            }
+            rig.works(&format!("create -q -f {format} -o preallocation={mode} made 6M"));
+            assert_eq!(held("made") >= 6 << 20, all, "{format} {mode}: {}", held("made"));
+            rig.works(&format!("resize -q -f {format} --preallocation={mode} made 9M"));
+            assert_eq!(held("made") >= 9 << 20, all, "{format} {mode}, grown: {}", held("made"));
+            if format == "qcow2" {
+                rig.sound("made");
+                let ran = rig.real("check made");
+                assert_eq!(ran.out.contains("144/144 = 100.00% allocated"), mode != "off", "{mode}: {ran:?}");
+            }
+        }
+    }
+}
+
+#[test]
+fn disks_reach_to_the_limits_of_the_format() {
+    let rig = Rig::empty();
+    // An L1 table has at most 32 MiB; the format's clusters are 512 bytes to 2 MiB.
+    let ends = [("512", 1u64 << 37), ("2M", 1 << 61)];
+    for (cluster, most) in ends {
+        for size in [most, most + 512, most * 2] {
+            rig.same(&format!("create -q -f qcow2 -o cluster_size={cluster} big.qcow2 {size}"));
+        }
+        rig.works(&format!("create -q -f qcow2 -o cluster_size={cluster} big.qcow2 {most}"));
+        let last = most - 65_536;
+        rig.works(&format!("bench -q -w --pattern=5 -c 1 -s 65536 -o {last} -f qcow2 big.qcow2"));
+        rig.io("big.qcow2", &[&format!("read -P 5 {last} 64k")]);
+        rig.sound("big.qcow2");
+        rig.same(&format!("map -s {} big.qcow2", most - (1 << 20)));
+        assert_eq!(rig.ours("resize -q big.qcow2 +64k").code, Some(1));
+    }
+}
+
+#[test]
 fn converted_images_read_alike() {
     let rig = Rig::new();
     for source in ["plain.raw", "full.qcow2", "packed.qcow2", "extended.qcow2", "old.qcow2", "top.qcow2"] {

@@ -17,26 +17,78 @@ const PACKAGES: &[Package] =
 const TARGETS: &[(&str, &str)] = &[
     ("qcow2", "a qcow2 image: open, read, check, write, snapshot, resize, repair"),
     ("formats", "an image of another program's format: open and read"),
+    ("luks", "an encrypted image: open without and with its password, read, write"),
     ("options", "a command line"),
     ("qmp", "what a QMP client sends"),
     ("chains", "rings and descriptors of a virtio driver"),
 ];
 
-/// Small images of every kind: a name, and what `qemu-img create` makes them with.
-pub(crate) const IMAGES: &[(&str, &[&str])] = &[
-    ("tiny-clusters", &["-f", "qcow2", "-o", "cluster_size=512"]),
-    ("version-2", &["-f", "qcow2", "-o", "cluster_size=4096,compat=0.10"]),
-    ("narrow-counts", &["-f", "qcow2", "-o", "cluster_size=4096,refcount_bits=1"]),
-    ("extended", &["-f", "qcow2", "-o", "cluster_size=16384,extended_l2=on"]),
-    ("lazy-zstd", &["-f", "qcow2", "-o", "cluster_size=4096,lazy_refcounts=on,compression_type=zstd"]),
-    ("preallocated", &["-f", "qcow2", "-o", "cluster_size=4096,preallocation=metadata"]),
-    ("vmdk", &["-f", "vmdk"]),
-    ("vdi", &["-f", "vdi"]),
-    ("vhdx", &["-f", "vhdx"]),
-    ("vpc", &["-f", "vpc"]),
-    ("qed", &["-f", "qed"]),
-    ("parallels", &["-f", "parallels"]),
+/// A small image that is then damaged.
+pub(crate) struct Image {
+    pub(crate) name: &'static str,
+    format: &'static str,
+    /// What `-o` says.
+    options: &'static str,
+}
+
+const fn of(name: &'static str, format: &'static str, options: &'static str) -> Image {
+    Image { name, format, options }
+}
+
+/// Small images of every kind. Those with a key have the password "one".
+pub(crate) const IMAGES: &[Image] = &[
+    of("tiny-clusters", "qcow2", "cluster_size=512"),
+    of("version-2", "qcow2", "cluster_size=4096,compat=0.10"),
+    of("narrow-counts", "qcow2", "cluster_size=4096,refcount_bits=1"),
+    of("wide-counts", "qcow2", "cluster_size=4096,refcount_bits=64"),
+    of("extended", "qcow2", "cluster_size=16384,extended_l2=on"),
+    of("lazy-zstd", "qcow2", "cluster_size=4096,lazy_refcounts=on,compression_type=zstd"),
+    of("preallocated", "qcow2", "cluster_size=4096,preallocation=metadata"),
+    of("encrypted", "qcow2", "cluster_size=4096,encrypt.format=luks,encrypt.key-secret=key,encrypt.iter-time=1"),
+    of("luks", "luks", "key-secret=key,iter-time=1"),
+    of("vmdk", "vmdk", ""),
+    of("vdi", "vdi", ""),
+    of("vhdx", "vhdx", ""),
+    of("vpc", "vpc", ""),
+    of("qed", "qed", ""),
+    of("parallels", "parallels", ""),
 ];
+
+impl Image {
+    fn has_key(&self) -> bool {
+        self.options.contains("key-secret")
+    }
+
+    /// The fuzz target that begins with it.
+    fn target(&self) -> &'static str {
+        match (self.has_key(), self.format) {
+            (true, _) => "luks",
+            (_, "qcow2") => "qcow2",
+            _ => "formats",
+        }
+    }
+
+    /// Makes it, with some data where no key is needed; a qcow2 one also with a snapshot and a bitmap, where it can have
+    /// them. QEMU may lack a format, or the image a feature: what is there then does.
+    pub(crate) fn make(&self, path: &Path) -> Result<()> {
+        let mut create = Command::new("qemu-img");
+        create.args(["create", "-q", "--object", "secret,id=key,data=one", "-f", self.format]);
+        if !self.options.is_empty() {
+            create.args(["-o", self.options]);
+        }
+        if !create.arg(path).arg("128K").status()?.success() || self.has_key() {
+            return Ok(());
+        }
+        for write in ["write -q -P 7 3000 9000", "write -q -P 9 65536 4096"] {
+            let _ = Command::new("qemu-io").args(["-f", self.format, "-c", write]).arg(path).output()?;
+        }
+        if self.format == "qcow2" {
+            let _ = Command::new("qemu-img").args(["snapshot", "-c", "s"]).arg(path).output()?;
+            let _ = Command::new("qemu-img").args(["bitmap", "--add"]).arg(path).arg("b").output()?;
+        }
+        Ok(())
+    }
+}
 
 /// Feed what strangers may write to the code that reads it, until it fails or the time is over
 ///
@@ -45,7 +97,7 @@ pub(crate) const IMAGES: &[(&str, &[&str])] = &[
 /// fuzz/artifacts, and the same command with its path after the target runs it again. Without a target, all take turns.
 #[derive(Args)]
 pub(crate) struct FuzzArgs {
-    /// qcow2, formats, options, qmp or chains
+    /// qcow2, formats, luks, options, qmp or chains
     target: Option<String>,
     /// Inputs to run once instead
     inputs: Vec<PathBuf>,
@@ -92,10 +144,9 @@ fn seed(name: &str, corpus: &Path) -> Result<()> {
     }
     fs::create_dir_all(corpus)?;
     match name {
-        "qcow2" | "formats" => {
-            let of_target = |options: &[&str]| options.contains(&"qcow2") == (name == "qcow2");
-            let mut images = IMAGES.iter().filter(|(_, options)| of_target(options));
-            images.try_for_each(|(image_name, options)| image(&corpus.join(image_name), options))
+        "qcow2" | "formats" | "luks" => {
+            let mut images = IMAGES.iter().filter(|image| image.target() == name);
+            images.try_for_each(|image| image.make(&corpus.join(image.name)))
         }
         "options" => {
             let lines = "-m\n512\n-smp\n2,maxcpus=4\n-drive\nfile=a.qcow2,if=virtio,cache=none\n-device\n\
@@ -109,21 +160,4 @@ fn seed(name: &str, corpus: &Path) -> Result<()> {
         }
         _ => Ok(fs::write(corpus.join("zeroes"), [0; 256])?),
     }
-}
-
-/// A small image with some data; a qcow2 one also with a snapshot, where it can have one. QEMU may lack a format, or
-/// the image a feature: what is there then does.
-pub(crate) fn image(path: &Path, options: &[&str]) -> Result<()> {
-    let create = Command::new("qemu-img").args(["create", "-q"]).args(options).arg(path).arg("128K").status()?;
-    if !create.success() {
-        return Ok(());
-    }
-    let format = options.get(1).copied().unwrap_or_default();
-    for write in ["write -q -P 7 3000 9000", "write -q -P 9 65536 4096"] {
-        let _ = Command::new("qemu-io").args(["-f", format, "-c", write]).arg(path).output()?;
-    }
-    if format == "qcow2" {
-        let _ = Command::new("qemu-img").args(["snapshot", "-c", "s"]).arg(path).output()?;
-    }
-    Ok(())
 }

@@ -76,9 +76,11 @@ pub(crate) fn run(args: &HostileArgs) -> Result<u8> {
     fs::create_dir_all(&folder)?;
     let mut dice = Dice::new(args.seed);
     let (mut runs, mut faults) = (0u64, 0u64);
-    for (name, options) in fuzz::IMAGES {
+    for image in fuzz::IMAGES {
+        let name = image.name;
         let whole_at = folder.join("whole");
-        fuzz::image(&whole_at, options)?;
+        let _ = fs::remove_file(&whole_at);
+        image.make(&whole_at)?;
         let Ok(whole) = fs::read(&whole_at) else { continue };
         for number in 0..args.count {
             let mut bytes = whole.clone();

@@ -300,3 +300,71 @@ fn snapshots_and_a_queue_that_does_requests_itself_do_not_wait_for_each_other() 
     let check = crate::format::qcow2::check(&layer).unwrap();
     assert_eq!((check.corruptions, check.leaks), (0, 0), "{:?}", check.messages);
 }
+
+/// Keeps 16 writes in flight on places of its own until `stop`; gives what each place holds then.
+fn write_many(disk: &Disk, first: u64, places: u64, stop: &AtomicBool) -> Vec<u8> {
+    const LEN: usize = 3000;
+    let mut queue = disk.open_queue(16).unwrap();
+    let buffers_of: Vec<*mut u8> = (0..places).map(|_| memory(LEN, 0)).collect();
+    let (mut model, mut busy, mut number) = (vec![0u8; places as usize], vec![false; places as usize], 0u64);
+    loop {
+        let ending = stop.load(Ordering::SeqCst);
+        while !ending && busy.iter().filter(|busy| **busy).count() < 16 {
+            number += 1;
+            let place = (number * 7 % places) as usize;
+            if busy[place] {
+                continue;
+            }
+            let fill = 1 + (number % 251) as u8;
+            crate::mem::Sink::buffers(&buffers(buffers_of[place], LEN)).copy_from(&[fill; LEN]);
+            let offset = (first + place as u64) * LEN as u64;
+            queue.submit(request(place as u64, WRITE, offset, LEN, buffers_of[place]));
+            (model[place], busy[place]) = (fill, true);
+        }
+        queue.kick();
+        match queue.reap() {
+            Some(completion) => {
+                completion.result.unwrap();
+                busy[completion.tag as usize] = false;
+            }
+            None if ending && queue.in_flight() == 0 => return model.iter().flat_map(|fill| [*fill; LEN]).collect(),
+            None => sys::wait_readable(queue.notifier()),
+        }
+    }
+}
+
+#[test]
+fn overlays_put_above_while_many_requests_are_in_flight_get_all_later_writes() {
+    use crate::format::qcow2::{CreateOptions, create};
+    const PLACES: u64 = 60;
+    let image = |below: Option<Arc<dyn Layer>>| {
+        let file: Arc<dyn Layer> = Arc::new(Memory::new(Vec::new()));
+        let options = CreateOptions { size: 1 << 20, cluster_size: 4096, ..CreateOptions::default() };
+        let image = create(&file, None, &options).unwrap();
+        image.set_backing(below);
+        Arc::new(image)
+    };
+    let disk = Disk::new(image(None), true);
+    let stop = AtomicBool::new(false);
+    let mut left = Vec::new();
+    let written = std::thread::scope(|scope| {
+        let writers = [0, PLACES].map(|first| {
+            let (disk, stop) = (&disk, &stop);
+            scope.spawn(move || write_many(disk, first, PLACES, stop))
+        });
+        for _ in 0..10 {
+            std::thread::sleep(Duration::from_millis(3));
+            let below = disk.layer();
+            disk.swap(image(Some(below.clone())));
+            left.push((read_vec(below.as_ref(), 0, 1 << 20).unwrap(), below));
+        }
+        std::thread::sleep(Duration::from_millis(3));
+        stop.store(true, Ordering::SeqCst);
+        writers.map(|writer| writer.join().unwrap()).concat()
+    });
+
+    assert!(read_vec(disk.layer().as_ref(), 0, written.len()).unwrap() == written);
+    for (n, (then, below)) in left.iter().enumerate() {
+        assert!(read_vec(below.as_ref(), 0, 1 << 20).unwrap() == *then, "image {n} was written to after the swap");
+    }
+}

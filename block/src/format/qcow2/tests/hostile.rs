@@ -3,8 +3,8 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::rig::{Dice, image, mixes, rounds, write_compressed};
-use crate::format::qcow2::{CreateOptions, OpenOptions, Qcow2, Repair, check, repair};
+use super::rig::{Dice, image, mixes, qemu_check, rounds, write_compressed};
+use crate::format::qcow2::{Amend, CreateOptions, OpenOptions, Qcow2, Repair, check, create, repair};
 use crate::layer::{Layer, Preallocation, read_vec, write_all};
 use crate::protocol::memory::Memory;
 
@@ -176,6 +176,59 @@ fn unknown_autoclear_bits_go_with_the_first_write_and_not_before() {
     write_all(&disk, &[1; 512], 0).unwrap();
 
     assert_eq!(memory.bytes()[88..96], [0; 8]);
+}
+
+#[test]
+fn unknown_extensions_and_compatible_bits_outlive_changes_of_the_header() {
+    const STRANGE: [u8; 24] = *b"\x12\x34\x56\x78\0\0\0\x0bwho knows..\0\0\0\0\0";
+    let mut bytes = victim(&CreateOptions { size: SIZE, cluster_size: 4096, ..CreateOptions::default() });
+    put(&mut bytes, 80, &(1u64 << 50).to_be_bytes());
+    let header = u32::from_be_bytes(bytes[100..104].try_into().unwrap()) as usize;
+    // In front of all others, and nothing else is after the extensions.
+    let others = bytes[header..4096 - STRANGE.len()].to_vec();
+    put(&mut bytes, header, &STRANGE);
+    put(&mut bytes, header + STRANGE.len(), &others);
+    let memory = Arc::new(Memory::new(bytes));
+    let disk = Qcow2::open(memory.clone(), &OpenOptions::default()).unwrap();
+
+    write_all(&disk, &[1; 70_000], 0).unwrap();
+    disk.snapshot_create("s", (0, 0)).unwrap();
+    disk.resize(SIZE * 2, Preallocation::Off).unwrap();
+    disk.set_backing_name(Some(("below", Some("raw")))).unwrap();
+    disk.amend(&Amend { lazy_refcounts: Some(true), ..Amend::default() }).unwrap();
+    drop(disk);
+
+    let now = memory.bytes();
+    assert!(now[..4096].windows(STRANGE.len()).any(|place| place == STRANGE));
+    assert_eq!(u64::from_be_bytes(now[80..88].try_into().unwrap()) & (1 << 50), 1 << 50);
+}
+
+#[test]
+fn file_that_ends_within_its_last_cluster_reads_on_as_zeroes_and_grows() {
+    for (cluster_size, cut) in [(65_536, 1000), (65_536, 60_000), (512, 100), (2 << 20, 1 << 20)] {
+        let options = CreateOptions { size: 8 << 20, cluster_size, ..CreateOptions::default() };
+        let mut bytes = {
+            let memory: Arc<dyn Layer> = Arc::new(Memory::new(Vec::new()));
+            let disk = create(&memory, None, &options).unwrap();
+            write_all(&disk, &vec![5; cluster_size as usize], 0).unwrap();
+            disk.close().unwrap();
+            read_vec(memory.as_ref(), 0, memory.size() as usize).unwrap()
+        };
+        bytes.truncate(bytes.len() - cut);
+        let memory = Arc::new(Memory::new(bytes));
+        let disk = Qcow2::open(memory.clone(), &OpenOptions::default()).unwrap();
+        let kept = cluster_size as usize - cut;
+        let mut model = vec![0; 8 << 20];
+        model[..kept].fill(5);
+        assert!(read_vec(&disk, 0, 8 << 20).unwrap() == model, "{cluster_size} {cut}");
+
+        write_all(&disk, &[6; 5000], 4 << 20).unwrap();
+        model[4 << 20..(4 << 20) + 5000].fill(6);
+
+        assert!(read_vec(&disk, 0, 8 << 20).unwrap() == model, "{cluster_size} {cut}");
+        drop(disk);
+        assert_eq!(qemu_check(&memory.bytes()).0, 0, "{cluster_size} {cut}");
+    }
 }
 
 #[test]

@@ -209,10 +209,57 @@ fn imago_reads_what_we_wrote() {
     }
 }
 
+#[test]
+fn imago_reads_compressed_clusters_a_chain_and_a_data_file() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = |name: &str| folder.path().join(name);
+    let named = |name: &str| Some((at(name).display().to_string(), Some("qcow2".to_owned())));
+    let base = CreateOptions { size: 1 << 20, ..CreateOptions::default() };
+    // imago knows zlib, and no subclusters.
+    make(&at("bottom"), &CreateOptions { cluster_size: 4096, ..base.clone() });
+    let bottom = open(&at("bottom"));
+    for n in 0..256 {
+        rig::write_compressed(&bottom, &[n as u8; 4096], n * 4096);
+    }
+    drop(bottom);
+    make(
+        &at("middle"),
+        &CreateOptions { backing: named("bottom"), cluster_size: 512, refcount_bits: 2, ..base.clone() },
+    );
+    let middle = open(&at("middle"));
+    middle.set_backing(Some(Arc::new(open(&at("bottom")))));
+    write_all(&middle, &[0x55; 100_000], 333_333).unwrap();
+    middle.write_zeroes(600_000, 90_000, true).unwrap();
+    drop(middle);
+    make(&at("top"), &CreateOptions { backing: named("middle"), lazy_refcounts: true, ..base.clone() });
+    let top = open(&at("top"));
+    let middle = open(&at("middle"));
+    middle.set_backing(Some(Arc::new(open(&at("bottom")))));
+    top.set_backing(Some(Arc::new(middle)));
+    write_all(&top, &[0x77; 70_000], 640_000).unwrap();
+    let ours = read_vec(&top, 0, 1 << 20).unwrap();
+    drop(top);
+    let data_name = at("data").display().to_string();
+    std::fs::write(at("data"), b"").unwrap();
+    std::fs::write(at("apart"), b"").unwrap();
+    let file = |name: &str| Arc::new(HostFile::open(&at(name), FileOptions::default()).unwrap());
+    let options = CreateOptions { data_file: Some((data_name, false)), ..base };
+    let apart = create(&(file("apart") as Arc<dyn Layer>), Some(file("data")), &options).unwrap();
+    write_all(&apart, &ours[..700_000], 0).unwrap();
+    let ours_apart = read_vec(&apart, 0, 1 << 20).unwrap();
+    drop(apart);
+
+    let (chain, apart) = (imago_bytes(&at("top")), imago_bytes(&at("apart")));
+
+    assert!(chain == ours);
+    assert!(apart == ours_apart);
+}
+
 /// The whole disk, read by the `imago` crate.
 fn imago_bytes(path: &std::path::Path) -> Vec<u8> {
     use imago::{SyncFormatAccess, file::File, qcow2::Qcow2};
-    let image = Qcow2::<File>::open_path_sync(path, false).unwrap();
+    let mut image = Qcow2::<File>::open_path_sync(path, false).unwrap();
+    image.open_implicit_dependencies_sync().unwrap();
     let access = SyncFormatAccess::new(image).unwrap();
     let mut bytes = vec![0; 1 << 20];
     access.read(&mut bytes[..], 0).unwrap();
