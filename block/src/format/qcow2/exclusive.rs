@@ -27,7 +27,7 @@ impl Qcow2 {
             let mut alloc = lock(&self.alloc);
             alloc.counts.packed_end = 0;
             // Tables come and go in there; from now on only the header's own place is known.
-            self.metadata.write().unwrap_or_else(std::sync::PoisonError::into_inner).clear();
+            self.tables.clear();
             work(&mut alloc)
         });
         let result = result.and_then(|done| self.write_back().map(|()| done));

@@ -142,19 +142,14 @@ impl Qcow2 {
         if g.external || self.read_only {
             return Ok(());
         }
-        let metadata = self.metadata.read().unwrap_or_else(std::sync::PoisonError::into_inner);
-        for index in 0..1usize << g.slice_bits {
-            let entry = slice.entry(index, g.extended);
-            if let Some(host) = entry.host()
-                && metadata.binary_search(&host).is_ok()
-            {
-                let guest = ((key << g.slice_bits) + index as u64) << g.cluster_bits;
-                return Err(corrupt(format!(
-                    "qcow2 L2 entry for guest offset {guest:#x} names the table at host offset {host:#x}"
-                )));
-            }
+        let entries = (0..1usize << g.slice_bits).map(|index| slice.entry(index, g.extended));
+        match self.tables.find_in(entries.filter_map(Entry::host)) {
+            None => Ok(()),
+            Some(host) => Err(corrupt(format!(
+                "qcow2 L2 table of guest offset {:#x} names the table at host offset {host:#x}",
+                key << g.slice_bits << g.cluster_bits
+            ))),
         }
-        Ok(())
     }
 
     /// Host offset of the L2 table that an L1 entry names, 0 for none.

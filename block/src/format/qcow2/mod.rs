@@ -32,6 +32,7 @@ use crate::graph::ImageDetails;
 use crate::layer::{Fast, FastOp, Layer, Limits, Preallocation, Status};
 use crate::mem::{Sink, Source};
 
+mod allocate;
 mod amend;
 mod bitmap;
 mod bitmap_change;
@@ -58,6 +59,7 @@ mod repair;
 mod resize;
 mod snapshot;
 mod status;
+mod tables;
 mod write;
 mod zero;
 
@@ -75,6 +77,7 @@ pub use snapshot::{NO_SNAPSHOT, Snapshot, SnapshotRef};
 use header::Header;
 use maps::Maps;
 use refcount::Refcounts;
+use tables::Tables;
 
 /// Shards of the locks that keep two readers from loading one slice twice.
 const SHARDS: usize = 16;
@@ -174,8 +177,8 @@ pub struct Qcow2 {
     read_only: bool,
     /// Which freed host space is given back to the host.
     discard: Discards,
-    /// Host offsets of clusters that have held tables since the image was opened, sorted: none is the guest's.
-    metadata: RwLock<Vec<u64>>,
+    /// Clusters with tables: none is the guest's.
+    tables: Tables,
     size: AtomicU64,
     maps: RwLock<Maps>,
     loading: [Mutex<()>; SHARDS],
@@ -210,11 +213,7 @@ impl Qcow2 {
 
     /// Notes that clusters no longer hold tables.
     fn forget_metadata(&self, freed: refcount::Freed) {
-        let end = freed.offset + (freed.clusters << self.geometry.cluster_bits);
-        let mut metadata = self.metadata.write().unwrap_or_else(PoisonError::into_inner);
-        let first = metadata.partition_point(|offset| *offset < freed.offset);
-        let last = metadata.partition_point(|offset| *offset < end);
-        metadata.drain(first..last);
+        self.tables.forget(freed.offset..freed.offset + (freed.clusters << self.geometry.cluster_bits));
     }
 
     fn maps_mut(&self) -> RwLockWriteGuard<'_, Maps> {

@@ -9,6 +9,7 @@ use super::maps::Maps;
 use super::refcount::Refcounts;
 use super::repair::{Repair, repair};
 use super::snapshot::{SnapshotRef, at_snapshot};
+use super::tables::Tables;
 use super::{Alloc, Discards, Geometry, Qcow2, pack};
 use crate::crypto::Secret;
 use crate::error::{BlockError, ErrorKind};
@@ -136,7 +137,7 @@ impl Qcow2 {
         let table =
             if read_only { Vec::new() } else { read_words(file.as_ref(), header.reftable_offset, table_entries)? };
         check_count_table(&table, &header, file.size())?;
-        let table_copy = table.clone();
+        let tables = if read_only { Tables::default() } else { Tables::of(file.as_ref(), &header, &l1, &table) };
         let l2_bytes = header.size.div_ceil(geometry.cluster()).saturating_mul(geometry.entry_bytes());
         let (l2_cache, counts_cache) = cache_sizes(options, &header, l2_bytes)?;
         let slice_bytes = geometry.entry_bytes() << geometry.slice_bits;
@@ -149,6 +150,7 @@ impl Qcow2 {
             (counts_cache >> header.cluster_bits) as usize,
             file.size(),
         );
+        counts.tables = tables.clone();
         counts.fixed.push(0..geometry.cluster());
         counts.fixed.push(header.l1_offset..header.l1_offset + 8 * u64::from(header.l1_size));
         counts.fixed.extend(header.crypto_range());
@@ -157,7 +159,6 @@ impl Qcow2 {
             let text = "Lazy refcounts require a qcow2 image with at least qcow2 version 3 (compat=1.1)";
             return Err(BlockError::new(ErrorKind::Invalid, text));
         }
-        let metadata = if read_only { Vec::new() } else { metadata_clusters(&header, &l1, &table_copy) };
         let maps = Maps::new(l1, None, l2_cache.div_ceil(slice_bytes) as usize);
         Ok(Self {
             geometry,
@@ -169,7 +170,7 @@ impl Qcow2 {
                 snapshot: options.discard_snapshot.unwrap_or(options.discard) && file.limits().discard,
                 other: options.discard_other && file.limits().discard,
             },
-            metadata: RwLock::new(metadata),
+            tables,
             size: AtomicU64::new(header.size),
             maps: RwLock::new(maps),
             loading: Default::default(),
@@ -232,19 +233,4 @@ fn check_count_table(table: &[u64], header: &Header, file_size: u64) -> Result<(
         )));
     }
     Ok(())
-}
-
-/// Host offsets of all clusters with tables of the open image, sorted.
-fn metadata_clusters(header: &Header, l1: &[u64], counts: &[u64]) -> Vec<u64> {
-    let cluster = header.cluster_size();
-    let range = |offset: u64, bytes: u64| (offset..offset.saturating_add(bytes)).step_by(cluster as usize);
-    let mut all: Vec<u64> = l1.iter().map(|entry| entry & super::entry::OFFSET).collect();
-    all.extend(counts);
-    all.extend(range(header.l1_offset, u64::from(header.l1_size) * 8));
-    all.extend(range(header.reftable_offset, u64::from(header.reftable_clusters) * cluster));
-    all.extend(header.crypto_range().into_iter().flat_map(|place| range(place.start, place.end - place.start)));
-    all.retain(|offset| *offset != 0);
-    all.sort_unstable();
-    all.dedup();
-    all
 }

@@ -8,6 +8,7 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use super::header::{Header, corrupt};
+use super::tables::Tables;
 use crate::error::{BlockError, ErrorKind};
 use crate::layer::{Layer, read_vec, write_all};
 
@@ -51,17 +52,19 @@ pub(super) struct Refcounts {
     blocks: BTreeMap<u64, Block>,
     /// Table entries that are not on disk yet.
     new_blocks: Vec<u64>,
-    capacity: usize,
+    pub(super) capacity: usize,
     clock: u64,
-    cursor: u64,
+    pub(super) cursor: u64,
     /// Bytes of the host file that may hold something: what is beyond reads as zeroes.
-    written_end: u64,
+    pub(super) written_end: u64,
     /// Where the next compressed cluster goes, in bytes; at a cluster's start there is no room.
     pub(super) packed_end: u64,
     /// What lost its last name in memory; the names on disk are still there.
     pub(super) pending: Vec<Freed>,
     /// What lost its last name on disk.
     pub(super) batches: VecDeque<Batch>,
+    /// Clusters with tables, which must not be handed out either.
+    pub(super) tables: Tables,
     /// Host ranges (bytes) that must never be handed out, whatever the counts say.
     pub(super) fixed: Vec<Range<u64>>,
     /// The table moved: the header must be written.
@@ -96,6 +99,7 @@ impl Refcounts {
             packed_end: 0,
             pending: Vec::new(),
             batches: VecDeque::new(),
+            tables: Tables::default(),
             fixed: Vec::new(),
             table_moved: false,
         }
@@ -114,11 +118,12 @@ impl Refcounts {
             self.capacity,
             file.size(),
         );
+        counts.tables = self.tables.clone();
         counts.fixed.clone_from(&self.fixed);
         Ok(counts)
     }
 
-    fn cluster(&self) -> u64 {
+    pub(super) fn cluster(&self) -> u64 {
         1 << self.cluster_bits
     }
 
@@ -136,7 +141,7 @@ impl Refcounts {
     }
 
     /// Makes block `number` present; false when the table has none.
-    fn load(&mut self, file: &dyn Layer, number: u64) -> Result<bool, BlockError> {
+    pub(super) fn load(&mut self, file: &dyn Layer, number: u64) -> Result<bool, BlockError> {
         self.clock += 1;
         let clock = self.clock;
         if let Some(block) = self.blocks.get_mut(&number) {
@@ -158,7 +163,7 @@ impl Refcounts {
 
     /// Drops the block that was not used for longest. Counts on disk may be high at any time, so when it is written
     /// does not matter.
-    fn make_room(&mut self, file: &dyn Layer) -> Result<(), BlockError> {
+    pub(super) fn make_room(&mut self, file: &dyn Layer) -> Result<(), BlockError> {
         while self.blocks.len() >= self.capacity {
             let Some((&number, _)) = self.blocks.iter().min_by_key(|(_, b)| b.used) else { break };
             self.write_block(file, number)?;
@@ -178,12 +183,12 @@ impl Refcounts {
         Ok(())
     }
 
-    fn peek(&self, number: u64, index: u64) -> u64 {
+    pub(super) fn peek(&self, number: u64, index: u64) -> u64 {
         let Some(block) = self.blocks.get(&number) else { return 0 };
         get_count(&block.bytes, self.order, index)
     }
 
-    fn poke(&mut self, number: u64, index: u64, count: u64) {
+    pub(super) fn poke(&mut self, number: u64, index: u64, count: u64) {
         let order = self.order;
         if let Some(block) = self.blocks.get_mut(&number) {
             set_count(&mut block.bytes, order, index, count);
@@ -256,7 +261,7 @@ impl Refcounts {
     }
 
     /// Makes a block for a region that has none, in the region's first cluster.
-    fn ensure_block(&mut self, file: &dyn Layer, number: u64) -> Result<(), BlockError> {
+    pub(super) fn ensure_block(&mut self, file: &dyn Layer, number: u64) -> Result<(), BlockError> {
         if self.load(file, number)? {
             return Ok(());
         }
@@ -264,6 +269,7 @@ impl Refcounts {
             return self.grow_table(file, number);
         }
         let offset = (number * self.per_block()) << self.cluster_bits;
+        self.check_free(offset..offset + self.cluster())?;
         self.make_room(file)?;
         self.put_new_block(number, offset);
         self.poke(number, 0, 1);
@@ -271,7 +277,7 @@ impl Refcounts {
         Ok(())
     }
 
-    fn put_new_block(&mut self, number: u64, offset: u64) {
+    pub(super) fn put_new_block(&mut self, number: u64, offset: u64) {
         self.clock += 1;
         let block = Block { bytes: vec![0; self.cluster() as usize], dirty: true, used: self.clock };
         self.blocks.insert(number, block);
@@ -282,7 +288,7 @@ impl Refcounts {
     /// Moves the table to a larger place, in the region of block `number`, which nothing uses yet.
     ///
     /// Order: blocks and new table, sync, then the header (which `flush.rs` writes at once), then the old table is free.
-    fn grow_table(&mut self, file: &dyn Layer, number: u64) -> Result<(), BlockError> {
+    pub(super) fn grow_table(&mut self, file: &dyn Layer, number: u64) -> Result<(), BlockError> {
         let (per, cluster) = (self.per_block(), self.cluster());
         let start = number * per;
         // The new blocks and the table must themselves be counted.
@@ -300,6 +306,7 @@ impl Refcounts {
         if clusters * cluster > MOST_TABLE {
             return Err(BlockError::new(ErrorKind::NoSpace, "the image is at the largest size its refcounts allow"));
         }
+        self.check_free(start << self.cluster_bits..(start + blocks + clusters) << self.cluster_bits)?;
         let old = Freed { offset: self.table_offset, clusters: u64::from(self.table_clusters), discard: false };
         self.table.resize((clusters * cluster / 8) as usize, 0);
         self.capacity = self.capacity.max(blocks as usize + 2);
@@ -318,97 +325,6 @@ impl Refcounts {
             self.pending.push(old);
         }
         Ok(())
-    }
-
-    /// Takes up to `most` clusters that lie side by side, at least one.
-    pub(super) fn take(&mut self, file: &dyn Layer, most: u64) -> Result<Taken, BlockError> {
-        let per = self.per_block();
-        loop {
-            let number = self.cursor / per;
-            self.ensure_block(file, number)?;
-            let first = (self.cursor % per..per).find(|i| self.peek(number, *i) == 0);
-            let Some(first) = first else {
-                self.cursor = (number + 1) * per;
-                continue;
-            };
-            let count = (first..per).take(most as usize).take_while(|i| self.peek(number, *i) == 0).count() as u64;
-            self.cursor = number * per + first + count;
-            let offset = (number * per + first) << self.cluster_bits;
-            let bytes = count << self.cluster_bits;
-            if offset + bytes > 1 << 56 {
-                return Err(BlockError::new(ErrorKind::NoSpace, "the image file is at the format's largest size"));
-            }
-            if let Some(fixed) = self.fixed.iter().find(|r| r.start < offset + bytes && offset < r.end) {
-                return Err(corrupt(format!(
-                    "the cluster at {offset:#x} has no references but lies in the table at {fixed:#x?}"
-                )));
-            }
-            (first..first + count).for_each(|i| self.poke(number, i, 1));
-            let fresh = offset >= self.written_end;
-            self.written_end = self.written_end.max(offset + bytes);
-            return Ok(Taken { offset, clusters: count, fresh });
-        }
-    }
-
-    /// Takes exactly `count` clusters side by side, for tables.
-    pub(super) fn take_run(&mut self, file: &dyn Layer, count: u64) -> Result<Taken, BlockError> {
-        if count <= 1 {
-            return self.take(file, 1);
-        }
-        let per = self.per_block();
-        if count >= per {
-            return self.take_regions(file, count);
-        }
-        let mut start = self.cursor;
-        let mut have = 0;
-        while have < count {
-            let cluster = start + have;
-            self.ensure_block(file, cluster / per)?;
-            if self.get(file, cluster)? == 0 {
-                have += 1;
-            } else {
-                start = cluster + 1;
-                have = 0;
-            }
-        }
-        // A block that was made on the way lies in the run's own region and was counted before it was looked at.
-        for cluster in start..start + count {
-            self.load(file, cluster / per)?;
-            self.poke(cluster / per, cluster % per, 1);
-        }
-        let (offset, bytes) = (start << self.cluster_bits, count << self.cluster_bits);
-        let fresh = offset >= self.written_end;
-        self.written_end = self.written_end.max(offset + bytes);
-        Ok(Taken { offset, clusters: count, fresh })
-    }
-
-    /// Takes a run that no region has room for beside its own block: whole new regions, their blocks first.
-    fn take_regions(&mut self, file: &dyn Layer, count: u64) -> Result<Taken, BlockError> {
-        let per = self.per_block();
-        let number = self.table.iter().rposition(|block| *block != 0).map_or(0, |last| last as u64 + 1);
-        let blocks = (1..).find(|blocks| blocks * per >= blocks + count).unwrap_or(1);
-        if number + blocks > self.table.len() as u64 {
-            // The larger table goes to the first new region; the run goes behind it.
-            self.grow_table(file, number)?;
-            return self.take_regions(file, count);
-        }
-        self.capacity = self.capacity.max(blocks as usize + 2);
-        self.make_room(file)?;
-        for n in number..number + blocks {
-            self.put_new_block(n, (number * per + n - number) << self.cluster_bits);
-        }
-        for used in 0..blocks + count {
-            self.poke(number + used / per, used % per, 1);
-        }
-        let offset = (number * per + blocks) << self.cluster_bits;
-        let fresh = (number * per) << self.cluster_bits >= self.written_end;
-        self.written_end = self.written_end.max(offset + (count << self.cluster_bits));
-        Ok(Taken { offset, clusters: count, fresh })
-    }
-
-    /// Gives back what was taken and never named anywhere.
-    pub(super) fn untake(&mut self, taken: Taken) {
-        self.pending.push(Freed { offset: taken.offset, clusters: taken.clusters, discard: false });
     }
 
     /// Writes dirty blocks and the table's new entries, a block before the entry that names it. `sync` is the file's.

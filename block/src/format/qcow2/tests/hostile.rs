@@ -258,3 +258,46 @@ fn entry_that_names_a_table_is_not_followed() {
     assert!(error.to_string().contains("names the table"), "{error}");
     assert_eq!(word(&memory.bytes(), l2), (1 << 63) | l2 as u64);
 }
+
+#[test]
+fn tables_without_references_are_not_handed_out() {
+    // Version 3 counts with 16 bits: the first block has those of the first clusters.
+    let whole = victim(&CreateOptions { size: SIZE, cluster_size: 4096, ..CreateOptions::default() });
+    let word = |at: u64| u64::from_be_bytes(whole[at as usize..at as usize + 8].try_into().unwrap());
+    let (l1, reftable, snapshots) = (word(40), word(48), word(64));
+    let (l2, block) = (word(l1) & 0x00ff_ffff_ffff_fe00, word(reftable));
+    let snapshot_l1 = word(snapshots);
+    for (name, table) in [("L2", l2), ("refcounts", block), ("snapshots", snapshots), ("snapshot's L1", snapshot_l1)] {
+        let mut bytes = whole.clone();
+        put(&mut bytes, (block + table / 4096 * 2) as usize, &[0, 0]);
+        let memory = Arc::new(Memory::new(bytes));
+        let disk = Qcow2::open(memory.clone(), &OpenOptions::default()).unwrap();
+
+        let wrote: Vec<_> = (0..100).map(|n| write_all(&disk, &[0xee; 4096], n * 4096)).collect();
+
+        let refused: Vec<_> = wrote.iter().filter_map(|wrote| wrote.as_ref().err()).map(ToString::to_string).collect();
+        assert!(refused.iter().any(|text| text.contains("has no references")), "{name}: {refused:?}");
+        drop(disk);
+        let now = memory.bytes();
+        assert!(now[table as usize..table as usize + 4096] != [0xee; 4096], "{name}");
+    }
+}
+
+#[test]
+fn refcount_table_that_lost_its_first_block_does_not_cost_the_header() {
+    let mut bytes = victim(&CreateOptions { size: SIZE, cluster_size: 4096, ..CreateOptions::default() });
+    let reftable = u64::from_be_bytes(bytes[48..56].try_into().unwrap()) as usize;
+    put(&mut bytes, reftable, &[0; 8]);
+    let head = bytes[..104].to_vec();
+    let memory = Arc::new(Memory::new(bytes));
+    let disk = Qcow2::open(memory.clone(), &OpenOptions::default()).unwrap();
+
+    let error = write_all(&disk, &[0xee; 4096], 100 * 4096).unwrap_err();
+
+    assert!(error.to_string().contains("has no references"), "{error}");
+    drop(disk);
+    assert_eq!(memory.bytes()[..72], head[..72]);
+    let file: Arc<dyn Layer> = memory;
+    let repaired = repair(&file, Repair::All).unwrap();
+    assert_eq!((repaired.after.corruptions, repaired.after.leaks), (0, 0), "{:?}", repaired.after.messages);
+}
