@@ -347,6 +347,18 @@ fn seabios_starts_the_kernel_with_its_command_line_before_any_disk() {
 }
 
 #[test]
+fn seabios_is_there_for_a_kernel_that_starts_in_real_mode() {
+    let dir = tempfile::tempdir().expect("directory");
+    // Its header names no 32-bit entry.
+    let kernel = Code::default().print("kernel\r\n").exit().kernel(dir.path());
+
+    let ran = rhea(dir.path(), &["-kernel", &kernel.display().to_string()]);
+
+    assert_eq!(ran.status(), Some(EXIT_STATUS), "{}{}", ran.serial(), String::from_utf8_lossy(&ran.output.stderr));
+    assert!(ran.serial().ends_with("kernel\r\n"), "{}", ran.serial());
+}
+
+#[test]
 fn option_rom_of_the_user_runs() {
     let dir = tempfile::tempdir().expect("directory");
     let mut rom = vec![0x55, 0xaa, 1];

@@ -7,7 +7,8 @@ use anyhow::{Context, Result, bail};
 
 use crate::{command, host};
 
-/// One package: its name, the program that shows it is there, and the reason we want it.
+/// One package: its name, the program (or the file, by its whole path) that shows it is there, and the reason we want
+/// it.
 pub(crate) struct Package {
     pub(crate) name: &'static str,
     pub(crate) program: &'static str,
@@ -35,7 +36,24 @@ pub(crate) const TOOLS: &[Package] = &[
     Package { name: "pciutils", program: "lspci", why: "reads the registers of a guest's PCI functions" },
     Package { name: "eject", program: "eject", why: "opens and closes the tray of a guest's CD drive" },
     Package { name: "xorriso", program: "xorriso", why: "makes the discs in a guest's CD drive" },
+    Package { name: "dmidecode", program: "dmidecode", why: "reads a guest's SMBIOS tables" },
+    Package { name: "acpica-tools", program: "iasl", why: "reads the ACPI tables that Rhea makes" },
 ];
+
+/// What firmware starts in the tests.
+pub(crate) const FIRMWARE: &[Package] = &[
+    Package { name: "seabios", program: "/usr/share/seabios/bios-256k.bin", why: "the firmware of a PC" },
+    Package { name: "grub-rescue-pc", program: RESCUE_DISC, why: "a boot loader's menu on a CD and on a disk" },
+    Package { name: "ipxe", program: "/usr/lib/ipxe/ipxe.iso", why: "a network boot loader on a CD and as a kernel" },
+    Package { name: "memtest86+", program: "/boot/memtest86+x64.bin", why: "a kernel that is not Linux" },
+    Package { name: "grub-common", program: "grub-mkrescue", why: "makes a disc with a boot loader of our own" },
+    Package { name: "grub-pc-bin", program: "/usr/lib/grub/i386-pc/boot.img", why: "the boot loader on that disc" },
+    Package { name: "mtools", program: "mformat", why: "what grub-mkrescue works with" },
+    Package { name: "xorriso", program: "xorriso", why: "what grub-mkrescue works with" },
+];
+
+/// GRUB with its menu, as a CD and as a disk.
+pub(crate) const RESCUE_DISC: &str = "/usr/lib/grub-rescue/grub-rescue-cdrom.iso";
 
 /// The manager that most virtual machines on Linux are started by.
 pub(crate) const LIBVIRT: &[Package] = &[
@@ -45,7 +63,6 @@ pub(crate) const LIBVIRT: &[Package] = &[
 
 /// What the unit and interface tests use.
 pub(crate) const TESTS: &[Package] = &[
-    Package { name: "acpica-tools", program: "iasl", why: "reads the ACPI tables that Rhea makes" },
     Package { name: "bzip2", program: "bzip2", why: "packs kernels as their builds do" },
     Package { name: "lz4", program: "lz4", why: "packs kernels as their builds do" },
     Package { name: "lzop", program: "lzop", why: "packs kernels as their builds do" },

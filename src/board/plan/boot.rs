@@ -4,6 +4,7 @@ use std::fs::File;
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
+use rhea_arch::x86_64::boot::handover;
 use rhea_devices::pci::Bdf;
 use rhea_devices::virtio::scsi::ScsiAddress;
 use thiserror::Error;
@@ -35,6 +36,12 @@ pub enum BootPlanError {
          with -L, or give -kernel"
     )]
     NoFirmware,
+    /// A kernel that calls the BIOS, and none there.
+    #[error(
+        "kernel {0} starts in real mode and calls the BIOS: install firmware (the package seabios, or seabios-bin on \
+         Fedora), or name its directory with -L"
+    )]
+    NoFirmwareForKernel(PathBuf),
     /// The image named is nowhere.
     #[error("could not load PC BIOS '{0}': there is no such file here or in a directory of -L")]
     NoImage(PathBuf),
@@ -176,6 +183,9 @@ pub(super) fn firmware(spec: &VmSpec, disks: &[DrivePlan]) -> Result<Option<Firm
     let found = match (&spec.firmware, &spec.kernel) {
         (Some(name), _) if name.is_file() => name.clone(),
         (Some(name), _) => look_up(spec, name).ok_or_else(|| BootPlanError::NoImage(name.clone()))?,
+        (None, Some(kernel)) if handover::is_needed(kernel) => {
+            look_up(spec, Path::new(DEFAULT_IMAGE)).ok_or_else(|| BootPlanError::NoFirmwareForKernel(kernel.clone()))?
+        }
         (None, Some(_)) => return Ok(None),
         (None, None) => look_up(spec, Path::new(DEFAULT_IMAGE)).ok_or(BootPlanError::NoFirmware)?,
     };

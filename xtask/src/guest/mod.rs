@@ -1,6 +1,8 @@
 //! Guests: what they boot and the disks they have, made from Debian's files and the recipes in `resources/guest`.
 
+mod disc;
 mod disk;
+mod xen;
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -11,7 +13,9 @@ use crate::initramfs::Initramfs;
 use crate::kernel::{Flavor, Kernel};
 use crate::{packages, paths};
 
+pub(crate) use disc::boot_disc;
 pub(crate) use disk::{root_tree, tools_tree};
+pub(crate) use xen::xen;
 
 /// What guests of ours need from their kernel, where it is not built in.
 const MODULES: &[&str] =

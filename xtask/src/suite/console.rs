@@ -1,4 +1,7 @@
 //! The serial console of a guest, read by a thread of its own and kept in a log.
+//!
+//! Firmware and boot loaders move the cursor in the midst of words. What the tests look at is the text without these
+//! escape sequences (ECMA-48); the log keeps them.
 
 use std::fs::File;
 use std::io::{Read, Write};
@@ -6,6 +9,7 @@ use std::path::Path;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use anstream::adapter::StripBytes;
 use anyhow::{Context, Result, bail};
 
 /// What has come so far, and what of it was looked at.
@@ -23,6 +27,7 @@ struct Shared {
 #[derive(Default)]
 struct Text {
     bytes: Vec<u8>,
+    escapes: StripBytes,
     ended: bool,
 }
 
@@ -76,7 +81,7 @@ impl Shared {
         while let Ok(length @ 1..) = from.read(&mut buffer) {
             // The log is for people; a full disk must not stop the test.
             let _ = log.write_all(&buffer[..length]);
-            self.lock().bytes.extend_from_slice(&buffer[..length]);
+            self.lock().add(&buffer[..length]);
             self.more.notify_all();
         }
         self.lock().ended = true;
@@ -85,9 +90,29 @@ impl Shared {
 }
 
 impl Text {
+    fn add(&mut self, fresh: &[u8]) {
+        let Self { bytes, escapes, .. } = self;
+        escapes.strip_next(fresh).for_each(|plain| bytes.extend_from_slice(plain));
+    }
+
     fn tail(&self) -> String {
         let text = String::from_utf8_lossy(&self.bytes);
         let lines: Vec<_> = text.lines().collect();
         lines[lines.len().saturating_sub(12)..].join("\n")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Text;
+
+    #[test]
+    fn escape_sequences_in_a_word_are_taken_out_even_when_cut_in_two() {
+        let mut text = Text::default();
+
+        text.add(b"Welcome to \x1b[0;30;47mGR\x1b[0");
+        text.add(b"1;17HUB\r\n[status 0]");
+
+        assert_eq!(text.bytes, b"Welcome to GRUB\r\n[status 0]");
     }
 }

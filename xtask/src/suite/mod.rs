@@ -16,7 +16,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail};
 use clap::Args;
 
-use crate::guest::{Boot, root_tree, tools_tree};
+use crate::guest::{Boot, boot_disc, root_tree, tools_tree, xen};
 use crate::kernel::Flavor;
 use crate::lab::Lab;
 use crate::lab::lines::Lines;
@@ -121,9 +121,12 @@ fn play_in_lab(args: &SuiteArgs, names: &[&str], tell: &mut dyn FnMut(&str, bool
 /// Makes what the scenarios boot and use.
 fn prepare() -> Result<()> {
     packages::ensure(packages::TOOLS)?;
+    packages::ensure(packages::FIRMWARE)?;
     Boot::prepare(Flavor::Cloud)?;
     Boot::prepare(Flavor::Generic)?;
     root_tree()?;
     tools_tree()?;
+    boot_disc()?;
+    xen()?;
     Ok(())
 }

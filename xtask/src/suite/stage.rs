@@ -90,6 +90,16 @@ impl Stage<'_> {
         Ok(guest::directory()?.join("tools.raw"))
     }
 
+    /// The disc with a boot loader on it. It is only read.
+    pub(crate) fn boot_disc(&self) -> Result<PathBuf> {
+        Ok(guest::directory()?.join("boot-disc.iso"))
+    }
+
+    /// Debian's Xen, unpacked.
+    pub(crate) fn xen(&self) -> Result<PathBuf> {
+        Ok(guest::directory()?.join("xen"))
+    }
+
     /// A new empty image.
     pub(crate) fn image(&self, name: &str, format: &str, size: &str) -> Result<PathBuf> {
         let image = self.scratch.join(format!("{name}.{format}"));

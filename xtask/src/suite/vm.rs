@@ -21,6 +21,7 @@ pub(crate) struct Recipe<'a> {
     stage: &'a Stage<'a>,
     flavor: Flavor,
     elf: bool,
+    starts_itself: bool,
     memory: u32,
     processors: u32,
     append: String,
@@ -34,6 +35,7 @@ impl<'a> Recipe<'a> {
             stage,
             flavor: Flavor::Cloud,
             elf: false,
+            starts_itself: false,
             memory: 256,
             processors: 1,
             append: "console=ttyS0 quiet panic=-1".into(),
@@ -51,6 +53,12 @@ impl<'a> Recipe<'a> {
     /// Boots the ELF file out of the bzImage.
     pub(crate) fn elf(mut self) -> Self {
         self.elf = true;
+        self
+    }
+
+    /// Leaves it to the other arguments what the guest starts from: firmware on its own, or a kernel that is not ours.
+    pub(crate) fn starts_itself(mut self) -> Self {
+        self.starts_itself = true;
         self
     }
 
@@ -127,12 +135,25 @@ impl<'a> Recipe<'a> {
     }
 
     fn command(&self, qmp: &Path) -> Result<Command> {
-        let boot = self.stage.boot(self.flavor);
         let mut monitor = Command::new(self.stage.monitor());
-        monitor.args(["-machine", "pc", "-accel", "kvm", "-cpu", "host", "-nodefaults", "-display", "none"]);
+        // Without graphics, firmware talks on the serial port.
+        monitor.args([
+            "-machine",
+            "pc,graphics=off",
+            "-accel",
+            "kvm",
+            "-cpu",
+            "host",
+            "-nodefaults",
+            "-display",
+            "none",
+        ]);
         monitor.args(["-m", &self.memory.to_string(), "-smp", &self.processors.to_string()]);
-        monitor.arg("-kernel").arg(if self.elf { &boot.kernel.vmlinux } else { &boot.kernel.vmlinuz });
-        monitor.arg("-initrd").arg(&boot.initramfs).args(["-append", &self.append]);
+        if !self.starts_itself {
+            let boot = self.stage.boot(self.flavor);
+            monitor.arg("-kernel").arg(if self.elf { &boot.kernel.vmlinux } else { &boot.kernel.vmlinuz });
+            monitor.arg("-initrd").arg(&boot.initramfs).args(["-append", &self.append]);
+        }
         monitor.args(["-serial", "stdio", "-qmp", &format!("unix:{},server=on,wait=off", qmp.display())]);
         monitor.args(&self.arguments);
         monitor.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(self.stage.log_file("stderr")?);

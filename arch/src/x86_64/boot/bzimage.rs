@@ -85,6 +85,12 @@ impl SetupHeader {
         if self.raw.version >= PROTOCOL_2_12 { self.raw.xloadflags } else { 0 }
     }
 
+    /// The kernel has no entry but that of its real-mode part, which wants a BIOS: its header leaves `code32_start`, which
+    /// Linux sets, at zero, as iPXE does.
+    pub(super) fn is_real_mode(&self) -> bool {
+        self.raw.code32_start == 0
+    }
+
     /// The kernel is a 64-bit one with a 64-bit entry.
     pub(super) fn is_64(&self) -> bool {
         self.xloadflags() & XLF_KERNEL_64 != 0

@@ -34,6 +34,15 @@ mod field {
 /// Firmware keeps its own tables at the end of memory: not so many bytes, but an initrd has to leave them alone.
 const TABLES: u64 = 1 << 20;
 
+/// True if only firmware can start this kernel: a bzImage whose header names no 32-bit entry, for it calls the BIOS.
+///
+/// What cannot be read or is no kernel is not: whoever loads it says so.
+#[must_use]
+pub fn is_needed(kernel: &Path) -> bool {
+    let kind = Opened::open("kernel", kernel).and_then(|image| identify::identify(&image));
+    matches!(kind, Ok(Kind::BzImage(header)) if header.is_real_mode())
+}
+
 /// The parts.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Handover {

@@ -5,8 +5,10 @@ mod crash;
 mod crowd;
 mod debugger;
 mod disks;
+mod firmware;
 mod hotplug;
 mod images;
+mod kernels;
 mod libvirt;
 mod life;
 mod scsi;
@@ -24,13 +26,14 @@ use scenarios;
 
 /// All there are.
 pub(super) fn all() -> impl Iterator<Item = &'static Scenario> {
-    usual().chain(libvirt::SCENARIOS).chain(crowd::SCENARIOS)
+    usual().chain(libvirt::SCENARIOS).chain(crowd::SCENARIOS).chain(kernels::SCENARIOS)
 }
 
 /// Those that are played when none is named, in the order in which they run.
 pub(super) fn usual() -> impl Iterator<Item = &'static Scenario> {
     [
         boot::SCENARIOS,
+        firmware::SCENARIOS,
         life::SCENARIOS,
         disks::SCENARIOS,
         scsi::SCENARIOS,

@@ -9,7 +9,12 @@ use crate::kernel::Flavor;
 use crate::suite::stage::Stage;
 use crate::suite::vm::Vm;
 
-super::scenarios![drives_answer_the_tools, disc_changes_under_a_running_guest, disk_comes_and_goes_behind_an_adapter];
+super::scenarios![
+    drives_answer_the_tools,
+    four_ide_drives_work_at_once,
+    disc_changes_under_a_running_guest,
+    disk_comes_and_goes_behind_an_adapter,
+];
 
 /// The driver of the IDE function has two hosts and comes first; the SCSI adapter is the third.
 const IDE_DISK: &str = "0:0:0:0";
@@ -57,8 +62,8 @@ const QUESTIONS: &[Question] = &[
 ];
 
 /// fio writes random blocks of many sizes, deep queues, and reads each back.
-const FIO: &str = "chroot /mnt fio --name=verify --ioengine=libaio --direct=1 --iodepth=16 --rw=randwrite \
-                   --bsrange=4k-64k --size=4m --verify=crc32c --verify_fatal=1 --minimal";
+const FIO: &str = "chroot /mnt fio --ioengine=libaio --direct=1 --iodepth=16 --rw=randwrite --bsrange=4k-64k \
+                   --verify=crc32c --verify_fatal=1 --minimal";
 
 /// What Linux says when a drive does not do as it should.
 const COMPLAINTS: &str = "exception Emask|failed command|resetting link|I/O error|rejecting I/O|Sense Key";
@@ -105,7 +110,10 @@ fn drives_answer_the_tools(stage: &Stage<'_>) -> Result<()> {
     }
     for address in [IDE_DISK, SCSI_DISK, SCSI_QCOW2] {
         let drive = name(&mut vm, address)?;
-        vm.run_within(&format!("{FIO} --filename=/dev/{drive} >/dev/null"), Duration::from_secs(180))?;
+        vm.run_within(
+            &format!("{FIO} --size=4m --name=verify --filename=/dev/{drive} >/dev/null"),
+            Duration::from_secs(180),
+        )?;
     }
     let functions = vm.run("chroot /mnt lspci -vv")?;
     let complaints = vm.run(&format!("dmesg | grep -E '{COMPLAINTS}'; true"))?;
@@ -114,6 +122,33 @@ fn drives_answer_the_tools(stage: &Stage<'_>) -> Result<()> {
     ensure!(complaints.is_empty(), "the kernel says: {complaints}");
     vm.power_off()?;
     ensure!(stage.faults(&qcow2)? == 0, "the image is damaged");
+    Ok(())
+}
+
+fn four_ide_drives_work_at_once(stage: &Stage<'_>) -> Result<()> {
+    const FORMATS: [&str; 4] = ["raw", "qcow2", "raw", "qcow2"];
+    let mut recipe = stage.vm().flavor(Flavor::Generic).elf().processors(2).tools()?;
+    let mut images = Vec::new();
+    for (index, format) in FORMATS.iter().enumerate() {
+        let image = stage.image(&format!("drive{index}"), format, "16M")?;
+        recipe = recipe.with(&["-drive", &format!("file={},format={format},index={index}", image.display())]);
+        images.push((image, format));
+    }
+    let mut vm = recipe.boot()?;
+    vm.enter_tools()?;
+
+    let drives = "sda sdb sdc sdd";
+    let here = format!("for i in $(seq 100); do [ -e /dev/sdd ] && break; sleep 0.1; done; cd /dev && ls {drives}");
+    vm.run(&here)?;
+    let jobs: String = drives.split(' ').map(|drive| format!(" --name={drive} --filename=/dev/{drive}")).collect();
+    vm.run_within(&format!("{FIO} --size=512k{jobs} >/dev/null"), Duration::from_secs(180))?;
+    let complaints = vm.run(&format!("dmesg | grep -E '{COMPLAINTS}'; true"))?;
+
+    ensure!(complaints.is_empty(), "the kernel says: {complaints}");
+    vm.power_off()?;
+    for (image, _) in images.iter().filter(|(_, format)| **format == "qcow2") {
+        ensure!(stage.faults(image)? == 0, "{} is damaged", image.display());
+    }
     Ok(())
 }
 

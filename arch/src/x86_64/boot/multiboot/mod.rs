@@ -12,6 +12,7 @@ use super::{BootError, Loaded, Options};
 use crate::x86_64::entry::EntryState;
 use crate::x86_64::layout::{EBDA_START, HIGH_MEMORY_START, PAGE_SIZE};
 
+mod bios;
 #[cfg(test)]
 mod tests;
 
@@ -159,6 +160,7 @@ pub(super) fn load<M: GuestMemoryBackend>(
     let placed = load_modules(mem, modules, end, options)?;
     let information = information(kernel, modules, &placed, options)?;
     files::write(mem, "the multiboot information", &information, GuestAddress(INFORMATION))?;
+    bios::write(mem)?;
     let entry = EntryState::Protected32 { eip: entry, eax: LOADER_MAGIC, ebx: INFORMATION as u32, esi: 0 };
     Ok(Loaded { entry, description: format!("multiboot, {form}") })
 }

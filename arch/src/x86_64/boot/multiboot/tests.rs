@@ -125,3 +125,16 @@ fn modules_that_do_not_fit_are_refused() {
 
     assert!(matches!(error, BootError::NoRoom { what: "module", .. }), "{error}");
 }
+
+#[test]
+fn kernel_learns_from_the_data_area_where_low_memory_ends_and_every_vector_leads_to_code() {
+    let mut kernel = header(ADDRESS_FIELDS, &[0x20_0000, 0x20_0000, 0, 0, 0x20_0020]);
+    kernel.resize(0x100, 0x90);
+    let mem = memory();
+
+    boot(&mem, &kernel, &[]).unwrap();
+
+    assert_eq!((word(&mem, 0x40e) & 0xffff, word(&mem, 0x413) & 0xffff), (0x9fc0, 639));
+    assert!((0..256).all(|vector| word(&mem, vector * 4) == 0x4f0));
+    assert_eq!(read(&mem, 0x4f8, 1), [0xcf]);
+}

@@ -52,6 +52,7 @@ pub(in crate::x86_64::boot) fn bzimage(payload: &[u8], protocol: u16) -> Vec<u8>
     set(0x202, b"HdrS");
     set(0x206, &protocol.to_le_bytes());
     set(0x211, &[1]);
+    set(0x214, &0x10_0000u32.to_le_bytes());
     set(0x22c, &0x7fff_ffffu32.to_le_bytes());
     set(0x236, &3u16.to_le_bytes());
     set(0x238, &2047u32.to_le_bytes());

@@ -2,7 +2,7 @@
 
 use super::fixture::{self, RAM};
 use crate::x86_64::boot::BootError;
-use crate::x86_64::boot::handover::{CMDLINE_ADDRESS, Handover};
+use crate::x86_64::boot::handover::{CMDLINE_ADDRESS, Handover, is_needed};
 
 fn number(bytes: &[u8], at: usize) -> u32 {
     u32::from_le_bytes(bytes[at..at + 4].try_into().unwrap())
@@ -42,4 +42,15 @@ fn elf_kernel_is_not_for_firmware() {
     let refused = Handover::read(&files.path().join("kernel"), None, "", RAM);
 
     assert!(matches!(refused, Err(BootError::NotForFirmware { .. })));
+}
+
+#[test]
+fn only_a_kernel_without_a_32_bit_entry_needs_firmware() {
+    let linux = fixture::bzimage(b"payload", 0x020f);
+    let mut real_mode = linux.clone();
+    real_mode[0x214..0x218].fill(0);
+    let files = fixture::files(&[("linux", &linux), ("ipxe", &real_mode), ("text", b"hello")]);
+
+    assert!(is_needed(&files.path().join("ipxe")));
+    assert!(!["linux", "text", "nowhere"].iter().any(|name| is_needed(&files.path().join(name))));
 }
