@@ -1,10 +1,16 @@
-//! The progress line of `-p`, and on SIGUSR1 never: only what was asked for is printed.
+//! The progress line of `-p`; without it, SIGUSR1 asks for one line on standard error.
 
 use std::io::{self, Write};
-use std::sync::Mutex;
-use std::sync::PoisonError;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, PoisonError};
 
-/// Prints how far a verb is, when `-p` was given.
+use libc::{c_int, c_void, siginfo_t};
+use vmm_sys_util::signal::register_signal_handler;
+
+/// SIGUSR1 has come and was not answered yet.
+static ASKED: AtomicBool = AtomicBool::new(false);
+
+/// Prints how far a verb is, when `-p` was given or a signal asks.
 pub(super) struct Progress {
     shown: bool,
     /// The last percentage printed, in hundredths.
@@ -16,6 +22,9 @@ pub(super) struct Progress {
 impl Progress {
     /// A line that changes at steps of 1 per cent, if it is `shown`.
     pub(super) fn new(shown: bool) -> Self {
+        if let Err(e) = register_signal_handler(libc::SIGUSR1, on_signal) {
+            log::debug!("SIGUSR1 shows no progress: {e}");
+        }
         let progress = Self { shown, last: Mutex::new(None), step: 100 };
         progress.at(0, 1);
         progress
@@ -23,10 +32,15 @@ impl Progress {
 
     /// `done` of `all` is done.
     pub(super) fn at(&self, done: u64, all: u64) {
-        if !self.shown {
+        let asked = ASKED.swap(false, Ordering::Relaxed);
+        if !self.shown && !asked {
             return;
         }
         let now = if all == 0 { 10000 } else { (u128::from(done.min(all)) * 10000 / u128::from(all)) as u64 };
+        if !self.shown {
+            eprintln!("{}", line(now));
+            return;
+        }
         let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
         let due = last.is_none_or(|last| now >= last + self.step || (now == 10000 && last != now));
         if due {
@@ -49,6 +63,15 @@ impl Progress {
 fn print(hundredths: u64) {
     let mut out = io::stdout().lock();
     // A progress line that nobody reads must not stop the work.
-    let _ = write!(out, "    ({}.{:02}/100%)\r", hundredths / 100, hundredths % 100);
+    let _ = write!(out, "{}\r", line(hundredths));
     let _ = out.flush();
+}
+
+fn line(hundredths: u64) -> String {
+    format!("    ({}.{:02}/100%)", hundredths / 100, hundredths % 100)
+}
+
+/// Only what a signal handler may do.
+extern "C" fn on_signal(_: c_int, _: *mut siginfo_t, _: *mut c_void) {
+    ASKED.store(true, Ordering::Relaxed);
 }

@@ -216,6 +216,26 @@ fn images_with_external_data_files_go_through_every_verb_alike() {
 }
 
 #[test]
+fn signal_asks_how_far_a_copy_is() {
+    let rig = Rig::empty();
+    rig.write("slow.raw", 4 << 20, &[(0, 4 << 20, 1)]);
+    let copy = rig.start("convert -r 2M -O raw slow.raw made.raw");
+    // The target is made when the copy begins.
+    while !rig.path("made.raw").exists() {
+        std::thread::sleep(std::time::Duration::from_millis(10));
+    }
+    std::thread::sleep(std::time::Duration::from_millis(100));
+
+    let told = std::process::Command::new("kill").args(["-USR1", &copy.id().to_string()]).status().unwrap();
+
+    let ended = copy.wait_with_output().unwrap();
+    let text = String::from_utf8_lossy(&ended.stderr).into_owned();
+    assert!(told.success() && ended.status.success(), "{ended:?}");
+    assert!(text.ends_with("/100%)\n") && text.starts_with("    ("), "{text}");
+    rig.alike("slow.raw", "made.raw");
+}
+
+#[test]
 fn target_that_is_there_is_written_over() {
     let rig = Rig::new();
     rig.write("there.raw", 5 << 20, &[(0, 5 << 20, 9)]);

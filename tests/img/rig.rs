@@ -104,6 +104,11 @@ impl Rig {
         run.unwrap().into()
     }
 
+    /// Starts ours and does not wait.
+    pub(crate) fn start(&self, words: &str) -> std::process::Child {
+        self.command(&split(words)).stderr(std::process::Stdio::piped()).spawn().unwrap()
+    }
+
     fn command(&self, words: &[String]) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_rhea"));
         command.arg0("qemu-img").args(words).current_dir(self.folder.path());
