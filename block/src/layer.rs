@@ -17,6 +17,7 @@ use std::sync::Arc;
 use crate::error::{BlockError, ErrorKind};
 use crate::graph::ImageDetails;
 use crate::mem::{Sink, Source};
+use crate::protocol::units::Writing;
 use crate::throttle::Group;
 
 /// Facts about a layer that a front end passes on to its guest.
@@ -97,11 +98,15 @@ pub enum FastOp {
     Flush,
 }
 
-/// Keeps a format from reusing the host range of an answer until it is dropped.
-///
-/// A format that frees host clusters hands out clones of one token and reuses what it freed only when no clone from
-/// before is left. Layers that never move data give `None`.
-pub type Pass = Option<Arc<()>>;
+/// What layers must know to be in use until it is dropped.
+#[derive(Debug, Default)]
+pub struct Pass {
+    /// Keeps a format from reusing the host range of an answer: it hands out clones of one token, and reuses what it
+    /// freed only when no clone from before is left. Layers that never move data give `None`.
+    pub token: Option<Arc<()>>,
+    /// Keeps parts of the units that are written from being changed meanwhile, with direct I/O.
+    pub(crate) writing: Option<Writing>,
+}
 
 /// The answer of [`Layer::fast`].
 #[derive(Debug)]

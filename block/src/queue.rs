@@ -224,13 +224,13 @@ impl DiskQueue {
         };
         let fits = request.len <= LONGEST_HERE && self.layer.is_cached();
         let Some(patience) = patience.filter(|_| fits).and_then(Patience::if_here) else {
-            return self.start_worker(request, None);
+            return self.start_worker(request, Pass::default());
         };
         let began = Instant::now();
         let result = haste::in_haste(|| perform(self.layer.as_ref(), &request, write_through));
         patience.took(began.elapsed());
         match result {
-            Err(e) if e.kind() == ErrorKind::WouldWait => self.start_worker(request, None),
+            Err(e) if e.kind() == ErrorKind::WouldWait => self.start_worker(request, Pass::default()),
             result => self.finish(request.tag, result.map_err(|e| errno_of(&e))),
         }
     }
@@ -316,7 +316,9 @@ impl DiskQueue {
         }
     }
 
-    fn start_worker(&mut self, request: Request, pass: Pass) {
+    fn start_worker(&mut self, request: Request, mut pass: Pass) {
+        // The worker's own write begins anew.
+        pass.writing = None;
         // The caller saw a free place; a request sent on from the ring gave its own back just now.
         let Some(index) = self.free.pop() else {
             return self.finish(request.tag, Err(libc::EIO));

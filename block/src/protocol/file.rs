@@ -7,49 +7,21 @@ use std::os::fd::{AsRawFd, RawFd};
 use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::error::{BlockError, ErrorKind};
-use crate::layer::{Direct, Fast, FastOp, Layer, Limits, Preallocation, Status};
+use crate::layer::{Direct, Fast, FastOp, Layer, Limits, Pass, Preallocation, Status};
 use crate::lock::{self, Access};
 use crate::mem::{AlignedBuf, Sink, Source};
 use crate::sys;
 
-/// How to open a host file.
-#[derive(Debug, Clone)]
-pub struct FileOptions {
-    /// Writes are refused.
-    pub read_only: bool,
-    /// Opens read-only where writing is not permitted, instead of failing.
-    pub auto_read_only: bool,
-    /// `cache.direct`: bypass the page cache (`O_DIRECT`).
-    pub direct: bool,
-    /// `cache.no-flush`: never sync.
-    pub no_flush: bool,
-    /// `discard=unmap`: discards punch holes.
-    pub discard: bool,
-    /// The ring may move the bytes.
-    pub ring: bool,
-    /// What to tell other programs through byte-range locks; `None` takes no locks.
-    pub lock: Option<Access>,
-    /// `locking=on`: fail where locks are not supported (with `auto` they are left out).
-    pub lock_required: bool,
-}
+use super::units::{Units, Writing};
 
-impl Default for FileOptions {
-    fn default() -> Self {
-        Self {
-            read_only: false,
-            auto_read_only: false,
-            direct: false,
-            no_flush: false,
-            discard: true,
-            ring: false,
-            lock: Some(Access::Write),
-            lock_required: false,
-        }
-    }
-}
+mod options;
+#[cfg(test)]
+mod tests;
+
+pub use options::FileOptions;
 
 /// An open host file or block device.
 #[derive(Debug)]
@@ -66,9 +38,9 @@ pub struct HostFile {
     sync_lost: AtomicBool,
     no_punch: AtomicBool,
     no_zero_range: AtomicBool,
-    /// Held, with direct I/O, over changes of less than a unit and over growth: a unit that is read, changed and written
-    /// back must not undo what another request did to its other bytes, nor cut off what another put behind the end.
-    edges: Mutex<()>,
+    /// With direct I/O: a unit that is read, changed and written back must not undo what another request did to its
+    /// other bytes, nor growth cut off what another put behind the end.
+    units: Option<Arc<Units>>,
     /// What other programs are told through locks.
     held: Mutex<Option<Access>>,
 }
@@ -134,7 +106,7 @@ impl HostFile {
             sync_lost: AtomicBool::new(false),
             no_punch: AtomicBool::new(false),
             no_zero_range: AtomicBool::new(false),
-            edges: Mutex::new(()),
+            units: (alignment > 1).then(Arc::default),
             held: Mutex::new(held),
             options,
         })
@@ -200,14 +172,21 @@ impl HostFile {
         Ok(())
     }
 
-    /// Holds `edges` if a change of the range takes it.
-    fn hold_edges(&self, offset: u64, len: u64) -> Option<MutexGuard<'_, ()>> {
-        let mask = u64::from(self.alignment) - 1;
-        let needed = mask != 0 && ((offset | len) & mask != 0 || offset.saturating_add(len) > self.size());
-        needed.then(|| self.edges.lock().unwrap_or_else(PoisonError::into_inner))
+    /// Begins a change of a range, with direct I/O: of whole units, of parts, or of the file's end.
+    fn begin(&self, offset: u64, len: u64) -> Option<Writing> {
+        let units = self.units.as_ref()?;
+        let align = u64::from(self.alignment);
+        let end = offset.saturating_add(len);
+        if end > self.size() {
+            return Some(units.parts(&(offset / align * align..u64::MAX)));
+        }
+        if (offset | len) & (align - 1) == 0 {
+            return Some(units.whole(&(offset..end)));
+        }
+        Some(units.parts(&(offset / align * align..end.next_multiple_of(align))))
     }
 
-    /// A write by someone who holds what [`HostFile::hold_edges`] says.
+    /// A write by someone who has begun it ([`HostFile::begin`]).
     fn write_held(&self, from: Source<'_>, offset: u64) -> Result<(), BlockError> {
         let result = if self.aligned(offset, from.len()) && from.is_aligned(self.alignment as usize) {
             sys::write_full(&self.file, from, offset)
@@ -318,7 +297,7 @@ impl Layer for HostFile {
 
     fn write(&self, from: Source<'_>, offset: u64) -> Result<(), BlockError> {
         self.writable()?;
-        let _edges = self.hold_edges(offset, from.len() as u64);
+        let _writing = self.begin(offset, from.len() as u64);
         self.write_held(from, offset)
     }
 
@@ -348,7 +327,7 @@ impl Layer for HostFile {
         if !self.options.discard || len == 0 {
             return Ok(());
         }
-        let _edges = self.hold_edges(offset, len);
+        let _writing = self.begin(offset, len);
         if self.device {
             // A hint: what the device does with it is its own affair.
             let align = u64::from(self.physical_block.max(512));
@@ -370,7 +349,7 @@ impl Layer for HostFile {
         }
         let end = offset.checked_add(len).ok_or_else(|| BlockError::new(ErrorKind::Invalid, "range past 2^64"))?;
         let fail = |e| self.error("zero", offset, e);
-        let _edges = self.hold_edges(offset, len);
+        let _writing = self.begin(offset, len);
         if unmap && self.options.discard {
             let mode = libc::FALLOC_FL_PUNCH_HOLE | libc::FALLOC_FL_KEEP_SIZE;
             if self.try_fallocate(mode, &self.no_punch, offset, len).map_err(fail)? {
@@ -420,8 +399,15 @@ impl Layer for HostFile {
             FastOp::Write if self.read_only => return Fast::Slow,
             _ => {}
         }
-        let fd = self.as_raw_fd();
-        Fast::Direct(Direct { fd, offset, alignment: self.alignment, ring: self.options.ring, pass: None })
+        let writing = match &self.units {
+            Some(units) if op == FastOp::Write => {
+                let Some(writing) = units.try_whole(offset..offset + len) else { return Fast::Slow };
+                Some(writing)
+            }
+            _ => None,
+        };
+        let (fd, pass) = (self.as_raw_fd(), Pass { token: None, writing });
+        Fast::Direct(Direct { fd, offset, alignment: self.alignment, ring: self.options.ring, pass })
     }
 
     fn wants_ring(&self) -> bool {

@@ -3,3 +3,4 @@
 pub mod file;
 pub mod memory;
 pub mod null;
+pub(crate) mod units;

@@ -187,8 +187,8 @@ impl Qcow2 {
         }
         match run.mapping {
             Mapping::Data(_) if op == FastOp::Read || run.copied => match self.data.fast(op, run.host, len) {
-                Fast::Direct(mut direct) if direct.pass.is_none() => {
-                    direct.pass = Some(maps.token.clone());
+                Fast::Direct(mut direct) if direct.pass.token.is_none() => {
+                    direct.pass.token = Some(maps.token.clone());
                     Fast::Direct(direct)
                 }
                 // A layer beneath with tokens of its own: the slow way keeps both.

@@ -1,0 +1,37 @@
+use std::sync::Barrier;
+
+use super::*;
+use crate::layer::{read_vec, write_all};
+
+/// Direct I/O on a file of a real file system, which the folder of temporary files need not be.
+fn direct(path: &Path) -> HostFile {
+    HostFile::open(path, FileOptions { direct: true, ..FileOptions::default() }).unwrap()
+}
+
+#[test]
+fn write_of_whole_units_and_one_within_them_both_arrive_with_direct_io() {
+    let folder = tempfile::tempdir_in(env!("CARGO_MANIFEST_DIR")).unwrap();
+    let path = folder.path().join("disk");
+    std::fs::write(&path, vec![0; 1 << 16]).unwrap();
+    let file = direct(&path);
+    let unit = file.alignment as usize;
+    let (small, len) = (unit / 2..unit / 2 + 16, 2 * unit);
+    let turn = Barrier::new(2);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            for n in 1..200u8 {
+                turn.wait();
+                write_all(&file, &[!n; 16], small.start as u64).unwrap();
+                turn.wait();
+            }
+        });
+        for n in 1..200u8 {
+            turn.wait();
+            write_all(&file, &vec![n; len], 0).unwrap();
+            turn.wait();
+            let bytes = read_vec(&file, 0, len).unwrap();
+            let (before, after) = (&bytes[..small.start], &bytes[small.end..]);
+            assert!(before.iter().chain(after).all(|byte| *byte == n), "round {n} lost bytes of the larger write");
+        }
+    });
+}
