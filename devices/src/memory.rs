@@ -7,18 +7,27 @@ use std::cell::Cell;
 use std::sync::Arc;
 
 use vm_memory::bitmap::Bitmap;
-use vm_memory::{GuestAddress, GuestMemoryBackend, GuestMemoryMmap, GuestMemoryRegion, GuestRegionMmap};
+use vm_memory::{
+    Bytes, GuestAddress, GuestMemoryBackend, GuestMemoryError, GuestMemoryMmap, GuestMemoryRegion, GuestRegionMmap,
+    MemoryRegionAddress, VolatileSlice,
+};
 
-/// The guest's RAM. The type parameter is the dirty bitmap; it is chosen here and nowhere else.
-pub type GuestRam = GuestMemoryMmap<()>;
+/// The dirty bitmap of the guest's RAM, chosen here and nowhere else.
+type Dirty = ();
+
+/// The guest's RAM.
+pub type GuestRam = GuestMemoryMmap<Dirty>;
 
 /// One region of [`GuestRam`].
-pub type RamRegion = GuestRegionMmap<()>;
+pub type RamRegion = GuestRegionMmap<Dirty>;
 
 /// Notes that the host wrote `len` bytes at guest address `addr` behind `vm-memory`'s back (a disk read through
 /// an iovec). Everything else that `vm-memory` writes marks itself.
 pub fn mark_written(ram: &impl GuestMemoryBackend<R = RamRegion>, addr: GuestAddress, len: usize) {
-    if let Some((region, at)) = ram.to_region_addr(addr) {
+    // Without a bitmap there is nothing to mark.
+    if size_of::<Dirty>() > 0
+        && let Some((region, at)) = ram.to_region_addr(addr)
+    {
         mark_dirty(&region.bitmap(), usize::try_from(at.0).unwrap_or(usize::MAX), len);
     }
 }
@@ -32,14 +41,76 @@ fn mark_dirty(bitmap: &impl Bitmap, offset: usize, len: usize) {
 /// Nearly every address that a queue meets lies in one region; the search of the others is then skipped.
 pub struct RamView {
     ram: Arc<GuestRam>,
-    last: Cell<usize>,
+    last: Cell<Place>,
+}
+
+/// Where a region is: its number, its first address, its length.
+#[derive(Clone, Copy, Default)]
+struct Place {
+    number: usize,
+    start: u64,
+    len: u64,
 }
 
 impl RamView {
     /// A view of `ram`.
     #[must_use]
     pub fn new(ram: Arc<GuestRam>) -> Self {
-        Self { ram, last: Cell::new(0) }
+        Self { ram, last: Cell::default() }
+    }
+
+    /// `len` bytes at `addr` as one piece of memory; `None` where they do not lie in one region.
+    ///
+    /// What `vm-memory` offers for any range goes over regions one by one, which costs several times as much.
+    #[inline]
+    #[must_use]
+    pub fn piece(&self, addr: u64, len: usize) -> Option<VolatileSlice<'_, ()>> {
+        let region = self.find_region(GuestAddress(addr))?;
+        let within = MemoryRegionAddress(addr - region.start_addr().0);
+        GuestMemoryRegion::get_slice(region, within, len).ok()
+    }
+
+    /// Reads `data.len()` bytes at `addr`.
+    ///
+    /// # Errors
+    /// When they are not all RAM.
+    #[inline]
+    pub fn read_bytes(&self, data: &mut [u8], addr: u64) -> Result<(), GuestMemoryError> {
+        match self.piece(addr, data.len()) {
+            Some(piece) => {
+                piece.copy_to(data);
+                Ok(())
+            }
+            None => self.read_slice(data, GuestAddress(addr)),
+        }
+    }
+
+    /// Writes `data` at `addr`.
+    ///
+    /// # Errors
+    /// When not all of it is RAM; what is may have been written.
+    #[inline]
+    pub fn write_bytes(&self, data: &[u8], addr: u64) -> Result<(), GuestMemoryError> {
+        match self.piece(addr, data.len()) {
+            Some(piece) => {
+                piece.copy_from(data);
+                Ok(())
+            }
+            None => self.write_slice(data, GuestAddress(addr)),
+        }
+    }
+
+    #[cold]
+    fn search(&self, addr: GuestAddress) -> Option<&RamRegion> {
+        let place = |region: &RamRegion| (region.start_addr().0, GuestMemoryRegion::len(region));
+        let holds = |region: &RamRegion| {
+            let (start, len) = place(region);
+            addr.0.wrapping_sub(start) < len
+        };
+        let (number, region) = self.ram.iter().enumerate().find(|(_, region)| holds(region))?;
+        let (start, len) = place(region);
+        self.last.set(Place { number, start, len });
+        Some(region)
     }
 
     /// The RAM itself, to keep it mapped as long as something points into it.
@@ -58,15 +129,11 @@ impl GuestMemoryBackend for RamView {
 
     #[inline]
     fn find_region(&self, addr: GuestAddress) -> Option<&RamRegion> {
-        let holds = |region: &&RamRegion| {
-            addr.0.checked_sub(region.start_addr().0).is_some_and(|offset| offset < GuestMemoryRegion::len(*region))
-        };
-        if let Some(region) = self.ram.iter().nth(self.last.get()).filter(holds) {
-            return Some(region);
+        let Place { number, start, len } = self.last.get();
+        if addr.0.wrapping_sub(start) < len {
+            return self.ram.iter().nth(number);
         }
-        let (at, region) = self.ram.iter().enumerate().find(|(_, region)| holds(region))?;
-        self.last.set(at);
-        Some(region)
+        self.search(addr)
     }
 
     fn iter(&self) -> impl Iterator<Item = &RamRegion> {
@@ -77,7 +144,6 @@ impl GuestMemoryBackend for RamView {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use vm_memory::Bytes;
 
     fn two_regions() -> RamView {
         let ram = GuestRam::from_ranges(&[(GuestAddress(0), 0x1000), (GuestAddress(0x10_0000), 0x2000)]).unwrap();
@@ -92,6 +158,23 @@ mod tests {
             let expected = view.ram.find_region(addr).map(GuestMemoryRegion::start_addr);
             assert_eq!(view.find_region(addr).map(GuestMemoryRegion::start_addr), expected, "{addr:?}");
         }
+    }
+
+    #[test]
+    fn bytes_come_back_within_a_region_and_across_two_that_touch() {
+        let ram = GuestRam::from_ranges(&[(GuestAddress(0), 0x1000), (GuestAddress(0x1000), 0x1000)]).unwrap();
+        let view = RamView::new(Arc::new(ram));
+        for addr in [0x10, 0xffd] {
+            let mut back = [0; 7];
+
+            view.write_bytes(&[1, 2, 3, 4, 5, 6, 7], addr).unwrap();
+            view.read_bytes(&mut back, addr).unwrap();
+
+            assert_eq!(back, [1, 2, 3, 4, 5, 6, 7], "{addr:#x}");
+        }
+        assert!(view.piece(0xffd, 7).is_none());
+        assert!(view.read_bytes(&mut [0; 7], 0x1ffd).is_err());
+        assert!(view.write_bytes(&[0; 7], u64::MAX - 2).is_err());
     }
 
     #[test]

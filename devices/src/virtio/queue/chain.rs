@@ -7,7 +7,7 @@ use std::sync::Arc;
 use rhea_block::{Buffers, IoVecs};
 use thiserror::Error;
 use virtio_queue::desc::split::Descriptor;
-use vm_memory::{Bytes, GuestAddress, GuestMemoryBackend, GuestMemoryRegion};
+use vm_memory::{GuestAddress, GuestMemoryBackend};
 
 use crate::memory::{self, RamView};
 
@@ -129,7 +129,7 @@ impl Chain {
         let mut rest = data;
         for range in self.readable(offset, want) {
             let (now, later) = rest.split_at_mut(range.len as usize);
-            ram.read_slice(now, GuestAddress(range.addr)).map_err(|_| not_in_ram(range))?;
+            ram.read_bytes(now, range.addr).map_err(|_| not_in_ram(range))?;
             rest = later;
         }
         Ok(())
@@ -144,7 +144,7 @@ impl Chain {
         let mut rest = data;
         for range in self.writable(offset, want) {
             let (now, later) = rest.split_at(range.len as usize);
-            ram.write_slice(now, GuestAddress(range.addr)).map_err(|_| not_in_ram(range))?;
+            ram.write_bytes(now, range.addr).map_err(|_| not_in_ram(range))?;
             rest = later;
         }
         Ok(())
@@ -201,6 +201,11 @@ pub fn host_ranges(
     into: &mut IoVecs,
 ) -> Result<(), ChainError> {
     for range in ranges {
+        if let Some(piece) = ram.piece(range.addr, range.len as usize) {
+            into.push(libc::iovec { iov_base: piece.ptr_guard_mut().as_ptr().cast(), iov_len: piece.len() });
+            continue;
+        }
+        // Regions may touch: then a buffer can go on in the next one.
         for slice in GuestMemoryBackend::get_slices(ram, GuestAddress(range.addr), range.len as usize) {
             let slice = slice.map_err(|_| not_in_ram(range))?;
             into.push(libc::iovec { iov_base: slice.ptr_guard_mut().as_ptr().cast(), iov_len: slice.len() });
@@ -234,10 +239,8 @@ pub(super) fn indirect_table(descriptor: &Descriptor) -> Result<(u64, u32), Chai
 }
 
 fn in_ram(ram: &RamView, addr: u64, len: u32) -> bool {
-    let Some((region, at)) = ram.to_region_addr(GuestAddress(addr)) else { return false };
-    let within = at.0.checked_add(u64::from(len)).is_some_and(|end| end <= GuestMemoryRegion::len(region));
     // Regions may touch: then a buffer can go on in the next one.
-    within || GuestMemoryBackend::check_range(ram, GuestAddress(addr), len as usize)
+    ram.piece(addr, len as usize).is_some() || GuestMemoryBackend::check_range(ram, GuestAddress(addr), len as usize)
 }
 
 fn within(offset: u32, wanted: usize, len: u32) -> Result<u32, ChainError> {
