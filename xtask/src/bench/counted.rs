@@ -5,12 +5,14 @@
 //! About half of its runs stop at some point without an error, so it is watched, and started again with the work that
 //! is left and another content, for the same content would stop at the same place.
 
+use std::fmt::Display;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
+use serde::de::DeserializeOwned;
 
 use crate::initramfs::Initramfs;
 use crate::kernel::{Flavor, Kernel};
@@ -58,6 +60,31 @@ const LIMIT: Duration = Duration::from_secs(900);
 /// So is one that prints nothing for this long; a measured boot takes a tenth of it.
 const SILENCE: Duration = Duration::from_secs(120);
 
+/// A machine that stops this often without a result has another trouble.
+const ATTEMPTS: u32 = 12;
+
+/// What a driver prints of one cell, as a line of JSON.
+pub(super) trait Measured: DeserializeOwned + Display {
+    /// What is measured.
+    type Cell: PartialEq + Display;
+
+    /// Which it is.
+    fn cell(&self) -> &Self::Cell;
+}
+
+/// Those of `cells` that have one of the words in their names.
+///
+/// # Errors
+/// When none has.
+pub(super) fn chosen<C: Display>(cells: impl Iterator<Item = C>, words: &[String]) -> Result<Vec<C>> {
+    let wanted = |cell: &C| words.is_empty() || words.iter().any(|word| cell.to_string().contains(word));
+    let chosen: Vec<C> = cells.filter(wanted).collect();
+    if chosen.is_empty() {
+        bail!("no cell has one of these in its name: {}", words.join(", "));
+    }
+    Ok(chosen)
+}
+
 /// The files of a counting machine, and the number of times it was started.
 pub(super) struct Counted {
     verb: &'static str,
@@ -74,8 +101,35 @@ impl Counted {
         Ok(Self { verb, kernel: Flavor::Generic.get()?, files, programs, attempt: 0 })
     }
 
+    /// Measures all of `left`. When the machine stops, it is started again with the cells that are left then; `work` is
+    /// the order that the driver gets for them.
+    pub(super) fn measure<M: Measured>(
+        &mut self,
+        mut left: Vec<M::Cell>,
+        work: impl Fn(&[M::Cell]) -> Result<String>,
+    ) -> Result<Vec<M>> {
+        let mut measured: Vec<M> = Vec::new();
+        for _ in 0..ATTEMPTS {
+            let mut line = |line: &str| match serde_json::from_str::<M>(line) {
+                Ok(result) => {
+                    println!("{result}");
+                    measured.push(result);
+                }
+                Err(_) => println!("{line}"),
+            };
+            let outcome = self.run(&work(&left)?, &mut line);
+            left.retain(|cell| !measured.iter().any(|result| result.cell() == cell));
+            match outcome {
+                Ok(0) if left.is_empty() => return Ok(measured),
+                Ok(status) => bail!("the benchmark's driver ended with status {status}"),
+                Err(error) => println!("again with the {} cells left: {error:#}", left.len()),
+            }
+        }
+        bail!("the counting machine stopped {ATTEMPTS} times");
+    }
+
     /// Runs the benchmark's driver on `work`; its lines go to `line`. An error means that the machine stopped.
-    pub(super) fn run(&mut self, work: &str, line: &mut dyn FnMut(&str)) -> Result<u8> {
+    fn run(&mut self, work: &str, line: &mut dyn FnMut(&str)) -> Result<u8> {
         self.attempt += 1;
         let directory = paths::cache().join(format!("bench-{}", std::process::id()));
         fs::create_dir_all(&directory)?;

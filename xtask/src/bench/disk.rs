@@ -8,17 +8,15 @@ mod report;
 
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 use clap::Args;
 
-use super::counted::Counted;
+use super::counted::{self, Counted};
 use crate::initramfs::Initramfs;
 use crate::kernel::Flavor;
 use crate::{demo, host};
 use cell::{Cell, Measured, Work};
 
-/// A counting machine that stops this often without a result has another trouble.
-const ATTEMPTS: u32 = 12;
 /// What the guest needs to reach its disk on any bus.
 const GUEST_MODULES: &[&str] = &["virtio_pci", "virtio_blk", "virtio_scsi", "sd_mod", "ata_piix"];
 
@@ -64,31 +62,10 @@ pub(super) fn run(args: &DiskArgs) -> Result<u8> {
 }
 
 fn measure(args: &DiskArgs, monitor: &Path) -> Result<Vec<Measured>> {
-    let wanted = |cell: &Cell| args.only.is_empty() || args.only.iter().any(|word| cell.to_string().contains(word));
-    let mut left: Vec<_> = Cell::all().filter(wanted).collect();
-    if left.is_empty() {
-        bail!("no cell has one of these in its name: {}", args.only.join(", "));
-    }
-    let mut machine = machine(monitor)?;
-    let mut measured: Vec<Measured> = Vec::new();
-    for _ in 0..ATTEMPTS {
-        let work = Work { rhea: monitor.to_path_buf(), cells: left.clone() };
-        let mut line = |line: &str| match serde_json::from_str::<Measured>(line) {
-            Ok(result) => {
-                println!("{result}");
-                measured.push(result);
-            }
-            Err(_) => println!("{line}"),
-        };
-        let outcome = machine.run(&serde_json::to_string(&work)?, &mut line);
-        left.retain(|cell| !measured.iter().any(|result| result.cell == *cell));
-        match outcome {
-            Ok(0) if left.is_empty() => return Ok(measured),
-            Ok(status) => bail!("the benchmark's driver ended with status {status}"),
-            Err(error) => println!("again with the {} cells left: {error:#}", left.len()),
-        }
-    }
-    bail!("the counting machine stopped {ATTEMPTS} times");
+    let cells = counted::chosen(Cell::all(), &args.only)?;
+    let work =
+        |cells: &[Cell]| Ok(serde_json::to_string(&Work { rhea: monitor.to_path_buf(), cells: cells.to_vec() })?);
+    machine(monitor)?.measure(cells, work)
 }
 
 /// A counting machine with all that is run and compared.

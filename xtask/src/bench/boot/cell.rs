@@ -7,6 +7,8 @@ use std::process::Command;
 
 use serde::{Deserialize, Serialize};
 
+use super::super::counted;
+
 /// Where the counting machine has the guest's initramfs and the driver.
 pub(super) const INITRAMFS: &str = "bench/initramfs";
 pub(super) const DRIVER: &str = "bench/driver";
@@ -69,6 +71,20 @@ pub(crate) struct Measured {
     pub(crate) memory: u64,
     /// Resident memory by what is mapped, in KiB, the guest's included.
     pub(crate) mappings: BTreeMap<String, u64>,
+}
+
+impl counted::Measured for Measured {
+    type Cell = Cell;
+
+    fn cell(&self) -> &Cell {
+        &self.cell
+    }
+}
+
+impl fmt::Display for Measured {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {:.0} ms", self.cell, self.total)
+    }
 }
 
 impl Monitor {

@@ -7,6 +7,7 @@ use std::process::Command;
 
 use serde::{Deserialize, Serialize};
 
+use super::super::counted;
 use super::job::Job;
 
 /// Where the counting machine has the guest's kernel and initramfs; the driver is there and in the guest.
@@ -68,6 +69,14 @@ pub(crate) struct Measured {
     pub(crate) cell: Cell,
     pub(crate) jobs: BTreeMap<Job, Cost>,
     pub(crate) refused: Option<String>,
+}
+
+impl counted::Measured for Measured {
+    type Cell = Cell;
+
+    fn cell(&self) -> &Cell {
+        &self.cell
+    }
 }
 
 impl Cell {
