@@ -5,7 +5,7 @@
 //!  guest's end <──receive, event──(console thread)── HostEnd
 //! ```
 //!
-//! A write only queues and wakes the console thread, so that no vCPU waits for the host. No lock is held while the
+//! A write only queues and has the console thread look, so that no vCPU waits for the host. No lock is held while the
 //! guest's end is called: a vCPU that holds its chip's lock may be waiting for ours.
 
 use std::collections::VecDeque;
@@ -19,12 +19,14 @@ use vmm_sys_util::epoll::{ControlOperation, EventSet};
 
 use super::Chardev;
 use super::host_end::{Change, HostEnd, Side};
-use super::io_loop::{Handler, IoLoop, Slot, Token};
+use super::io_loop::{Handler, IoLoop, Slot, Token, Urgency};
 use super::log_file::LogFile;
 use super::streams::Streams;
 
 /// Output that waits for the host, in bytes.
 pub(crate) const OUTPUT_LIMIT: usize = 64 << 10;
+/// The longest write that is taken for a part of more to come, in bytes: chips write single bytes, monitors whole lines.
+const TRICKLE: usize = 4;
 /// Input read at once, in bytes.
 const INPUT_CHUNK: usize = 4096;
 
@@ -93,7 +95,7 @@ impl Port {
             self.change_watch(slot, known, want);
         }
         if inner.watches.iter().flatten().any(|watched| watched.always) {
-            self.io.kick(self.token);
+            self.io.kick(self.token, Urgency::Now);
         }
     }
 
@@ -331,7 +333,7 @@ impl CharBackend for Port {
         inner.cut_short |= taken < data.len();
         drop(inner);
         if was_idle && taken > 0 {
-            self.io.kick(self.token);
+            self.io.kick(self.token, if taken <= TRICKLE { Urgency::Trickle } else { Urgency::Now });
         }
         taken
     }
@@ -350,7 +352,7 @@ impl CharBackend for Port {
         }
         inner.frontend = frontend;
         drop(inner);
-        self.io.kick(self.token);
+        self.io.kick(self.token, Urgency::Now);
         true
     }
 
@@ -358,7 +360,7 @@ impl CharBackend for Port {
         let mut inner = self.lock();
         if std::mem::take(&mut inner.starved) {
             drop(inner);
-            self.io.kick(self.token);
+            self.io.kick(self.token, Urgency::Now);
         }
     }
 
@@ -393,7 +395,7 @@ impl Chardev for Port {
         if inner.end.is_open() {
             self.hang_up(&mut inner, Side::Output);
             drop(inner);
-            self.io.kick(self.token);
+            self.io.kick(self.token, Urgency::Now);
         }
     }
 
