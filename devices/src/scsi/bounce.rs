@@ -13,7 +13,10 @@ use rhea_block::{Buffers, IoVecs};
 /// Alignment that direct I/O accepts.
 const ALIGN: usize = 4096;
 
+/// A block of the heap with room for `len` bytes from the first aligned address on. The block itself asks for no
+/// alignment: then zero bytes come as untouched pages from the host, and a buffer that is never used takes no memory.
 struct Memory {
+    block: *mut u8,
     base: *mut u8,
     len: usize,
 }
@@ -25,7 +28,7 @@ unsafe impl Sync for Memory {}
 
 impl Memory {
     fn layout(len: usize) -> Option<Layout> {
-        Layout::from_size_align(len.max(1), ALIGN).ok()
+        Layout::array::<u8>(len.checked_add(ALIGN)?).ok()
     }
 }
 
@@ -33,7 +36,7 @@ impl Drop for Memory {
     fn drop(&mut self) {
         if let Some(layout) = Self::layout(self.len) {
             // SAFETY: allocated in `Bounce::new` with the same layout.
-            unsafe { dealloc(self.base, layout) };
+            unsafe { dealloc(self.block, layout) };
         }
     }
 }
@@ -47,8 +50,9 @@ impl Bounce {
     pub fn new(len: usize) -> Option<Self> {
         let layout = Memory::layout(len)?;
         // SAFETY: the layout has at least one byte.
-        let base = unsafe { alloc_zeroed(layout) };
-        (!base.is_null()).then(|| Self(Arc::new(Memory { base, len })))
+        let block = unsafe { alloc_zeroed(layout) };
+        let base = block.wrapping_add((block as usize).wrapping_neg() % ALIGN);
+        (!block.is_null()).then(|| Self(Arc::new(Memory { block, base, len })))
     }
 
     /// Length in bytes.
