@@ -1,6 +1,9 @@
 //! A forbidden call ends the process, for each kind of thread. The process is this test program, started again.
 
+use std::fs::File;
 use std::process::{Command, Output};
+
+use seccompiler::{TargetArch, compile_from_json};
 
 use super::*;
 
@@ -117,4 +120,60 @@ fn line_never_overflows() {
     line.push_number(i32::MAX);
 
     assert_eq!(line.text().len(), 192);
+}
+
+/// Numbers beyond the last that Linux has, and the bit that marks calls of x32.
+const NUMBERS: std::ops::Range<u32> = 0..600;
+const X32: u32 = 1 << 30;
+const X86_64: u32 = 0xc000_003e;
+const I386: u32 = 0x4000_0003;
+
+/// Runs a filter as the kernel does (Documentation/userspace-api/seccomp_filter.rst); counts its steps.
+fn verdict(program: &[sock_filter], data: &[u32; 16]) -> (u32, usize) {
+    let (mut at, mut loaded, mut steps) = (0, 0, 0);
+    loop {
+        let step = &program[at];
+        let jump = |taken: bool| usize::from(if taken { step.jt } else { step.jf });
+        steps += 1;
+        at += 1;
+        match step.code {
+            0x20 => loaded = data[step.k as usize / 4],
+            0x54 => loaded &= step.k,
+            0x05 => at += step.k as usize,
+            0x15 => at += jump(loaded == step.k),
+            0x25 => at += jump(loaded > step.k),
+            0x35 => at += jump(loaded >= step.k),
+            0x06 => return (step.k, steps),
+            code => panic!("code {code:#x} at {}", at - 1),
+        }
+    }
+}
+
+/// The numbers that a filter compares with: among them every argument that a list names.
+fn operands(program: &[sock_filter]) -> Vec<u32> {
+    program.iter().filter(|step| matches!(step.code, 0x15 | 0x25 | 0x35)).map(|step| step.k).collect()
+}
+
+#[test]
+fn search_tree_decides_as_the_list_does_in_few_steps() {
+    for (name, kind) in KINDS {
+        let list = File::open(format!("resources/seccomp/{name}.json")).unwrap();
+        let list = compile_from_json(list, TargetArch::x86_64).unwrap().remove(*name).unwrap();
+        let tree: Vec<_> = filter(*kind).iter().map(|&(code, jt, jf, k)| sock_filter { code, jt, jf, k }).collect();
+        let mut most = 0;
+
+        for number in NUMBERS.chain([X32, X32 + 1, u32::MAX]) {
+            for argument in operands(&list) {
+                let mut data = [0; 16];
+                (data[0], data[1], data[6]) = (number, X86_64, argument);
+                let (said, steps) = verdict(&tree, &data);
+
+                assert_eq!(said, verdict(&list, &data).0, "{name}: call {number} with {argument:#x}");
+                most = most.max(if number == libc::SYS_ioctl as u32 { 0 } else { steps });
+            }
+        }
+        let other = [0, I386, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
+        assert_eq!(verdict(&tree, &other).0, verdict(&list, &other).0, "{name}: another architecture");
+        assert!(most <= 30, "{name}: {most} steps");
+    }
 }
