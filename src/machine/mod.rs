@@ -138,6 +138,8 @@ pub struct Machine {
     debugger: Option<Debugger>,
     /// When the guest is powered on if nothing asks for it before; nothing once it is.
     power_on_at: Option<Instant>,
+    /// The guest has run: what only the start needed was given back.
+    settled: bool,
 }
 
 /// What to know of a KVM without the processor's help.
@@ -203,6 +205,7 @@ impl Machine {
             migration_events: false,
             debugger: None,
             power_on_at: Some(Instant::now() + LATEST_POWER_ON),
+            settled: false,
         })
     }
 
@@ -215,9 +218,15 @@ impl Machine {
     pub fn power_on(&mut self) -> Result<(), MachineError> {
         if self.power_on_at.take().is_some() {
             self.load()?;
-            process::release_startup_pages();
         }
         Ok(())
+    }
+
+    /// Gives back what only the start needed, once: when the guest runs for the first time, all of that is done.
+    fn settle(&mut self) {
+        if self.state.is_running() && !std::mem::replace(&mut self.settled, true) {
+            process::release_startup_pages();
+        }
     }
 
     fn devices(&self) -> &[Arc<dyn Lifecycle>] {
@@ -247,6 +256,7 @@ impl Machine {
                 self.stop(RunState::Shutdown)?;
                 return Ok(ending);
             }
+            self.settle();
             let wait = self.power_on_in()?.map_or(-1, |time| i32::try_from(time.as_millis()).unwrap_or(i32::MAX));
             match waker.run_with_timeout(wait) {
                 Err(event_manager::Error::Epoll(error)) if error.errno() == libc::EINTR => {}

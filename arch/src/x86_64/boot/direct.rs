@@ -34,7 +34,7 @@ impl Mapped {
         let size =
             usize::try_from(len).ok().and_then(|len| len.checked_add(skip)).ok_or(io::ErrorKind::FileTooLarge)?;
         let file = FileOffset::new(file.try_clone()?, start);
-        let flags = libc::MAP_PRIVATE | libc::MAP_NORESERVE | libc::MAP_POPULATE;
+        let flags = libc::MAP_PRIVATE | libc::MAP_NORESERVE;
         let region = MmapRegion::build(Some(file), size, libc::PROT_READ, flags).map_err(io::Error::other)?;
         Ok(Self { region, skip })
     }
