@@ -132,6 +132,12 @@ impl Refcounts {
         1 << (self.cluster_bits + 3 - self.order)
     }
 
+    /// Blocks in memory.
+    #[cfg(test)]
+    pub(super) fn held(&self) -> usize {
+        self.blocks.len()
+    }
+
     pub(super) fn largest(&self) -> u64 {
         if self.order == 6 { u64::MAX } else { (1 << (1 << self.order)) - 1 }
     }

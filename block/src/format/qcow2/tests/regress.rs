@@ -9,10 +9,11 @@ use super::super::lock;
 use super::super::maps::Gate;
 use super::rig::{image, qemu_check, reopen};
 use crate::ErrorKind;
-use crate::format::qcow2::CreateOptions;
+use crate::format::qcow2::{CreateOptions, OpenOptions, Qcow2, check, create};
 use crate::haste::in_haste;
 use crate::layer::{Layer, Preallocation, read_vec, write_all};
 use crate::protocol::file::{FileOptions, HostFile};
+use crate::protocol::memory::Memory;
 
 const CLUSTER: u64 = 4096;
 
@@ -237,4 +238,29 @@ fn requests_in_haste_do_not_wait_for_who_is_alone() {
     disk.maps_mut().gate = Gate::Open;
     lock(&disk.alloc).alone = false;
     assert_eq!([read, write].map(|result| result.map_err(|e| e.kind())), [Err(ErrorKind::WouldWait); 2]);
+}
+
+#[test]
+fn counts_in_memory_stay_within_their_cache_while_those_of_the_whole_file_change() {
+    let options = CreateOptions { cluster_size: 512, refcount_bits: 64, ..small(4 << 20) };
+    let file: Arc<dyn Layer> = Arc::new(Memory::new(Vec::new()));
+    let disk = create(&file, None, &options).unwrap();
+    write_all(&disk, &vec![1; 4 << 20], 0).unwrap();
+    drop(disk);
+    let bound = OpenOptions { discard: true, refcount_cache_size: Some(8 * 512), ..OpenOptions::default() };
+    let disk = Qcow2::open(file.clone(), &bound).unwrap();
+    let mut most = 0;
+    for n in 0..4096u64 {
+        // Every second cluster, far from the one before: 128 blocks of 64 counts each.
+        disk.discard(n * 1217 % 4096 * 1024, 512).unwrap();
+        if n % 64 == 63 {
+            disk.flush().unwrap();
+        }
+        most = most.max(lock(&disk.alloc).counts.held());
+    }
+
+    assert!((2..=8).contains(&most), "{most} blocks");
+    drop(disk);
+    let check = check(&file).unwrap();
+    assert_eq!((check.corruptions, check.leaks), (0, 0), "{:?}", check.messages);
 }
