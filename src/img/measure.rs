@@ -49,10 +49,14 @@ pub(super) fn run(parsed: &Parsed) -> Result<(), ImgError> {
         true => ImgError::Said(format!("Block driver '{name}' does not support size measurement")),
         false => e,
     })?;
-    let options = Options::read(parsed.all("o"))?;
+    let mut options = Options::read(parsed.all("o"))?;
     format.check(&options).map_err(|e| {
         ImgError::Lines(vec![chain(&e), format!("Invalid options for file format '{}'", format.name())])
     })?;
+    if format.has("data_file_raw") {
+        // It makes no difference to the size, so it needs no data file here.
+        options.set("data_file_raw", "off");
+    }
     let mut bitmaps = None;
     let (required, fully) = match format.plan(&options, bytes, &parsed.secrets)?.format {
         Made::Raw { size, .. } => (size.next_multiple_of(512), size.next_multiple_of(512)),

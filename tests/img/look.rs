@@ -90,6 +90,7 @@ fn measure_tells_the_same() {
     rig.qemu("create -q -f qcow2 -o cluster_size=512 small.qcow2 1M");
     rig.works("bitmap --add small.qcow2 b");
     rig.same("measure -O qcow2 small.qcow2");
+    rig.same("measure -O qcow2 -o data_file_raw=on --size 1G");
     rig.same("measure -O qcow2 -o cluster_size=4k small.qcow2");
     for size in ["0", "1", "1000", "1G", "1T"] {
         rig.same_json(&format!("measure --output json -O qcow2 --size {size}"));
