@@ -11,9 +11,6 @@ use super::instructions::{Count, Counted};
 use super::timing::{Pair, Took};
 use crate::paths;
 
-/// What qcow2 may take more than raw.
-const OVER_RAW: f64 = 1.03;
-
 fn ratios(pair: &Pair) -> (f64, f64) {
     let of = |figure: fn(&Took) -> f64| figure(&pair.rhea) / figure(&pair.qemu).max(f64::MIN_POSITIVE);
     (of(|took| took.wall), of(|took| took.processor))
@@ -44,7 +41,7 @@ pub(super) fn print(timed: &[(Cell, Pair)], counts: &[(Counted, Count)]) {
         println!("\ntime from start to end, medians; processor: ratio of processor time\n{}", table::format(&rows));
     }
     if !counts.is_empty() {
-        let mut rows = vec![heads(&["request", "qemu-img", "rhea", "ratio", "over raw", "budget"])];
+        let mut rows = vec![heads(&["request", "qemu-img", "rhea", "ratio", "over raw", "budget", "missed"])];
         rows.extend(counts.iter().map(|(cell, count)| {
             let base = counts.iter().find(|(other, _)| Some(other.name) == cell.base);
             let over = base.map(|(_, base)| count.rhea as f64 / base.rhea.max(1) as f64);
@@ -54,7 +51,8 @@ pub(super) fn print(timed: &[(Cell, Pair)], counts: &[(Counted, Count)]) {
                 count.rhea.to_string(),
                 format!("{:.2}", count.rhea as f64 / count.qemu.max(1) as f64),
                 over.map_or_else(String::new, |over| format!("{over:.3}")),
-                over.map_or_else(String::new, |_| format!("{OVER_RAW}")),
+                cell.budget.to_string(),
+                if count.rhea > cell.budget { "*" } else { "" }.to_owned(),
             ]
         }));
         println!("\nuser-space instructions of one request\n{}", table::format(&rows));
