@@ -55,6 +55,13 @@ pub(crate) const FIRMWARE: &[Package] = &[
 /// GRUB with its menu, as a CD and as a disk.
 pub(crate) const RESCUE_DISC: &str = "/usr/lib/grub-rescue/grub-rescue-cdrom.iso";
 
+/// What an installed disk is made with.
+pub(crate) const INSTALLED: &[Package] = &[
+    Package { name: "mmdebstrap", program: "mmdebstrap", why: "installs Debian into a directory" },
+    Package { name: "grub-common", program: "grub-mkimage", why: "makes the boot loader of that disk" },
+    Package { name: "grub-pc-bin", program: "/usr/lib/grub/i386-pc/boot.img", why: "the boot loader of that disk" },
+];
+
 /// The manager that most virtual machines on Linux are started by.
 pub(crate) const LIBVIRT: &[Package] = &[
     Package { name: "libvirt-daemon-system", program: "libvirtd", why: "starts Rhea as it starts QEMU" },

@@ -1,5 +1,6 @@
 //! Guests: what they boot and the disks they have, made from Debian's files and the recipes in `resources/guest`.
 
+mod debian;
 mod disc;
 mod disk;
 mod xen;
@@ -13,6 +14,7 @@ use crate::initramfs::Initramfs;
 use crate::kernel::{Flavor, Kernel};
 use crate::{packages, paths};
 
+pub(crate) use debian::debian_disk;
 pub(crate) use disc::boot_disc;
 pub(crate) use disk::{root_tree, tools_tree};
 pub(crate) use xen::xen;

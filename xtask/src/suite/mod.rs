@@ -16,7 +16,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail};
 use clap::Args;
 
-use crate::guest::{Boot, boot_disc, root_tree, tools_tree, xen};
+use crate::guest::{Boot, boot_disc, debian_disk, root_tree, tools_tree, xen};
 use crate::kernel::Flavor;
 use crate::lab::Lab;
 use crate::lab::lines::Lines;
@@ -70,6 +70,9 @@ pub(crate) fn run(args: &SuiteArgs) -> Result<u8> {
     prepare()?;
     if left.iter().any(|name| name.starts_with("libvirt")) {
         packages::ensure(packages::LIBVIRT)?;
+    }
+    if left.iter().any(|name| name.starts_with("installed")) {
+        debian_disk()?;
     }
     let mut passed = 0;
     let mut failed = 0;

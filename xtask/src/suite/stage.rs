@@ -95,6 +95,11 @@ impl Stage<'_> {
         Ok(guest::directory()?.join("boot-disc.iso"))
     }
 
+    /// The disk that Debian is installed on. It is only read.
+    pub(crate) fn debian_disk(&self) -> Result<PathBuf> {
+        Ok(guest::directory()?.join("debian.raw"))
+    }
+
     /// Debian's Xen, unpacked.
     pub(crate) fn xen(&self) -> Result<PathBuf> {
         Ok(guest::directory()?.join("xen"))

@@ -8,6 +8,7 @@ mod disks;
 mod firmware;
 mod hotplug;
 mod images;
+mod installed;
 mod kernels;
 mod libvirt;
 mod life;
@@ -26,7 +27,7 @@ use scenarios;
 
 /// All there are.
 pub(super) fn all() -> impl Iterator<Item = &'static Scenario> {
-    usual().chain(libvirt::SCENARIOS).chain(crowd::SCENARIOS).chain(kernels::SCENARIOS)
+    usual().chain(libvirt::SCENARIOS).chain(crowd::SCENARIOS).chain(kernels::SCENARIOS).chain(installed::SCENARIOS)
 }
 
 /// Those that are played when none is named, in the order in which they run.
