@@ -23,7 +23,7 @@ pub(crate) struct Recipe<'a> {
     elf: bool,
     starts_itself: bool,
     memory: u32,
-    processors: u32,
+    processors: String,
     append: String,
     arguments: Vec<String>,
     has_init: bool,
@@ -37,7 +37,7 @@ impl<'a> Recipe<'a> {
             elf: false,
             starts_itself: false,
             memory: 256,
-            processors: 1,
+            processors: "1".into(),
             append: "console=ttyS0 quiet panic=-1".into(),
             arguments: Vec::new(),
             has_init: false,
@@ -63,8 +63,13 @@ impl<'a> Recipe<'a> {
     }
 
     /// Gives it this many processors.
-    pub(crate) fn processors(mut self, count: u32) -> Self {
-        self.processors = count;
+    pub(crate) fn processors(self, count: u32) -> Self {
+        self.smp(&count.to_string())
+    }
+
+    /// Gives it processors as `-smp` takes them.
+    pub(crate) fn smp(mut self, processors: &str) -> Self {
+        processors.clone_into(&mut self.processors);
         self
     }
 
@@ -148,7 +153,7 @@ impl<'a> Recipe<'a> {
             "-display",
             "none",
         ]);
-        monitor.args(["-m", &self.memory.to_string(), "-smp", &self.processors.to_string()]);
+        monitor.args(["-m", &self.memory.to_string(), "-smp", &self.processors]);
         if !self.starts_itself {
             let boot = self.stage.boot(self.flavor);
             monitor.arg("-kernel").arg(if self.elf { &boot.kernel.vmlinux } else { &boot.kernel.vmlinuz });
