@@ -112,8 +112,10 @@ impl BusDevice for Chip {
                 regs.rtc.catch_up(&*self.clock);
                 let index = regs.index;
                 *byte = regs.rtc.read(index, &*self.clock);
-                // Only register C has a side effect: the flags go.
+                // Only register C has a side effect: the flags go. So does the wire, even if the next flag comes in this
+                // very moment: interrupt controllers look for edges, and one that sees none never asks the guest again.
                 if index == rtc::REGISTER_C {
+                    self.irq.set(false);
                     self.settle(&mut regs);
                 }
             }

@@ -1,7 +1,7 @@
 //! The serial console of a guest, read by a thread of its own and kept in a log.
 //!
 //! Firmware and boot loaders move the cursor in the midst of words. What the tests look at is the text without these
-//! escape sequences (ECMA-48); the log keeps them.
+//! escape sequences (ECMA-48), carriage returns and backspaces; the log keeps them.
 
 use std::fs::File;
 use std::io::{Read, Write};
@@ -92,7 +92,8 @@ impl Shared {
 impl Text {
     fn add(&mut self, fresh: &[u8]) {
         let Self { bytes, escapes, .. } = self;
-        escapes.strip_next(fresh).for_each(|plain| bytes.extend_from_slice(plain));
+        let shown = escapes.strip_next(fresh).flatten().filter(|byte| !matches!(byte, b'\r' | b'\x08'));
+        bytes.extend(shown);
     }
 
     fn tail(&self) -> String {
@@ -107,12 +108,12 @@ mod tests {
     use super::Text;
 
     #[test]
-    fn escape_sequences_in_a_word_are_taken_out_even_when_cut_in_two() {
+    fn what_moves_the_cursor_in_a_word_is_taken_out_even_when_cut_in_two() {
         let mut text = Text::default();
 
-        text.add(b"Welcome to \x1b[0;30;47mGR\x1b[0");
+        text.add(b"W\r\x1b[03;02Helcome to \x1b[0;30;47mGR\x1b[0");
         text.add(b"1;17HUB\r\n[status 0]");
 
-        assert_eq!(text.bytes, b"Welcome to GRUB\r\n[status 0]");
+        assert_eq!(text.bytes, b"Welcome to GRUB\n[status 0]");
     }
 }

@@ -47,7 +47,7 @@ impl Shell {
         let said = self.wait_for("[status ", limit).with_context(|| format!("guest command {line:?}"))?;
         let status = self.wait_for("]", limit)?;
         ensure!(status == "0", "guest command {line:?} ended with {status}: {said}");
-        Ok(said.replace('\r', "").trim().to_owned())
+        Ok(said.trim().to_owned())
     }
 
     /// Types a line on the console.

@@ -1,3 +1,4 @@
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use proptest::prelude::*;
@@ -5,7 +6,7 @@ use proptest::prelude::*;
 use super::alarm::Alarm;
 use super::calendar::{Date, date_of, seconds_of};
 use super::*;
-use crate::clock::{Clock, ManualClock};
+use crate::clock::{Clock, Expiry, ManualClock, Timer};
 use crate::geometry::Geometry;
 use crate::testing::{RecordingLine, assert_device_battery, hammer, peek, poke};
 
@@ -367,6 +368,54 @@ proptest! {
             b.clock.advance_to(b.clock.now() + wait.min(50_000_000));
         }
     }
+}
+
+/// A clock on which time passes with every look at it.
+struct Restless(AtomicU64);
+
+/// Nanoseconds a look takes: the better half of a period at 1,024 Hz.
+const LOOK: u64 = 600_000;
+
+struct Deaf;
+
+impl Timer for Deaf {
+    fn arm(&self, _: u64) {}
+    fn disarm(&self) {}
+}
+
+impl Clock for Restless {
+    fn now(&self) -> u64 {
+        self.0.fetch_add(LOOK, Ordering::Relaxed)
+    }
+    fn wall(&self) -> Duration {
+        Duration::from_nanos(self.now())
+    }
+    fn real(&self) -> u64 {
+        self.now()
+    }
+    fn timer(&self, _: Expiry) -> Box<dyn Timer> {
+        Box::new(Deaf)
+    }
+}
+
+#[test]
+fn flag_that_comes_while_the_last_is_read_is_an_edge_on_the_wire() {
+    let (line, clock) = (RecordingLine::new(), Arc::new(Restless(AtomicU64::new(START * SECOND))));
+    let cmos = Cmos::new(RtcOptions::default(), &CmosLayout::default(), clock, Arc::clone(&line) as Arc<dyn IrqLine>);
+    let chip = Arc::new(cmos).ports().remove(0).device;
+    // Register B: periodic interrupts.
+    poke(&*chip, 0, 2, 0x420b).unwrap();
+    poke(&*chip, 0, 1, 0x0c).unwrap();
+    let mut came_at_once = 0;
+
+    for _ in 0..100 {
+        let before = line.rises();
+        peek(&*chip, 1, 1).unwrap();
+        assert!(!line.high() || line.rises() > before, "the wire stayed high");
+        came_at_once += usize::from(line.high());
+    }
+
+    assert!(came_at_once > 0);
 }
 
 #[test]
