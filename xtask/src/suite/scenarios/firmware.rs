@@ -22,8 +22,9 @@ super::scenarios![
 
 /// Firmware and a boot loader get to a menu within this.
 pub(super) const MENU: Duration = Duration::from_secs(60);
-/// What iPXE says when its devices are set up: it has gathered entropy from the clock's interrupts by then.
-const IPXE: &str = "Open Source Network Boot Firmware";
+/// What iPXE says once it is unpacked and has set up its console and memory. It then gathers entropy from thousands of
+/// interrupts in real mode, in which the emulated processor's virtualization now and then loses an instruction.
+const IPXE: &str = "iPXE initialising devices";
 
 /// The same image as a disc and as a disk, on each bus: the drive, and the devices it takes.
 const BUSES: &[(&str, &[&str])] = &[
