@@ -1,11 +1,11 @@
-//! As many drives as people attach: played when named.
+//! As many drives as people attach, and more processors than the lab has: played when named.
 
 use anyhow::{Result, ensure};
 
 use crate::kernel::Flavor;
 use crate::suite::stage::Stage;
 
-super::scenarios![sixty_four_scsi_disks_and_four_ide_drives_are_all_there];
+super::scenarios![sixty_four_scsi_disks_and_four_ide_drives_are_all_there, sixteen_processors_are_placed_as_asked_for];
 
 /// Disks on one adapter.
 const DISKS: usize = 64;
@@ -43,4 +43,25 @@ fn sixty_four_scsi_disks_and_four_ide_drives_are_all_there(stage: &Stage<'_>) ->
         ensure!(content.starts_with(format!("I am {address}\n").as_bytes()), "disk {number} is not {address}");
     }
     Ok(())
+}
+
+fn sixteen_processors_are_placed_as_asked_for(stage: &Stage<'_>) -> Result<()> {
+    // An AMD processor without TOPOEXT, as the lab's, cannot tell of threads and dies.
+    let cpu = ["-cpu", "qemu64,vendor=GenuineIntel"];
+    let mut vm = stage.vm().with(&cpu).smp("16,sockets=2,dies=2,cores=2,threads=2").boot()?;
+
+    let seen = vm.run(
+        "cd /sys/devices/system/cpu; for n in $(seq 0 15); do cd cpu$n/topology; \
+         echo $(cat physical_package_id die_id core_id thread_siblings_list die_cpus_list package_cpus_list); \
+         cd ../..; done",
+    )?;
+
+    let place = |n: u32| {
+        // Linux counts the cores of a socket, over its dies.
+        let (socket, die, core) = (n / 8, n / 4 % 2, n / 2 % 4);
+        let group = |size: u32| format!("{}-{}", n / size * size, n / size * size + size - 1);
+        format!("{socket} {die} {core} {} {} {}", group(2), group(4), group(8))
+    };
+    ensure!(seen.lines().map(str::trim).eq((0..16).map(place)), "the guest's processors are at {seen}");
+    vm.power_off()
 }

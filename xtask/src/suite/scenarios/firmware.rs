@@ -23,7 +23,7 @@ super::scenarios![
 /// Firmware and a boot loader get to a menu within this.
 pub(super) const MENU: Duration = Duration::from_secs(60);
 /// What iPXE says once it is unpacked and has set up its console and memory. It then gathers entropy from thousands of
-/// interrupts in real mode, in which the emulated processor's virtualization now and then loses an instruction.
+/// interrupts in real mode, where the lab's KVM has been seen to give up on an instruction.
 const IPXE: &str = "iPXE initialising devices";
 
 /// The same image as a disc and as a disk, on each bus: the drive, and the devices it takes.
