@@ -24,7 +24,7 @@ use cell::{Cell, Image, Measured, Work};
 /// log on the serial console. Beside it: the guest's own clock at that line, KVM's exits until then, and the monitor's
 /// resident memory without the guest's. A first boot of each kind is not counted. Then, on this machine itself: the
 /// processor time from the start of a monitor to its answer to a QMP command. Ratios are to QEMU's `-M pc` with the
-/// ELF file. The results are also written to target/bench/boot.json.
+/// ELF file. The results are also written to target/bench/boot.json, each as soon as it is there.
 #[derive(Args)]
 pub(crate) struct BootArgs {
     /// The monitor to compare with QEMU; built first if this is not given
@@ -36,6 +36,9 @@ pub(crate) struct BootArgs {
     /// How many boots of each kind are counted; the smallest is shown
     #[arg(long, default_value_t = 1)]
     runs: u32,
+    /// Keep the boots that an earlier run of the same monitor has left in target/bench/boot.json, and add to them
+    #[arg(long)]
+    resume: bool,
     /// Leave out the boots, and measure only the answer to QMP
     #[arg(long)]
     qmp_only: bool,
@@ -53,19 +56,26 @@ pub(super) fn run(args: &BootArgs) -> Result<u8> {
         Some(path) => std::path::absolute(path)?,
         None => demo::build()?,
     };
-    let boots = if args.qmp_only { Vec::new() } else { boots(args, &monitor)? };
+    let mut boots = if args.resume { report::saved()? } else { Vec::new() };
+    let outcome = if args.qmp_only { Ok(()) } else { measure(args, &monitor, &mut boots) };
     let answers = qmp::measure(&monitor)?;
     report::print(&boots, &answers);
     report::save(&boots, &answers)?;
-    Ok(0)
+    println!("\nsaved in {}", report::file().display());
+    outcome.map(|()| 0)
 }
 
-fn boots(args: &BootArgs, monitor: &Path) -> Result<Vec<Measured>> {
-    let cells = counted::chosen(Cell::all(), &args.only)?;
+/// Adds the boots that are asked for and not there yet. What is there is saved after each.
+fn measure(args: &BootArgs, monitor: &Path, boots: &mut Vec<Measured>) -> Result<()> {
+    let mut cells = counted::chosen(Cell::all(), &args.only)?;
+    cells.retain(|cell| !boots.iter().any(|boot| boot.cell == *cell));
     let work = |cells: &[Cell]| {
         Ok(serde_json::to_string(&Work { rhea: monitor.to_path_buf(), runs: args.runs, cells: cells.to_vec() })?)
     };
-    machine(monitor)?.measure(cells, work)
+    machine(monitor)?.measure(cells, work, |boot| {
+        boots.push(boot);
+        report::save(boots, &[])
+    })
 }
 
 /// A counting machine with all that is booted and compared.

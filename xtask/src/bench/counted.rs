@@ -101,31 +101,41 @@ impl Counted {
         Ok(Self { verb, kernel: Flavor::Generic.get()?, files, programs, attempt: 0 })
     }
 
-    /// Measures all of `left`. When the machine stops, it is started again with the cells that are left then; `work` is
-    /// the order that the driver gets for them.
+    /// Measures all of `left`, and hands each result to `done` as soon as it is there: a machine that stops too often
+    /// takes only what is left with it. When the machine stops, it is started again with the cells that are left then;
+    /// `work` is the order that the driver gets for them.
+    ///
+    /// # Errors
+    /// When the machine stops too often, or the driver or `done` fails.
     pub(super) fn measure<M: Measured>(
         &mut self,
         mut left: Vec<M::Cell>,
         work: impl Fn(&[M::Cell]) -> Result<String>,
-    ) -> Result<Vec<M>> {
-        let mut measured: Vec<M> = Vec::new();
+        mut done: impl FnMut(M) -> Result<()>,
+    ) -> Result<()> {
         for _ in 0..ATTEMPTS {
+            if left.is_empty() {
+                return Ok(());
+            }
+            let order = work(&left)?;
+            let mut kept = Ok(());
             let mut line = |line: &str| match serde_json::from_str::<M>(line) {
                 Ok(result) => {
                     println!("{result}");
-                    measured.push(result);
+                    left.retain(|cell| cell != result.cell());
+                    kept = std::mem::replace(&mut kept, Ok(())).and_then(|()| done(result));
                 }
                 Err(_) => println!("{line}"),
             };
-            let outcome = self.run(&work(&left)?, &mut line);
-            left.retain(|cell| !measured.iter().any(|result| result.cell() == cell));
+            let outcome = self.run(&order, &mut line);
+            kept?;
             match outcome {
-                Ok(0) if left.is_empty() => return Ok(measured),
+                Ok(0) if left.is_empty() => {}
                 Ok(status) => bail!("the benchmark's driver ended with status {status}"),
                 Err(error) => println!("again with the {} cells left: {error:#}", left.len()),
             }
         }
-        bail!("the counting machine stopped {ATTEMPTS} times");
+        bail!("the counting machine stopped {ATTEMPTS} times; {} cells are left", left.len());
     }
 
     /// Runs the benchmark's driver on `work`; its lines go to `line`. An error means that the machine stopped.

@@ -26,7 +26,7 @@ const GUEST_MODULES: &[&str] = &["virtio_pci", "virtio_blk", "virtio_scsi", "sd_
 /// a raw and in a qcow2 image, with io_uring on the host and an I/O thread for virtio: the same command line for both
 /// monitors. It runs in a lab machine with one processor on which one instruction takes one nanosecond, so what the
 /// guest's clock shows is how many instructions a request costs in all: guest, host kernel and monitor. Ratios are to
-/// QEMU in the same cell. The results are also written to target/bench/disk.json.
+/// QEMU in the same cell. The results are also written to target/bench/disk.json, each as soon as it is there.
 #[derive(Args)]
 pub(crate) struct DiskArgs {
     /// The monitor to compare with QEMU; built first if this is not given
@@ -55,17 +55,22 @@ pub(super) fn run(args: &DiskArgs) -> Result<u8> {
         Some(path) => std::path::absolute(path)?,
         None => demo::build()?,
     };
-    let measured = measure(args, &monitor)?;
+    let mut measured = Vec::new();
+    let outcome = measure(args, &monitor, &mut measured);
     report::print(&measured);
-    report::save(&measured)?;
-    Ok(0)
+    println!("\nsaved in {}", report::file().display());
+    outcome.map(|()| 0)
 }
 
-fn measure(args: &DiskArgs, monitor: &Path) -> Result<Vec<Measured>> {
+/// Measures the cells that are asked for. What is there is saved after each.
+fn measure(args: &DiskArgs, monitor: &Path, measured: &mut Vec<Measured>) -> Result<()> {
     let cells = counted::chosen(Cell::all(), &args.only)?;
     let work =
         |cells: &[Cell]| Ok(serde_json::to_string(&Work { rhea: monitor.to_path_buf(), cells: cells.to_vec() })?);
-    machine(monitor)?.measure(cells, work)
+    machine(monitor)?.measure(cells, work, |result| {
+        measured.push(result);
+        report::save(measured)
+    })
 }
 
 /// A counting machine with all that is run and compared.

@@ -81,9 +81,19 @@ impl counted::Measured for Measured {
     }
 }
 
+impl Measured {
+    /// One of KVM's counters; a kernel that does not count it has none.
+    pub(super) fn count(&self, counter: &str) -> String {
+        self.exits.get(counter).map_or_else(|| "-".into(), u64::to_string)
+    }
+}
+
 impl fmt::Display for Measured {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}: {:.0} ms", self.cell, self.total)
+        let (ports, mmio) = (self.count("io_exits"), self.count("mmio_exits"));
+        write!(f, "{}: {:.0} ms, of them {:.0} by the guest's clock; ", self.cell, self.total, self.guest)?;
+        write!(f, "{} exits, {ports} for ports, {mmio} for MMIO; ", self.count("exits"))?;
+        write!(f, "own memory {} KiB", self.memory)
     }
 }
 

@@ -1,8 +1,10 @@
 //! The comparison in print and as a file.
 
 use std::fs;
+use std::path::PathBuf;
 
-use anyhow::Result;
+use anyhow::{Context, Result};
+use serde::Deserialize;
 use serde_json::json;
 
 use super::super::table;
@@ -24,9 +26,9 @@ pub(super) fn print(boots: &[Measured], answers: &[Answer]) {
             format!("{:.0}", boot.total),
             base.map_or_else(|| "-".into(), |base| format!("{:.3}", boot.total / base)),
             format!("{:.0}", boot.guest),
-            count(boot, "exits"),
-            count(boot, "io_exits"),
-            count(boot, "mmio_exits"),
+            boot.count("exits"),
+            boot.count("io_exits"),
+            boot.count("mmio_exits"),
             format!("{:.1}", mebibytes(boot.memory)),
         ]
     }));
@@ -42,18 +44,33 @@ pub(super) fn print(boots: &[Measured], answers: &[Answer]) {
     println!("\nfrom exec to an answer on the QMP socket\n{}", table::format(&rows));
 }
 
-/// Writes `target/bench/boot.json`.
-pub(super) fn save(boots: &[Measured], answers: &[Answer]) -> Result<()> {
-    let directory = paths::target().join("bench");
-    fs::create_dir_all(&directory)?;
-    let file = directory.join("boot.json");
-    fs::write(&file, serde_json::to_vec_pretty(&json!({"boots": boots, "answers": answers}))?)?;
-    println!("\nsaved in {}", file.display());
-    Ok(())
+/// What is in `target/bench/boot.json`.
+#[derive(Deserialize)]
+struct Saved {
+    boots: Vec<Measured>,
 }
 
-fn count(boot: &Measured, counter: &str) -> String {
-    boot.exits.get(counter).map_or_else(|| "-".into(), u64::to_string)
+/// The boots that an earlier run saved.
+pub(super) fn saved() -> Result<Vec<Measured>> {
+    let file = file();
+    let text = fs::read(&file).with_context(|| format!("no earlier run to resume: cannot read {}", file.display()))?;
+    let saved: Saved = serde_json::from_slice(&text).with_context(|| format!("cannot read {}", file.display()))?;
+    Ok(saved.boots)
+}
+
+/// Writes `target/bench/boot.json`.
+pub(super) fn save(boots: &[Measured], answers: &[Answer]) -> Result<()> {
+    let file = file();
+    if let Some(directory) = file.parent() {
+        fs::create_dir_all(directory)?;
+    }
+    fs::write(&file, serde_json::to_vec_pretty(&json!({"boots": boots, "answers": answers}))?)
+        .with_context(|| format!("cannot write {}", file.display()))
+}
+
+/// Where results are kept.
+pub(super) fn file() -> PathBuf {
+    paths::target().join("bench/boot.json")
 }
 
 fn heads(words: &[&str]) -> Vec<String> {

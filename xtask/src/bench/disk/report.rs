@@ -1,8 +1,9 @@
 //! The comparison in print and as a file.
 
 use std::fs;
+use std::path::PathBuf;
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 
 use super::super::table;
 use super::cell::{Cell, Cost, Measured, Monitor};
@@ -44,10 +45,14 @@ fn find(measured: &[Measured], cell: Cell, job: Job) -> Option<Cost> {
 
 /// Writes `target/bench/disk.json`.
 pub(super) fn save(measured: &[Measured]) -> Result<()> {
-    let directory = paths::target().join("bench");
-    fs::create_dir_all(&directory)?;
-    let file = directory.join("disk.json");
-    fs::write(&file, serde_json::to_vec_pretty(measured)?)?;
-    println!("\nsaved in {}", file.display());
-    Ok(())
+    let file = file();
+    if let Some(directory) = file.parent() {
+        fs::create_dir_all(directory)?;
+    }
+    fs::write(&file, serde_json::to_vec_pretty(measured)?).with_context(|| format!("cannot write {}", file.display()))
+}
+
+/// Where results are kept.
+pub(super) fn file() -> PathBuf {
+    paths::target().join("bench/disk.json")
 }
