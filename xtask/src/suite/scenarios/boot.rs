@@ -1,6 +1,8 @@
 //! Stock kernels come up.
 
-use anyhow::{Result, ensure};
+use std::fs;
+
+use anyhow::{Context, Result, ensure};
 
 use crate::kernel::Flavor;
 use crate::suite::stage::Stage;
@@ -12,6 +14,7 @@ super::scenarios![
     boots_with_four_processors,
     guest_sees_its_numa_nodes,
     boots_elf_kernel,
+    boots_elf_kernel_without_its_pvh_note,
     boots_generic_kernel,
     boots_with_blockdev_and_device,
     boots_with_json_options,
@@ -20,6 +23,9 @@ super::scenarios![
 
 /// What a kernel says of firmware it does not like.
 const COMPLAINTS: &[&str] = &["ACPI Error", "ACPI BIOS Error", "BIOS bug", "BIOS BUG", "Firmware Bug", "FIRMWARE BUG"];
+
+/// Type and owner of the note that names the PVH entry (Xen's `elfnote.h`, XEN_ELFNOTE_PHYS32_ENTRY).
+const PVH_NOTE: &[u8] = b"\x12\0\0\0Xen\0";
 
 fn boots_from_qcow2_root(stage: &Stage<'_>) -> Result<()> {
     let mut vm = stage.vm().root(&stage.root("qcow2")?, "qcow2").boot()?;
@@ -77,6 +83,27 @@ fn boots_elf_kernel(stage: &Stage<'_>) -> Result<()> {
 
     vm.run("uname -r")?;
 
+    vm.power_off()
+}
+
+/// The same kernel with another type in the note: what is left is Linux' 64-bit entry.
+fn boots_elf_kernel_without_its_pvh_note(stage: &Stage<'_>) -> Result<()> {
+    let boot = stage.boot(Flavor::Cloud);
+    let mut vmlinux = fs::read(&boot.kernel.vmlinux)?;
+    // Notes are aligned to four bytes.
+    let note = (0..vmlinux.len()).step_by(4).find(|&at| vmlinux[at..].starts_with(PVH_NOTE));
+    let at = note.context("the kernel has no note")?;
+    vmlinux[at] = !vmlinux[at];
+    let path = stage.scratch().join("vmlinux");
+    fs::write(&path, vmlinux)?;
+    let (kernel, initramfs) = (path.display().to_string(), boot.initramfs.display().to_string());
+    let arguments = ["-kernel", &kernel, "-initrd", &initramfs, "-append", "console=ttyS0 quiet panic=-1"];
+    let mut vm = stage.vm().starts_itself().with(&arguments).boot()?;
+
+    let loader = vm.run("cat /proc/sys/kernel/bootloader_type")?;
+
+    // Who enters by the note leaves the zero page to the kernel's own code, which writes 0xb0 there.
+    ensure!(loader.trim() == "255", "the kernel's loader is {loader}");
     vm.power_off()
 }
 
