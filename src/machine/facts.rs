@@ -6,7 +6,7 @@ use rhea_arch::x86_64::cpu::HostCpu;
 use rhea_devices::block_stats::BlockStats;
 
 use super::host::Host;
-use crate::board::plan::{DiskKind, StoragePlan, is_made_up, object_path};
+use crate::board::plan::{DiskKind, StoragePlan, is_made_up, named_in, object_path};
 
 /// Facts for `query-…` and `info …`.
 #[derive(Debug, Default)]
@@ -78,7 +78,7 @@ impl Facts {
     /// The disk that a client means: by the `id=` of its drive or device, or by its path.
     #[must_use]
     pub fn find_disk(&self, name: &str) -> Option<&Disk> {
-        let id = name.strip_prefix("/machine/peripheral/").unwrap_or(name);
+        let id = named_in(name).unwrap_or(name);
         self.disks.iter().find(|disk| !name.is_empty() && (disk.drive == name || disk.id == id || disk.qdev == name))
     }
 

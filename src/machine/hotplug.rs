@@ -5,15 +5,12 @@ use rhea_devices::virtio::iothread::IoThread;
 use serde_json::{Map, Value};
 
 use super::Machine;
-use crate::board::plan::{PciPlan, is_made_up, object_path};
+use crate::board::plan::{PciPlan, is_made_up, named_in, object_path};
 use crate::qmp::channel::{Answer, done};
 use crate::qmp::event::DevicePathData;
 use crate::qmp::{Event, QmpError};
 use crate::spec::read::Source;
 use crate::spec::{DeviceSpec, ObjectSpec};
-
-/// Where the tree of objects has the devices that the user named.
-const PERIPHERAL: &str = "/machine/peripheral/";
 
 impl Machine {
     /// `device_add`: plans the device, puts it onto the bus, tells the guest.
@@ -86,7 +83,7 @@ impl Machine {
 
     /// `device_del`: asks the guest, which answers in its own time, or never if it has no driver for hot-plug.
     pub(super) fn ask_device_back(&mut self, name: &str) -> Answer {
-        let id = name.strip_prefix(PERIPHERAL).unwrap_or(name);
+        let id = named_in(name).unwrap_or(name);
         if self.take_unit_out(id) {
             return done();
         }

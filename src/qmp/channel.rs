@@ -44,7 +44,7 @@ pub trait Target {
     fn inspect(&mut self, query: Inspect) -> Result<Inspection, QmpError>;
 }
 
-/// What only the human monitor asks.
+/// What only the human monitor asks for.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Inspect {
     /// The registers of a vCPU (or of all), as text.
@@ -67,7 +67,7 @@ pub enum Inspect {
         /// How many; at most 64 KiB.
         length: u32,
     },
-    /// Nothing; but requests to a `blkdebug` node are held and let go.
+    /// Holding requests to a `blkdebug` node and letting them go; answered by no text.
     Hold {
         /// The disk that the node is beneath, or a node.
         disk: String,

@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 use crate::error::{BlockError, ErrorKind};
 use crate::format::qcow2::Qcow2;
-use crate::layer::{Fast, FastOp, Layer, Limits, Preallocation, Status};
-use crate::mem::{Sink, Source};
+use crate::layer::{Fast, FastOp, Layer};
+use crate::mem::Sink;
 
 /// Fills the qcow2 image beneath as it is read.
 pub struct CopyOnRead {
@@ -28,16 +28,10 @@ impl CopyOnRead {
 }
 
 impl Layer for CopyOnRead {
+    forward!(inner: size, limits, write, flush, sync_failed, discard, write_zeroes, status, wants_ring, is_cached, resize, close, allocated_bytes);
+
     fn driver(&self) -> &'static str {
         "copy-on-read"
-    }
-
-    fn size(&self) -> u64 {
-        self.inner.size()
-    }
-
-    fn limits(&self) -> Limits {
-        self.inner.limits()
     }
 
     fn read(&self, into: Sink<'_>, offset: u64) -> Result<(), BlockError> {
@@ -47,53 +41,9 @@ impl Layer for CopyOnRead {
         self.inner.read(into, offset)
     }
 
-    fn write(&self, from: Source<'_>, offset: u64) -> Result<(), BlockError> {
-        self.inner.write(from, offset)
-    }
-
-    fn flush(&self) -> Result<(), BlockError> {
-        self.inner.flush()
-    }
-
-    fn sync_failed(&self) {
-        self.inner.sync_failed();
-    }
-
-    fn discard(&self, offset: u64, len: u64) -> Result<(), BlockError> {
-        self.inner.discard(offset, len)
-    }
-
-    fn write_zeroes(&self, offset: u64, len: u64, unmap: bool) -> Result<(), BlockError> {
-        self.inner.write_zeroes(offset, len, unmap)
-    }
-
-    fn status(&self, offset: u64, len: u64) -> Result<Status, BlockError> {
-        self.inner.status(offset, len)
-    }
-
     fn fast(&self, op: FastOp, offset: u64, len: u64) -> Fast {
         // A fast read may come from the backing file.
         if op == FastOp::Read { Fast::Slow } else { self.inner.fast(op, offset, len) }
-    }
-
-    fn wants_ring(&self) -> bool {
-        self.inner.wants_ring()
-    }
-
-    fn is_cached(&self) -> bool {
-        self.inner.is_cached()
-    }
-
-    fn resize(&self, size: u64, preallocation: Preallocation) -> Result<(), BlockError> {
-        self.inner.resize(size, preallocation)
-    }
-
-    fn close(&self) -> Result<(), BlockError> {
-        self.inner.close()
-    }
-
-    fn allocated_bytes(&self) -> Option<u64> {
-        self.inner.allocated_bytes()
     }
 
     fn as_any(&self) -> &dyn Any {

@@ -4,9 +4,8 @@ use std::any::Any;
 use std::sync::Arc;
 
 use crate::error::{BlockError, ErrorKind};
-use crate::graph::ImageDetails;
-use crate::layer::{Fast, FastOp, Layer, Limits, Preallocation, Status};
-use crate::mem::{Sink, Source};
+use crate::layer::{Fast, FastOp, Layer, Limits, Preallocation};
+use crate::mem::Source;
 use crate::spec::DetectZeroes;
 use crate::throttle::Group;
 
@@ -35,21 +34,11 @@ impl Policy {
 }
 
 impl Layer for Policy {
-    fn driver(&self) -> &'static str {
-        self.inner.driver()
-    }
-
-    fn size(&self) -> u64 {
-        self.inner.size()
-    }
+    forward!(inner: driver, size, read, flush, sync_failed, status, wants_ring, is_cached, close, allocated_bytes, describe);
 
     fn limits(&self) -> Limits {
         let inner = self.inner.limits();
         Limits { read_only: inner.read_only || self.read_only, discard: inner.discard && self.discard, ..inner }
-    }
-
-    fn read(&self, into: Sink<'_>, offset: u64) -> Result<(), BlockError> {
-        self.inner.read(into, offset)
     }
 
     fn write(&self, from: Source<'_>, offset: u64) -> Result<(), BlockError> {
@@ -59,14 +48,6 @@ impl Layer for Policy {
             return self.inner.write_zeroes(offset, from.len() as u64, unmap);
         }
         self.inner.write(from, offset)
-    }
-
-    fn flush(&self) -> Result<(), BlockError> {
-        self.inner.flush()
-    }
-
-    fn sync_failed(&self) {
-        self.inner.sync_failed();
     }
 
     fn discard(&self, offset: u64, len: u64) -> Result<(), BlockError> {
@@ -79,10 +60,6 @@ impl Layer for Policy {
         self.inner.write_zeroes(offset, len, unmap && self.discard)
     }
 
-    fn status(&self, offset: u64, len: u64) -> Result<Status, BlockError> {
-        self.inner.status(offset, len)
-    }
-
     fn fast(&self, op: FastOp, offset: u64, len: u64) -> Fast {
         if op == FastOp::Write && (self.read_only || self.detect_zeroes != DetectZeroes::Off) {
             return Fast::Slow;
@@ -90,29 +67,9 @@ impl Layer for Policy {
         self.inner.fast(op, offset, len)
     }
 
-    fn wants_ring(&self) -> bool {
-        self.inner.wants_ring()
-    }
-
-    fn is_cached(&self) -> bool {
-        self.inner.is_cached()
-    }
-
     fn resize(&self, size: u64, preallocation: Preallocation) -> Result<(), BlockError> {
         self.writable()?;
         self.inner.resize(size, preallocation)
-    }
-
-    fn close(&self) -> Result<(), BlockError> {
-        self.inner.close()
-    }
-
-    fn allocated_bytes(&self) -> Option<u64> {
-        self.inner.allocated_bytes()
-    }
-
-    fn describe(&self, details: &mut ImageDetails) {
-        self.inner.describe(details);
     }
 
     fn throttled(&self) -> Option<(Arc<Group>, Arc<dyn Layer>)> {

@@ -7,7 +7,7 @@ use std::any::Any;
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 
 use crate::error::BlockError;
-use crate::layer::{Layer, Limits, Preallocation, Status};
+use crate::layer::Layer;
 use crate::mem::{Sink, Source};
 use crate::throttle::{Direction, Group, Member};
 
@@ -53,16 +53,10 @@ impl Throttle {
 }
 
 impl Layer for Throttle {
+    forward!(inner: size, limits, flush, sync_failed, status, wants_ring, is_cached, resize, close, allocated_bytes);
+
     fn driver(&self) -> &'static str {
         "throttle"
-    }
-
-    fn size(&self) -> u64 {
-        self.inner.size()
-    }
-
-    fn limits(&self) -> Limits {
-        self.inner.limits()
     }
 
     fn read(&self, into: Sink<'_>, offset: u64) -> Result<(), BlockError> {
@@ -75,14 +69,6 @@ impl Layer for Throttle {
         self.inner.write(from, offset)
     }
 
-    fn flush(&self) -> Result<(), BlockError> {
-        self.inner.flush()
-    }
-
-    fn sync_failed(&self) {
-        self.inner.sync_failed();
-    }
-
     fn discard(&self, offset: u64, len: u64) -> Result<(), BlockError> {
         self.wait(Direction::Write, len);
         self.inner.discard(offset, len)
@@ -91,30 +77,6 @@ impl Layer for Throttle {
     fn write_zeroes(&self, offset: u64, len: u64, unmap: bool) -> Result<(), BlockError> {
         self.wait(Direction::Write, len);
         self.inner.write_zeroes(offset, len, unmap)
-    }
-
-    fn status(&self, offset: u64, len: u64) -> Result<Status, BlockError> {
-        self.inner.status(offset, len)
-    }
-
-    fn wants_ring(&self) -> bool {
-        self.inner.wants_ring()
-    }
-
-    fn is_cached(&self) -> bool {
-        self.inner.is_cached()
-    }
-
-    fn resize(&self, size: u64, preallocation: Preallocation) -> Result<(), BlockError> {
-        self.inner.resize(size, preallocation)
-    }
-
-    fn close(&self) -> Result<(), BlockError> {
-        self.inner.close()
-    }
-
-    fn allocated_bytes(&self) -> Option<u64> {
-        self.inner.allocated_bytes()
     }
 
     fn throttled(&self) -> Option<(Arc<Group>, Arc<dyn Layer>)> {

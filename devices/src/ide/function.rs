@@ -10,7 +10,7 @@ use crate::bus::{BusDevice, Effect};
 use crate::irq::IrqLine;
 use crate::lifecycle::{DeviceError, Lifecycle, Saver};
 use crate::memory::{GuestRam, RamView};
-use crate::pci::config::{Bar, BarInfo, BarKind, ConfigSpace, Identity, command, status};
+use crate::pci::config::{Bar, BarInfo, BarKind, ConfigSpace, Identity, SUBSYSTEM, SUBSYSTEM_VENDOR, command, status};
 use crate::pci::{Bdf, PciFunction, Region, Space};
 use crate::scsi::Medium;
 use crate::virtio::iothread::Placement;
@@ -83,8 +83,8 @@ fn config_space() -> Result<ConfigSpace, IdeError> {
         device: 0x7010,
         revision: 0,
         class: 0x01_01_80,
-        subsystem_vendor: 0x1af4,
-        subsystem: 0x1100,
+        subsystem_vendor: SUBSYSTEM_VENDOR,
+        subsystem: SUBSYSTEM,
     };
     let space = ConfigSpace::type0(&identity)
         .with_command(0, command::IO | command::MEMORY | command::MASTER)

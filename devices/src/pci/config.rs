@@ -9,6 +9,11 @@ use thiserror::Error;
 /// Size of configuration space in bytes.
 pub const CONFIG_BYTES: usize = 256;
 
+/// Subsystem vendor of functions that have none of their own; QEMU's firmware and drivers expect it.
+pub const SUBSYSTEM_VENDOR: u16 = 0x1af4;
+/// Subsystem ID of the same.
+pub const SUBSYSTEM: u16 = 0x1100;
+
 /// Register offsets of the type 0 header (PCI 3.0, figure 6-1).
 pub mod reg {
     /// Vendor ID, 16 bits.

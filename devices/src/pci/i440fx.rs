@@ -12,7 +12,7 @@ use serde_json::Value;
 use crate::bus::Effect;
 use crate::lifecycle::{DeviceError, Lifecycle, SaveRestore, Saver, decode, encode, unfit};
 
-use super::config::{ConfigSpace, ConfigState, Identity, command, status};
+use super::config::{ConfigSpace, ConfigState, Identity, SUBSYSTEM, SUBSYSTEM_VENDOR, command, status};
 use super::{Bdf, PciFunction, Region};
 
 /// PAM0 to PAM6.
@@ -64,8 +64,8 @@ impl I440fx {
             device: 0x1237,
             revision: 2,
             class: 0x06_00_00,
-            subsystem_vendor: 0x1af4,
-            subsystem: 0x1100,
+            subsystem_vendor: SUBSYSTEM_VENDOR,
+            subsystem: SUBSYSTEM,
         };
         let config = ConfigSpace::type0(&identity)
             .with_command(command::MEMORY | command::MASTER, command::SERR)

@@ -11,7 +11,7 @@ use serde_json::Value;
 use crate::bus::{BusDevice, BusFault, Effect, PowerRequest};
 use crate::lifecycle::{DeviceError, Lifecycle, SaveRestore, Saver, decode, encode, unfit};
 
-use super::config::{ConfigSpace, ConfigState, Identity, command, status};
+use super::config::{ConfigSpace, ConfigState, Identity, SUBSYSTEM, SUBSYSTEM_VENDOR, command, status};
 use super::intx::{PIRQS, PirqRouter, ROUTE_OFF};
 use super::{PciFunction, Region};
 
@@ -79,8 +79,8 @@ impl Piix3 {
             device: 0x7000,
             revision: 0,
             class: 0x06_01_00,
-            subsystem_vendor: 0x1af4,
-            subsystem: 0x1100,
+            subsystem_vendor: SUBSYSTEM_VENDOR,
+            subsystem: SUBSYSTEM,
         };
         let config = ConfigSpace::type0(&identity)
             .with_multifunction(true)

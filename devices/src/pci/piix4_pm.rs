@@ -21,7 +21,7 @@ use crate::clock::{SharedClock, Timer, nanoseconds_of, ticks_of};
 use crate::irq::IrqLine;
 use crate::lifecycle::{Lifecycle, Saver};
 
-use super::config::{BarInfo, ConfigSpace, Identity, command, status};
+use super::config::{BarInfo, ConfigSpace, Identity, SUBSYSTEM, SUBSYSTEM_VENDOR, command, status};
 use super::{Bdf, PciFunction, Region, Space};
 use regs::{cfg, event, pm, sleep};
 use smbus::SmBus;
@@ -145,8 +145,8 @@ fn config_space() -> ConfigSpace {
         device: 0x7113,
         revision: 3,
         class: 0x06_80_00,
-        subsystem_vendor: 0x1af4,
-        subsystem: 0x1100,
+        subsystem_vendor: SUBSYSTEM_VENDOR,
+        subsystem: SUBSYSTEM,
     };
     ConfigSpace::type0(&identity)
         .with_interrupt_pin(1)

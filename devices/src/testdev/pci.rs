@@ -12,7 +12,7 @@ use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
 use crate::bus::{BusDevice, BusFault, Effect};
 use crate::lifecycle::{DeviceError, Lifecycle, SaveRestore, Saver, decode, encode, unfit};
-use crate::pci::config::{Bar, BarInfo, BarKind, ConfigSpace, ConfigState, Identity};
+use crate::pci::config::{Bar, BarInfo, BarKind, ConfigSpace, ConfigState, Identity, SUBSYSTEM, SUBSYSTEM_VENDOR};
 use crate::pci::{Bdf, Doorbell, PciFunction, Region, Space};
 
 /// Registers of the header; its name follows them.
@@ -208,8 +208,8 @@ fn config_space(multifunction: bool, membar: u64) -> Result<ConfigSpace, crate::
         revision: 0,
         // A function of no class (PCI 3.0, appendix D): subclass 0xff as QEMU has it.
         class: 0x00_ff_00,
-        subsystem_vendor: 0x1af4,
-        subsystem: 0x1100,
+        subsystem_vendor: SUBSYSTEM_VENDOR,
+        subsystem: SUBSYSTEM,
     };
     let space = ConfigSpace::type0(&identity)
         .with_multifunction(multifunction)

@@ -276,27 +276,21 @@ fn isa(spec: &VmSpec, names: &mut Names) -> Result<Vec<IsaPlan>, PlanError> {
         chips.push(serial_port(&serial, names, &mut used)?);
     }
     for device_spec in &spec.devices {
-        match device_spec {
-            DeviceSpec::IsaSerial(serial) => chips.push(serial_port(serial, names, &mut used)?),
-            DeviceSpec::IsaDebugExit(exit) => {
-                let device = IsaDevice::DebugExit { base: exit.iobase, size: exit.iosize };
-                chips.push(IsaPlan { id: names.take(exit.isa.id.as_deref(), device_spec.driver())?, device });
+        let device = match device_spec {
+            DeviceSpec::IsaSerial(serial) => {
+                chips.push(serial_port(serial, names, &mut used)?);
+                continue;
             }
+            DeviceSpec::IsaDebugExit(exit) => IsaDevice::DebugExit { base: exit.iobase, size: exit.iosize },
             DeviceSpec::IsaDebugcon(console) => {
                 let (base, readback, chardev) = (console.iobase, console.readback, console.chardev.clone());
-                let device = IsaDevice::DebugConsole { base, readback, chardev };
-                chips.push(IsaPlan { id: names.take(console.isa.id.as_deref(), device_spec.driver())?, device });
+                IsaDevice::DebugConsole { base, readback, chardev }
             }
-            DeviceSpec::Pvpanic(panic) => {
-                let device = IsaDevice::Pvpanic { port: panic.ioport, events: panic.events };
-                chips.push(IsaPlan { id: names.take(panic.isa.id.as_deref(), device_spec.driver())?, device });
-            }
-            DeviceSpec::PcTestDev(test) => {
-                let id = names.take(test.isa.id.as_deref(), device_spec.driver())?;
-                chips.push(IsaPlan { id, device: IsaDevice::Test });
-            }
-            _ => {}
-        }
+            DeviceSpec::Pvpanic(panic) => IsaDevice::Pvpanic { port: panic.ioport, events: panic.events },
+            DeviceSpec::PcTestDev(_) => IsaDevice::Test,
+            _ => continue,
+        };
+        chips.push(IsaPlan { id: names.take(device_spec.id(), device_spec.driver())?, device });
     }
     Ok(chips)
 }

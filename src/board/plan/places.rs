@@ -38,6 +38,14 @@ impl Places {
         self.slots.taken.iter().filter(|(bdf, _)| is_there(bdf)).map(|(_, id)| id.clone()).collect()
     }
 
+    /// The devices that the user gave no name: what [`PERIPHERAL_ANON`] calls each, and its driver.
+    #[must_use]
+    pub fn unnamed(&self) -> Vec<(String, &str)> {
+        let mut unnamed: Vec<_> = self.names.taken.iter().filter_map(|name| counted(name)).collect();
+        unnamed.sort_unstable_by_key(|(_, count)| *count);
+        unnamed.into_iter().map(|(driver, count)| (anonymous(count), driver)).collect()
+    }
+
     /// The device called `id` is gone: its name, and its place if it has one here, are free.
     pub(super) fn free(&mut self, id: &str) {
         self.names.taken.remove(id);
@@ -75,14 +83,35 @@ pub fn is_made_up(name: &str) -> bool {
     name.starts_with(MADE_UP)
 }
 
+/// Where the tree of objects has the devices that the user named.
+pub const PERIPHERAL: &str = "/machine/peripheral";
+/// Where it has the others.
+pub const PERIPHERAL_ANON: &str = "/machine/peripheral-anon";
+
+/// Driver and count of the device called `name`, if the name was made up.
+fn counted(name: &str) -> Option<(&str, usize)> {
+    let (driver, count) = name.strip_prefix(MADE_UP)?.rsplit_once('.')?;
+    Some((driver, count.parse().ok()?))
+}
+
+/// What the tree of objects calls the device with this made-up count in [`PERIPHERAL_ANON`].
+fn anonymous(count: usize) -> String {
+    format!("device[{}]", count.saturating_sub(1))
+}
+
 /// Where the tree of objects has the device called `name`: those without a name of the user's are counted.
 #[must_use]
 pub fn object_path(name: &str) -> String {
-    let count = name.strip_prefix(MADE_UP).and_then(|made_up| made_up.rsplit_once('.')?.1.parse::<usize>().ok());
-    match count {
-        Some(count) => format!("/machine/peripheral-anon/device[{}]", count.saturating_sub(1)),
-        None => format!("/machine/peripheral/{name}"),
+    match counted(name) {
+        Some((_, count)) => format!("{PERIPHERAL_ANON}/{}", anonymous(count)),
+        None => format!("{PERIPHERAL}/{name}"),
     }
+}
+
+/// The name in `path`, if that leads to a device which the user named.
+#[must_use]
+pub fn named_in(path: &str) -> Option<&str> {
+    path.strip_prefix(PERIPHERAL)?.strip_prefix('/')
 }
 
 /// A device as messages call it: by the user's name, or by its driver's where the user gave none.
@@ -147,6 +176,24 @@ mod tests {
         assert!(is_made_up(&made_up) && !is_made_up(&given));
         assert_eq!(object_path(&made_up), "/machine/peripheral-anon/device[0]");
         assert_eq!(object_path(&given), "/machine/peripheral/disk0");
+        assert_eq!(named_in("/machine/peripheral/disk0"), Some("disk0"));
+        assert_eq!(named_in(&object_path(&made_up)), None);
+    }
+
+    #[test]
+    fn unnamed_devices_are_listed_in_their_order() {
+        let mut places = Places::default();
+        for _ in 0..10 {
+            places.names.take(None, "virtio-blk-pci").unwrap();
+        }
+        places.names.take(Some("named"), "pvpanic").unwrap();
+        places.names.take(None, "pvpanic").unwrap();
+
+        let unnamed = places.unnamed();
+
+        assert_eq!(unnamed.len(), 11);
+        assert_eq!(unnamed[1], ("device[1]".to_owned(), "virtio-blk-pci"));
+        assert_eq!(unnamed[10], ("device[10]".to_owned(), "pvpanic"));
     }
 
     #[test]

@@ -1,14 +1,13 @@
-//! What only the human monitor asks: registers, memory, maps and trees, as text.
+//! What only the human monitor asks for: registers, memory, maps and trees, as text.
 
 use std::fmt::Write as _;
 
 use kvm_bindings::{kvm_regs, kvm_segment, kvm_sregs};
-use rhea_block::filter::debug::Debug;
 use vm_memory::{Bytes, GuestAddress};
 
 use crate::machine::Machine;
 use crate::qmp::QmpError;
-use crate::qmp::channel::{HoldOrder, Inspect, Inspection};
+use crate::qmp::channel::{Inspect, Inspection};
 
 const PAGE: u64 = 4096;
 
@@ -26,27 +25,6 @@ impl Machine {
             Inspect::Memory { cpu, address, length } => self.memory(cpu, address, length).map(Inspection::Bytes),
             Inspect::Hold { ref disk, ref order } => self.hold(disk, order).map(|()| Inspection::Text(String::new())),
         }
-    }
-
-    /// Holds requests to the `blkdebug` node at or beneath `disk`, or lets them go.
-    fn hold(&self, disk: &str, order: &HoldOrder) -> Result<(), QmpError> {
-        let name = self.facts.find_disk(disk).map_or(disk, |disk| disk.node.as_str());
-        let node = self.host.graph.get(name).ok_or_else(|| QmpError::device_not_found(disk))?;
-        let mut layers =
-            std::iter::successors(Some(node), |node| node.children().first().map(|(_, child)| child.clone()));
-        let debugged = layers.find(|node| node.layer().as_any().is::<Debug>());
-        let nothing = || QmpError::generic(format!("there is no blkdebug node beneath '{disk}'"));
-        let node = debugged.ok_or_else(nothing)?;
-        let debug = node.layer().as_any().downcast_ref::<Debug>().ok_or_else(nothing)?;
-        let done = match order {
-            HoldOrder::Break { event, tag } => {
-                debug.hold(event, tag).map_err(|error| QmpError::from_error(&error))?;
-                true
-            }
-            HoldOrder::Resume(tag) => debug.release(tag),
-            HoldOrder::RemoveBreak(tag) => debug.forget(tag),
-        };
-        if done { Ok(()) } else { Err(QmpError::generic("no request is held by this name")) }
     }
 
     fn register_dump(&self, cpu: Option<u32>) -> Result<String, QmpError> {

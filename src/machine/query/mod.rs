@@ -2,6 +2,7 @@
 
 pub(super) mod block;
 pub(super) mod cpu;
+pub(super) mod hold;
 pub(super) mod inspect;
 pub(super) mod objects;
 pub(super) mod pci;

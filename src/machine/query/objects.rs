@@ -3,6 +3,7 @@
 use serde_json::Value;
 
 use super::cpu;
+use crate::board::plan::{PERIPHERAL, PERIPHERAL_ANON, named_in};
 use crate::machine::Machine;
 use crate::qmp::QmpError;
 use crate::qmp::channel::{Answer, answer};
@@ -23,7 +24,7 @@ impl Machine {
                 let containers = ["peripheral", "peripheral-anon", "unattached"];
                 entries.extend(containers.map(|name| entry(name, "child<container>")));
             }
-            "/machine/peripheral" => {
+            PERIPHERAL => {
                 let devices = self.facts.peripherals.iter();
                 entries.extend(devices.map(|(id, driver)| entry(id, format!("child<{driver}>"))));
             }
@@ -33,7 +34,10 @@ impl Machine {
                     present.map(|(n, _)| entry(format!("device[{n}]"), format!("child<{}>", self.facts.cpu_type)));
                 entries.extend(cpus);
             }
-            "/machine/peripheral-anon" => {}
+            PERIPHERAL_ANON => {
+                let devices = self.planner.places().unnamed().into_iter();
+                entries.extend(devices.map(|(name, driver)| entry(name, format!("child<{driver}>"))));
+            }
             _ if self.type_of(path).is_some() => {}
             _ => return Err(QmpError::device_not_found(path)),
         }
@@ -44,9 +48,7 @@ impl Machine {
     pub(in crate::machine) fn object_property(&self, path: &str, property: &str) -> Answer {
         let r#type = match path {
             "/machine" => Some(format!("{}-machine", self.facts.machine)),
-            "/" | "/machine/peripheral" | "/machine/unattached" | "/machine/peripheral-anon" => {
-                Some("container".into())
-            }
+            "/" | PERIPHERAL | "/machine/unattached" | PERIPHERAL_ANON => Some("container".into()),
             _ => self.type_of(path),
         };
         let r#type = r#type.ok_or_else(|| QmpError::device_not_found(path))?;
@@ -56,9 +58,13 @@ impl Machine {
         }
     }
 
-    /// The type of a vCPU or of a device with an id.
+    /// The type of a vCPU or of a device that the user added.
     fn type_of(&self, path: &str) -> Option<String> {
-        if let Some(id) = path.strip_prefix("/machine/peripheral/") {
+        if let Some(name) = path.strip_prefix(PERIPHERAL_ANON).and_then(|rest| rest.strip_prefix('/')) {
+            let unnamed = self.planner.places().unnamed();
+            return unnamed.into_iter().find(|(known, _)| known == name).map(|(_, driver)| driver.to_owned());
+        }
+        if let Some(id) = named_in(path) {
             return self.facts.peripherals.iter().find(|(name, _)| name == id).map(|(_, driver)| driver.clone());
         }
         let present = self.facts.cpus.iter().filter(|place| place.present).count();

@@ -15,7 +15,7 @@ use std::ops::Range;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::error::{BlockError, ErrorKind};
-use crate::layer::{self, Layer, Limits, Preallocation, Status};
+use crate::layer::{self, Layer, Status};
 use crate::mem::{Sink, Source};
 use crate::spec::Blkdebug;
 
@@ -114,16 +114,10 @@ impl Debug {
 }
 
 impl Layer for Debug {
+    forward!(inner: size, limits, sync_failed, wants_ring, resize, close, allocated_bytes);
+
     fn driver(&self) -> &'static str {
         "blkdebug"
-    }
-
-    fn size(&self) -> u64 {
-        self.inner.size()
-    }
-
-    fn limits(&self) -> Limits {
-        self.inner.limits()
     }
 
     fn read(&self, into: Sink<'_>, offset: u64) -> Result<(), BlockError> {
@@ -157,10 +151,6 @@ impl Layer for Debug {
         self.inner.flush()
     }
 
-    fn sync_failed(&self) {
-        self.inner.sync_failed();
-    }
-
     fn discard(&self, offset: u64, len: u64) -> Result<(), BlockError> {
         self.rules.check(IoType::Discard, offset, len)?;
         match self.widened(offset, len) {
@@ -179,22 +169,6 @@ impl Layer for Debug {
     fn status(&self, offset: u64, len: u64) -> Result<Status, BlockError> {
         self.rules.check(IoType::BlockStatus, offset, len)?;
         self.inner.status(offset, len)
-    }
-
-    fn wants_ring(&self) -> bool {
-        self.inner.wants_ring()
-    }
-
-    fn resize(&self, size: u64, preallocation: Preallocation) -> Result<(), BlockError> {
-        self.inner.resize(size, preallocation)
-    }
-
-    fn close(&self) -> Result<(), BlockError> {
-        self.inner.close()
-    }
-
-    fn allocated_bytes(&self) -> Option<u64> {
-        self.inner.allocated_bytes()
     }
 
     fn as_any(&self) -> &dyn Any {

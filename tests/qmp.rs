@@ -1,0 +1,10 @@
+//! What clients of QMP see of a machine without vCPUs: needs neither KVM nor a guest.
+
+#[path = "qmp/limits.rs"]
+mod limits;
+#[path = "qmp/media.rs"]
+mod media;
+#[path = "qmp/objects.rs"]
+mod objects;
+#[path = "qmp/rig.rs"]
+mod rig;
