@@ -234,7 +234,7 @@ driver! {
         /// Bytes for the cache of refcount blocks.
         #[serde(default, deserialize_with = "text::size", skip_serializing_if = "Option::is_none")]
         refcount_cache_size: Option<u64>,
-        /// Seconds after which unused cache entries are dropped; 0 never.
+        /// Seconds after which unused cache entries are dropped (600); 0 never.
         #[serde(default, deserialize_with = "text::size", skip_serializing_if = "Option::is_none")]
         cache_clean_interval: Option<u64>,
         /// How it is encrypted.

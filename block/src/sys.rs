@@ -181,6 +181,15 @@ pub(crate) fn wait_either(one: &impl AsFd, other: &impl AsRawFd) {
     unsafe { libc::poll(polls.as_mut_ptr(), 2, -1) };
 }
 
+/// Gives memory that was freed back to the kernel, whole pages between what is in use included.
+pub(crate) fn trim_heap() {
+    #[cfg(target_env = "gnu")]
+    // SAFETY: the call takes a number and changes nothing that is in use.
+    unsafe {
+        libc::malloc_trim(0);
+    }
+}
+
 /// Borrows a descriptor that `owner` keeps open.
 pub(crate) fn borrow_fd<T: AsRawFd>(owner: &T) -> BorrowedFd<'_> {
     // SAFETY: the descriptor is open as long as its owner lives, which the borrow's lifetime is tied to.

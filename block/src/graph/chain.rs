@@ -9,7 +9,7 @@ use super::open::{Inherited, Parts, Settings, Trail};
 use super::{Graph, Node};
 use crate::error::{BlockError, ErrorKind};
 use crate::format::Foreign;
-use crate::format::qcow2::{Encryption, OpenOptions, Qcow2, data_file_of};
+use crate::format::qcow2::{CLEAN_INTERVAL, Encryption, OpenOptions, Qcow2, data_file_of};
 use crate::format::raw::Raw;
 use crate::spec::{self, Backing, BlockdevSpec, EncryptFormat, NodeRef};
 
@@ -70,7 +70,8 @@ impl Graph {
                         encrypt.format=luks";
             return Err(BlockError::new(ErrorKind::Unsupported, text));
         }
-        if let Some(seconds) = spec.cache_clean_interval.filter(|s| *s > 0) {
+        let seconds = spec.cache_clean_interval.unwrap_or(CLEAN_INTERVAL);
+        if seconds > 0 {
             Qcow2::clean_every(&image, seconds)?;
         }
         Ok(image)

@@ -99,6 +99,8 @@ pub(super) struct Maps {
     capacity: usize,
     dirty: usize,
     clock: AtomicU64,
+    /// What the clock said at the last cleaning.
+    cleaned: u64,
 }
 
 impl Maps {
@@ -113,6 +115,7 @@ impl Maps {
             capacity,
             dirty: 0,
             clock: AtomicU64::new(1),
+            cleaned: 0,
         }
     }
 
@@ -205,10 +208,19 @@ impl Maps {
         self.dirty = 0;
     }
 
-    /// Drops what was not used since the last call (`cache-clean-interval`).
-    pub(super) fn drop_unused(&mut self) {
-        let now = *self.clock.get_mut();
-        self.slices.retain(|_, slice| slice.is_dirty() || *slice.used.get_mut() >= now);
+    /// Drops what was not used since the last call; how many slices that were.
+    pub(super) fn drop_unused(&mut self) -> usize {
+        let before = self.slices.len();
+        let cleaned = self.cleaned;
+        self.slices.retain(|_, slice| slice.is_dirty() || *slice.used.get_mut() > cleaned);
+        self.cleaned = *self.clock.get_mut();
         *self.clock.get_mut() += 1;
+        before - self.slices.len()
+    }
+
+    /// Slices in memory.
+    #[cfg(test)]
+    pub(super) fn held(&self) -> usize {
+        self.slices.len()
     }
 }

@@ -67,6 +67,7 @@ pub use amend::{Amend, Measure, measure};
 pub use bitmap::BitmapEntry;
 pub use bitmap_change::{BitmapChange, Bits};
 pub use check::{CheckReport, MOST_MESSAGES, check};
+pub use clean::CLEAN_INTERVAL;
 pub use create::{CreateOptions, create};
 pub use crypt::{EncryptOptions, Encryption};
 pub use header::Compression;

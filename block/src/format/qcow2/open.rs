@@ -32,7 +32,7 @@ pub struct OpenOptions {
     pub lazy_refcounts: Option<bool>,
     /// The external data file, where the header names one.
     pub data_file: Option<Arc<dyn Layer>>,
-    /// Bytes for L2 slices (as much as the disk needs, at most 32 MiB).
+    /// Bytes for L2 slices (as many as are used, at most 32 MiB).
     pub l2_cache_size: Option<u64>,
     /// Bytes of one slice (4 KiB, at most a cluster).
     pub l2_cache_entry_size: Option<u64>,
@@ -61,9 +61,9 @@ pub(super) fn read_words(file: &dyn Layer, offset: u64, count: u64) -> Result<Ve
     Ok(bytes.as_chunks::<8>().0.iter().map(|word| u64::from_be_bytes(*word)).collect())
 }
 
-/// Bytes for L2 slices and refcount blocks.
-fn cache_sizes(options: &OpenOptions, header: &Header, l2_bytes: u64) -> Result<(u64, u64), BlockError> {
-    let least = 4 * header.cluster_size();
+/// Bytes for L2 slices and refcount blocks, at most. `l2_bytes` are all L2 entries of the disk.
+pub(super) fn cache_sizes(options: &OpenOptions, cluster: u64, l2_bytes: u64) -> Result<(u64, u64), BlockError> {
+    let least_counts = 4 * cluster;
     let invalid = |text: &str| BlockError::new(ErrorKind::Invalid, text);
     Ok(match (options.cache_size, options.l2_cache_size, options.refcount_cache_size) {
         (Some(_), Some(_), Some(_)) => {
@@ -78,10 +78,13 @@ fn cache_sizes(options: &OpenOptions, header: &Header, l2_bytes: u64) -> Result<
             (rest.ok_or_else(|| invalid("refcount-cache-size may not exceed cache-size"))?, counts)
         }
         (Some(all), None, None) => {
-            let l2 = l2_bytes.min(all);
-            (l2, (all - l2).max(least))
+            // The whole map if that leaves the counts what they need, else as much of it as fits.
+            let l2_need = l2_bytes.next_multiple_of(cluster);
+            let counts = all.saturating_sub(l2_need).max(least_counts.min(all));
+            (all - counts, counts)
         }
-        (None, l2, counts) => (l2.unwrap_or(L2_CACHE.min(l2_bytes)), counts.unwrap_or(least)),
+        // Slices take memory only once they are read, so a small disk that grows needs no other bound.
+        (None, l2, counts) => (l2.unwrap_or(L2_CACHE), counts.unwrap_or(least_counts)),
     })
 }
 
@@ -139,7 +142,7 @@ impl Qcow2 {
         check_count_table(&table, &header, file.size())?;
         let tables = if read_only { Tables::default() } else { Tables::of(file.as_ref(), &header, &l1, &table) };
         let l2_bytes = header.size.div_ceil(geometry.cluster()).saturating_mul(geometry.entry_bytes());
-        let (l2_cache, counts_cache) = cache_sizes(options, &header, l2_bytes)?;
+        let (l2_cache, counts_cache) = cache_sizes(options, geometry.cluster(), l2_bytes)?;
         let slice_bytes = geometry.entry_bytes() << geometry.slice_bits;
         let mut counts = Refcounts::new(
             header.cluster_bits,

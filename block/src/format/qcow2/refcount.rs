@@ -54,6 +54,8 @@ pub(super) struct Refcounts {
     new_blocks: Vec<u64>,
     pub(super) capacity: usize,
     clock: u64,
+    /// What the clock said at the last cleaning.
+    cleaned: u64,
     pub(super) cursor: u64,
     /// Bytes of the host file that may hold something: what is beyond reads as zeroes.
     pub(super) written_end: u64,
@@ -94,6 +96,7 @@ impl Refcounts {
             new_blocks: Vec::new(),
             capacity: capacity.max(4),
             clock: 0,
+            cleaned: 0,
             cursor: 0,
             written_end: file_size,
             packed_end: 0,
@@ -176,6 +179,14 @@ impl Refcounts {
             self.blocks.remove(&number);
         }
         Ok(())
+    }
+
+    /// Drops blocks that were not used since the last call; how many.
+    pub(super) fn drop_unused(&mut self) -> usize {
+        let before = self.blocks.len();
+        let cleaned = std::mem::replace(&mut self.cleaned, self.clock);
+        self.blocks.retain(|_, block| block.dirty || block.used > cleaned);
+        before - self.blocks.len()
     }
 
     fn write_block(&mut self, file: &dyn Layer, number: u64) -> Result<(), BlockError> {

@@ -1,3 +1,4 @@
+mod cache;
 mod crash;
 mod crowd;
 mod crypt;

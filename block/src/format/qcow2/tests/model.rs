@@ -136,11 +136,11 @@ fn cleaning_drops_clean_slices_only() {
     let options = mixes(4 << 20).swap_remove(1);
     let (recorder, disk) = image(&options, 0);
     write_all(disk.as_ref(), &[1; 1 << 20], 0).unwrap();
-    disk.clean_now();
-    disk.clean_now();
+    let _ = disk.clean_now();
+    let _ = disk.clean_now();
     disk.flush().unwrap();
-    disk.clean_now();
-    disk.clean_now();
+    let _ = disk.clean_now();
+    let _ = disk.clean_now();
     *recorder.fail_after.lock().unwrap() = Some(0);
     assert!(read_vec(disk.as_ref(), 0, 512).is_err(), "the slice had to be read again");
     assert_eq!(read_vec(disk.as_ref(), 0, 1 << 20).unwrap(), vec![1; 1 << 20]);
