@@ -8,3 +8,5 @@ mod media;
 mod objects;
 #[path = "qmp/rig.rs"]
 mod rig;
+#[path = "qmp/snapshots.rs"]
+mod snapshots;

@@ -160,7 +160,7 @@ impl Disk {
     /// Switches the volatile write cache that the guest sees; without, every write is flushed before it completes.
     pub fn set_write_cache(&self, on: bool) {
         self.shared.write_cache.store(on, Ordering::Release);
-        self.changed();
+        self.announce();
     }
 
     /// Waits until nothing is in flight and holds new requests back until the answer is dropped.
@@ -181,7 +181,7 @@ impl Disk {
         let drained = self.drain();
         let former = drained.swap(layer);
         drop(drained);
-        self.changed();
+        self.announce();
         former
     }
 
@@ -193,11 +193,12 @@ impl Disk {
         let drained = self.drain();
         self.layer().resize(size, Preallocation::Off)?;
         drop(drained);
-        self.changed();
+        self.announce();
         Ok(())
     }
 
-    fn changed(&self) {
+    /// Tells the listeners how the disk is now; for whoever swapped its layer while it was held still.
+    pub fn announce(&self) {
         let info = self.info();
         for listener in lock(&self.shared.listeners).iter() {
             listener(info);

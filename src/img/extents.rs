@@ -49,7 +49,7 @@ impl Extent {
 
 /// The run at `start`, at most `len` bytes (not 0).
 pub(super) fn extent_at(top: &Arc<Node>, start: u64, len: u64) -> Result<Extent, BlockError> {
-    let mut node = top;
+    let mut node = top.clone();
     let mut depth = 0;
     let mut len = len;
     loop {

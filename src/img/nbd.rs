@@ -138,8 +138,8 @@ fn placed(parsed: &Parsed, image: &Image) -> Result<Arc<Node>, ImgError> {
 }
 
 /// The image and what is beneath it.
-fn chain_of(node: &Arc<Node>) -> impl Iterator<Item = &Arc<Node>> {
-    std::iter::successors(Some(node), |node| node.child("backing"))
+fn chain_of(node: &Arc<Node>) -> impl Iterator<Item = Arc<Node>> {
+    std::iter::successors(Some(node.clone()), |node| node.child("backing"))
 }
 
 fn layers(node: &Arc<Node>) -> Vec<Arc<dyn Layer>> {
@@ -148,8 +148,8 @@ fn layers(node: &Arc<Node>) -> Vec<Arc<dyn Layer>> {
 
 /// The bitmap `name` of the first image in the chain that has it.
 fn find_bitmap(node: &Arc<Node>, name: &str) -> Result<Bits, ImgError> {
-    let images = chain_of(node).filter_map(|node| node.layer().as_any().downcast_ref::<Qcow2>());
-    for image in images {
+    for node in chain_of(node) {
+        let Some(image) = node.layer().as_any().downcast_ref::<Qcow2>() else { continue };
         if image.bitmaps()?.iter().any(|bitmap| bitmap.name == name) {
             return image.bitmap_bits(name).map_err(ImgError::block(format!("Bitmap '{name}'")));
         }

@@ -119,7 +119,8 @@ fn zero_run(layer: Option<&dyn Layer>, at: u64, len: u64) -> Result<u64, ImgErro
 fn keep_content(image: &Image, below: Option<&Image>, qcow2: &Qcow2, progress: &Progress) -> Result<(), ImgError> {
     let unit = qcow2.cluster_size();
     let top = image.layer().as_ref();
-    let old = image.node.child("backing").map(|node| node.layer().as_ref());
+    let old = image.node.child("backing");
+    let old = old.as_ref().map(|node| node.layer().as_ref());
     let new = below.map(|image| image.layer().as_ref());
     let size = top.size();
     let step = STEP.max(unit);

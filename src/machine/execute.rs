@@ -4,6 +4,7 @@ use super::{Machine, query};
 use crate::qmp::channel::{Answer, Inspect, Inspection, Target, answer, done};
 use crate::qmp::command::Offer;
 use crate::qmp::command::args::SetAction;
+use crate::qmp::command::transaction::TransactionAction;
 use crate::qmp::event::ShutdownCause;
 use crate::qmp::reply::device::PciInfo;
 use crate::qmp::reply::migration::{MigrationCapability, MigrationCapabilityStatus, MigrationInfo};
@@ -45,6 +46,9 @@ impl Target for Machine {
             Command::BlockSetIoThrottle(args) => self.limit_disk(&args),
             Command::BlockdevAdd(args) => self.add_node(&args.0),
             Command::BlockdevDel(args) => self.remove_node(&args.node_name),
+            Command::BlockdevSnapshot(args) => self.snapshot(&[TransactionAction::BlockdevSnapshot(args)]),
+            Command::BlockdevSnapshotSync(args) => self.snapshot(&[TransactionAction::BlockdevSnapshotSync(args)]),
+            Command::Transaction(args) => self.snapshot(&args.actions),
 
             Command::Stop => self.stop(RunState::Paused).map_err(|e| QmpError::from_error(&e)).and_then(|()| done()),
             Command::Cont => {

@@ -19,6 +19,7 @@ mod life;
 mod media;
 mod query;
 mod signals;
+mod snapshot;
 pub mod start;
 mod throttle;
 

@@ -12,6 +12,7 @@ mod offer;
 mod spec_args;
 #[cfg(test)]
 mod tests;
+pub mod transaction;
 
 pub use offer::Offer;
 
@@ -169,6 +170,12 @@ commands! {
     "blockdev-add" BlockdevAdd(BlockdevAdd) -> (),
     /// Takes a node out of the graph.
     "blockdev-del" BlockdevDel(NodeName) -> (),
+    /// Puts an overlay that is in the graph onto a node.
+    "blockdev-snapshot" BlockdevSnapshot(BlockdevSnapshot) -> (),
+    /// Makes an overlay and puts it onto a node.
+    "blockdev-snapshot-sync" BlockdevSnapshotSync(BlockdevSnapshotSync) -> (),
+    /// Several of them at one moment, or none.
+    "transaction" Transaction(Transaction) -> (),
 
     /// Plugs a device.
     "device_add" DeviceAdd(DeviceAdd) -> (),
@@ -227,6 +234,9 @@ impl Command {
                 | Self::BlockdevChangeMedium(_)
                 | Self::BlockdevAdd(_)
                 | Self::BlockdevDel(_)
+                | Self::BlockdevSnapshot(_)
+                | Self::BlockdevSnapshotSync(_)
+                | Self::Transaction(_)
                 | Self::ObjectAdd(_)
                 | Self::ObjectDel(_)
                 | Self::DeviceAdd(_)
@@ -240,6 +250,8 @@ fn features(name: &str) -> &'static [&'static str] {
     match name {
         // -device takes JSON, and what it takes is what device_add takes.
         "device_add" => &["json-cli", "json-cli-hotplug"],
+        // The overlay may have been opened for writing before: libvirt asks for that.
+        "blockdev-snapshot" => &["allow-write-only-overlay"],
         _ => &[],
     }
 }

@@ -162,17 +162,18 @@ impl Node {
     #[must_use]
     pub fn info(&self, writeback: bool) -> NodeInfo {
         let image = self.details();
-        let chain = std::iter::successors(self.child("backing"), |node| node.child("backing"));
+        let backing = self.child("backing");
+        let chain = std::iter::successors(backing.clone(), |node| node.child("backing"));
         NodeInfo {
             file: self.filename.display().to_string(),
             node_name: self.name.clone(),
-            ro: self.layer.limits().read_only,
+            ro: self.is_read_only(),
             drv: self.layer.driver(),
-            backing_file: self.child("backing").map(|node| node.filename.display().to_string()),
+            backing_file: backing.map(|node| node.filename.display().to_string()),
             backing_file_depth: chain.count(),
             children: self
-                .children
-                .iter()
+                .children()
+                .into_iter()
                 .map(|(child, node)| ChildInfo { child, node_name: node.name.clone() })
                 .collect(),
             active: true,

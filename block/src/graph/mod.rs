@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock};
 
 use crate::crypto::Secrets;
 use crate::disk::Disk;
@@ -24,14 +24,19 @@ mod groups;
 mod info;
 mod named;
 mod open;
+mod snapshot;
 mod throw_away;
 
 pub use drive::{CacheMode, DriveSpec, OpenedDrive};
 pub use info::{CacheInfo, ChildInfo, ImageDetails, NodeInfo, ThrottleInfo};
 pub use named::by_name;
 pub use open::Inherited;
+pub use snapshot::{NewOverlay, Snapshot};
 
 use open::Trail;
+
+/// A node beneath another, and what it is to that one (`file`, `backing`, `data-file`).
+pub type Child = (&'static str, Arc<Node>);
 
 /// One node of the graph.
 pub struct Node {
@@ -39,14 +44,16 @@ pub struct Node {
     layer: Arc<dyn Layer>,
     /// The host path at the bottom, as the user or the header gave it.
     filename: PathBuf,
-    children: Vec<(&'static str, Arc<Node>)>,
+    children: RwLock<Vec<Child>>,
     detect_zeroes: DetectZeroes,
     direct: bool,
     no_flush: bool,
     /// Name of the secret that opened it.
     key_secret: Option<String>,
-    /// A front end writes to it.
+    /// A front end has it.
     attached: AtomicBool,
+    /// An overlay was put on it: it is only read from then on.
+    kept: AtomicBool,
     /// What limits the front end, where `-drive` asked for limits.
     limits: OnceLock<Arc<Group>>,
 }
@@ -76,10 +83,16 @@ impl Node {
         &self.filename
     }
 
-    /// The nodes beneath with what they are to this one (`file`, `backing`, `data-file`).
+    /// The nodes beneath, as of now.
     #[must_use]
-    pub fn children(&self) -> &[(&'static str, Arc<Node>)] {
-        &self.children
+    pub fn children(&self) -> Vec<Child> {
+        self.children.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Whether nothing is written to it.
+    #[must_use]
+    pub fn is_read_only(&self) -> bool {
+        self.kept.load(Ordering::Acquire) || self.layer.limits().read_only
     }
 
     /// Has the front end that gets this node kept to the limits of `group`.
@@ -90,8 +103,9 @@ impl Node {
 
     /// The node beneath in the role `role`.
     #[must_use]
-    pub fn child(&self, role: &str) -> Option<&Arc<Self>> {
-        self.children.iter().find(|(r, _)| *r == role).map(|(_, node)| node)
+    pub fn child(&self, role: &str) -> Option<Arc<Self>> {
+        let children = self.children.read().unwrap_or_else(PoisonError::into_inner);
+        children.iter().find(|(r, _)| *r == role).map(|(_, node)| node.clone())
     }
 }
 
@@ -106,14 +120,14 @@ impl Node {
             let access = if self.layer.limits().read_only { access.reading() } else { access };
             return file.relock(access);
         }
-        let below = self.children.iter().filter(|(role, _)| *role != "backing");
+        let below = self.children().into_iter().filter(|(role, _)| *role != "backing");
         below.into_iter().try_for_each(|(_, node)| node.relock(access))
     }
 }
 
 /// A node given to a front end; dropped, another may have it.
 pub struct Attached {
-    node: Arc<Node>,
+    node: Mutex<Arc<Node>>,
     disk: Disk,
 }
 
@@ -124,16 +138,24 @@ impl Attached {
         &self.disk
     }
 
-    /// The node beneath it as it was attached.
+    /// The node beneath it, as of now.
     #[must_use]
-    pub fn node(&self) -> &Arc<Node> {
-        &self.node
+    pub fn node(&self) -> Arc<Node> {
+        self.node.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// The front end has `node` from now on, and the former one is free; its disk is moved beside this.
+    fn move_to(&self, node: &Arc<Node>) {
+        node.attached.store(true, Ordering::Release);
+        let mut held = self.node.lock().unwrap_or_else(PoisonError::into_inner);
+        let former = std::mem::replace(&mut *held, node.clone());
+        former.attached.store(false, Ordering::Release);
     }
 }
 
 impl Drop for Attached {
     fn drop(&mut self) {
-        self.node.attached.store(false, Ordering::Release);
+        self.node().attached.store(false, Ordering::Release);
     }
 }
 
@@ -246,12 +268,24 @@ impl Graph {
         let node = self.get(name).ok_or_else(|| {
             BlockError::new(ErrorKind::NotFound, format!("Cannot find device='' nor node-name='{name}'"))
         })?;
+        if let Some(above) = self.above(&node, "backing").filter(|_| !node.layer.limits().read_only) {
+            // What an overlay does not hold would change under it.
+            let text =
+                format!("Conflicts with use by {} as 'backing', which does not allow 'write' on {name}", above.name());
+            return Err(BlockError::new(ErrorKind::Invalid, text));
+        }
         if node.attached.swap(true, Ordering::AcqRel) {
             return Err(BlockError::new(ErrorKind::Invalid, format!("node '{name}' is used by another device")));
         }
         let disk = Disk::new(node.layer.clone(), write_cache);
         disk.set_throttle(node.limits.get());
-        Ok(Attached { node, disk })
+        Ok(Attached { node: Mutex::new(node), disk })
+    }
+
+    /// A node on top of `node`, to which that is `role`.
+    fn above(&self, node: &Arc<Node>, role: &str) -> Option<Arc<Node>> {
+        let is = |above: &&Arc<Node>| above.children().iter().any(|(r, n)| *r == role && Arc::ptr_eq(n, node));
+        self.lock().values().find(is).cloned()
     }
 
     /// Keeps `node` by its name.
@@ -283,12 +317,12 @@ impl Graph {
 }
 
 fn is_child(above: &Arc<Node>, node: &Arc<Node>) -> bool {
-    above.children.iter().any(|(_, child)| Arc::ptr_eq(child, node))
+    above.children().iter().any(|(_, child)| Arc::ptr_eq(child, node))
 }
 
 /// Forgets children with names of ours, which nobody else can have asked for.
 fn forget_children(nodes: &mut BTreeMap<String, Arc<Node>>, node: &Arc<Node>) {
-    for (_, child) in &node.children {
+    for (_, child) in &node.children() {
         if child.name.starts_with('#') && !nodes.values().any(|n| is_child(n, child)) {
             nodes.remove(&child.name);
             forget_children(nodes, child);

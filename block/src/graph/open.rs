@@ -3,9 +3,9 @@
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, OnceLock, RwLock};
 
-use super::{Graph, Node};
+use super::{Child, Graph, Node};
 use crate::crypto::Secret;
 use crate::error::{BlockError, ErrorKind};
 use crate::filter::copy_on_read::CopyOnRead;
@@ -158,7 +158,7 @@ impl Settings {
 pub(super) struct Parts {
     pub(super) layer: Arc<dyn Layer>,
     pub(super) filename: PathBuf,
-    pub(super) children: Vec<(&'static str, Arc<Node>)>,
+    pub(super) children: Vec<Child>,
 }
 
 impl Graph {
@@ -195,12 +195,13 @@ impl Graph {
             name,
             layer,
             filename: parts.filename,
-            children: parts.children,
+            children: RwLock::new(parts.children),
             detect_zeroes: settings.detect_zeroes,
             direct: settings.direct,
             no_flush: settings.no_flush,
             key_secret: settings.key_secret.clone(),
             attached: AtomicBool::new(false),
+            kept: AtomicBool::new(false),
             limits: OnceLock::new(),
         })
     }

@@ -3,6 +3,7 @@
 use crate::qmp::reply::migration::MigrationCapabilityStatus;
 
 pub use super::spec_args::{BlockdevAdd, ChardevAdd, DeviceAdd, ObjectAdd};
+use super::transaction::TransactionAction;
 
 qapi_enum! {
     /// What a client may ask for in `qmp_capabilities`. Out-of-band commands are not offered.
@@ -221,6 +222,72 @@ qapi_struct! {
         pub force: Option<bool>,
         /// Whether it can be written; `retain` without.
         pub read_only_mode: Option<BlockdevChangeReadOnlyMode>,
+    }
+}
+
+qapi_struct! {
+    /// `blockdev-snapshot`.
+    pub struct BlockdevSnapshot {
+        /// The node that is only read from then on.
+        pub node: String,
+        /// The node that takes the writes.
+        pub overlay: String,
+    }
+}
+
+qapi_enum! {
+    /// How an overlay comes to be.
+    pub enum NewImageMode {
+        /// Its file is an image already.
+        Existing = "existing",
+        /// It is made.
+        AbsolutePaths = "absolute-paths",
+    }
+}
+
+qapi_struct! {
+    /// `blockdev-snapshot-sync`: one of the two names of what is beneath.
+    pub struct BlockdevSnapshotSync {
+        /// The `id=` of a `-drive` or device.
+        pub device: Option<String>,
+        /// The node.
+        pub node_name: Option<String>,
+        /// The overlay's file.
+        pub snapshot_file: String,
+        /// The overlay's name; one is made up without.
+        pub snapshot_node_name: Option<String>,
+        /// Its format; `qcow2` without.
+        pub format: Option<String>,
+        /// How it comes to be; made without.
+        pub mode: Option<NewImageMode>,
+    }
+}
+
+qapi_enum! {
+    /// What happens to the other jobs of a transaction when one fails. None of the actions here starts a job.
+    pub enum ActionCompletionMode {
+        /// They go on.
+        Individual = "individual",
+        /// They are cancelled.
+        Grouped = "grouped",
+    }
+}
+
+qapi_struct! {
+    /// What holds for all actions.
+    pub struct TransactionProperties {
+        /// What happens to the other jobs when one fails.
+        pub completion_mode: Option<ActionCompletionMode>,
+    }
+}
+
+qapi_struct! {
+    /// `transaction`.
+    pub struct Transaction {
+        /// What to do.
+        pub actions: Vec<TransactionAction>,
+        /// What holds for all of them.
+        pub properties: Option<TransactionProperties>,
     }
 }
 

@@ -1,0 +1,168 @@
+//! External snapshots under a running guest: an overlay is put on a node, which is only read from then on.
+//!
+//! Two steps, so that several disks can be caught at one moment: [`Graph::prepare_snapshot`] does all that can fail
+//! while the disks are held still, and [`Graph::take_snapshot`] changes who stands on whom, and cannot fail.
+
+use std::fs::OpenOptions;
+use std::path::Path;
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, PoisonError};
+
+use super::{Attached, Graph, Node};
+use crate::disk::Drained;
+use crate::error::{BlockError, ErrorKind};
+use crate::format::qcow2::{CreateOptions, Qcow2, create};
+use crate::layer::{Layer, Preallocation};
+use crate::lock::Access;
+use crate::protocol::file::{FileOptions, HostFile};
+use crate::spec::{self, Backing, BlockdevSpec, Cache, Discard, NodeRef};
+
+/// An overlay that a snapshot makes or opens itself.
+#[derive(Debug, Clone, Copy)]
+pub struct NewOverlay<'a> {
+    /// Its file.
+    pub file: &'a Path,
+    /// Its format; only `qcow2` keeps what lies beneath.
+    pub format: &'a str,
+    /// The name of its node.
+    pub node_name: Option<&'a str>,
+    /// The file is an image already, and is taken as it is.
+    pub exists: bool,
+}
+
+/// A snapshot that is ready to be taken.
+pub struct Snapshot {
+    node: Arc<Node>,
+    overlay: Arc<Node>,
+}
+
+impl Snapshot {
+    /// The node that takes the writes from then on.
+    #[must_use]
+    pub fn overlay(&self) -> &Arc<Node> {
+        &self.overlay
+    }
+
+    /// Whether the node called `name` is one of the two.
+    #[must_use]
+    pub fn uses(&self, name: &str) -> bool {
+        self.node.name == name || self.overlay.name == name
+    }
+}
+
+fn refuse(text: impl Into<String>) -> BlockError {
+    BlockError::new(ErrorKind::Invalid, text)
+}
+
+impl Graph {
+    /// Makes or opens an overlay for `node`, without anything beneath it yet.
+    ///
+    /// # Errors
+    /// When its file or its name cannot be had.
+    pub fn add_overlay(&self, node: &Arc<Node>, new: NewOverlay<'_>) -> Result<Arc<Node>, BlockError> {
+        if new.node_name.is_some_and(|name| self.get(name).is_some()) {
+            return Err(refuse("New overlay node-name already in use"));
+        }
+        if new.format != "qcow2" {
+            return Err(refuse(format!("Backing file not supported for file format '{}'", new.format)));
+        }
+        if !new.exists {
+            make(node, new.file)?;
+        }
+        let cache = Cache { direct: Some(node.direct), no_flush: Some(node.no_flush) };
+        let file = spec::File { filename: new.file.display().to_string(), ..spec::File::default() };
+        let discard = if node.layer.limits().discard { Discard::Unmap } else { Discard::Ignore };
+        self.add(&BlockdevSpec::Qcow2(Box::new(spec::Qcow2 {
+            node_name: new.node_name.map(str::to_owned),
+            file: NodeRef::Inline(Box::new(super::named::in_file_system(file))),
+            backing: Backing::None,
+            cache: Some(cache),
+            discard: Some(discard),
+            ..spec::Qcow2::default()
+        })))
+    }
+
+    /// Looks whether `overlay` can be put on `node`, and writes back what `node` holds; whoever writes to it is held
+    /// still.
+    ///
+    /// # Errors
+    /// When one of them is in use in another way, `overlay` cannot have anything beneath it or has, or `node` could not
+    /// be written back.
+    pub fn prepare_snapshot(&self, node: &str, overlay: &str) -> Result<Snapshot, BlockError> {
+        let find = |name: &str| {
+            let missing = || format!("Cannot find device='' nor node-name='{name}'");
+            self.get(name).ok_or_else(|| BlockError::new(ErrorKind::NotFound, missing()))
+        };
+        let (node, overlay) = (find(node)?, find(overlay)?);
+        let nodes = self.nodes();
+        let above = |node: &Arc<Node>| nodes.iter().find(|above| super::is_child(above, node));
+        if Arc::ptr_eq(&node, &overlay) || overlay.attached.load(Ordering::Acquire) || above(&overlay).is_some() {
+            return Err(refuse("The overlay is already in use"));
+        }
+        if overlay.child("backing").is_some() {
+            return Err(refuse("The overlay already has a backing image"));
+        }
+        if !overlay.layer.as_any().is::<Qcow2>() {
+            return Err(refuse("The overlay does not support backing images"));
+        }
+        if overlay.is_read_only() && !node.is_read_only() {
+            return Err(refuse(format!("The overlay '{}' is read-only", overlay.name)));
+        }
+        if let Some(above) = above(&node) {
+            let text = "give the name of the node on top, which the device has";
+            return Err(refuse(format!("Node '{}' is beneath node '{}': {text}", node.name, above.name)));
+        }
+        if !node.is_read_only() {
+            node.layer.flush()?;
+            node.layer.close()?;
+        }
+        Ok(Snapshot { node, overlay })
+    }
+
+    /// Takes a snapshot: `front`, if a front end has the node, goes on with the overlay. Gives the overlay back.
+    pub fn take_snapshot(&self, snapshot: Snapshot, front: Option<(&Attached, &Drained)>) -> Arc<Node> {
+        let Snapshot { node, overlay } = snapshot;
+        if let Some(image) = overlay.layer.as_any().downcast_ref::<Qcow2>() {
+            image.set_backing(Some(node.layer.clone()));
+        }
+        overlay.children.write().unwrap_or_else(PoisonError::into_inner).push(("backing", node.clone()));
+        if let Some((attached, held)) = front {
+            held.swap(overlay.layer.clone());
+            attached.move_to(&overlay);
+        }
+        if !node.is_read_only() {
+            node.kept.store(true, Ordering::Release);
+            // Others may read it from now on. That they may not yet is no reason to fail.
+            if let Err(error) = node.relock(Access::Read) {
+                log::warn!("{}: {error}", node.filename.display());
+            }
+        }
+        overlay
+    }
+}
+
+/// Makes an empty overlay of `node` in `path`; what was there is lost.
+fn make(node: &Node, path: &Path) -> Result<(), BlockError> {
+    let made = OpenOptions::new().write(true).create(true).truncate(false).open(path);
+    drop(made.map_err(|e| BlockError::io(format!("Could not create '{}'", path.display()), e))?);
+    let file = HostFile::open(path, FileOptions::default())?;
+    file.resize(0, Preallocation::Off)?;
+    let beneath = (node.filename.display().to_string(), Some(format_of(node)));
+    let options = CreateOptions { size: node.layer.size(), backing: Some(beneath), ..CreateOptions::default() };
+    let file: Arc<dyn Layer> = Arc::new(file);
+    create(&file, None, &options)?.close()
+}
+
+/// The format of the image that `node` shows: that of the first node beneath which is no filter.
+fn format_of(node: &Node) -> String {
+    let filtered = ["file", "image"].into_iter().find_map(|role| node.child(role));
+    match (node.layer.driver(), filtered) {
+        ("throttle" | "copy-on-read" | "blkdebug", Some(beneath)) => format_of(&beneath),
+        // A protocol's bytes, as they are.
+        ("file" | "host_device" | "nbd" | "null-co" | "null-aio", _) => "raw".to_owned(),
+        (format, _) => format.to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests;
