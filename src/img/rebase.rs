@@ -163,7 +163,7 @@ fn keep_piece(top: &Qcow2, before: &[u8], after: &[u8], at: u64) -> Result<(), I
             // for there already.
             let whole = place.is_multiple_of(unit) && (take as u64 == unit || place + take as u64 == top.size());
             if whole && top.has_zero_clusters() && is_zero(old) {
-                top.write_zeroes(place, take as u64, true)?;
+                top.cover(place, take as u64)?;
             } else {
                 write_all(top, old, place)?;
             }

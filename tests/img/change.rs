@@ -18,6 +18,40 @@ fn resized_images_keep_what_they_had() {
 }
 
 #[test]
+fn grown_overlay_shows_nothing_more_of_a_longer_backing_file() {
+    let rig = Rig::empty();
+    rig.write("filled.raw", 3 << 20, &[(0, 3 << 20, 9)]);
+    let kinds = ["compat=0.10", "cluster_size=4k", "extended_l2=on,cluster_size=256k", "lazy_refcounts=on"];
+    let grown = ["off", "metadata", "falloc", "full"];
+    for (kind, preallocation) in kinds.iter().flat_map(|kind| grown.map(|grown| (kind, grown))) {
+        rig.qemu(&format!("create -q -f qcow2 -o {kind} -b filled.raw -F raw top.qcow2 1000k"));
+        rig.qemu("convert -O raw top.qcow2 before.raw");
+        rig.qemu("resize -q -f raw before.raw 4M");
+
+        rig.works(&format!("resize -q --preallocation={preallocation} top.qcow2 4M"));
+
+        rig.alike("before.raw", "top.qcow2");
+        rig.sound("top.qcow2");
+    }
+}
+
+#[test]
+fn safe_rebase_keeps_the_zeroes_of_an_image_that_had_nothing_beneath() {
+    let rig = Rig::empty();
+    rig.write("filled.raw", 2 << 20, &[(0, 2 << 20, 9)]);
+    for options in ["compat=0.10", "cluster_size=512", "extended_l2=on", "cluster_size=2M"] {
+        rig.qemu(&format!("create -q -f qcow2 -o {options} lone.qcow2 2500096"));
+        rig.io("lone.qcow2", &["write -P 3 70k 1k", "write -z 128k 64k", "write -P 4 1021k 2k"]);
+        rig.qemu("convert -O raw lone.qcow2 before.raw");
+
+        rig.works("rebase -b filled.raw -F raw lone.qcow2");
+
+        rig.alike("before.raw", "lone.qcow2");
+        rig.sound("lone.qcow2");
+    }
+}
+
+#[test]
 fn safe_rebase_keeps_the_content() {
     let rig = Rig::new();
     rig.works("convert -O raw top.qcow2 before.raw");

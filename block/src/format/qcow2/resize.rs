@@ -3,7 +3,7 @@
 use std::ops::Range;
 use std::sync::atomic::Ordering;
 
-use super::entry::{ALL_ALLOCATED, Entry, OFFSET};
+use super::entry::{ALL_ALLOCATED, Entry, Mapping, OFFSET};
 use super::header::corrupt;
 use super::refcount::Freed;
 use super::{Qcow2, lock};
@@ -25,6 +25,7 @@ impl Qcow2 {
             let text = "Can't resize a v2 image which has snapshots";
             return Err(BlockError::new(ErrorKind::Unsupported, text));
         }
+        let mut placed = old;
         if size < old {
             if preallocation != Preallocation::Off {
                 return Err(BlockError::new(ErrorKind::Invalid, "Preallocation can't be used for shrinking an image"));
@@ -34,6 +35,7 @@ impl Qcow2 {
             // What lies past the old end in its last cluster must read as zeroes.
             self.clear_tail(old, size)?;
             self.grow_l1(size)?;
+            placed = self.hide_backing(old, size)?;
         }
         self.write_back()?;
         if self.geometry.external {
@@ -47,7 +49,7 @@ impl Qcow2 {
             self.size.store(size, Ordering::Release);
         }
         if size > old {
-            self.preallocate(old..size, preallocation)?;
+            self.preallocate(placed..size, preallocation)?;
         }
         self.write_back()
     }
@@ -66,6 +68,23 @@ impl Qcow2 {
     fn clear_tail(&self, old: u64, size: u64) -> Result<(), BlockError> {
         let end = old.next_multiple_of(self.geometry.cluster()).min(size);
         if old < end && !self.is_zero(old..end)? { self.write_zero_bytes(old..end) } else { Ok(()) }
+    }
+
+    /// Makes what is new read as zeroes where the backing file is longer than the disk was. Before the header says the
+    /// new size, so that a kill shows nothing of it. Gives the end of what has places in the file now.
+    fn hide_backing(&self, old: u64, size: u64) -> Result<u64, BlockError> {
+        let g = self.geometry;
+        let start = old.next_multiple_of(g.cluster());
+        let end = self.maps().backing.as_ref().map_or(0, |backing| backing.size()).min(size);
+        if start >= end {
+            return Ok(old);
+        }
+        if g.version == 2 {
+            return self.write_zero_bytes(start..end).map(|()| end);
+        }
+        let end = end.next_multiple_of(g.cluster());
+        self.change_entries(start..end, false, |entry| Some(entry.zeroed(g.extended, true)))?;
+        Ok(old)
     }
 
     /// Moves the L1 table to where it has room for a disk of `size` bytes.
@@ -145,7 +164,9 @@ impl Qcow2 {
                     return Err(corrupt("a cluster past the end of the disk is in use"));
                 }
                 let entry = Entry::data(host + n * g.cluster(), bitmap);
-                self.set_entry(at, if marked { entry.zeroed(false, true) } else { entry })?;
+                // What is marked as zero hides a backing file and stays so.
+                let marked = marked || self.find(at, 1)?.0.mapping == Mapping::Zero;
+                self.set_entry(at, if marked { entry.zeroed(g.extended, true) } else { entry })?;
                 at += g.cluster();
             }
             drop(alloc);

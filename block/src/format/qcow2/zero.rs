@@ -56,12 +56,26 @@ impl Qcow2 {
     }
 
     pub(super) fn zero_range(&self, offset: u64, len: u64, unmap: bool) -> Result<(), BlockError> {
+        let beneath = self.maps().backing.is_some();
+        self.zero_over(offset, len, unmap, beneath)
+    }
+
+    /// Marks whole clusters as zero, also where they are absent and nothing lies beneath: something is about to.
+    ///
+    /// # Errors
+    /// As [`crate::layer::Layer::write_zeroes`].
+    pub fn cover(&self, offset: u64, len: u64) -> Result<(), BlockError> {
+        self.writable()?;
+        self.zero_over(offset, len, true, true)
+    }
+
+    /// Zeroes a range; `beneath` says whether absent clusters show (or will show) something else.
+    fn zero_over(&self, offset: u64, len: u64, unmap: bool, beneath: bool) -> Result<(), BlockError> {
         self.touch()?;
         self.record(offset, len);
         let end = offset + len;
         let g = self.geometry;
-        let has_backing = self.maps().backing.is_some();
-        if g.version == 2 && (has_backing || !unmap) {
+        if g.version == 2 && (beneath || !unmap) {
             return self.write_zero_bytes(offset..end);
         }
         let whole = self.whole_clusters(offset, end);
@@ -73,9 +87,9 @@ impl Qcow2 {
             let end = whole.end.min(end);
             self.data.write_zeroes(whole.start, end - whole.start, unmap)?;
         }
-        self.change_entries(whole.clone(), !has_backing, |old| {
+        self.change_entries(whole.clone(), !beneath, |old| {
             let absent = old.word == 0 && (!g.extended || old.bitmap == 0);
-            if g.version == 2 || (absent && !has_backing) {
+            if g.version == 2 || (absent && !beneath) {
                 return Some(Entry { word: 0, bitmap: if g.extended { 0 } else { old.bitmap } });
             }
             Some(old.zeroed(g.extended, g.external || (!unmap && old.is_copied())))
