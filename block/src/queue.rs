@@ -38,6 +38,9 @@ const LONGEST_HERE: u64 = 64 << 10;
 const SHORT: Duration = Duration::from_micros(100);
 /// Less than a disk takes for a read: such reads are better done many at once.
 const SHORT_READ: Duration = Duration::from_micros(30);
+/// Requests of direct I/O that are handed to the kernel together: a device then works on these while the next are on
+/// their way, and both are not idle in turn. What the page cache has is there at once, however many are handed over.
+const TOGETHER: usize = 4;
 /// Most requests in flight in one queue.
 const DEEPEST: u32 = 1024;
 
@@ -263,7 +266,11 @@ impl DiskQueue {
             return self.start_here(request, fd, offset, pass);
         }
         if aligned && fits && ring && self.ring.is_some() {
-            return self.start_ring(request, fd, offset, pass);
+            self.start_ring(request, fd, offset, pass);
+            if alignment > 1 && self.ring.as_mut().is_some_and(|ring| ring.queued() >= TOGETHER) {
+                self.kick();
+            }
+            return;
         }
         if aligned && fits && alignment == 1 && request.op == Op::Read {
             // What the page cache has costs no thread.

@@ -82,6 +82,11 @@ impl Ring {
         self.push(&entry.user_data(u64::from(key)))
     }
 
+    /// Operations that the kernel was not handed yet.
+    pub(crate) fn queued(&mut self) -> usize {
+        self.ring.submission().len()
+    }
+
     /// Hands what is queued to the kernel.
     pub(crate) fn kick(&mut self) -> io::Result<()> {
         // The kernel may stop at an entry that it refuses: what is behind it is still to be handed over.

@@ -80,6 +80,11 @@ impl Hash {
         })
     }
 
+    /// Parts that a derived key of `bytes` has, each as long as what the function gives.
+    pub(super) fn parts(self, bytes: usize) -> usize {
+        bytes.div_ceil(with_type!(self, H => H::output_size()))
+    }
+
     /// Derives a key of `out`'s length from a password.
     pub(super) fn derive(self, password: &[u8], salt: &[u8], iterations: u32, out: &mut [u8]) {
         with_type!(self, H => pbkdf2::pbkdf2_hmac::<H>(password, salt, iterations, out));

@@ -21,11 +21,14 @@ use super::{af, invalid, random};
 use crate::error::{BlockError, ErrorKind};
 use crate::layer::{Layer, read_vec, write_all};
 
+mod effort;
 mod header;
 mod slots;
 
+pub use effort::MOST_ITER_TIME;
 pub use slots::SlotChange;
 
+use effort::Effort;
 use header::{HEADER, Slot};
 
 /// Key slots of a header.
@@ -36,7 +39,7 @@ const STRIPES: u32 = 4000;
 const ALIGN: u64 = 4096;
 /// Fewest iterations of a key derivation.
 const FEWEST: u32 = 1000;
-/// Most iterations that are followed: some minutes. A header could ask for hours.
+/// Most iterations of a key derivation that is made here.
 const MOST: u32 = 1 << 28;
 
 /// What a new LUKS header is like.
@@ -50,7 +53,7 @@ pub struct LuksOptions {
     pub iv: IvGen,
     /// The hash of key derivation and splitter.
     pub hash: Hash,
-    /// How long one key derivation is to take.
+    /// How long one key derivation is to take, at most [`MOST_ITER_TIME`].
     pub iter_time: Duration,
 }
 
@@ -175,6 +178,7 @@ impl Luks {
     /// # Errors
     /// When the options contradict each other, or the host gives no random bytes. Nothing is written yet.
     fn generate(options: &LuksOptions) -> Result<(Self, Zeroizing<Vec<u8>>), BlockError> {
+        effort::check_iter_time(options.iter_time)?;
         let mut key = Zeroizing::new(vec![0; options.key_len()]);
         super::fill_random(&mut key)?;
         // Refuses what does not fit together before a byte is written.
@@ -222,7 +226,7 @@ impl Luks {
     /// The cipher of the payload, unlocked by `password`.
     ///
     /// # Errors
-    /// When no slot opens with it, or its key material cannot be read.
+    /// When no slot opens with it, its key material cannot be read, or trying would take longer than a header may ask for.
     pub fn unlock(&self, file: &dyn Layer, base: u64, password: &Secret) -> Result<SectorCipher, BlockError> {
         let key = self.master_key(file, base, password)?;
         self.sector_cipher(&key)
@@ -268,12 +272,22 @@ impl Luks {
     }
 
     fn master_key(&self, file: &dyn Layer, base: u64, password: &Secret) -> Result<Zeroizing<Vec<u8>>, BlockError> {
-        for slot in self.slots.iter().filter(|slot| slot.active) {
+        let mut effort = Effort::new();
+        for (n, slot) in self.slots.iter().enumerate().filter(|(_, slot)| slot.active) {
+            self.take_upon(&mut effort, n, slot)?;
             if let Some(key) = self.try_slot(file, base, slot, password)? {
                 return Ok(key);
             }
         }
         Err(BlockError::new(ErrorKind::Permission, "Invalid password, cannot unlock any keyslot"))
+    }
+
+    /// Whether a password is worth the work of trying it on slot `n`.
+    fn take_upon(&self, effort: &mut Effort, n: usize, slot: &Slot) -> Result<(), BlockError> {
+        // RFC 8018 section 5.2: each part of the key of a hash's length is derived by itself; the digest has 20 bytes.
+        let passes = |iterations: u32, bytes: usize| u64::from(iterations) * self.hash.parts(bytes) as u64;
+        let all = passes(slot.iterations, self.key_len()) + passes(self.iterations, self.digest.len());
+        effort.take(all, &format!("Keyslot {n}"), || passes(self.sample().0, self.key_len()))
     }
 
     /// The master key, if `password` opens this slot.
@@ -321,6 +335,13 @@ impl Luks {
 
     /// Iterations that take about `time` on this host now.
     fn iterations_for(&self, time: Duration) -> u32 {
+        let (count, took) = self.sample();
+        let wanted = f64::from(count) * time.as_secs_f64() / took.as_secs_f64().max(1e-6);
+        (wanted as u32).clamp(FEWEST, MOST)
+    }
+
+    /// Some iterations, and how long they took.
+    fn sample(&self) -> (u32, Duration) {
         /// Long enough to be told from noise.
         const SAMPLE: Duration = Duration::from_millis(20);
         let mut count = FEWEST;
@@ -330,8 +351,7 @@ impl Luks {
             self.hash.derive(b"password", &self.salt, count, &mut derived);
             let took = start.elapsed();
             if took >= SAMPLE || count >= MOST / 2 {
-                let wanted = f64::from(count) * time.as_secs_f64() / took.as_secs_f64().max(1e-6);
-                return (wanted as u32).clamp(FEWEST, MOST);
+                return (count, took);
             }
             count *= 2;
         }

@@ -12,7 +12,7 @@ mod volume;
 
 pub use cipher::{CipherAlg, CipherMode, IvGen, SECTOR, SectorCipher};
 pub use hash::Hash;
-pub use luks::{Luks, LuksInfo, LuksOptions, SlotChange, SlotInfo};
+pub use luks::{Luks, LuksInfo, LuksOptions, MOST_ITER_TIME, SlotChange, SlotInfo};
 pub use secret::{Secret, Secrets, unwrap_secret};
 pub use volume::Volume;
 

@@ -75,7 +75,7 @@ fn broken_headers_are_refused() {
         (40, b"zzz"),
         (72, b"md4"),
         (108, &[0, 0, 0, 63]),
-        (164, &[0xff, 0xff, 0xff, 0xff]),
+        (164, &[0, 0, 0, 0]),
         (208, &[1, 2, 3, 4]),
         (248, &[0, 0, 0, 0]),
     ];
@@ -90,6 +90,43 @@ fn broken_headers_are_refused() {
     }
     write_all(file.as_ref(), &sound, 0).unwrap();
     assert!(Luks::read(file.as_ref(), 0, 1 << 20).is_err(), "key material past the room it has");
+}
+
+#[test]
+fn headers_that_ask_for_hours_are_read_but_no_password_is_tried_on_them() {
+    /// Where the iterations of the digest, of slot 0 and of slot 1 are, and the mark of slot 1.
+    const PLACES: [usize; 3] = [164, 212, 260];
+    const SECOND: usize = 256;
+    let options = quick(CipherAlg::Aes256, CipherMode::Xts, IvGen::Plain64, Hash::Sha256);
+    for at in PLACES {
+        let file = store(8 << 20);
+        Luks::create(file.as_ref(), 0, &options, &secret("one")).unwrap();
+        write_all(file.as_ref(), &0x00ac_71f3_u32.to_be_bytes(), SECOND as u64).unwrap();
+        write_all(file.as_ref(), &1000u32.to_be_bytes(), PLACES[2] as u64).unwrap();
+        write_all(file.as_ref(), &u32::MAX.to_be_bytes(), at as u64).unwrap();
+        let mut luks = Luks::read(file.as_ref(), 0, 4 << 20).unwrap();
+
+        // The wrong password comes to both slots.
+        let refused = luks.unlock(file.as_ref(), 0, &secret("two")).map(drop).unwrap_err();
+        let erase = SlotChange::Erase { slot: None, old: Some(secret("two")), force: false };
+        let erased = luks.change_slots(file.as_ref(), 0, &secret("one"), &erase).unwrap_err();
+
+        assert!(refused.to_string().contains("would take more than 8 s"), "{refused}");
+        assert!(erased.to_string().contains("would take more than 8 s"), "{erased}");
+    }
+}
+
+#[test]
+fn slots_that_would_take_too_long_to_open_are_not_made() {
+    let file = store(8 << 20);
+    let options = quick(CipherAlg::Aes256, CipherMode::Xts, IvGen::Plain64, Hash::Sha256);
+    let long = MOST_ITER_TIME + Duration::from_millis(1);
+    let too_long = LuksOptions { iter_time: long, ..options.clone() };
+
+    assert!(Luks::create(file.as_ref(), 0, &too_long, &secret("one")).is_err());
+    let (mut luks, _) = Luks::create(file.as_ref(), 0, &options, &secret("one")).unwrap();
+    let add = SlotChange::Activate { new: secret("two"), slot: None, iter_time: long };
+    assert!(luks.change_slots(file.as_ref(), 0, &secret("one"), &add).is_err());
 }
 
 #[test]

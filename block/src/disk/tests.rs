@@ -1,4 +1,5 @@
 use std::io::Write;
+use std::os::fd::AsFd;
 use std::sync::Barrier;
 use std::time::{Duration, Instant};
 
@@ -80,6 +81,33 @@ fn writes_beyond_the_depth_come_back_by_read_through_the_ring() {
 #[test]
 fn writes_beyond_the_depth_come_back_by_read_through_threads() {
     writes_come_back_by_read(false);
+}
+
+#[test]
+fn direct_requests_are_on_their_way_before_the_batch_is_whole() {
+    const ALIGN: usize = 4096;
+    let (file, other) = file_disk(64 << 10, true);
+    drop(other);
+    let layer =
+        HostFile::open(file.path(), FileOptions { ring: true, direct: true, ..FileOptions::default() }).unwrap();
+    let disk = Disk::new(Arc::new(layer), true);
+    let mut queue = disk.open_queue(8).unwrap();
+    let at = memory(5 * ALIGN, 0);
+    let at = at.wrapping_add(at.align_offset(ALIGN));
+    for n in 0..4 {
+        queue.submit(request(n, Op::Read, n * ALIGN as u64, ALIGN, at.wrapping_add(n as usize * ALIGN)));
+    }
+
+    // Nobody has kicked the queue: without that, nothing would ever be readable.
+    let notifier = queue.notifier().try_clone_to_owned().unwrap();
+    let (told, seen) = std::sync::mpsc::channel();
+    std::thread::spawn(move || {
+        sys::wait_readable(notifier.as_fd());
+        let _ = told.send(());
+    });
+
+    assert_eq!(seen.recv_timeout(Duration::from_secs(10)), Ok(()));
+    assert!(wait(queue.as_mut(), 4).iter().all(|c| c.result.is_ok()));
 }
 
 #[test]

@@ -2,7 +2,7 @@
 
 use super::super::cipher::{CipherAlg, CipherMode, IvGen, SECTOR};
 use super::super::hash::Hash;
-use super::{Luks, MOST, SLOTS, STRIPES};
+use super::{Luks, SLOTS, STRIPES};
 use crate::error::{BlockError, ErrorKind};
 
 /// Bytes of the header.
@@ -119,8 +119,8 @@ impl Luks {
 
     /// The fields that later steps rely on, with key material inside `room` bytes from the header's start.
     pub(super) fn check(&self, room: u64) -> Result<(), BlockError> {
-        if self.iterations == 0 || self.iterations > MOST {
-            return Err(corrupt(format!("LUKS key iteration count {} is impossible or too high", self.iterations)));
+        if self.iterations == 0 {
+            return Err(corrupt("LUKS key iteration count is zero"));
         }
         let len = self.key_len() as u64 * u64::from(STRIPES);
         let end = self.payload_offset().min(room);
@@ -129,11 +129,8 @@ impl Luks {
             if slot.stripes != STRIPES {
                 return Err(corrupt(format!("Keyslot {n} is corrupted (stripes {} != {STRIPES})", slot.stripes)));
             }
-            if slot.active && (slot.iterations == 0 || slot.iterations > MOST) {
-                return Err(corrupt(format!(
-                    "Keyslot {n} iteration count {} is impossible or too high",
-                    slot.iterations
-                )));
+            if slot.active && slot.iterations == 0 {
+                return Err(corrupt(format!("Keyslot {n} iteration count is zero")));
             }
             if slot.offset() < HEADER as u64 {
                 return Err(corrupt(format!("Keyslot {n} is overlapping the LUKS header")));

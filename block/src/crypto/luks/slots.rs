@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use super::effort::{Effort, check_iter_time};
 use super::header::Slot;
 use super::{Luks, SLOTS, invalid};
 use crate::crypto::secret::Secret;
@@ -17,7 +18,7 @@ pub enum SlotChange {
         new: Secret,
         /// The slot, or the first that is free.
         slot: Option<u64>,
-        /// How long one key derivation is to take.
+        /// How long one key derivation is to take, at most [`super::MOST_ITER_TIME`].
         iter_time: Duration,
     },
     /// Slots lose their password.
@@ -50,6 +51,7 @@ impl Luks {
     ) -> Result<(), BlockError> {
         match change {
             SlotChange::Activate { new, slot, iter_time } => {
+                check_iter_time(*iter_time)?;
                 let n = self.free_slot(*slot)?;
                 let key = self.master_key(file, base, password)?;
                 self.set_slot(file, base, n, &key, new, *iter_time)
@@ -83,10 +85,15 @@ impl Luks {
         force: bool,
     ) -> Result<Vec<usize>, BlockError> {
         let active = self.slots.iter().filter(|slot| slot.active).count();
-        let opens = |slot: &Slot| old.map_or(Ok(None), |old| self.try_slot(file, base, slot, old));
+        let mut effort = Effort::new();
+        let mut opens = |n: usize| {
+            let (Some(old), slot) = (old, &self.slots[n]) else { return Ok(false) };
+            self.take_upon(&mut effort, n, slot)?;
+            self.try_slot(file, base, slot, old).map(|key| key.is_some())
+        };
         if let Some(slot) = slot {
             let n = slot_number(slot)?;
-            if old.is_some() && opens(&self.slots[n])?.is_none() {
+            if old.is_some() && !opens(n)? {
                 return Err(invalid("This keyslot doesn't contain the given (old) password"));
             }
             if !force && !self.slots[n].active {
@@ -107,8 +114,8 @@ impl Luks {
             ));
         }
         let mut gone = Vec::new();
-        for (n, slot) in self.slots.iter().enumerate().filter(|(_, slot)| slot.active) {
-            if opens(slot)?.is_some() {
+        for n in (0..SLOTS).filter(|n| self.slots[*n].active) {
+            if opens(n)? {
                 gone.push(n);
             }
         }
