@@ -248,4 +248,6 @@ impl Image for Disk {
 }
 
 #[cfg(test)]
+pub(crate) mod rig;
+#[cfg(test)]
 mod tests;

@@ -8,6 +8,7 @@ pub mod format;
 pub mod graph;
 mod haste;
 pub mod image;
+pub mod job;
 pub mod layer;
 pub mod lock;
 pub mod mem;

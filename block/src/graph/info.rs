@@ -163,14 +163,13 @@ impl Node {
     pub fn info(&self, writeback: bool) -> NodeInfo {
         let image = self.details();
         let backing = self.child("backing");
-        let chain = std::iter::successors(backing.clone(), |node| node.child("backing"));
         NodeInfo {
             file: self.filename.display().to_string(),
             node_name: self.name.clone(),
             ro: self.is_read_only(),
             drv: self.layer.driver(),
             backing_file: backing.map(|node| node.filename.display().to_string()),
-            backing_file_depth: chain.count(),
+            backing_file_depth: self.beneath().count(),
             children: self
                 .children()
                 .into_iter()

@@ -24,6 +24,7 @@ mod groups;
 mod info;
 mod named;
 mod open;
+mod rework;
 mod snapshot;
 mod throw_away;
 
@@ -31,6 +32,7 @@ pub use drive::{CacheMode, DriveSpec, OpenedDrive};
 pub use info::{CacheInfo, ChildInfo, ImageDetails, NodeInfo, ThrottleInfo};
 pub use named::by_name;
 pub use open::Inherited;
+pub use rework::Held;
 pub use snapshot::{NewOverlay, Snapshot};
 
 use open::Trail;
@@ -54,6 +56,8 @@ pub struct Node {
     attached: AtomicBool,
     /// An overlay was put on it: it is only read from then on.
     kept: AtomicBool,
+    /// The kind of job that has it in hand.
+    job: Mutex<Option<&'static str>>,
     /// What limits the front end, where `-drive` asked for limits.
     limits: OnceLock<Arc<Group>>,
 }
@@ -99,6 +103,11 @@ impl Node {
     pub fn limit(&self, group: Arc<Group>) {
         // A drive has one group, given once.
         let _ = self.limits.set(group);
+    }
+
+    /// The backing chain beneath it, from the top down.
+    pub fn beneath(&self) -> impl Iterator<Item = Arc<Self>> + use<> {
+        std::iter::successors(self.child("backing"), |node| node.child("backing"))
     }
 
     /// The node beneath in the role `role`.
@@ -235,6 +244,7 @@ impl Graph {
         if node.attached.load(Ordering::Acquire) || nodes.values().any(|n| is_child(n, node)) {
             return Err(BlockError::new(ErrorKind::Invalid, format!("Block device {name} is in use")));
         }
+        node.check_idle()?;
         node.layer.close()?;
         if let Some(node) = nodes.remove(name) {
             forget_children(&mut nodes, &node);

@@ -3,7 +3,7 @@
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
-use std::sync::{Arc, OnceLock, RwLock};
+use std::sync::{Arc, Mutex, OnceLock, RwLock};
 
 use super::{Child, Graph, Node};
 use crate::crypto::Secret;
@@ -202,6 +202,7 @@ impl Graph {
             key_secret: settings.key_secret.clone(),
             attached: AtomicBool::new(false),
             kept: AtomicBool::new(false),
+            job: Mutex::new(None),
             limits: OnceLock::new(),
         })
     }

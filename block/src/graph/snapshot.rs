@@ -94,6 +94,8 @@ impl Graph {
             self.get(name).ok_or_else(|| BlockError::new(ErrorKind::NotFound, missing()))
         };
         let (node, overlay) = (find(node)?, find(overlay)?);
+        node.check_idle()?;
+        overlay.check_idle()?;
         let nodes = self.nodes();
         let above = |node: &Arc<Node>| nodes.iter().find(|above| super::is_child(above, node));
         if Arc::ptr_eq(&node, &overlay) || overlay.attached.load(Ordering::Acquire) || above(&overlay).is_some() {

@@ -3,10 +3,8 @@ use std::sync::atomic::AtomicBool;
 use serde_json::json;
 
 use super::*;
-use crate::disk::Disk;
-use crate::image::{Image, Op, Request};
+use crate::disk::rig;
 use crate::layer::read_vec;
-use crate::sys;
 
 const BLOCK: usize = 4096;
 const BLOCKS: usize = 512;
@@ -43,21 +41,6 @@ fn content(file: &Path) -> Vec<u8> {
     read_vec(node.layer().as_ref(), 0, BLOCK * BLOCKS).unwrap()
 }
 
-fn write_one(disk: &Disk, block: usize) {
-    let mut queue = disk.open_queue(1).unwrap();
-    let memory = vec![1_u8; BLOCK].leak();
-    let vector = libc::iovec { iov_base: memory.as_mut_ptr().cast(), iov_len: BLOCK };
-    #[expect(unsafe_code, reason = "test memory is leaked and so outlives everything")]
-    // SAFETY: the memory is leaked and nobody else uses it.
-    let buffers = unsafe { crate::image::Buffers::new(vec![vector], None) };
-    let (op, offset, len) = (Op::Write { fua: false }, (block * BLOCK) as u64, BLOCK as u64);
-    queue.submit(Request { tag: 0, op, offset, len, buffers });
-    queue.kick();
-    while queue.reap().is_none_or(|done| done.result.is_err()) {
-        sys::wait_readable(queue.notifier());
-    }
-}
-
 #[test]
 fn snapshot_under_writes_holds_those_before_it_and_the_overlay_those_after() {
     let graph = Graph::new();
@@ -69,7 +52,7 @@ fn snapshot_under_writes_holds_those_before_it_and_the_overlay_those_after() {
         // At least one write before, and one after.
         let mut after = 0;
         for block in 0..BLOCKS {
-            write_one(&disk, block);
+            rig::write(&disk, &[1; BLOCK], (block * BLOCK) as u64);
             after += usize::from(seen.load(Ordering::SeqCst));
             if after > 8 {
                 return block + 1;

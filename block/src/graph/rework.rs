@@ -1,0 +1,82 @@
+//! Who stands on whom, changed by a job: nodes in its hands, and another backing node for an image.
+
+use std::sync::{Arc, PoisonError};
+
+use super::{Graph, Node, forget_children};
+use crate::error::{BlockError, ErrorKind};
+use crate::format::qcow2::Qcow2;
+
+/// Nodes in the hands of a job, until it is dropped.
+pub struct Held {
+    nodes: Vec<Arc<Node>>,
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        for node in &self.nodes {
+            *node.job.lock().unwrap_or_else(PoisonError::into_inner) = None;
+        }
+    }
+}
+
+impl Node {
+    /// The kind of job that has it in hand.
+    #[must_use]
+    pub fn job(&self) -> Option<&'static str> {
+        *self.job.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Refuses a change while a job has the node in hand.
+    ///
+    /// # Errors
+    /// It has.
+    pub fn check_idle(&self) -> Result<(), BlockError> {
+        let Some(job) = self.job() else { return Ok(()) };
+        let text = format!("Node '{}' is busy: block device is in use by block job: {job}", self.name);
+        Err(BlockError::new(ErrorKind::Invalid, text))
+    }
+}
+
+impl Graph {
+    /// Puts `nodes` into the hands of a job of the kind `job`.
+    ///
+    /// # Errors
+    /// When another job has one of them.
+    pub fn hold_for_job(&self, nodes: Vec<Arc<Node>>, job: &'static str) -> Result<Held, BlockError> {
+        nodes.iter().try_for_each(|node| node.check_idle())?;
+        for node in &nodes {
+            *node.job.lock().unwrap_or_else(PoisonError::into_inner) = Some(job);
+        }
+        Ok(Held { nodes })
+    }
+
+    /// Puts `top`, whose front end is held still, onto `base`, which shows the same where `top` holds nothing, and
+    /// writes so into its header. Nodes between that nobody named are forgotten.
+    ///
+    /// # Errors
+    /// When `top` is no overlay, or its header could not be written: then nothing has changed.
+    pub fn rebase(
+        &self,
+        top: &Arc<Node>,
+        base: Option<&Arc<Node>>,
+        name: Option<(&str, Option<&str>)>,
+    ) -> Result<(), BlockError> {
+        let image: &Qcow2 = top.layer.as_any().downcast_ref().ok_or_else(|| {
+            BlockError::new(ErrorKind::Invalid, format!("node '{}' does not keep what lies beneath", top.name))
+        })?;
+        image.set_backing_name(name)?;
+        image.set_backing(base.map(|base| base.layer.clone()));
+        let mut children = top.children.write().unwrap_or_else(PoisonError::into_inner);
+        let former: Vec<_> = children.extract_if(.., |(role, _)| *role == "backing").map(|(_, node)| node).collect();
+        children.extend(base.map(|base| ("backing", base.clone())));
+        drop(children);
+        let mut nodes = self.lock();
+        for node in former.iter().filter(|node| base.is_none_or(|base| !Arc::ptr_eq(base, node))) {
+            if node.name.starts_with('#') && !nodes.values().any(|above| super::is_child(above, node)) {
+                nodes.remove(&node.name);
+                forget_children(&mut nodes, node);
+            }
+        }
+        Ok(())
+    }
+}

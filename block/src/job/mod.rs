@@ -1,0 +1,138 @@
+//! Work on images beside a running guest: [`Stream`] pulls what lies beneath an overlay up into it.
+//!
+//! A job's work runs on a thread of its own and knows a [`Control`]: how far it is, whether it should pause or end, how
+//! fast it may be. Between two steps it asks there. It changes no relation between nodes; whoever started it does that
+//! when the work is done, while the disk is held still.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use crate::error::BlockError;
+
+mod stream;
+
+pub use stream::Stream;
+
+/// Why work ended before it was done.
+#[derive(Debug)]
+pub enum Halt {
+    /// Someone asked for it.
+    Cancelled,
+    /// It could not go on.
+    Failed(BlockError),
+}
+
+impl From<BlockError> for Halt {
+    fn from(error: BlockError) -> Self {
+        Self::Failed(error)
+    }
+}
+
+#[derive(Debug, Default)]
+struct Orders {
+    cancelled: bool,
+    paused: bool,
+    /// Bytes a second; 0 is as fast as it goes.
+    speed: u64,
+    /// When the next step may begin.
+    next: Option<Instant>,
+}
+
+/// What a job is told and tells.
+#[derive(Debug, Default)]
+pub struct Control {
+    orders: Mutex<Orders>,
+    changed: Condvar,
+    done: AtomicU64,
+    total: AtomicU64,
+}
+
+impl Control {
+    /// For a job that may move `speed` bytes a second; 0 is as fast as it goes.
+    #[must_use]
+    pub fn new(speed: u64) -> Self {
+        Self { orders: Mutex::new(Orders { speed, ..Orders::default() }), ..Self::default() }
+    }
+
+    fn orders(&self) -> MutexGuard<'_, Orders> {
+        self.orders.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn order(&self, change: impl FnOnce(&mut Orders)) {
+        change(&mut self.orders());
+        self.changed.notify_all();
+    }
+
+    /// Ends the work at its next step.
+    pub fn cancel(&self) {
+        self.order(|orders| orders.cancelled = true);
+    }
+
+    /// Whether that was asked for.
+    #[must_use]
+    pub fn is_cancelled(&self) -> bool {
+        self.orders().cancelled
+    }
+
+    /// Holds the work at its next step, or lets it go on.
+    pub fn set_paused(&self, paused: bool) {
+        self.order(|orders| orders.paused = paused);
+    }
+
+    /// Whether it is held.
+    #[must_use]
+    pub fn is_paused(&self) -> bool {
+        self.orders().paused
+    }
+
+    /// Sets how many bytes a second it may move; 0 is as fast as it goes.
+    pub fn set_speed(&self, speed: u64) {
+        self.order(|orders| (orders.speed, orders.next) = (speed, None));
+    }
+
+    /// How many bytes a second it may move.
+    #[must_use]
+    pub fn speed(&self) -> u64 {
+        self.orders().speed
+    }
+
+    /// How far it is, and where that ends, in bytes.
+    #[must_use]
+    pub fn progress(&self) -> (u64, u64) {
+        (self.done.load(Ordering::Relaxed), self.total.load(Ordering::Relaxed))
+    }
+
+    /// How far it will be when it is done.
+    pub fn set_total(&self, total: u64) {
+        self.total.store(total, Ordering::Relaxed);
+    }
+
+    /// It is at `done`, of which `moved` bytes are new and count against the speed. Waits as long as it is paused or
+    /// too fast.
+    ///
+    /// # Errors
+    /// [`Halt::Cancelled`] when it has to end.
+    pub fn step(&self, done: u64, moved: u64) -> Result<(), Halt> {
+        self.done.store(done, Ordering::Relaxed);
+        let mut orders = self.orders();
+        if orders.speed > 0 && moved > 0 {
+            let pause = Duration::from_secs_f64(moved as f64 / orders.speed as f64);
+            orders.next = Some(orders.next.unwrap_or_else(Instant::now).max(Instant::now()) + pause);
+        }
+        loop {
+            if orders.cancelled {
+                return Err(Halt::Cancelled);
+            }
+            let wait = orders.next.map(|next| next.saturating_duration_since(Instant::now()));
+            orders = match wait.filter(|wait| !wait.is_zero()) {
+                _ if orders.paused => self.changed.wait(orders).unwrap_or_else(PoisonError::into_inner),
+                Some(wait) => self.changed.wait_timeout(orders, wait).unwrap_or_else(PoisonError::into_inner).0,
+                None => return Ok(()),
+            };
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

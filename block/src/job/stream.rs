@@ -1,0 +1,132 @@
+//! `block-stream`: an overlay takes in what lies beneath it, down to a base or to the bottom.
+
+use std::sync::Arc;
+
+use super::{Control, Halt};
+use crate::disk::Disk;
+use crate::error::{BlockError, ErrorKind};
+use crate::format::qcow2::Qcow2;
+use crate::graph::Node;
+
+/// Bytes between two looks at what is asked of the job.
+const STEP: u64 = 512 << 10;
+
+/// The work of one `block-stream`.
+pub struct Stream {
+    top: Arc<Node>,
+    /// What stays beneath.
+    base: Option<Arc<Node>>,
+    /// The front end that writes to the overlay meanwhile.
+    disk: Option<Disk>,
+}
+
+fn image(node: &Node) -> Result<&Qcow2, BlockError> {
+    node.layer().as_any().downcast_ref().ok_or_else(|| {
+        let text = format!("node '{}' is no overlay: only qcow2 images keep what lies beneath", node.name());
+        BlockError::new(ErrorKind::Invalid, text)
+    })
+}
+
+impl Stream {
+    /// Into `top`, which `disk` writes to; `base` and what is beneath it stay.
+    ///
+    /// # Errors
+    /// When `top` cannot take anything in, or `base` is not beneath it.
+    pub fn new(top: Arc<Node>, base: Option<Arc<Node>>, disk: Option<Disk>) -> Result<Self, BlockError> {
+        image(&top)?;
+        if top.is_read_only() {
+            return Err(BlockError::new(ErrorKind::Permission, format!("node '{}' is read-only", top.name())));
+        }
+        let beneath = |base: &Arc<Node>| top.beneath().any(|node| Arc::ptr_eq(&node, base));
+        if let Some(base) = base.as_ref().filter(|base| !beneath(base)) {
+            let text = format!("Node '{}' is not a backing image of '{}'", base.name(), top.name());
+            return Err(BlockError::new(ErrorKind::Invalid, text));
+        }
+        Ok(Self { top, base, disk })
+    }
+
+    /// Does it.
+    ///
+    /// # Errors
+    /// When it was cancelled, or something could not be read or written. What was taken in stays.
+    pub fn run(&self, control: &Control) -> Result<(), Halt> {
+        let size = self.top.layer().size();
+        control.set_total(size);
+        let mut at = 0;
+        while at < size {
+            control.step(at, 0)?;
+            let (len, moved) = self.take_in(at, STEP.min(size - at))?;
+            at += len;
+            control.step(at.min(size), moved)?;
+        }
+        Ok(self.top.layer().flush()?)
+    }
+
+    /// Takes in a run at `at`; says how long it is (at most `len`) and how many bytes of it were moved.
+    fn take_in(&self, at: u64, len: u64) -> Result<(u64, u64), BlockError> {
+        let own = self.top.layer().status(at, len)?;
+        let run = own.len.clamp(1, len);
+        if own.allocated {
+            return Ok((run, 0));
+        }
+        if self.base.is_none() {
+            image(&self.top)?.populate(at, run)?;
+            return Ok((run, run));
+        }
+        let (run, decides) = self.above_base(at, run)?;
+        match decides {
+            Decides::Base => Ok((run, 0)),
+            Decides::Data => image(&self.top)?.populate(at, run).map(|()| (run, run)),
+            Decides::Zero => self.zero(at, run).map(|()| (run, 0)),
+        }
+    }
+
+    /// Who decides what a run shows that the overlay does not hold.
+    fn above_base(&self, at: u64, len: u64) -> Result<(u64, Decides), BlockError> {
+        let mut len = len;
+        for node in self.top.beneath() {
+            if self.base.as_ref().is_some_and(|base| Arc::ptr_eq(base, &node)) {
+                break;
+            }
+            let left = node.layer().size().saturating_sub(at);
+            if left == 0 {
+                // Past its end this image shows zeroes, whatever lies beneath it.
+                return Ok((len, Decides::Zero));
+            }
+            let status = node.layer().status(at, len.min(left))?;
+            len = status.len.clamp(1, len.min(left));
+            if status.allocated {
+                return Ok((len, if status.zero { Decides::Zero } else { Decides::Data }));
+            }
+        }
+        Ok((len, Decides::Base))
+    }
+
+    /// Makes the overlay hold zeroes where it still holds nothing. The guest is held still: what it writes meanwhile
+    /// must not be lost.
+    fn zero(&self, at: u64, len: u64) -> Result<(), BlockError> {
+        let held = self.disk.as_ref().map(Disk::drain);
+        let end = at + len;
+        let mut from = at;
+        while from < end {
+            let status = self.top.layer().status(from, end - from)?;
+            let run = status.len.clamp(1, end - from);
+            if !status.allocated {
+                self.top.layer().write_zeroes(from, run, true)?;
+            }
+            from += run;
+        }
+        drop(held);
+        Ok(())
+    }
+}
+
+/// Who decides what a run shows.
+enum Decides {
+    /// The base, or nobody.
+    Base,
+    /// An image between, which holds data.
+    Data,
+    /// An image between, which holds zeroes.
+    Zero,
+}

@@ -1,0 +1,166 @@
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+
+use serde_json::json;
+
+use super::*;
+use crate::disk::{Disk, rig};
+use crate::format::qcow2::{CreateOptions, create};
+use crate::graph::{Graph, Node};
+use crate::layer::{Layer, read_vec, write_all};
+use crate::protocol::file::{FileOptions, HostFile};
+
+const BLOCK: u64 = 65536;
+const BLOCKS: u64 = 24;
+const SIZE: usize = (BLOCK * BLOCKS) as usize;
+
+/// An image of `blocks` blocks as node `name`, on the node `backing`.
+fn image(graph: &Graph, folder: &Path, name: &str, backing: Option<&str>, blocks: u64) -> Arc<Node> {
+    let path = folder.join(name);
+    std::fs::write(&path, b"").unwrap();
+    let file: Arc<dyn Layer> = Arc::new(HostFile::open(&path, FileOptions::default()).unwrap());
+    let beneath = backing.map(|below| (folder.join(below).display().to_string(), Some("qcow2".to_owned())));
+    let options = CreateOptions { size: blocks * BLOCK, backing: beneath, ..CreateOptions::default() };
+    create(&file, None, &options).unwrap().close().unwrap();
+    drop(file);
+    let spec = json!({"driver": "qcow2", "node-name": name, "backing": backing,
+        "file": {"driver": "file", "filename": path}});
+    graph.add(&serde_json::from_value(spec).unwrap()).unwrap()
+}
+
+fn fill(node: &Node, blocks: std::ops::Range<u64>, byte: u8) {
+    for block in blocks {
+        write_all(node.layer().as_ref(), &vec![byte; BLOCK as usize], block * BLOCK).unwrap();
+    }
+}
+
+/// A chain of three, the middle one shorter: data over data, zeroes over data, nothing over data, and the other way
+/// round.
+fn chain(graph: &Graph, folder: &Path) -> [Arc<Node>; 3] {
+    let base = image(graph, folder, "base", None, BLOCKS);
+    fill(&base, 0..BLOCKS, 1);
+    let middle = image(graph, folder, "middle", Some("base"), 20);
+    fill(&middle, 2..6, 2);
+    middle.layer().write_zeroes(6 * BLOCK, 4 * BLOCK, true).unwrap();
+    // Not a whole cluster: half of it is the base's.
+    middle.layer().write_zeroes(12 * BLOCK, BLOCK / 2, true).unwrap();
+    let top = image(graph, folder, "top", Some("middle"), BLOCKS);
+    fill(&top, 4..8, 3);
+    [base, middle, top]
+}
+
+fn content(node: &Node) -> Vec<u8> {
+    read_vec(node.layer().as_ref(), 0, SIZE).unwrap()
+}
+
+#[test]
+fn streamed_overlay_shows_the_same_without_what_was_beneath() {
+    for keep_base in [false, true] {
+        let (folder, graph) = (tempfile::tempdir().unwrap(), Graph::new());
+        let [base, _, top] = chain(&graph, folder.path());
+        let before = content(&top);
+        let base = keep_base.then_some(base);
+        let control = Control::default();
+
+        Stream::new(top.clone(), base.clone(), None).unwrap().run(&control).unwrap();
+        let name = folder.path().join("base").display().to_string();
+        graph.rebase(&top, base.as_ref(), base.as_ref().map(|_| (name.as_str(), Some("qcow2")))).unwrap();
+
+        assert!(content(&top) == before, "keep_base {keep_base}");
+        assert_eq!(control.progress(), (SIZE as u64, SIZE as u64));
+        graph.remove("top").unwrap();
+        graph.remove("middle").unwrap();
+        assert_eq!(graph.remove("base").is_ok(), true);
+        drop((top, base));
+        let alone = Graph::new();
+        let spec = json!({"driver": "qcow2", "node-name": "again",
+            "file": {"driver": "file", "filename": folder.path().join("top")}});
+        let again = alone.add(&serde_json::from_value(spec).unwrap()).unwrap();
+        assert!(content(&again) == before, "by its header, keep_base {keep_base}");
+        assert_eq!(again.beneath().count(), usize::from(keep_base));
+    }
+}
+
+#[test]
+fn writes_during_a_stream_are_kept() {
+    let (folder, graph) = (tempfile::tempdir().unwrap(), Graph::new());
+    let [base, _, top] = chain(&graph, folder.path());
+    let mut expected = content(&top);
+    let attached = graph.attach("top", true).unwrap();
+    let (disk, stop) = (attached.disk().clone(), Arc::new(AtomicBool::new(false)));
+    let stopped = stop.clone();
+    let writer = std::thread::spawn(move || {
+        let mut written = Vec::new();
+        let mut next = 7_u64;
+        while !stopped.load(Ordering::SeqCst) || written.is_empty() {
+            next = next.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+            let at = (next >> 33) % (SIZE as u64 / 512) * 512;
+            let byte = (next >> 25) as u8;
+            rig::write(&disk, &[byte; 512], at);
+            written.push((at, byte));
+        }
+        written
+    });
+
+    let stream = Stream::new(top.clone(), Some(base), Some(attached.disk().clone())).unwrap();
+    stream.run(&Control::default()).unwrap();
+    stop.store(true, Ordering::SeqCst);
+
+    for (at, byte) in writer.join().unwrap() {
+        expected[at as usize..at as usize + 512].fill(byte);
+    }
+    assert!(content(&top) == expected);
+}
+
+#[test]
+fn job_pauses_goes_on_keeps_to_its_speed_and_ends_when_told() {
+    let control = Arc::new(Control::new(1 << 20));
+    let begun = Instant::now();
+    control.step(0, 1 << 17).unwrap();
+    assert!(begun.elapsed() >= Duration::from_millis(120), "{:?}", begun.elapsed());
+    control.set_speed(0);
+    control.set_paused(true);
+    let (worker, reached) = (control.clone(), Arc::new(AtomicBool::new(false)));
+    let seen = reached.clone();
+    let thread = std::thread::spawn(move || {
+        let first = worker.step(1, 1 << 30);
+        seen.store(true, Ordering::SeqCst);
+        first.and_then(|()| {
+            loop {
+                worker.step(2, 0)?;
+                std::thread::yield_now();
+            }
+        })
+    });
+    std::thread::sleep(Duration::from_millis(30));
+    assert!(!reached.load(Ordering::SeqCst), "it is paused");
+
+    control.set_paused(false);
+    while control.progress().0 != 2 {
+        std::thread::yield_now();
+    }
+    control.cancel();
+
+    let ended: Result<(), Halt> = thread.join().unwrap();
+    assert!(matches!(ended, Err(Halt::Cancelled)));
+}
+
+#[test]
+fn what_cannot_be_streamed_is_refused() {
+    let (folder, graph) = (tempfile::tempdir().unwrap(), Graph::new());
+    let [base, middle, top] = chain(&graph, folder.path());
+    let null = graph.add(&serde_json::from_value(json!({"driver": "null-co", "node-name": "n"})).unwrap()).unwrap();
+    let refused = |top: &Arc<Node>, base: &Arc<Node>, disk: Option<Disk>| {
+        Stream::new(top.clone(), Some(base.clone()), disk).err().map(|error| error.to_string()).unwrap_or_default()
+    };
+
+    assert!(refused(&null, &base, None).contains("is no overlay"));
+    assert_eq!(refused(&middle, &top, None), "Node 'top' is not a backing image of 'middle'");
+    let held = graph.hold_for_job(vec![top.clone(), middle], "stream").unwrap();
+    let again = graph.hold_for_job(vec![top], "commit").err().unwrap();
+    assert_eq!(again.to_string(), "Node 'top' is busy: block device is in use by block job: stream");
+    assert!(graph.remove("top").is_err());
+    drop(held);
+    graph.remove("top").unwrap();
+}
