@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, channel};
 
 use rhea_arch::kvm::DebugExit;
+use rhea_block::job::Halt;
 use rhea_devices::bus::{Crash, PowerRequest};
 use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
 
@@ -44,6 +45,13 @@ pub enum MachineEvent {
         device: String,
         /// It is out now.
         open: bool,
+    },
+    /// The work of a job has ended.
+    JobEnded {
+        /// Its id.
+        id: String,
+        /// How.
+        result: Result<(), Halt>,
     },
     /// SIGINT, SIGTERM or SIGHUP.
     Signal(i32),

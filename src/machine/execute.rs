@@ -1,5 +1,6 @@
 //! Commands, performed: one arm a command, each handing on to the part that does the work.
 
+use super::jobs::Verb;
 use super::{Machine, query};
 use crate::qmp::channel::{Answer, Inspect, Inspection, Target, answer, done};
 use crate::qmp::command::Offer;
@@ -35,7 +36,8 @@ impl Target for Machine {
             Command::QueryBlock => self.disks(),
             Command::QueryBlockstats(args) => answer(&self.disk_counters(args.query_nodes.unwrap_or(false))),
             Command::QueryNamedBlockNodes(args) => self.nodes(args.flat.unwrap_or(false)),
-            Command::QueryBlockJobs | Command::QueryJobs => answer(&Vec::<String>::new()),
+            Command::QueryBlockJobs => self.block_jobs(),
+            Command::QueryJobs => self.all_jobs(),
             Command::BlockResize(args) => self.resize_disk(&args),
             Command::Eject(args) => self.eject(&args),
             Command::BlockdevOpenTray(args) => self.open_tray(&args),
@@ -49,6 +51,20 @@ impl Target for Machine {
             Command::BlockdevSnapshot(args) => self.snapshot(&[TransactionAction::BlockdevSnapshot(args)]),
             Command::BlockdevSnapshotSync(args) => self.snapshot(&[TransactionAction::BlockdevSnapshotSync(args)]),
             Command::Transaction(args) => self.snapshot(&args.actions),
+
+            Command::BlockdevCreate(args) => self.create_image(&args),
+            Command::BlockStream(args) => self.stream(&args),
+            Command::JobCancel(args) => self.order_job(&args.id, Verb::Cancel),
+            Command::JobPause(args) => self.order_job(&args.id, Verb::Pause),
+            Command::JobResume(args) => self.order_job(&args.id, Verb::Resume),
+            Command::JobFinalize(args) => self.order_job(&args.id, Verb::Finalize),
+            Command::JobDismiss(args) => self.order_job(&args.id, Verb::Dismiss),
+            Command::BlockJobCancel(args) => self.order_block_job(&args.device, Verb::Cancel),
+            Command::BlockJobPause(args) => self.order_block_job(&args.device, Verb::Pause),
+            Command::BlockJobResume(args) => self.order_block_job(&args.device, Verb::Resume),
+            Command::BlockJobSetSpeed(args) => self.order_block_job(&args.device, Verb::SetSpeed(args.speed)),
+            Command::BlockJobFinalize(args) => self.order_block_job(&args.id, Verb::Finalize),
+            Command::BlockJobDismiss(args) => self.order_block_job(&args.id, Verb::Dismiss),
 
             Command::Stop => self.stop(RunState::Paused).map_err(|e| QmpError::from_error(&e)).and_then(|()| done()),
             Command::Cont => {

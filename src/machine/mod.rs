@@ -15,6 +15,8 @@ mod execute;
 pub mod facts;
 pub mod host;
 mod hotplug;
+mod image_jobs;
+mod jobs;
 mod life;
 mod media;
 mod query;
@@ -47,6 +49,7 @@ use debug::Debugger;
 use event::EventQueue;
 use facts::Facts;
 use host::Host;
+use jobs::Jobs;
 use signals::Signals;
 
 /// What the machine does when the guest reboots, turns itself off, panics, or its watchdog fires.
@@ -135,6 +138,7 @@ pub struct Machine {
     stopped_at: Option<u64>,
     /// Disks whose errors stopped the machine, with the error.
     failed_disks: BTreeMap<String, i32>,
+    jobs: Jobs,
     migration_events: bool,
     debugger: Option<Debugger>,
     /// When the guest is powered on if nothing asks for it before; nothing once it is.
@@ -203,6 +207,7 @@ impl Machine {
             ending: None,
             stopped_at: None,
             failed_disks: BTreeMap::new(),
+            jobs: Jobs::default(),
             migration_events: false,
             debugger: None,
             power_on_at: Some(Instant::now() + LATEST_POWER_ON),

@@ -8,6 +8,7 @@ use super::qapi::{At, Qapi, Schema};
 use super::reply::{block, cpu, device, machine, migration, monitor};
 
 pub mod args;
+pub mod create;
 mod offer;
 mod spec_args;
 #[cfg(test)]
@@ -174,6 +175,32 @@ commands! {
     "blockdev-snapshot" BlockdevSnapshot(BlockdevSnapshot) -> (),
     /// Makes an overlay and puts it onto a node.
     "blockdev-snapshot-sync" BlockdevSnapshotSync(BlockdevSnapshotSync) -> (),
+    /// Makes a file, or an image in a node; a job.
+    "blockdev-create" BlockdevCreate(BlockdevCreate) -> (),
+    /// Pulls what lies beneath a node up into it; a job.
+    "block-stream" BlockStream(BlockStream) -> (),
+    /// Ends a job.
+    "job-cancel" JobCancel(Id) -> (),
+    /// Holds it.
+    "job-pause" JobPause(Id) -> (),
+    /// Lets it go on.
+    "job-resume" JobResume(Id) -> (),
+    /// Finishes one whose work is done.
+    "job-finalize" JobFinalize(Id) -> (),
+    /// Forgets one that is over.
+    "job-dismiss" JobDismiss(Id) -> (),
+    /// Ends a job on a node.
+    "block-job-cancel" BlockJobCancel(BlockJobCancel) -> (),
+    /// Holds it.
+    "block-job-pause" BlockJobPause(JobDevice) -> (),
+    /// Lets it go on.
+    "block-job-resume" BlockJobResume(JobDevice) -> (),
+    /// Limits its speed.
+    "block-job-set-speed" BlockJobSetSpeed(BlockJobSetSpeed) -> (),
+    /// Finishes one whose work is done.
+    "block-job-finalize" BlockJobFinalize(Id) -> (),
+    /// Forgets one that is over.
+    "block-job-dismiss" BlockJobDismiss(Id) -> (),
     /// Several of them at one moment, or none.
     "transaction" Transaction(Transaction) -> (),
 
@@ -234,6 +261,7 @@ impl Command {
                 | Self::BlockdevChangeMedium(_)
                 | Self::BlockdevAdd(_)
                 | Self::BlockdevDel(_)
+                | Self::BlockStream(_)
                 | Self::BlockdevSnapshot(_)
                 | Self::BlockdevSnapshotSync(_)
                 | Self::Transaction(_)

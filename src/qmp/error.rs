@@ -64,6 +64,11 @@ impl QmpError {
         Self { class: ErrorClass::DeviceNotActive, desc: format!("No {name} device has been activated") }
     }
 
+    /// A `DeviceNotActive` for a job on a node.
+    pub fn no_block_job(id: &str) -> Self {
+        Self { class: ErrorClass::DeviceNotActive, desc: format!("Block job '{id}' not found") }
+    }
+
     /// A required parameter was not given.
     pub fn missing(name: impl fmt::Display) -> Self {
         Self::generic(format!("Parameter '{name}' is missing"))

@@ -170,6 +170,34 @@ qapi_struct! {
     }
 }
 
+qapi_struct! {
+    /// Data of `BLOCK_JOB_COMPLETED` and `BLOCK_JOB_CANCELLED`.
+    pub struct BlockJobData {
+        /// `stream` and so on.
+        pub r#type: String,
+        /// The job's id.
+        pub device: String,
+        /// Bytes to do in all.
+        pub len: i64,
+        /// Bytes done.
+        pub offset: i64,
+        /// Limit of bytes a second; 0 is none.
+        pub speed: i64,
+        /// Why it failed.
+        pub error: Option<String>,
+    }
+}
+
+qapi_struct! {
+    /// Data of `BLOCK_JOB_PENDING`.
+    pub struct BlockJobPendingData {
+        /// `stream` and so on.
+        pub r#type: String,
+        /// The job's id.
+        pub id: String,
+    }
+}
+
 qapi_enum! {
     /// What is done about a guest's panic.
     pub enum GuestPanicAction {
@@ -253,6 +281,12 @@ events! {
     "VSERPORT_CHANGE" VserportChange(VserportChangeData),
     /// A job went on to another state.
     "JOB_STATUS_CHANGE" JobStatusChange(JobStatusData),
+    /// A job on a node is over.
+    "BLOCK_JOB_COMPLETED" BlockJobCompleted(BlockJobData),
+    /// A job on a node was cancelled.
+    "BLOCK_JOB_CANCELLED" BlockJobCancelled(BlockJobData),
+    /// A job on a node waits to be finalized.
+    "BLOCK_JOB_PENDING" BlockJobPending(BlockJobPendingData),
     /// The guest's kernel panicked.
     "GUEST_PANICKED" GuestPanicked(GuestPanickedData),
     /// The guest's kernel panicked, and another goes on that was loaded for that.

@@ -38,6 +38,12 @@ impl Machine {
         serde_json::from_str(&line).expect("JSON")
     }
 
+    /// Waits for something to happen.
+    pub(crate) fn wait(&mut self) {
+        let message = self.line();
+        self.events.push(message);
+    }
+
     /// What a command returns, or the sentence it is refused with.
     pub(crate) fn ask(&mut self, command: &str, arguments: &Value) -> Result<Value, String> {
         writeln!(self.input, "{}", json!({"execute": command, "arguments": arguments})).expect("the program listens");
@@ -51,6 +57,12 @@ impl Machine {
             }
             self.events.push(message);
         }
+    }
+
+    /// Ends it as a client does.
+    pub(crate) fn end(mut self) {
+        self.ask("quit", &json!({})).expect("it ends");
+        assert!(self.child.wait().expect("the program").success());
     }
 
     /// The entry of `query-block` for a drive.

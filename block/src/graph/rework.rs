@@ -1,5 +1,6 @@
 //! Who stands on whom, changed by a job: nodes in its hands, and another backing node for an image.
 
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError};
 
 use super::{Graph, Node, forget_children};
@@ -38,6 +39,18 @@ impl Node {
 }
 
 impl Graph {
+    /// Refuses a node that someone uses: whoever makes an image in it would take it from under them.
+    ///
+    /// # Errors
+    /// A front end or a node above has it.
+    pub fn check_unused(&self, node: &Arc<Node>) -> Result<(), BlockError> {
+        let above = self.lock().values().any(|above| super::is_child(above, node));
+        if above || node.attached.load(Ordering::Acquire) {
+            return Err(BlockError::new(ErrorKind::Invalid, format!("Block device {} is in use", node.name)));
+        }
+        Ok(())
+    }
+
     /// Puts `nodes` into the hands of a job of the kind `job`.
     ///
     /// # Errors

@@ -149,20 +149,23 @@ fn make(node: &Node, path: &Path) -> Result<(), BlockError> {
     drop(made.map_err(|e| BlockError::io(format!("Could not create '{}'", path.display()), e))?);
     let file = HostFile::open(path, FileOptions::default())?;
     file.resize(0, Preallocation::Off)?;
-    let beneath = (node.filename.display().to_string(), Some(format_of(node)));
+    let beneath = (node.filename.display().to_string(), Some(node.format()));
     let options = CreateOptions { size: node.layer.size(), backing: Some(beneath), ..CreateOptions::default() };
     let file: Arc<dyn Layer> = Arc::new(file);
     create(&file, None, &options)?.close()
 }
 
-/// The format of the image that `node` shows: that of the first node beneath which is no filter.
-fn format_of(node: &Node) -> String {
-    let filtered = ["file", "image"].into_iter().find_map(|role| node.child(role));
-    match (node.layer.driver(), filtered) {
-        ("throttle" | "copy-on-read" | "blkdebug", Some(beneath)) => format_of(&beneath),
-        // A protocol's bytes, as they are.
-        ("file" | "host_device" | "nbd" | "null-co" | "null-aio", _) => "raw".to_owned(),
-        (format, _) => format.to_owned(),
+impl Node {
+    /// The format of the image that it shows, for a header above it: that of the first node beneath which is no filter.
+    #[must_use]
+    pub fn format(&self) -> String {
+        let filtered = ["file", "image"].into_iter().find_map(|role| self.child(role));
+        match (self.layer.driver(), filtered) {
+            ("throttle" | "copy-on-read" | "blkdebug", Some(beneath)) => beneath.format(),
+            // A protocol's bytes, as they are.
+            ("file" | "host_device" | "nbd" | "null-co" | "null-aio", _) => "raw".to_owned(),
+            (format, _) => format.to_owned(),
+        }
     }
 }
 

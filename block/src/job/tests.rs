@@ -71,7 +71,7 @@ fn streamed_overlay_shows_the_same_without_what_was_beneath() {
         assert_eq!(control.progress(), (SIZE as u64, SIZE as u64));
         graph.remove("top").unwrap();
         graph.remove("middle").unwrap();
-        assert_eq!(graph.remove("base").is_ok(), true);
+        assert!(graph.remove("base").is_ok());
         drop((top, base));
         let alone = Graph::new();
         let spec = json!({"driver": "qcow2", "node-name": "again",

@@ -108,9 +108,9 @@ impl Machine {
         };
         let name = args.device.as_ref().or(args.node_name.as_ref()).map_or("", String::as_str);
         let resized = match wanted.and_then(|disk| self.host.disk(&disk.id).attached) {
-            Some(attached) => attached.disk().resize(size),
+            Some(attached) => attached.node().check_idle().and_then(|()| attached.disk().resize(size)),
             None => match self.host.graph.get(name) {
-                Some(node) => node.layer().resize(size, Preallocation::Off),
+                Some(node) => node.check_idle().and_then(|()| node.layer().resize(size, Preallocation::Off)),
                 None => return Err(not_found(args, name)),
             },
         };

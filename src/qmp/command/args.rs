@@ -2,6 +2,7 @@
 
 use crate::qmp::reply::migration::MigrationCapabilityStatus;
 
+use super::create::BlockdevCreateOptions;
 pub use super::spec_args::{BlockdevAdd, ChardevAdd, DeviceAdd, ObjectAdd};
 use super::transaction::TransactionAction;
 
@@ -260,6 +261,64 @@ qapi_struct! {
         pub format: Option<String>,
         /// How it comes to be; made without.
         pub mode: Option<NewImageMode>,
+    }
+}
+
+qapi_struct! {
+    /// `blockdev-create`.
+    pub struct BlockdevCreate {
+        /// The job's id.
+        pub job_id: String,
+        /// What is to be made.
+        pub options: BlockdevCreateOptions,
+    }
+}
+
+qapi_struct! {
+    /// `block-stream`.
+    pub struct BlockStream {
+        /// The job's id; that of the device without.
+        pub job_id: Option<String>,
+        /// The device or node that takes in what lies beneath.
+        pub device: String,
+        /// What stays beneath; nothing without.
+        pub base_node: Option<String>,
+        /// What its header calls that; the node's own file without.
+        pub backing_file: Option<String>,
+        /// Bytes a second; 0 is as fast as it goes.
+        pub speed: Option<u64>,
+        /// Finalizes by itself; it does without.
+        pub auto_finalize: Option<bool>,
+        /// Is forgotten by itself; it is without.
+        pub auto_dismiss: Option<bool>,
+    }
+}
+
+qapi_struct! {
+    /// `block-job-cancel`.
+    pub struct BlockJobCancel {
+        /// The job's id.
+        pub device: String,
+        /// At once, whatever it has done.
+        pub force: Option<bool>,
+    }
+}
+
+qapi_struct! {
+    /// `block-job-pause` and `block-job-resume`.
+    pub struct JobDevice {
+        /// The job's id.
+        pub device: String,
+    }
+}
+
+qapi_struct! {
+    /// `block-job-set-speed`.
+    pub struct BlockJobSetSpeed {
+        /// The job's id.
+        pub device: String,
+        /// Bytes a second; 0 is as fast as it goes.
+        pub speed: u64,
     }
 }
 

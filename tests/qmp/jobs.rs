@@ -1,0 +1,157 @@
+//! Jobs on images: made images, overlays that take in what lies beneath.
+
+use std::path::Path;
+use std::process::Command;
+
+use serde_json::{Value, json};
+
+use crate::rig::Machine;
+
+/// Runs a program of QEMU's; `_` stands for a space within a word.
+fn tool(program: &str, words: &str, folder: &Path) {
+    let words: Vec<_> = words.split(' ').map(|word| word.replace('_', " ")).collect();
+    let done = Command::new(program).args(&words).current_dir(folder).output();
+    let done = done.unwrap_or_else(|error| panic!("{program} (Debian: qemu-utils): {error}"));
+    assert!(done.status.success(), "{program} {words:?}: {done:?}");
+}
+
+impl Machine {
+    /// Waits for an event that says so of the job, and gives all that were of it before.
+    fn until(&mut self, id: &str, status: &str) -> Vec<Value> {
+        let is = |event: &Value| event["data"]["id"] == id && event["data"]["status"] == status;
+        loop {
+            if self.events.iter().any(is) {
+                let of_job = |event: &mut Value| event["data"]["id"] == id || event["data"]["device"] == id;
+                return self.events.extract_if(.., of_job).collect();
+            }
+            self.wait();
+        }
+    }
+}
+
+/// What events say, in short: the status, or the name of the event.
+fn story(events: &[Value]) -> Vec<&str> {
+    events.iter().filter_map(|event| event["data"]["status"].as_str().or(event["event"].as_str())).collect()
+}
+
+#[test]
+fn image_is_made_as_libvirt_makes_one_and_put_on_a_disk() {
+    let folder = tempfile::tempdir().expect("directory");
+    let path = |name: &str| folder.path().join(name).display().to_string();
+    tool("qemu-img", "create -q -f qcow2 base.qcow2 8M", folder.path());
+    let mut machine = Machine::start(&format!(
+        "-blockdev driver=qcow2,node-name=base,file.driver=file,file.filename={} -device virtio-blk-pci,drive=base,id=d",
+        path("base.qcow2")
+    ));
+
+    let file = json!({"driver": "file", "filename": path("top.qcow2"), "size": 0});
+    machine.ask("blockdev-create", &json!({"job-id": "create-file", "options": file})).expect("a job");
+    let events = machine.until("create-file", "concluded");
+    let jobs = machine.ask("query-jobs", &json!({})).expect("jobs");
+    machine.ask("job-dismiss", &json!({"id": "create-file"})).expect("dismissed");
+    let node = json!({"driver": "file", "filename": path("top.qcow2"), "node-name": "storage"});
+    machine.ask("blockdev-add", &node).expect("a node");
+    let image = json!({"driver": "qcow2", "file": "storage", "size": 8 << 20, "backing-file": path("base.qcow2"),
+        "backing-fmt": "qcow2", "cluster-size": 65536, "version": "v3"});
+    machine.ask("blockdev-create", &json!({"job-id": "create-format", "options": image})).expect("a job");
+    machine.until("create-format", "concluded");
+    machine.ask("job-dismiss", &json!({"id": "create-format"})).expect("dismissed");
+    let node = json!({"driver": "qcow2", "file": "storage", "node-name": "top", "backing": null});
+    machine.ask("blockdev-add", &node).expect("a node");
+    let taken = machine.ask("blockdev-snapshot", &json!({"node": "base", "overlay": "top"}));
+
+    assert_eq!(story(&events), ["created", "running", "waiting", "pending", "concluded"]);
+    assert_eq!((&jobs[0]["type"], &jobs[0]["status"]), (&"create".into(), &"concluded".into()));
+    assert_eq!(taken, Ok(json!({})));
+    assert_eq!(machine.ask("query-jobs", &json!({})), Ok(json!([])));
+    drop(machine);
+    tool("qemu-img", "compare -f qcow2 -F qcow2 base.qcow2 top.qcow2", folder.path());
+}
+
+#[test]
+fn overlay_takes_in_what_lies_beneath_and_stands_alone() {
+    let folder = tempfile::tempdir().expect("directory");
+    let path = |name: &str| folder.path().join(name).display().to_string();
+    tool("qemu-img", "create -q -f qcow2 base 8M", folder.path());
+    tool("qemu-io", "-f qcow2 -c write_-P_7_1M_2M base", folder.path());
+    tool("qemu-img", "create -q -f qcow2 -b base -F qcow2 top", folder.path());
+    let mut machine = Machine::start(&format!(
+        "-drive if=none,id=drive0,file={},format=qcow2 -device virtio-blk-pci,drive=drive0,id=d",
+        path("top")
+    ));
+
+    machine.ask("block-stream", &json!({"device": "drive0"})).expect("a job");
+    let events = machine.until("drive0", "null");
+
+    let order = ["created", "running", "waiting", "pending", "BLOCK_JOB_COMPLETED", "concluded", "null"];
+    assert_eq!(story(&events), order);
+    let completed = &events[4]["data"];
+    assert_eq!(
+        (&completed["type"], &completed["len"], &completed["offset"]),
+        (&"stream".into(), &(8 << 20).into(), &(8 << 20).into())
+    );
+    assert_eq!(machine.drive("drive0")["inserted"]["backing_file_depth"], 0);
+    assert_eq!(machine.ask("query-block-jobs", &json!({})), Ok(json!([])));
+    machine.end();
+    std::fs::rename(folder.path().join("base"), folder.path().join("former")).expect("renamed");
+    tool("qemu-img", "compare -f qcow2 -F qcow2 former top", folder.path());
+    tool("qemu-img", "check -q top", folder.path());
+}
+
+#[test]
+fn job_is_held_limited_and_ended_by_its_verbs() {
+    let folder = tempfile::tempdir().expect("directory");
+    let path = |name: &str| folder.path().join(name).display().to_string();
+    tool("qemu-img", "create -q -f qcow2 base 8M", folder.path());
+    tool("qemu-io", "-f qcow2 -c write_-P_7_0_8M base", folder.path());
+    tool("qemu-img", "create -q -f qcow2 -b base -F qcow2 top", folder.path());
+    let mut machine = Machine::start(&format!(
+        "-blockdev driver=qcow2,node-name=top,file.driver=file,file.filename={} -device virtio-blk-pci,drive=top,id=d",
+        path("top")
+    ));
+
+    let job = json!({"job-id": "j", "device": "top", "speed": 1 << 20, "auto-dismiss": false});
+    machine.ask("block-stream", &job).expect("a job");
+    let again = machine.ask("block-stream", &json!({"job-id": "k", "device": "top"}));
+    let same = machine.ask("block-stream", &json!({"job-id": "j", "device": "top"}));
+    let snapshot = machine.ask(
+        "blockdev-snapshot-sync",
+        &json!({"node-name": "top", "snapshot-node-name": "x", "snapshot-file": path("x")}),
+    );
+    let resize = machine.ask("block_resize", &json!({"node-name": "top", "size": 16 << 20}));
+    let create = json!({"job-id": "c", "options": {"driver": "qcow2", "file": "top", "size": 1 << 20}});
+    machine.ask("blockdev-create", &create).expect("a job");
+    machine.until("c", "concluded");
+    let jobs = machine.ask("query-jobs", &json!({})).expect("jobs");
+    machine.ask("job-dismiss", &json!({"id": "c"})).expect("dismissed");
+    let early = machine.ask("job-dismiss", &json!({"id": "j"}));
+    machine.ask("block-job-pause", &json!({"device": "j"})).expect("paused");
+    let paused = machine.ask("query-block-jobs", &json!({})).expect("jobs")[0].clone();
+    machine.ask("job-resume", &json!({"id": "j"})).expect("goes on");
+    machine.ask("block-job-cancel", &json!({"device": "j"})).expect("cancelled");
+    let events = machine.until("j", "concluded");
+    let kept = machine.ask("query-jobs", &json!({})).expect("jobs")[0]["error"].clone();
+    machine.ask("block-job-dismiss", &json!({"id": "j"})).expect("dismissed");
+    let gone = machine.ask("block-job-cancel", &json!({"device": "j"}));
+
+    assert_eq!(again, Err("Node 'top' is busy: block device is in use by block job: stream".into()));
+    assert!(same.is_err());
+    assert_eq!(snapshot, Err("Node 'top' is busy: block device is in use by block job: stream".into()));
+    assert!(resize.is_err_and(|error| error.contains("busy")));
+    assert_eq!(jobs[0]["error"], "Block device top is in use");
+    assert_eq!(early, Err("Job 'j' in state 'running' cannot accept command verb 'dismiss'".into()));
+    assert_eq!(
+        (&paused["paused"], &paused["speed"], &paused["status"]),
+        (&true.into(), &(1 << 20).into(), &"paused".into())
+    );
+    assert_eq!(
+        story(&events),
+        ["created", "running", "paused", "running", "aborting", "BLOCK_JOB_CANCELLED", "concluded"]
+    );
+    assert_eq!(kept, "Operation canceled");
+    assert_eq!(gone, Err("Block job 'j' not found".into()));
+    // What it has done stays, and shows the same.
+    drop(machine);
+    tool("qemu-img", "compare -f qcow2 -F qcow2 base top", folder.path());
+    tool("qemu-img", "check -q top", folder.path());
+}
