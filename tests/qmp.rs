@@ -1,5 +1,7 @@
 //! What clients of QMP see of a machine without vCPUs: needs neither KVM nor a guest.
 
+#[path = "qmp/disks.rs"]
+mod disks;
 #[path = "qmp/jobs.rs"]
 mod jobs;
 #[path = "qmp/limits.rs"]

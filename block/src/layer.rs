@@ -145,6 +145,13 @@ pub trait Layer: Send + Sync {
     /// The driver's name in QEMU (`file`, `raw`, `qcow2`, ...).
     fn driver(&self) -> &'static str;
 
+    /// Where the write ended that reached farthest since it was opened: how much of a file or block device is in use,
+    /// for who has to make it larger in time. 0 where that is not counted, which is in formats: what counts is how far
+    /// their file was written.
+    fn highest_write(&self) -> u64 {
+        0
+    }
+
     /// Size in bytes.
     fn size(&self) -> u64;
 

@@ -78,10 +78,6 @@ fn details_of(image: &Image) -> Result<Details, ImgError> {
     if let Some(name) = &details.backing_filename {
         details.full_backing_filename = Some(open::beside(image.node.filename(), name).display().to_string());
     }
-    // A format without a dirty mark of its own was closed; QEMU does not tell it of parallels, which has no clusters.
-    if details.format != "parallels" {
-        details.dirty_flag = Some(details.dirty_flag.unwrap_or(false));
-    }
     let Some(qcow2) = image.layer().as_any().downcast_ref::<Qcow2>() else {
         return Ok(Details { image: details, table: None });
     };

@@ -6,7 +6,7 @@ use rhea_arch::x86_64::cpu::HostCpu;
 use rhea_devices::block_stats::BlockStats;
 
 use super::host::Host;
-use crate::board::plan::{DiskKind, StoragePlan, is_made_up, named_in, object_path};
+use crate::board::plan::{DiskKind, DrivePlan, StoragePlan, is_made_up, named_in, object_path};
 
 /// Facts for `query-…` and `info …`.
 #[derive(Debug, Default)]
@@ -62,6 +62,12 @@ impl Facts {
                 stats: host.disk(id).stats,
             }
         }));
+    }
+
+    /// Puts disks of `drives` first, in that order: QEMU tells of `-drive` before it tells of what only a `-device` has.
+    pub(super) fn order_disks(&mut self, drives: &[DrivePlan]) {
+        let place = |disk: &Disk| drives.iter().position(|drive| drive.id == disk.drive).unwrap_or(usize::MAX);
+        self.disks.sort_by_key(place);
     }
 
     /// The disk of the device with this `id=`, or with the name made up for it.

@@ -304,7 +304,7 @@ impl Session<'_> {
         for (index, vcpu) in (0..).zip(cpus.create(&vm)?) {
             vcpus.push(VcpuHandle::start(index, vcpu, board.platform(), self.events.clone())?);
         }
-        add_devices(facts, &plan, host, self.spec);
+        add_devices(facts, &plan, disks, host, self.spec);
         *planner = Planner::new(self.spec.clone(), disks.to_vec(), &plan);
         Ok(Guest { board, kvm: Some(KvmGuest { vm, irqchip }), vcpus })
     }
@@ -325,7 +325,7 @@ impl Session<'_> {
         let clock = Arc::new(ManualClock::new(HostClock::stopped().wall()));
         let accel: Arc<dyn Accelerator> = Arc::clone(&wires) as _;
         let board = Board::build(&plan, &accel, ram, Arc::clone(&clock) as _, host)?;
-        add_devices(facts, &plan, host, self.spec);
+        add_devices(facts, &plan, disks, host, self.spec);
         *planner = Planner::new(self.spec.clone(), disks.to_vec(), &plan);
         let harness =
             self.prepare_test(board.platform(), Arc::clone(board.ram()), Some(qtest::Vacant { wires, clock }))?;
@@ -432,8 +432,9 @@ fn look_for_kvm(facts: &mut Facts) {
 }
 
 /// The devices as `query-block`, `qom-list` and others tell of them.
-fn add_devices(facts: &mut Facts, plan: &Plan, host: &Host, spec: &VmSpec) {
+fn add_devices(facts: &mut Facts, plan: &Plan, drives: &[plan::DrivePlan], host: &Host, spec: &VmSpec) {
     facts.add_disks(plan.disks(), host);
+    facts.order_disks(drives);
     let named = spec.devices.iter().filter_map(|device| Some((device.id()?.to_owned(), device.driver().to_owned())));
     facts.peripherals = named.collect();
 }

@@ -28,7 +28,7 @@ impl CopyOnRead {
 }
 
 impl Layer for CopyOnRead {
-    forward!(inner: size, limits, write, flush, sync_failed, discard, write_zeroes, status, wants_ring, is_cached, resize, close, allocated_bytes);
+    forward!(inner: size, limits, write, flush, sync_failed, discard, write_zeroes, status, wants_ring, is_cached, resize, close, allocated_bytes, highest_write);
 
     fn driver(&self) -> &'static str {
         "copy-on-read"

@@ -79,6 +79,11 @@ macro_rules! forward {
             self.$inner.close()
         }
     };
+    (@highest_write $inner:ident) => {
+        fn highest_write(&self) -> u64 {
+            self.$inner.highest_write()
+        }
+    };
     (@allocated_bytes $inner:ident) => {
         fn allocated_bytes(&self) -> Option<u64> {
             self.$inner.allocated_bytes()

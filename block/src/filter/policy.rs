@@ -34,7 +34,7 @@ impl Policy {
 }
 
 impl Layer for Policy {
-    forward!(inner: driver, size, read, flush, sync_failed, status, wants_ring, is_cached, close, allocated_bytes, describe);
+    forward!(inner: driver, size, read, flush, sync_failed, status, wants_ring, is_cached, close, allocated_bytes, highest_write, describe);
 
     fn limits(&self) -> Limits {
         let inner = self.inner.limits();

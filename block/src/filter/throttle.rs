@@ -53,7 +53,7 @@ impl Throttle {
 }
 
 impl Layer for Throttle {
-    forward!(inner: size, limits, flush, sync_failed, status, wants_ring, is_cached, resize, close, allocated_bytes);
+    forward!(inner: size, limits, flush, sync_failed, status, wants_ring, is_cached, resize, close, allocated_bytes, highest_write);
 
     fn driver(&self) -> &'static str {
         "throttle"

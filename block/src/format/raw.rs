@@ -162,6 +162,10 @@ impl Layer for Raw {
         self.file.close()
     }
 
+    fn highest_write(&self) -> u64 {
+        self.file.highest_write().saturating_sub(self.offset)
+    }
+
     fn allocated_bytes(&self) -> Option<u64> {
         self.file.allocated_bytes()
     }

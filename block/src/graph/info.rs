@@ -157,6 +157,9 @@ pub struct NodeInfo {
     pub write_threshold: u64,
 }
 
+/// Drivers of which QEMU does not tell whether they were closed: they store no clusters of their own.
+const WITHOUT_MARK: [&str; 4] = ["nbd", "null-aio", "null-co", "parallels"];
+
 impl Node {
     /// What `BlockDeviceInfo` says of this node.
     #[must_use]
@@ -204,6 +207,9 @@ impl Node {
             backing_image: None,
         };
         self.layer.describe(&mut details);
+        if !WITHOUT_MARK.contains(&details.format) {
+            details.dirty_flag.get_or_insert(false);
+        }
         if let Some(backing) = self.child("backing") {
             details.full_backing_filename = Some(backing.filename.display().to_string());
             details.backing_image = Some(Box::new(backing.details()));

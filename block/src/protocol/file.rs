@@ -34,6 +34,8 @@ pub struct HostFile {
     alignment: u32,
     physical_block: u32,
     len: AtomicU64,
+    /// End of the write that reached farthest.
+    highest: AtomicU64,
     /// A sync failed and the page cache may have dropped what it could not write: no later sync can make that good.
     sync_lost: AtomicBool,
     no_punch: AtomicBool,
@@ -103,6 +105,7 @@ impl HostFile {
             alignment,
             physical_block: physical.max(if alignment > 1 { alignment } else { 512 }),
             len: AtomicU64::new(len),
+            highest: AtomicU64::new(0),
             sync_lost: AtomicBool::new(false),
             no_punch: AtomicBool::new(false),
             no_zero_range: AtomicBool::new(false),
@@ -170,6 +173,14 @@ impl HostFile {
             done += take;
         }
         Ok(())
+    }
+
+    /// Counts a write that is about to be done. Most are of no news, and cost a load.
+    fn reached(&self, offset: u64, len: u64) {
+        let end = offset.saturating_add(len);
+        if end > self.highest.load(Ordering::Relaxed) {
+            self.highest.fetch_max(end, Ordering::Relaxed);
+        }
     }
 
     /// Begins a change of a range, with direct I/O: of whole units, of parts, or of the file's end.
@@ -295,8 +306,13 @@ impl Layer for HostFile {
         result.map_err(|e| self.error("read", offset, e))
     }
 
+    fn highest_write(&self) -> u64 {
+        self.highest.load(Ordering::Relaxed)
+    }
+
     fn write(&self, from: Source<'_>, offset: u64) -> Result<(), BlockError> {
         self.writable()?;
+        self.reached(offset, from.len() as u64);
         let _writing = self.begin(offset, from.len() as u64);
         self.write_held(from, offset)
     }
@@ -349,6 +365,7 @@ impl Layer for HostFile {
         }
         let end = offset.checked_add(len).ok_or_else(|| BlockError::new(ErrorKind::Invalid, "range past 2^64"))?;
         let fail = |e| self.error("zero", offset, e);
+        self.reached(offset, len);
         let _writing = self.begin(offset, len);
         if unmap && self.options.discard {
             let mode = libc::FALLOC_FL_PUNCH_HOLE | libc::FALLOC_FL_KEEP_SIZE;
@@ -397,6 +414,7 @@ impl Layer for HostFile {
             // Past the end a read gives zeroes and a write moves the end.
             FastOp::Read | FastOp::Write if offset.saturating_add(len) > self.size() => return Fast::Slow,
             FastOp::Write if self.read_only => return Fast::Slow,
+            FastOp::Write => self.reached(offset, len),
             _ => {}
         }
         let writing = match &self.units {

@@ -327,13 +327,12 @@ pub(super) fn of_drive(
     DeviceSpec::read_with(properties.collect(), Source::Json, &spec.globals).map_err(PlanError::Drive)
 }
 
-/// The functions of `-device`, those with an address first, and of `-drive if=virtio`.
+/// The functions of `-device`, those with an address first, and then, as in QEMU, of `-drive if=virtio`.
 pub(super) fn functions(spec: &VmSpec, disks: &[DrivePlan], places: &mut Places) -> Result<Vec<PciPlan>, PlanError> {
-    let mut functions = Vec::new();
+    let mut functions: Vec<_> = spec.devices.iter().filter(|device| device.pci().is_some()).cloned().collect();
     for drive in disks.iter().filter(|drive| drive.interface == DriveInterface::Virtio) {
         functions.push(of_drive(spec, "virtio-blk-pci", drive, &[])?);
     }
-    functions.extend(spec.devices.iter().filter(|device| device.pci().is_some()).cloned());
     // A device that says where it is goes there, whoever comes first on the command line.
     functions.sort_by_key(|device| device.pci().is_none_or(|pci| pci.addr.is_none()));
     let mut planned = Vec::new();

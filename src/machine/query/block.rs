@@ -68,31 +68,37 @@ impl Machine {
         answer(&nodes)
     }
 
-    /// `query-blockstats`: of disks, or of nodes.
+    /// `query-blockstats`: of disks with the images behind them, or of nodes; of each with what is beneath it.
     pub(in crate::machine) fn disk_counters(&self, of_nodes: bool) -> Vec<BlockStats> {
-        let disk = |disk: &Disk| BlockStats {
-            device: Some(disk.drive.clone()),
-            qdev: Some(disk.qdev.clone()),
-            node_name: Some(disk.node.clone()),
-            stats: totals(&disk.stats),
-            parent: None,
-            backing: None,
-        };
-        let node = |node: &Node| {
-            let used = self.facts.disk_on(node.name());
-            BlockStats {
-                device: None,
-                qdev: None,
-                node_name: Some(node.name().to_owned()),
-                stats: used.map_or_else(|| totals(&Counters::default()), |disk| totals(&disk.stats)),
-                parent: None,
-                backing: None,
+        if of_nodes {
+            return self.host.graph.nodes().iter().map(|node| self.node_counters(node, false)).collect();
+        }
+        let of_disk = |disk: &Disk| {
+            let node = self.host.graph.get(&disk.node).map(|node| self.node_counters(&node, true));
+            let (device, qdev) = (Some(disk.drive.clone()), Some(disk.qdev.clone()));
+            match node {
+                Some(node) => BlockStats { device, qdev, ..node },
+                None => {
+                    let stats = totals(&disk.stats, 0);
+                    BlockStats { device, qdev, node_name: None, stats, parent: None, backing: None }
+                }
             }
         };
-        if of_nodes {
-            self.host.graph.nodes().iter().map(|n| node(n)).collect()
-        } else {
-            self.facts.disks.iter().map(disk).collect()
+        self.facts.disks.iter().map(of_disk).collect()
+    }
+
+    /// Those of a node and of the file that it is stored in; with the images `behind` it or without.
+    fn node_counters(&self, node: &Node, behind: bool) -> BlockStats {
+        let unused = Counters::default();
+        let counters = self.facts.disk_on(node.name()).map_or(&unused, |disk| &disk.stats);
+        let of_child = |name| node.child(name).map(|child| Box::new(self.node_counters(&child, behind)));
+        BlockStats {
+            device: None,
+            qdev: None,
+            node_name: Some(node.name().to_owned()),
+            stats: totals(counters, node.layer().highest_write()),
+            parent: of_child("file"),
+            backing: if behind { of_child("backing") } else { None },
         }
     }
 
@@ -143,7 +149,7 @@ fn not_found(args: &BlockResize, name: &str) -> QmpError {
     }
 }
 
-fn totals(counters: &Counters) -> BlockDeviceStats {
+fn totals(counters: &Counters, highest_write: u64) -> BlockDeviceStats {
     let read = counters.totals(Counted::Read);
     let write = counters.totals(Counted::Write);
     let flush = counters.totals(Counted::Flush);
@@ -160,8 +166,7 @@ fn totals(counters: &Counters) -> BlockDeviceStats {
         wr_total_time_ns: write.total_time_ns,
         flush_total_time_ns: flush.total_time_ns,
         unmap_total_time_ns: unmap.total_time_ns,
-        // Where the highest write went is not kept.
-        wr_highest_offset: 0,
+        wr_highest_offset: highest_write,
         rd_merged: read.merged,
         wr_merged: write.merged,
         unmap_merged: unmap.merged,

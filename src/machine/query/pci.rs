@@ -4,6 +4,7 @@ use rhea_devices::pci::config::{BarInfo, BarKind};
 use rhea_devices::pci::{Bdf, PciFunction};
 
 use crate::board::Board;
+use crate::board::plan::is_made_up;
 use crate::qmp::reply::device::{PciDeviceClass, PciDeviceId, PciDeviceInfo, PciInfo, PciMemoryRegion};
 
 const VENDOR: u8 = 0x00;
@@ -36,8 +37,8 @@ fn describe(bdf: Bdf, function: &dyn PciFunction) -> PciDeviceInfo {
         },
         irq: (pin != 0).then(|| i64::from(byte(function, INTERRUPT_LINE))),
         irq_pin: pin,
-        // The board's own functions have no id.
-        qdev_id: if bdf.device() <= 1 { String::new() } else { function.name().to_owned() },
+        // The board's own functions have no id, nor has a device that was given none.
+        qdev_id: if bdf.device() <= 1 || is_made_up(function.name()) { "" } else { function.name() }.to_owned(),
         pci_bridge: None,
         regions: function.bars().into_iter().map(region).collect(),
     }

@@ -114,7 +114,7 @@ impl Debug {
 }
 
 impl Layer for Debug {
-    forward!(inner: size, limits, sync_failed, wants_ring, resize, close, allocated_bytes);
+    forward!(inner: size, limits, sync_failed, wants_ring, resize, close, allocated_bytes, highest_write);
 
     fn driver(&self) -> &'static str {
         "blkdebug"

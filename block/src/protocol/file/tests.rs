@@ -35,3 +35,23 @@ fn write_of_whole_units_and_one_within_them_both_arrive_with_direct_io() {
         }
     });
 }
+
+#[test]
+fn highest_write_is_where_the_farthest_one_ended() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("disk");
+    std::fs::write(&path, [1; 4096]).unwrap();
+    let file = HostFile::open(&path, FileOptions::default()).unwrap();
+    let before = file.highest_write();
+
+    write_all(&file, &[2; 100], 1000).unwrap();
+    write_all(&file, &[2; 100], 0).unwrap();
+    let written = file.highest_write();
+    assert!(matches!(file.fast(FastOp::Read, 3000, 100), Fast::Direct(_)));
+    let read = file.highest_write();
+    assert!(matches!(file.fast(FastOp::Write, 2000, 100), Fast::Direct(_)));
+    let overwritten = file.highest_write();
+    file.write_zeroes(3000, 100, false).unwrap();
+
+    assert_eq!((before, written, read, overwritten, file.highest_write()), (0, 1100, 1100, 2100, 3100));
+}

@@ -1,0 +1,53 @@
+//! What is told of disks: in which order, with which addresses, and with what is beneath them.
+
+use std::process::Command;
+
+use serde_json::{Value, json};
+
+use crate::rig::Machine;
+
+/// Values of `name` in a list of objects.
+fn all<'a>(list: &'a Value, name: &str) -> Vec<&'a str> {
+    list.as_array().expect("a list").iter().map(|entry| entry[name].as_str().unwrap_or("none")).collect()
+}
+
+#[test]
+fn drives_of_if_virtio_come_behind_devices_on_the_bus_and_before_them_in_query_block() {
+    let mut machine = Machine::start(
+        "-drive if=virtio,id=first,format=raw,file.driver=null-co -blockdev null-co,node-name=n
+         -device virtio-blk-pci,drive=n,id=second -device virtio-rng-pci,id=third",
+    );
+
+    let disks = machine.ask("query-block", &json!({})).expect("disks");
+    let buses = machine.ask("query-pci", &json!({})).expect("buses");
+
+    assert_eq!(all(&disks, "device"), ["first", ""]);
+    assert_eq!(all(&buses[0]["devices"], "qdev_id")[4..], ["second", "third", ""]);
+}
+
+#[test]
+fn counters_are_told_of_a_disk_its_file_and_the_image_behind_it() {
+    let folder = tempfile::tempdir().expect("directory");
+    let (base, top) = (folder.path().join("base.qcow2"), folder.path().join("top.qcow2"));
+    for (path, behind) in [(&base, &[][..]), (&top, &["-b", "base.qcow2", "-F", "qcow2"][..])] {
+        let mut create = Command::new("qemu-img");
+        create.args(["create", "-q", "-f", "qcow2"]).args(behind).arg(path).arg("1M");
+        assert!(create.status().expect("qemu-img (Debian: qemu-utils)").success());
+    }
+    let mut machine = Machine::start(&format!(
+        "-blockdev driver=file,node-name=file,filename={0} -blockdev driver=qcow2,node-name=top,file=file
+         -device virtio-blk-pci,drive=top -device ide-cd,id=empty",
+        top.display()
+    ));
+
+    let counters = machine.ask("query-blockstats", &json!({})).expect("counters");
+    let of_nodes = machine.ask("query-blockstats", &json!({"query-nodes": true})).expect("counters");
+
+    let disk = counters.as_array().expect("a list").iter().find(|disk| disk["node-name"] == "top").expect("the disk");
+    assert_eq!(disk["parent"]["node-name"], "file");
+    assert!(disk["backing"]["parent"]["stats"]["wr_highest_offset"].is_u64(), "{disk}");
+    let empty = counters.as_array().expect("a list").iter().find(|disk| disk["qdev"] == "empty").expect("the drive");
+    assert_eq!((empty.get("node-name"), empty.get("parent")), (None, None));
+    let node = of_nodes.as_array().expect("a list").iter().find(|node| node["node-name"] == "top").expect("the node");
+    assert_eq!((node.get("backing"), &node["parent"]["node-name"]), (None, &"file".into()));
+}
