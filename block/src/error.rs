@@ -59,6 +59,18 @@ impl BlockError {
         Self { kind: self.kind, context: context.into(), source: Some(Box::new(self)) }
     }
 
+    /// The error and all its causes in one sentence.
+    #[must_use]
+    pub fn sentence(&self) -> String {
+        let mut text = self.to_string();
+        let mut cause = std::error::Error::source(self);
+        while let Some(next) = cause {
+            text = text + ": " + &next.to_string();
+            cause = next.source();
+        }
+        text
+    }
+
     /// What a caller may want to tell apart.
     #[must_use]
     pub fn kind(&self) -> ErrorKind {

@@ -46,6 +46,8 @@ pub enum MachineEvent {
         /// It is out now.
         open: bool,
     },
+    /// The job with this id has done its work and follows what is written since.
+    JobReady(String),
     /// The work of a job has ended.
     JobEnded {
         /// Its id.

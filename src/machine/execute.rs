@@ -54,12 +54,18 @@ impl Target for Machine {
 
             Command::BlockdevCreate(args) => self.create_image(&args),
             Command::BlockStream(args) => self.stream(&args),
+            Command::BlockCommit(args) => self.commit(&args),
+            Command::JobComplete(args) => self.order_job(&args.id, Verb::Complete),
+            Command::BlockJobComplete(args) => self.order_block_job(&args.device, Verb::Complete),
             Command::JobCancel(args) => self.order_job(&args.id, Verb::Cancel),
             Command::JobPause(args) => self.order_job(&args.id, Verb::Pause),
             Command::JobResume(args) => self.order_job(&args.id, Verb::Resume),
             Command::JobFinalize(args) => self.order_job(&args.id, Verb::Finalize),
             Command::JobDismiss(args) => self.order_job(&args.id, Verb::Dismiss),
-            Command::BlockJobCancel(args) => self.order_block_job(&args.device, Verb::Cancel),
+            Command::BlockJobCancel(args) => {
+                let verb = if args.force == Some(true) { Verb::Cancel } else { Verb::Leave };
+                self.order_block_job(&args.device, verb)
+            }
             Command::BlockJobPause(args) => self.order_block_job(&args.device, Verb::Pause),
             Command::BlockJobResume(args) => self.order_block_job(&args.device, Verb::Resume),
             Command::BlockJobSetSpeed(args) => self.order_block_job(&args.device, Verb::SetSpeed(args.speed)),

@@ -1,24 +1,44 @@
-//! The jobs there are: `blockdev-create` and `block-stream`.
+//! The jobs there are: `blockdev-create`, `block-stream` and `block-commit`.
 
 use std::fs::OpenOptions;
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use rhea_block::format::qcow2::{self, Compression, CreateOptions};
 use rhea_block::graph::{Held, Node};
-use rhea_block::job::{Control, Stream};
+use rhea_block::job::{Commit as JobCommit, Control, End, Stream};
 use rhea_block::layer::{Layer, Preallocation};
 use rhea_block::protocol::file::{FileOptions, HostFile};
 use rhea_block::{BlockError, Disk, ErrorKind};
 
 use super::Machine;
-use super::jobs::Order;
+use super::event::MachineEvent;
+use super::jobs::{Closing, Order, nothing_left};
 use crate::qmp::QmpError;
 use crate::qmp::channel::{Answer, done};
-use crate::qmp::command::args::{BlockStream, BlockdevCreate};
+use crate::qmp::command::args::{BlockStream, BlockdevCreate, Commit};
 use crate::qmp::command::create::{
     BlockdevCreateOptions, CreateFile, CreateQcow2, NewPreallocation, Qcow2CompressionType, Qcow2Version,
 };
+
+fn not_in_chain(name: &str) -> QmpError {
+    QmpError::generic(format!("'{name}' is not in this backing file chain"))
+}
+
+/// The node of the chain at `root` that a client means by its name or by its file.
+fn chain_member(root: &Arc<Node>, name: Option<&str>, file: Option<&str>) -> Result<Option<Arc<Node>>, QmpError> {
+    let mut chain = std::iter::once(root.clone()).chain(root.beneath());
+    match (name, file) {
+        (Some(_), Some(_)) => Err(QmpError::generic("a node and its file are given; give one of the two")),
+        (Some(name), None) => Ok(Some(chain.find(|node| node.name() == name).ok_or_else(|| not_in_chain(name))?)),
+        (None, Some(file)) => {
+            let found = chain.find(|node| node.filename() == Path::new(file));
+            Ok(Some(found.ok_or_else(|| not_in_chain(file))?))
+        }
+        (None, None) => Ok(None),
+    }
+}
 
 fn failed(error: &BlockError) -> QmpError {
     QmpError::from_error(error)
@@ -44,7 +64,7 @@ impl Machine {
             control.step(1, 0)?;
             Ok(made?)
         };
-        self.start_job(order, work, Box::new(|_| Ok(())))?;
+        self.start_job(order, work, Box::new(nothing_left))?;
         done()
     }
 
@@ -81,9 +101,135 @@ impl Machine {
             auto_dismiss: args.auto_dismiss.unwrap_or(true),
             held: Some(held),
         };
-        let finish = move |machine: &mut Self| machine.rebase(&top, base.as_ref(), name);
+        let finish = move |machine: &mut Self, closing| match closing {
+            Closing::Done => machine.rebase(&top, base.as_ref(), name),
+            Closing::Undone => Ok(()),
+        };
         self.start_job(order, move |control| stream.run(control), Box::new(finish))?;
         done()
+    }
+
+    /// `block-commit`.
+    pub(super) fn commit(&mut self, args: &Commit) -> Answer {
+        let root = self.node_of(&args.device)?;
+        let top = chain_member(&root, args.top_node.as_deref(), args.top.as_deref())?.unwrap_or_else(|| root.clone());
+        let bottom = || root.beneath().last().ok_or_else(|| not_in_chain(root.name()));
+        let base = chain_member(&root, args.base_node.as_deref(), args.base.as_deref())?.map_or_else(bottom, Ok)?;
+        if Arc::ptr_eq(&top, &base) {
+            return Err(QmpError::generic("cannot commit an image into itself"));
+        }
+        let active = Arc::ptr_eq(&top, &root);
+        let whole: Vec<_> = std::iter::once(root.clone()).chain(root.beneath()).collect();
+        let above = whole.iter().find(|node| node.child("backing").is_some_and(|below| Arc::ptr_eq(&below, &top)));
+        let commit = JobCommit::new(top.clone(), base.clone(), active).map_err(|error| failed(&error))?;
+        let above = above.filter(|_| !active).cloned();
+        let nodes = whole.into_iter().take_while(|node| !Arc::ptr_eq(node, &base)).chain([base.clone()]).collect();
+        let graph = &self.host.graph;
+        let held = graph.hold_for_job(nodes, "commit").map_err(|error| failed(&error))?;
+        graph.open_base(&base).map_err(|error| failed(&error))?;
+        let order = Order {
+            id: args.job_id.clone().unwrap_or_else(|| args.device.clone()),
+            kind: "commit",
+            speed: args.speed.unwrap_or(0),
+            auto_finalize: args.auto_finalize.unwrap_or(true),
+            auto_dismiss: args.auto_dismiss.unwrap_or(true),
+            held: Some(held),
+        };
+        let (graph, closed) = (graph.clone(), base.clone());
+        let mirror = commit.mirror();
+        let started = match above {
+            Some(above) => self.start_commit(order, commit, above, base, args.backing_file.clone()),
+            None => self.start_active_commit(order, commit, top, base, mirror),
+        };
+        started.inspect_err(|_| graph.close_base(&closed))?;
+        done()
+    }
+
+    /// Of images that nobody writes to: the one above them is put onto the base.
+    fn start_commit(
+        &mut self,
+        order: Order,
+        commit: JobCommit,
+        above: Arc<Node>,
+        base: Arc<Node>,
+        name: Option<String>,
+    ) -> Result<(), QmpError> {
+        let finish = move |machine: &mut Self, closing| {
+            let changed = match closing {
+                Closing::Done => machine.rebase(&above, Some(&base), name),
+                Closing::Undone => Ok(()),
+            };
+            machine.host.graph.close_base(&base);
+            changed
+        };
+        self.start_job(order, move |control| commit.run(control), Box::new(finish))
+    }
+
+    /// Of the image that a device writes to: both get its writes, until the device goes over to the base.
+    fn start_active_commit(
+        &mut self,
+        order: Order,
+        commit: JobCommit,
+        top: Arc<Node>,
+        base: Arc<Node>,
+        mirror: Option<Arc<dyn Layer>>,
+    ) -> Result<(), QmpError> {
+        let (events, id) = (self.host.events.clone(), order.id.clone());
+        let pivots = Arc::new(AtomicBool::new(false));
+        let (decided, node) = (pivots.clone(), top.clone());
+        let commit = Arc::new(commit);
+        let copied = commit.clone();
+        let work = move |control: &Control| {
+            commit.run(control)?;
+            events.send(MachineEvent::JobReady(id));
+            let end = control.wait_for_end(|| commit.check())?;
+            decided.store(end == End::Pivot, Ordering::SeqCst);
+            Ok(())
+        };
+        let finish = move |machine: &mut Self, closing| {
+            let pivots = closing == Closing::Done && pivots.load(Ordering::SeqCst);
+            machine.end_active_commit(&top, &base, pivots.then_some(&*copied))
+        };
+        // Before anything is copied: what is written after that goes to both.
+        let disk = self.disk_of(&node);
+        if let (Some(disk), Some(mirror)) = (&disk, mirror) {
+            disk.swap(mirror);
+        }
+        self.start_job(order, work, Box::new(finish)).inspect_err(|_| {
+            if let Some(disk) = disk {
+                disk.swap(node.layer().clone());
+            }
+        })
+    }
+
+    /// The device goes over to the base if that is asked for and it shows the same, or stays.
+    fn end_active_commit(
+        &mut self,
+        top: &Arc<Node>,
+        base: &Arc<Node>,
+        pivot: Option<&JobCommit>,
+    ) -> Result<(), QmpError> {
+        let front = self.facts.disk_on(top.name()).map(|disk| disk.id.clone());
+        let attached = front.as_ref().and_then(|id| self.host.disk(id).attached);
+        let Some((attached, id)) = attached.zip(front) else {
+            self.host.graph.close_base(base);
+            return Ok(());
+        };
+        let held = attached.disk().drain();
+        // With nothing in flight: what failed until now counts.
+        let same = pivot.map(|commit| commit.check().and_then(|()| base.layer().flush()));
+        if let Some(Ok(())) = same {
+            self.host.graph.pivot(top, base, &attached, &held);
+            if let Some(disk) = self.facts.disk_mut(&id) {
+                base.name().clone_into(&mut disk.node);
+            }
+        } else {
+            held.swap(top.layer().clone());
+            self.host.graph.close_base(base);
+        }
+        drop(held);
+        attached.disk().announce();
+        same.unwrap_or(Ok(())).map_err(|error| failed(&error))
     }
 
     /// Puts `top` onto `base`, with the device that has it held still.

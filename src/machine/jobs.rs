@@ -1,8 +1,8 @@
 //! Jobs: long work on images, each on a thread of its own, from `created` to `null` as clients see it.
 //!
 //! ```text
-//!   created -> running -> waiting -> pending -> concluded -> null
-//!                 \____________________/
+//!   created -> running (-> ready) -> waiting -> pending -> concluded -> null
+//!                 \_______________________________/
 //!                         aborting (cancelled, or failed)
 //! ```
 //!
@@ -14,18 +14,31 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 
 use rhea_block::graph::Held;
-use rhea_block::job::{Control, Halt};
+use rhea_block::job::{Control, End, Halt};
 use rhea_block::thread::{self, ThreadKind};
 
 use super::Machine;
 use super::event::MachineEvent;
 use crate::qmp::channel::{Answer, answer, done};
-use crate::qmp::event::{BlockJobData, BlockJobPendingData, JobStatus, JobStatusData};
+use crate::qmp::event::{BlockJobData, BlockJobPendingData, BlockJobReadyData, JobStatus, JobStatusData};
 use crate::qmp::reply::block::{BlockDeviceIoStatus, BlockJobInfo, JobInfo};
 use crate::qmp::{Event, QmpError};
 
-/// What is left to do on the main thread when the work is done.
-pub(super) type Finish = Box<dyn FnOnce(&mut Machine) -> Result<(), QmpError> + Send>;
+/// How the work ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Closing {
+    Done,
+    /// It was cancelled, or failed.
+    Undone,
+}
+
+/// What is left to do on the main thread when the work has ended.
+pub(super) type Finish = Box<dyn FnOnce(&mut Machine, Closing) -> Result<(), QmpError> + Send>;
+
+/// For jobs that leave nothing to do.
+pub(super) fn nothing_left(_: &mut Machine, _: Closing) -> Result<(), QmpError> {
+    Ok(())
+}
 
 /// How a job is to be run, as its client asked.
 pub(super) struct Order {
@@ -102,6 +115,9 @@ fn join(job: &mut Job) {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Verb {
     Cancel,
+    /// Leaves what a ready job has made; otherwise as [`Verb::Cancel`].
+    Leave,
+    Complete,
     Pause,
     Resume,
     SetSpeed(u64),
@@ -112,7 +128,8 @@ pub(super) enum Verb {
 impl Verb {
     fn name(self) -> &'static str {
         match self {
-            Self::Cancel => "cancel",
+            Self::Cancel | Self::Leave => "cancel",
+            Self::Complete => "complete",
             Self::Pause => "pause",
             Self::Resume => "resume",
             Self::SetSpeed(_) => "set-speed",
@@ -124,10 +141,12 @@ impl Verb {
     /// Whether a job in this state takes it.
     fn fits(self, status: JobStatus) -> bool {
         match self {
-            Self::Cancel => matches!(status, JobStatus::Running | JobStatus::Paused | JobStatus::Pending),
-            Self::Pause | Self::Resume | Self::SetSpeed(_) => {
-                matches!(status, JobStatus::Running | JobStatus::Paused)
+            Self::Cancel | Self::Leave => {
+                matches!(status, JobStatus::Running | JobStatus::Paused | JobStatus::Ready | JobStatus::Pending)
             }
+            Self::Complete => status == JobStatus::Ready,
+            Self::Pause | Self::Resume => matches!(status, JobStatus::Running | JobStatus::Paused),
+            Self::SetSpeed(_) => matches!(status, JobStatus::Running | JobStatus::Paused | JobStatus::Ready),
             Self::Finalize => status == JobStatus::Pending,
             Self::Dismiss => status == JobStatus::Concluded,
         }
@@ -190,6 +209,19 @@ impl Machine {
         }
     }
 
+    /// A job has done its work and follows what is written since.
+    pub(super) fn job_ready(&mut self, id: &str) {
+        // It may have ended since.
+        if self.jobs.all.get(id).is_none_or(|job| job.thread.is_none()) {
+            return;
+        }
+        self.job_is(id, JobStatus::Ready);
+        if let Some(job) = self.jobs.all.get(id) {
+            let BlockJobData { r#type, device, len, offset, speed, .. } = job.data();
+            self.bus.emit(&Event::BlockJobReady(BlockJobReadyData { r#type, device, len, offset, speed }));
+        }
+    }
+
     /// The work of a job has ended.
     pub(super) fn job_ended(&mut self, id: &str, result: Result<(), Halt>) {
         let Some(job) = self.jobs.all.get_mut(id) else { return };
@@ -217,7 +249,7 @@ impl Machine {
     /// Does what is left on the main thread.
     fn finalize(&mut self, id: &str) {
         let Some(finish) = self.jobs.all.get_mut(id).and_then(|job| job.finish.take()) else { return };
-        let result = finish(self);
+        let result = finish(self, Closing::Done);
         let Some(job) = self.jobs.all.get_mut(id) else { return };
         match result {
             Ok(()) => {
@@ -237,6 +269,11 @@ impl Machine {
     /// It was cancelled, or failed.
     fn abort(&mut self, id: &str) {
         self.job_is(id, JobStatus::Aborting);
+        if let Some(finish) = self.jobs.all.get_mut(id).and_then(|job| job.finish.take())
+            && let Err(error) = finish(self, Closing::Undone)
+        {
+            log::warn!("job '{id}': {error}");
+        }
         let Some(job) = self.jobs.all.get_mut(id) else { return };
         if job.of_block() {
             let data = job.data();
@@ -277,8 +314,10 @@ impl Machine {
             return Err(QmpError::generic(text));
         }
         match verb {
-            Verb::Cancel if job.status == JobStatus::Pending => self.abort(id),
-            Verb::Cancel => job.control.cancel(),
+            Verb::Leave if job.status == JobStatus::Ready => job.control.end(End::Leave),
+            Verb::Cancel | Verb::Leave if job.status == JobStatus::Pending => self.abort(id),
+            Verb::Cancel | Verb::Leave => job.control.cancel(),
+            Verb::Complete => job.control.end(End::Pivot),
             Verb::Pause if job.control.is_paused() => return Err(QmpError::generic("Job is already paused")),
             Verb::Pause => {
                 job.control.set_paused(true);
@@ -344,7 +383,7 @@ fn block_job_info(job: &Job) -> BlockJobInfo {
         paused: job.control.is_paused(),
         speed: to_signed(job.control.speed()),
         io_status: BlockDeviceIoStatus::Ok,
-        ready: false,
+        ready: job.status == JobStatus::Ready,
         status: job.status,
         auto_finalize: job.order.auto_finalize,
         auto_dismiss: job.order.auto_dismiss,

@@ -157,6 +157,10 @@ impl Machine {
                 self.tray_moved(&device, open);
                 Ok(())
             }
+            MachineEvent::JobReady(id) => {
+                self.job_ready(&id);
+                Ok(())
+            }
             MachineEvent::JobEnded { id, result } => {
                 self.job_ended(&id, result);
                 Ok(())

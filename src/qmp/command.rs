@@ -179,6 +179,12 @@ commands! {
     "blockdev-create" BlockdevCreate(BlockdevCreate) -> (),
     /// Pulls what lies beneath a node up into it; a job.
     "block-stream" BlockStream(BlockStream) -> (),
+    /// Writes what an overlay holds into a node beneath it; a job.
+    "block-commit" BlockCommit(BlockCommit) -> (),
+    /// Has a job that is ready go over to what it has made.
+    "job-complete" JobComplete(Id) -> (),
+    /// The same.
+    "block-job-complete" BlockJobComplete(JobDevice) -> (),
     /// Ends a job.
     "job-cancel" JobCancel(Id) -> (),
     /// Holds it.
@@ -262,6 +268,7 @@ impl Command {
                 | Self::BlockdevAdd(_)
                 | Self::BlockdevDel(_)
                 | Self::BlockStream(_)
+                | Self::BlockCommit(_)
                 | Self::BlockdevSnapshot(_)
                 | Self::BlockdevSnapshotSync(_)
                 | Self::Transaction(_)

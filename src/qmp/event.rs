@@ -189,6 +189,22 @@ qapi_struct! {
 }
 
 qapi_struct! {
+    /// Data of `BLOCK_JOB_READY`.
+    pub struct BlockJobReadyData {
+        /// `commit` and so on.
+        pub r#type: String,
+        /// The job's id.
+        pub device: String,
+        /// Bytes to do in all.
+        pub len: i64,
+        /// Bytes done.
+        pub offset: i64,
+        /// Limit of bytes a second; 0 is none.
+        pub speed: i64,
+    }
+}
+
+qapi_struct! {
     /// Data of `BLOCK_JOB_PENDING`.
     pub struct BlockJobPendingData {
         /// `stream` and so on.
@@ -285,6 +301,8 @@ events! {
     "BLOCK_JOB_COMPLETED" BlockJobCompleted(BlockJobData),
     /// A job on a node was cancelled.
     "BLOCK_JOB_CANCELLED" BlockJobCancelled(BlockJobData),
+    /// A job on a node can be completed.
+    "BLOCK_JOB_READY" BlockJobReady(BlockJobReadyData),
     /// A job on a node waits to be finalized.
     "BLOCK_JOB_PENDING" BlockJobPending(BlockJobPendingData),
     /// The guest's kernel panicked.

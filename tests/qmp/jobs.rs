@@ -155,3 +155,77 @@ fn job_is_held_limited_and_ended_by_its_verbs() {
     tool("qemu-img", "compare -f qcow2 -F qcow2 base top", folder.path());
     tool("qemu-img", "check -q top", folder.path());
 }
+
+#[test]
+fn overlay_is_committed_into_what_it_was_put_on_and_the_disk_goes_back() {
+    let folder = tempfile::tempdir().expect("directory");
+    let path = |name: &str| folder.path().join(name).display().to_string();
+    tool("qemu-img", "create -q -f qcow2 base 8M", folder.path());
+    tool("qemu-img", "create -q -f qcow2 -b base -F qcow2 one", folder.path());
+    tool("qemu-io", "-f qcow2 -c write_-P_7_1M_2M one", folder.path());
+    let mut machine = Machine::start(&format!(
+        "-blockdev driver=qcow2,node-name=base,file.driver=file,file.filename={} -device virtio-blk-pci,drive=base,id=d",
+        path("base")
+    ));
+    let snapshot = |node: &str, name: &str, mode: &str| json!({"node-name": node, "snapshot-node-name": name, "snapshot-file": path(name), "mode": mode});
+    machine.ask("blockdev-snapshot-sync", &snapshot("base", "one", "existing")).expect("a snapshot");
+    machine.ask("blockdev-snapshot-sync", &snapshot("one", "two", "absolute-paths")).expect("a snapshot");
+    machine.ask("blockdev-snapshot-sync", &snapshot("two", "three", "absolute-paths")).expect("a snapshot");
+
+    let below = json!({"job-id": "below", "device": "three", "top-node": "two", "base-node": "one"});
+    machine.ask("block-commit", &below).expect("a job");
+    let events = machine.until("below", "null");
+    let depth = machine.drive("/machine/peripheral/d/virtio-backend")["inserted"]["backing_file_depth"].clone();
+    machine.ask("block-commit", &json!({"job-id": "active", "device": "three", "base": path("base")})).expect("a job");
+    let mut ready = machine.until("active", "ready");
+    ready.push(machine.next());
+    let early = machine.ask("blockdev-del", &json!({"node-name": "base"}));
+    machine.ask("job-complete", &json!({"id": "active"})).expect("completed");
+    let over = machine.until("active", "null");
+    let now = machine.drive("/machine/peripheral/d/virtio-backend")["inserted"].clone();
+    for node in ["three", "two", "one"] {
+        machine.ask("blockdev-del", &json!({"node-name": node})).expect("deleted");
+    }
+
+    assert_eq!(
+        story(&events),
+        ["created", "running", "waiting", "pending", "BLOCK_JOB_COMPLETED", "concluded", "null"]
+    );
+    assert_eq!(depth, 2);
+    assert_eq!(story(&ready), ["created", "running", "ready", "BLOCK_JOB_READY"]);
+    assert!(early.is_err(), "{early:?}");
+    assert_eq!(story(&over), ["waiting", "pending", "BLOCK_JOB_COMPLETED", "concluded", "null"]);
+    assert_eq!((&now["node-name"], &now["ro"], &now["backing_file_depth"]), (&"base".into(), &false.into(), &0.into()));
+    machine.end();
+    tool("qemu-img", "compare -f qcow2 -F qcow2 base three", folder.path());
+    tool("qemu-io", "-r -f qcow2 -c read_-P_7_1M_2M base", folder.path());
+    tool("qemu-img", "check -q base", folder.path());
+}
+
+#[test]
+fn commit_is_refused_where_it_cannot_be_and_cancelled_leaves_the_disk() {
+    let folder = tempfile::tempdir().expect("directory");
+    let path = |name: &str| folder.path().join(name).display().to_string();
+    tool("qemu-img", "create -q -f qcow2 base 8M", folder.path());
+    tool("qemu-img", "create -q -f qcow2 -b base -F qcow2 top", folder.path());
+    let mut machine = Machine::start(&format!(
+        "-drive if=none,id=d0,file={},format=qcow2 -device virtio-blk-pci,drive=d0,id=d",
+        path("top")
+    ));
+
+    let read_only = machine.ask("block-commit", &json!({"device": "d0"}));
+    let stranger = machine.ask("block-commit", &json!({"device": "d0", "base-node": "x"}));
+    let itself = machine.ask("block-commit", &json!({"device": "d0", "base": path("top")}));
+    machine.ask("blockdev-snapshot-sync", &json!({"device": "d0", "snapshot-file": path("over")})).expect("a snapshot");
+    machine.ask("block-commit", &json!({"device": "d0", "base": path("top"), "auto-dismiss": false})).expect("a job");
+    machine.until("d0", "ready");
+    machine.ask("block-job-cancel", &json!({"device": "d0", "force": true})).expect("cancelled");
+    let over = machine.until("d0", "concluded");
+
+    assert!(read_only.is_err_and(|text| text.contains("was opened for reading only")));
+    assert_eq!(stranger, Err("'x' is not in this backing file chain".into()));
+    assert_eq!(itself, Err("cannot commit an image into itself".into()));
+    assert_eq!(story(&over)[over.len() - 3..], ["aborting", "BLOCK_JOB_CANCELLED", "concluded"]);
+    let now = machine.drive("d0")["inserted"].clone();
+    assert_eq!((&now["file"], &now["backing_file_depth"]), (&path("over").into(), &2.into()));
+}

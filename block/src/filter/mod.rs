@@ -101,5 +101,6 @@ macro_rules! forward {
 
 pub mod copy_on_read;
 pub mod debug;
+pub mod mirror;
 pub mod policy;
 pub mod throttle;

@@ -247,7 +247,7 @@ impl Graph {
         node.check_idle()?;
         node.layer.close()?;
         if let Some(node) = nodes.remove(name) {
-            forget_children(&mut nodes, &node);
+            node.children().iter().for_each(|(_, child)| forget(&mut nodes, child));
         }
         Ok(())
     }
@@ -330,13 +330,13 @@ fn is_child(above: &Arc<Node>, node: &Arc<Node>) -> bool {
     above.children().iter().any(|(_, child)| Arc::ptr_eq(child, node))
 }
 
-/// Forgets children with names of ours, which nobody else can have asked for.
-fn forget_children(nodes: &mut BTreeMap<String, Arc<Node>>, node: &Arc<Node>) {
-    for (_, child) in &node.children() {
-        if child.name.starts_with('#') && !nodes.values().any(|n| is_child(n, child)) {
-            nodes.remove(&child.name);
-            forget_children(nodes, child);
-        }
+/// Forgets a node with a name of ours, which nobody else can have asked for, if nothing needs it, and so with those
+/// beneath it.
+fn forget(nodes: &mut BTreeMap<String, Arc<Node>>, node: &Arc<Node>) {
+    let used = node.attached.load(Ordering::Acquire) || nodes.values().any(|above| is_child(above, node));
+    if node.name.starts_with('#') && !used {
+        nodes.remove(&node.name);
+        node.children().iter().for_each(|(_, child)| forget(nodes, child));
     }
 }
 

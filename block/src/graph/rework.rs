@@ -3,9 +3,11 @@
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError};
 
-use super::{Graph, Node, forget_children};
+use super::{Attached, Graph, Node, forget};
+use crate::disk::Drained;
 use crate::error::{BlockError, ErrorKind};
 use crate::format::qcow2::Qcow2;
+use crate::lock::Access;
 
 /// Nodes in the hands of a job, until it is dropped.
 pub struct Held {
@@ -78,6 +80,12 @@ impl Graph {
             BlockError::new(ErrorKind::Invalid, format!("node '{}' does not keep what lies beneath", top.name))
         })?;
         image.set_backing_name(name)?;
+        self.stand(top, image, base);
+        Ok(())
+    }
+
+    /// Puts `top` onto `base`, or onto nothing.
+    fn stand(&self, top: &Arc<Node>, image: &Qcow2, base: Option<&Arc<Node>>) {
         image.set_backing(base.map(|base| base.layer.clone()));
         let mut children = top.children.write().unwrap_or_else(PoisonError::into_inner);
         let former: Vec<_> = children.extract_if(.., |(role, _)| *role == "backing").map(|(_, node)| node).collect();
@@ -85,11 +93,38 @@ impl Graph {
         drop(children);
         let mut nodes = self.lock();
         for node in former.iter().filter(|node| base.is_none_or(|base| !Arc::ptr_eq(base, node))) {
-            if node.name.starts_with('#') && !nodes.values().any(|above| super::is_child(above, node)) {
-                nodes.remove(&node.name);
-                forget_children(&mut nodes, node);
-            }
+            forget(&mut nodes, node);
         }
+    }
+
+    /// Lets a job write to `base`, which an overlay was put on.
+    ///
+    /// # Errors
+    /// When another program reads it and does not expect that.
+    pub fn open_base(&self, base: &Arc<Node>) -> Result<(), BlockError> {
+        base.relock(Access::Write)?;
+        base.kept.store(false, Ordering::Release);
         Ok(())
+    }
+
+    /// Nothing is written to `base` any more.
+    pub fn close_base(&self, base: &Arc<Node>) {
+        base.kept.store(true, Ordering::Release);
+        let closed = base.layer.flush().and_then(|()| base.layer.close()).and_then(|()| base.relock(Access::Read));
+        if let Err(error) = closed {
+            log::warn!("{}: {error}", base.filename.display());
+        }
+    }
+
+    /// The front end that had `top` goes on with `base`, which shows the same; what is above `base` and nobody named is
+    /// forgotten.
+    pub fn pivot(&self, top: &Arc<Node>, base: &Arc<Node>, front: &Attached, held: &Drained) {
+        held.swap(base.layer.clone());
+        front.move_to(base);
+        if let Some(image) = top.layer.as_any().downcast_ref::<Qcow2>() {
+            // What is written to the base from now on is not this image's.
+            self.stand(top, image, None);
+        }
+        forget(&mut self.lock(), top);
     }
 }

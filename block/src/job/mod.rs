@@ -1,4 +1,5 @@
-//! Work on images beside a running guest: [`Stream`] pulls what lies beneath an overlay up into it.
+//! Work on images beside a running guest: [`Stream`] pulls what lies beneath an overlay up into it, [`Commit`] writes
+//! what an overlay holds into what lies beneath.
 //!
 //! A job's work runs on a thread of its own and knows a [`Control`]: how far it is, whether it should pause or end, how
 //! fast it may be. Between two steps it asks there. It changes no relation between nodes; whoever started it does that
@@ -10,9 +11,15 @@ use std::time::{Duration, Instant};
 
 use crate::error::BlockError;
 
+mod chain;
+mod commit;
 mod stream;
 
+pub use commit::Commit;
 pub use stream::Stream;
+
+/// Bytes between two looks at what is asked of a job.
+const STEP: u64 = 512 << 10;
 
 /// Why work ended before it was done.
 #[derive(Debug)]
@@ -29,9 +36,20 @@ impl From<BlockError> for Halt {
     }
 }
 
+/// How a job ends that has done its work and follows what is written since.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum End {
+    /// The disk goes on with the copy.
+    Pivot,
+    /// The disk stays where it is; the copy is left as it is at that moment.
+    Leave,
+}
+
 #[derive(Debug, Default)]
 struct Orders {
     cancelled: bool,
+    /// How a job that is ready has to end.
+    end: Option<End>,
     paused: bool,
     /// Bytes a second; 0 is as fast as it goes.
     speed: u64,
@@ -95,6 +113,30 @@ impl Control {
     #[must_use]
     pub fn speed(&self) -> u64 {
         self.orders().speed
+    }
+
+    /// Ends a job that is ready.
+    pub fn end(&self, how: End) {
+        self.order(|orders| orders.end = Some(how));
+    }
+
+    /// Waits until someone says how to end; `look` is called again and again, and ends the job by failing.
+    ///
+    /// # Errors
+    /// That of `look`, or [`Halt::Cancelled`].
+    pub fn wait_for_end(&self, look: impl Fn() -> Result<(), BlockError>) -> Result<End, Halt> {
+        const LOOK: Duration = Duration::from_millis(200);
+        loop {
+            look()?;
+            let orders = self.orders();
+            if orders.cancelled {
+                return Err(Halt::Cancelled);
+            }
+            if let Some(end) = orders.end {
+                return Ok(end);
+            }
+            drop(self.changed.wait_timeout(orders, LOOK).unwrap_or_else(PoisonError::into_inner));
+        }
     }
 
     /// How far it is, and where that ends, in bytes.

@@ -2,14 +2,12 @@
 
 use std::sync::Arc;
 
-use super::{Control, Halt};
+use super::chain::{self, Decides};
+use super::{Control, Halt, STEP};
 use crate::disk::Disk;
 use crate::error::{BlockError, ErrorKind};
 use crate::format::qcow2::Qcow2;
 use crate::graph::Node;
-
-/// Bytes between two looks at what is asked of the job.
-const STEP: u64 = 512 << 10;
 
 /// The work of one `block-stream`.
 pub struct Stream {
@@ -73,33 +71,13 @@ impl Stream {
             image(&self.top)?.populate(at, run)?;
             return Ok((run, run));
         }
-        let (run, decides) = self.above_base(at, run)?;
+        let between = chain::down_to(self.top.beneath(), self.base.as_ref());
+        let (run, decides) = chain::decides(between, at, run)?;
         match decides {
-            Decides::Base => Ok((run, 0)),
+            Decides::Nobody => Ok((run, 0)),
             Decides::Data => image(&self.top)?.populate(at, run).map(|()| (run, run)),
             Decides::Zero => self.zero(at, run).map(|()| (run, 0)),
         }
-    }
-
-    /// Who decides what a run shows that the overlay does not hold.
-    fn above_base(&self, at: u64, len: u64) -> Result<(u64, Decides), BlockError> {
-        let mut len = len;
-        for node in self.top.beneath() {
-            if self.base.as_ref().is_some_and(|base| Arc::ptr_eq(base, &node)) {
-                break;
-            }
-            let left = node.layer().size().saturating_sub(at);
-            if left == 0 {
-                // Past its end this image shows zeroes, whatever lies beneath it.
-                return Ok((len, Decides::Zero));
-            }
-            let status = node.layer().status(at, len.min(left))?;
-            len = status.len.clamp(1, len.min(left));
-            if status.allocated {
-                return Ok((len, if status.zero { Decides::Zero } else { Decides::Data }));
-            }
-        }
-        Ok((len, Decides::Base))
     }
 
     /// Makes the overlay hold zeroes where it still holds nothing. The guest is held still: what it writes meanwhile
@@ -119,14 +97,4 @@ impl Stream {
         drop(held);
         Ok(())
     }
-}
-
-/// Who decides what a run shows.
-enum Decides {
-    /// The base, or nobody.
-    Base,
-    /// An image between, which holds data.
-    Data,
-    /// An image between, which holds zeroes.
-    Zero,
 }

@@ -54,6 +54,40 @@ fn content(node: &Node) -> Vec<u8> {
     read_vec(node.layer().as_ref(), 0, SIZE).unwrap()
 }
 
+/// A guest that writes all the time.
+struct Writer {
+    stop: Arc<AtomicBool>,
+    thread: std::thread::JoinHandle<Vec<(u64, u8)>>,
+}
+
+impl Writer {
+    fn start(disk: &Disk) -> Self {
+        let (disk, stop) = (disk.clone(), Arc::new(AtomicBool::new(false)));
+        let stopped = stop.clone();
+        let thread = std::thread::spawn(move || {
+            let mut written = Vec::new();
+            let mut next = 7_u64;
+            while !stopped.load(Ordering::SeqCst) || written.is_empty() {
+                next = next.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+                let at = (next >> 33) % (SIZE as u64 / 512) * 512;
+                let byte = (next >> 25) as u8;
+                rig::write(&disk, &[byte; 512], at);
+                written.push((at, byte));
+            }
+            written
+        });
+        Self { stop, thread }
+    }
+
+    /// Puts all that was written into `expected`.
+    fn end(self, expected: &mut [u8]) {
+        self.stop.store(true, Ordering::SeqCst);
+        for (at, byte) in self.thread.join().unwrap() {
+            expected[at as usize..at as usize + 512].fill(byte);
+        }
+    }
+}
+
 #[test]
 fn streamed_overlay_shows_the_same_without_what_was_beneath() {
     for keep_base in [false, true] {
@@ -88,29 +122,77 @@ fn writes_during_a_stream_are_kept() {
     let [base, _, top] = chain(&graph, folder.path());
     let mut expected = content(&top);
     let attached = graph.attach("top", true).unwrap();
-    let (disk, stop) = (attached.disk().clone(), Arc::new(AtomicBool::new(false)));
-    let stopped = stop.clone();
-    let writer = std::thread::spawn(move || {
-        let mut written = Vec::new();
-        let mut next = 7_u64;
-        while !stopped.load(Ordering::SeqCst) || written.is_empty() {
-            next = next.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
-            let at = (next >> 33) % (SIZE as u64 / 512) * 512;
-            let byte = (next >> 25) as u8;
-            rig::write(&disk, &[byte; 512], at);
-            written.push((at, byte));
-        }
-        written
-    });
+    let writer = Writer::start(attached.disk());
 
     let stream = Stream::new(top.clone(), Some(base), Some(attached.disk().clone())).unwrap();
     stream.run(&Control::default()).unwrap();
-    stop.store(true, Ordering::SeqCst);
-
-    for (at, byte) in writer.join().unwrap() {
-        expected[at as usize..at as usize + 512].fill(byte);
-    }
+    writer.end(&mut expected);
     assert!(content(&top) == expected);
+}
+
+#[test]
+fn committed_overlays_are_shown_by_their_base() {
+    let (folder, graph) = (tempfile::tempdir().unwrap(), Graph::new());
+    let [base, middle, top] = chain(&graph, folder.path());
+    let before = content(&top);
+    let control = Control::default();
+
+    let commit = Commit::new(middle, base.clone(), false).unwrap();
+    assert!(commit.mirror().is_none());
+    commit.run(&control).unwrap();
+    let name = folder.path().join("base").display().to_string();
+    graph.rebase(&top, Some(&base), Some((&name, Some("qcow2")))).unwrap();
+    assert!(content(&top) == before);
+    assert_eq!(top.beneath().count(), 1);
+
+    Commit::new(top, base.clone(), false).unwrap().run(&control).unwrap();
+    assert!(content(&base) == before);
+}
+
+#[test]
+fn writes_during_a_commit_of_the_disk_itself_go_to_both() {
+    let (folder, graph) = (tempfile::tempdir().unwrap(), Graph::new());
+    let [base, _, top] = chain(&graph, folder.path());
+    let mut expected = content(&top);
+    let attached = graph.attach("top", true).unwrap();
+    let commit = Commit::new(top.clone(), base.clone(), true).unwrap();
+    let writer = Writer::start(attached.disk());
+
+    attached.disk().swap(commit.mirror().unwrap());
+    commit.run(&Control::default()).unwrap();
+    std::thread::sleep(Duration::from_millis(20));
+    let held = attached.disk().drain();
+    commit.check().unwrap();
+    assert!(content(&top) == content(&base), "nothing is in flight");
+    graph.pivot(&top, &base, &attached, &held);
+    drop(held);
+    writer.end(&mut expected);
+
+    assert_eq!(attached.node().name(), "base");
+    assert!(content(&base) == expected);
+    assert!(top.child("backing").is_none());
+    graph.remove("top").unwrap();
+    graph.remove("middle").unwrap();
+}
+
+#[test]
+fn job_that_is_ready_ends_as_it_is_told() {
+    for (end, look) in [(Some(End::Pivot), true), (Some(End::Leave), true), (None, true), (None, false)] {
+        let control = Control::default();
+        match end {
+            Some(end) => control.end(end),
+            None => control.cancel(),
+        }
+        let looked = || if look { Ok(()) } else { Err(BlockError::new(crate::ErrorKind::Io, "the copy failed")) };
+
+        let ended = control.wait_for_end(looked);
+
+        match ended {
+            Ok(how) => assert_eq!(Some(how), end),
+            Err(Halt::Cancelled) => assert!(look && end.is_none()),
+            Err(Halt::Failed(error)) => assert_eq!((look, error.to_string().as_str()), (false, "the copy failed")),
+        }
+    }
 }
 
 #[test]

@@ -294,6 +294,35 @@ qapi_struct! {
     }
 }
 
+/// `block-commit`: boxed, because it is larger than other arguments.
+pub type BlockCommit = Box<Commit>;
+
+qapi_struct! {
+    /// `block-commit`.
+    pub struct Commit {
+        /// The job's id; that of the device without.
+        pub job_id: Option<String>,
+        /// The device or node on top of the chain.
+        pub device: String,
+        /// Where it is written to; the bottom of the chain without.
+        pub base_node: Option<String>,
+        /// The same by its file.
+        pub base: Option<String>,
+        /// What is written; the top of the chain without.
+        pub top_node: Option<String>,
+        /// The same by its file.
+        pub top: Option<String>,
+        /// What the header of the image above calls the base; its own file without.
+        pub backing_file: Option<String>,
+        /// Bytes a second; 0 is as fast as it goes.
+        pub speed: Option<u64>,
+        /// Finalizes by itself; it does without.
+        pub auto_finalize: Option<bool>,
+        /// Is forgotten by itself; it is without.
+        pub auto_dismiss: Option<bool>,
+    }
+}
+
 qapi_struct! {
     /// `block-job-cancel`.
     pub struct BlockJobCancel {

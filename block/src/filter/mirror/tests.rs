@@ -1,0 +1,63 @@
+use super::*;
+use crate::layer::{read_vec, write_all};
+use crate::protocol::memory::Memory;
+
+fn pair() -> (Arc<Memory>, Arc<Memory>, Mirror) {
+    let (inner, target) = (Arc::new(Memory::new(vec![1; 1 << 16])), Arc::new(Memory::new(vec![0; 1 << 16])));
+    let mirror = Mirror::new(inner.clone(), target.clone());
+    (inner, target, mirror)
+}
+
+#[test]
+fn what_is_written_zeroed_and_discarded_is_the_same_in_both() {
+    let (inner, target, mirror) = pair();
+
+    write_all(&mirror, &[7; 4096], 8192).unwrap();
+    mirror.write_zeroes(0, 4096, true).unwrap();
+    mirror.discard(16384, 4096).unwrap();
+
+    for range in [0..4096_u64, 8192..12288, 16384..20480] {
+        let len = (range.end - range.start) as usize;
+        assert_eq!(
+            read_vec(inner.as_ref(), range.start, len).unwrap(),
+            read_vec(target.as_ref(), range.start, len).unwrap(),
+            "{range:?}"
+        );
+    }
+    assert!(matches!(mirror.fast(FastOp::Write, 0, 512), Fast::Slow));
+}
+
+#[test]
+fn write_waits_for_a_step_of_the_copying_in_its_range() {
+    let (inner, target, mirror) = pair();
+    let mirror = &mirror;
+
+    std::thread::scope(|scope| {
+        mirror
+            .copy(0, 4096, |source, copy| {
+                let writer = scope.spawn(move || write_all(mirror, &[9; 512], 1024));
+                let old = read_vec(source, 0, 4096)?;
+                std::thread::sleep(std::time::Duration::from_millis(20));
+                assert!(!writer.is_finished());
+                write_all(mirror, &[8; 512], 8192)?;
+                write_all(copy, &old, 0)
+            })
+            .unwrap();
+    });
+
+    let both = [inner, target].map(|layer| read_vec(layer.as_ref(), 1024, 512).unwrap());
+    assert_eq!(both, [vec![9; 512], vec![9; 512]]);
+}
+
+#[test]
+fn failing_target_gives_the_copy_up_and_not_the_guest() {
+    let inner = Arc::new(Memory::new(vec![1; 4096]));
+    let mirror = Mirror::new(inner.clone(), Arc::new(Memory::read_only(vec![0; 4096])));
+
+    write_all(&mirror, &[7; 512], 0).unwrap();
+
+    assert_eq!(read_vec(inner.as_ref(), 0, 1).unwrap(), [7]);
+    assert!(mirror.check().is_err());
+    assert!(mirror.copy(0, 512, |_, _| Ok(())).is_err());
+    write_all(&mirror, &[8; 512], 0).unwrap();
+}
