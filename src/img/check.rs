@@ -93,8 +93,8 @@ fn examine(file: &Arc<dyn Layer>, what: Option<Repair>) -> Result<Found, rhea_bl
     let repaired = repair(file, what)?;
     file.flush()?;
     Ok(Found {
-        leaks_fixed: repaired.leaks_fixed(),
-        corruptions_fixed: repaired.corruptions_fixed(),
+        leaks_fixed: repaired.leaks_fixed,
+        corruptions_fixed: repaired.corruptions_fixed,
         messages: repaired.before.messages,
         report: repaired.after,
     })

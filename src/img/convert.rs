@@ -156,6 +156,9 @@ fn check_combinations(parsed: &Parsed) -> Result<(), ImgError> {
         let other = if parsed.has("c") { "-c" } else { "-S" };
         return Err(said(format!("Cannot enable copy offloading when {other} is used")));
     }
+    if parsed.has("n") && parsed.get("o").is_some() {
+        return Err(said("-o has no effect when skipping image creation"));
+    }
     if parsed.has("target-image-opts") && !parsed.has("n") {
         return Err(said("--target-image-opts requires use of -n flag"));
     }

@@ -53,6 +53,9 @@ pub(super) fn run(parsed: &Parsed) -> Result<(), ImgError> {
         }
         options.set("size", bytes.to_string());
     }
+    if options.get("backing_file") == Some("") {
+        return Err(named(ImgError::Said("Expected backing file name, got empty string".to_owned())));
+    }
     let unsafe_backing = parsed.has("u");
     let bytes = disk_size(path, &options, unsafe_backing, parsed).map_err(named)?;
     options.set("size", bytes.to_string());

@@ -36,6 +36,9 @@ pub(super) fn run(parsed: &Parsed) -> Result<(), ImgError> {
     let image = match (parsed.operands.as_slice(), parsed.get("size")) {
         ([], Some(_)) => None,
         ([name], None) => Some(open::open(name, Want { snapshot: snapshot.as_ref(), ..Want::of(parsed)? })?),
+        ([], None) if ["image-opts", "f", "l"].iter().any(|option| parsed.has(option)) => {
+            return said("--image-opts, -f, and -l require a filename argument.");
+        }
         ([], None) => return said("Either --size N or one filename must be specified."),
         ([_], Some(_)) => return said("--size N cannot be used together with a filename."),
         _ => return said("At most one filename argument is allowed."),

@@ -27,6 +27,11 @@ pub(super) const FORCE_SHARE: Opt = Opt::flag('U').or("force-share");
 /// The formats that can be asked for with `-f`.
 pub(super) const FORMATS: [&str; 9] = ["luks", "parallels", "qcow2", "qed", "raw", "vdi", "vhdx", "vmdk", "vpc"];
 
+/// Whether an image can be of that format, or be no more than what holds it.
+pub(super) fn is_driver(name: &str) -> bool {
+    FORMATS.contains(&name) || ["file", "host_device"].contains(&name)
+}
+
 /// How an image is to be opened.
 #[derive(Debug, Clone, Copy, Default)]
 pub(super) struct Want<'a> {

@@ -44,7 +44,7 @@ pub(super) fn run(parsed: &Parsed) -> Result<(), ImgError> {
         return Err(ImgError::Usage("Must specify backing file (-b) or use unsafe mode (-u)".to_owned()));
     }
     let format = parsed.get("F");
-    if let Some(format) = format.filter(|format| !open::FORMATS.contains(format)) {
+    if let Some(format) = format.filter(|format| !open::is_driver(format)) {
         return Err(ImgError::Said(format!("Invalid format name: '{format}'")));
     }
     let cache = open::cache_mode("", parsed.get("t"), CacheMode::default())?;

@@ -74,6 +74,10 @@ fn what_cannot_be_amended_is_refused_alike() {
     rig.qemu("create -q -f qcow2 -o compat=0.10 old.qcow2 1M");
     rig.qemu("create -q -f qcow2 -o data_file=data.raw apart.qcow2 1M");
     rig.write("a.raw", 4096, &[(4096, 0, 0)]);
+    rig.qemu("create -q -f qcow2 -o extended_l2=on extended.qcow2 1M");
+    rig.qemu("create -q -f qcow2 grown.qcow2 1M");
+    rig.qemu("snapshot -c small grown.qcow2");
+    rig.qemu("resize -q grown.qcow2 2M");
     for words in [
         "-o refcount_bits=3 plain.qcow2",
         "-o refcount_bits=128 plain.qcow2",
@@ -90,9 +94,13 @@ fn what_cannot_be_amended_is_refused_alike() {
         "-o compat=0.10 apart.qcow2",
         "-o encrypt.state=active plain.qcow2",
         "-f raw -o size=8k a.raw",
+        "-o compat=0.10 grown.qcow2",
+        "-o compat=0.10 extended.qcow2",
     ] {
         rig.same(&format!("amend {words}"));
     }
+    rig.works("amend -o compat=0.10 plain.qcow2");
+    rig.works("amend -o compat=1.1,size=2M plain.qcow2");
     // The cluster in question is the first that is found, and images are laid out in different ways.
     let ran = rig.ours("amend -o refcount_bits=1 plain.qcow2");
     assert!(ran.code == Some(1) && ran.err.contains("Cannot decrease refcount entry width to 1 bits"), "{ran:?}");

@@ -103,6 +103,10 @@ fn key_slots_are_changed_alike() {
     assert_eq!(ran.code, Some(0), "{ran:?}");
     rig.same(&format!("check {KEYS} {}", opened("ours.qcow2", "two")));
     rig.reads_as(&opened("ours.qcow2", "two"), "zero.raw");
+    let over = "encrypt.state=active,encrypt.new-secret=one,encrypt.keyslot=5,encrypt.iter-time=10";
+    let ran = rig.ours(&format!("amend --force {KEYS} -o {over} {}", opened("ours.qcow2", "two")));
+    assert_eq!(ran.code, Some(0), "{ran:?}");
+    rig.reads_as(&opened("ours.qcow2", "one"), "zero.raw");
 }
 
 #[test]

@@ -136,6 +136,42 @@ fn check_tells_leaks_from_corruption_and_repairs_them() {
 }
 
 #[test]
+fn repairs_are_told_and_counted_alike() {
+    use std::os::unix::fs::FileExt;
+    let rig = Rig::empty();
+    rig.qemu("create -q -f qcow2 whole.qcow2 1M");
+    rig.io("whole.qcow2", &["write -P 1 0 256k"]);
+    let whole = std::fs::read(rig.path("whole.qcow2")).unwrap();
+    // Counts of 16 bits stand in the third cluster, the L2 table is the fifth, and the data follow.
+    let (counts, table) = (2 * 65536, 4 * 65536);
+    let damage: [&[(u64, &[u8])]; 4] = [
+        &[(counts + 2 * 6, &[0, 3])],
+        // Two guest clusters share a host cluster.
+        &[(table + 8, &((1u64 << 63) | (5 * 65536)).to_be_bytes())],
+        &[(table, &(5u64 * 65536).to_be_bytes())],
+        // An unknown autoclear bit goes with the repair.
+        &[(88, &(1u64 << 63).to_be_bytes()), (counts + 2 * 7, &[0, 2])],
+    ];
+    for (n, patches) in damage.iter().enumerate() {
+        for words in ["check -r leaks", "check -r all"] {
+            let mut ran = Vec::new();
+            for run in [Rig::ours, Rig::real] {
+                std::fs::write(rig.path("broken.qcow2"), &whole).unwrap();
+                let file = std::fs::OpenOptions::new().write(true).open(rig.path("broken.qcow2")).unwrap();
+                patches.iter().for_each(|(at, bytes)| file.write_all_at(bytes, *at).unwrap());
+                let told = run(&rig, &format!("{words} broken.qcow2"));
+                // QEMU tells what is left once more after each step.
+                let repairs = told.err.lines().filter(|line| line.starts_with("Repairing")).map(str::to_owned);
+                ran.push((told.code, told.out, repairs.collect::<Vec<_>>()));
+            }
+            assert_eq!(ran[0], ran[1], "damage {n}, {words}");
+        }
+        let left = std::fs::read(rig.path("broken.qcow2")).unwrap();
+        assert_eq!(left[88], 0, "damage {n}");
+    }
+}
+
+#[test]
 fn compare_agrees() {
     let rig = Rig::new();
     for first in ["plain.raw", "full.qcow2", "empty.qcow2", "middle.qcow2", "top.qcow2"] {
@@ -171,6 +207,11 @@ fn mistakes_are_told_in_the_same_words() {
         "resize -f raw plain.raw 0",
         "resize full.qcow2 1M",
         "resize --preallocation=bogus plain.raw 9M",
+        "create -f qcow2 -b '' x 1M",
+        "measure -f qcow2",
+        "measure --image-opts",
+        "measure -O qcow2 -o cluster_size=512 --size 8E",
+        "convert -n -O qcow2 -o cluster_size=4k full.qcow2 empty.qcow2",
         "convert",
         "convert full.qcow2",
         "convert -m 99 a b",

@@ -47,7 +47,7 @@ fn slots_are_added_and_erased_but_never_the_last() {
     let file = store(8 << 20);
     let options = quick(CipherAlg::Aes128, CipherMode::Xts, IvGen::Plain64, Hash::Sha256);
     let (mut luks, _) = Luks::create(file.as_ref(), 0, &options, &secret("one")).unwrap();
-    let add = SlotChange::Activate { new: secret("two"), slot: None, iter_time: options.iter_time };
+    let add = SlotChange::Activate { new: secret("two"), slot: None, iter_time: options.iter_time, force: false };
     let erase = |old: &str| SlotChange::Erase { slot: None, old: Some(secret(old)), force: false };
 
     luks.change_slots(file.as_ref(), 0, &secret("one"), &add).unwrap();
@@ -125,7 +125,7 @@ fn slots_that_would_take_too_long_to_open_are_not_made() {
 
     assert!(Luks::create(file.as_ref(), 0, &too_long, &secret("one")).is_err());
     let (mut luks, _) = Luks::create(file.as_ref(), 0, &options, &secret("one")).unwrap();
-    let add = SlotChange::Activate { new: secret("two"), slot: None, iter_time: long };
+    let add = SlotChange::Activate { new: secret("two"), slot: None, iter_time: long, force: false };
     assert!(luks.change_slots(file.as_ref(), 0, &secret("one"), &add).is_err());
 }
 

@@ -23,6 +23,9 @@ mod tests;
 
 pub use options::FileOptions;
 
+/// Bytes of a new file that are written, and no hole.
+const FIRST_BLOCK: u64 = 4096;
+
 /// An open host file or block device.
 #[derive(Debug)]
 pub struct HostFile {
@@ -459,7 +462,14 @@ impl Layer for HostFile {
                 let text = "preallocation mode 'metadata' is not for raw files; off, falloc and full are";
                 return Err(BlockError::new(ErrorKind::Invalid, text));
             }
-            Preallocation::Off => self.file.set_len(size).map_err(fail)?,
+            Preallocation::Off => {
+                self.file.set_len(size).map_err(fail)?;
+                if old == 0 && size > 0 {
+                    self.len.store(size, Ordering::Release);
+                    // QEMU finds out by reading the first block how O_DIRECT must be aligned; a hole does not tell.
+                    self.write_plain_zeroes(0, size.min(FIRST_BLOCK))?;
+                }
+            }
             Preallocation::Falloc if size > old => {
                 if let Err(e) = sys::fallocate(&self.file, 0, old, size - old) {
                     let _ = self.file.set_len(old);

@@ -29,9 +29,14 @@ fn choice<T>(
     }
 }
 
+/// The secret that an option names. A password is text: other programs could not be told any other.
 fn secret(options: &Options, key: &str, secrets: &Secrets) -> Result<Option<Secret>, ImgError> {
-    let found = options.get(key).map(|id| secrets.get(id)).transpose();
-    found.map_err(|e| ImgError::Said(chain(&e)))
+    let Some(id) = options.get(key) else { return Ok(None) };
+    let secret = secrets.get(id).map_err(|e| ImgError::Said(chain(&e)))?;
+    if std::str::from_utf8(secret.bytes()).is_err() {
+        return Err(ImgError::Said(format!("Data from secret {id} is not valid UTF-8")));
+    }
+    Ok(Some(secret))
 }
 
 fn password(options: &Options, prefix: &str, secrets: &Secrets) -> Result<Secret, ImgError> {
@@ -121,7 +126,10 @@ pub(in crate::img) fn slot_change(
             said("'old-secret' must not be given when activating keyslots")
         }
         Some("active") => match new {
-            Some(new) => Ok(Some(SlotChange::Activate { new, slot, iter_time: iter_time(options, prefix)? })),
+            Some(new) => {
+                let iter_time = iter_time(options, prefix)?;
+                Ok(Some(SlotChange::Activate { new, slot, iter_time, force }))
+            }
             None => said("'new-secret' is required to activate a keyslot"),
         },
         Some("inactive") if new.is_some() => said("'new-secret' must not be given when erasing keyslots"),

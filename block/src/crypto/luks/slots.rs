@@ -20,6 +20,8 @@ pub enum SlotChange {
         slot: Option<u64>,
         /// How long one key derivation is to take, at most [`super::MOST_ITER_TIME`].
         iter_time: Duration,
+        /// Also over the password that `slot` has.
+        force: bool,
     },
     /// Slots lose their password.
     Erase {
@@ -50,9 +52,9 @@ impl Luks {
         change: &SlotChange,
     ) -> Result<(), BlockError> {
         match change {
-            SlotChange::Activate { new, slot, iter_time } => {
+            SlotChange::Activate { new, slot, iter_time, force } => {
                 check_iter_time(*iter_time)?;
-                let n = self.free_slot(*slot)?;
+                let n = self.slot_to_fill(*slot, *force)?;
                 let key = self.master_key(file, base, password)?;
                 self.set_slot(file, base, n, &key, new, *iter_time)
             }
@@ -63,14 +65,14 @@ impl Luks {
         }
     }
 
-    fn free_slot(&self, asked: Option<u64>) -> Result<usize, BlockError> {
+    fn slot_to_fill(&self, asked: Option<u64>, force: bool) -> Result<usize, BlockError> {
         let Some(slot) = asked else {
             let free = self.slots.iter().position(|slot| !slot.active);
             return free
                 .ok_or_else(|| BlockError::new(ErrorKind::NoSpace, "Can't add a keyslot - all keyslots are in use"));
         };
         let n = slot_number(slot)?;
-        if self.slots[n].active {
+        if self.slots[n].active && !force {
             return Err(invalid(format!("Refusing to overwrite active keyslot {n} - please erase it first")));
         }
         Ok(n)

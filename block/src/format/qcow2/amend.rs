@@ -27,6 +27,10 @@ pub fn measure(options: &CreateOptions, allocated: u64) -> Result<Measure, Block
     let data = size.next_multiple_of(cluster);
     let entry = if options.extended_l2 { 16 } else { 8 };
     let tables = (data / cluster * entry).div_ceil(cluster);
+    if tables * 8 > super::resize::MOST_L1 {
+        let text = "The image size is too large (try using a larger cluster size)";
+        return Err(BlockError::new(ErrorKind::NoSpace, text));
+    }
     let l1 = (tables * 8).next_multiple_of(cluster);
     let counted = cluster + tables * cluster + l1 + data;
     // Counts count themselves.
@@ -118,7 +122,10 @@ impl Qcow2 {
         let external = header.incompatible & incompatible::DATA_FILE != 0;
         let raw = header.autoclear & AUTOCLEAR_RAW_DATA != 0;
         let downgrade = version < header.version;
-        let left = incompatible::EXTENDED_L2 | incompatible::COMPRESSION;
+        // In version 2 a snapshot has the disk's size, whatever that becomes.
+        let resized = downgrade && header.snapshots > 0 && self.has_snapshot_of_another_size(header)?;
+        let left = header.incompatible & (incompatible::EXTENDED_L2 | incompatible::COMPRESSION);
+        let incompatible = format!("Cannot downgrade an image with incompatible features {left:#x} set");
         let wrong = [
             (
                 asked.data_file.is_some() && !external,
@@ -135,7 +142,8 @@ impl Qcow2 {
                 "Lazy refcounts only supported with compatibility level 1.1 and above (use compat=1.1 or greater)",
             ),
             (downgrade && external, "Cannot downgrade an image with a data file"),
-            (downgrade && header.incompatible & left != 0, "Cannot downgrade an image with incompatible features set"),
+            (downgrade && left != 0, incompatible.as_str()),
+            (resized, "Internal snapshots prevent downgrade of image"),
         ];
         match wrong.iter().find(|(is, _)| *is) {
             Some((_, text)) => Err(BlockError::new(ErrorKind::Invalid, *text)),

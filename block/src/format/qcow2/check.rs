@@ -40,7 +40,7 @@ pub struct CheckReport {
 pub const MOST_MESSAGES: usize = 1000;
 
 impl CheckReport {
-    fn tell(&mut self, text: String) {
+    pub(super) fn tell(&mut self, text: String) {
         if self.messages.len() < MOST_MESSAGES {
             self.messages.push(text);
         }
@@ -91,13 +91,34 @@ pub(super) struct Walk<'a> {
     pub(super) names: Names,
     pub(super) report: CheckReport,
     file_clusters: u64,
-    /// Entries to look at for the copied flag, once all names are counted: host offset of the word, the word.
-    pub(super) flags: Vec<(u64, u64)>,
+    /// Entries to look at for the copied flag, once all names are counted.
+    pub(super) flags: Vec<Flagged>,
     last: u64,
     /// L2 tables by host offset: how many L1 entries name them. Each is walked once, however often it is shared.
     tables: BTreeMap<u64, Shared>,
     /// Bytes of L1 tables looked at. They cannot overlap, so together they fit into the file.
     l1_bytes: u64,
+}
+
+/// An entry whose copied flag is to fit a count.
+#[derive(Clone, Copy)]
+pub(super) struct Flagged {
+    /// Host offset of the word.
+    pub(super) place: u64,
+    pub(super) word: u64,
+    /// Its number in the active L1 table; of an entry in an L2 table there is none to tell.
+    l1_index: Option<usize>,
+}
+
+impl Flagged {
+    /// What is wrong with it, in QEMU's words.
+    pub(super) fn wrong(self, count: u64) -> String {
+        let word = self.word;
+        match self.l1_index {
+            Some(n) => format!("OFLAG_COPIED L2 cluster: l1_index={n} l1_entry={word:x} refcount={count}"),
+            None => format!("OFLAG_COPIED data cluster: l2_entry={word:x} refcount={count}"),
+        }
+    }
 }
 
 #[derive(Clone, Copy, Default)]
@@ -113,7 +134,8 @@ struct Shared {
 pub fn check(file: &Arc<dyn Layer>) -> Result<CheckReport, BlockError> {
     let mut walk = Walk::new(file.as_ref())?;
     walk.all();
-    walk.compare();
+    let table = walk.compare();
+    walk.compare_flags(&table);
     Ok(walk.report)
 }
 
@@ -214,7 +236,7 @@ impl<'a> Walk<'a> {
             }
             self.range(table, self.cluster());
             if active {
-                self.flags.push((offset + n as u64 * 8, entry));
+                self.flags.push(Flagged { place: offset + n as u64 * 8, word: entry, l1_index: Some(n) });
             }
             if table >> self.header.cluster_bits >= self.file_clusters {
                 self.report.corrupt(&format!("L1 entry {n}: L2 table at {table:#x} is past the end of the file"));
@@ -259,7 +281,8 @@ impl<'a> Walk<'a> {
                 if !external {
                     self.range_times(host, self.cluster(), times);
                     if active {
-                        self.flags.push((table + (n * step) as u64 * 8, entry.word));
+                        let place = table + (n * step) as u64 * 8;
+                        self.flags.push(Flagged { place, word: entry.word, l1_index: None });
                     }
                 }
             }
@@ -322,8 +345,8 @@ impl<'a> Walk<'a> {
         }
     }
 
-    /// Compares the counts on disk with the names.
-    pub(super) fn compare(&mut self) {
+    /// Compares the counts on disk with the names; gives the table of the blocks they stand in.
+    pub(super) fn compare(&mut self) -> Vec<u64> {
         let bits = self.header.cluster_bits;
         let order = self.header.refcount_order;
         let per = 1u64 << (bits + 3 - order);
@@ -350,8 +373,8 @@ impl<'a> Walk<'a> {
             }
             cluster = stop.min(self.file_clusters).max(cluster + 1);
         }
-        self.compare_flags(&table);
         self.report.image_end_offset = self.names.end() << bits;
+        table
     }
 
     fn compare_one(&mut self, cluster: u64, block: Option<&[u8]>, order: u32, per: u64) {
@@ -369,20 +392,19 @@ impl<'a> Walk<'a> {
     fn compare_flags(&mut self, table: &[u64]) {
         let per = 1u64 << (self.header.cluster_bits + 3 - self.header.refcount_order);
         let mut block: Option<(u64, Option<Vec<u8>>)> = None;
-        for (place, word) in std::mem::take(&mut self.flags) {
-            let cluster = (word & OFFSET) >> self.header.cluster_bits;
+        for entry in std::mem::take(&mut self.flags) {
+            let cluster = (entry.word & OFFSET) >> self.header.cluster_bits;
             let number = cluster / per;
             if block.as_ref().is_none_or(|(n, _)| *n != number) {
-                let entry = table.get(number as usize).copied().unwrap_or(0);
-                let usable = entry != 0 && entry & (self.cluster() - 1) == 0;
-                let bytes = if usable { read_vec(self.file, entry, self.cluster() as usize).ok() } else { None };
+                let place = table.get(number as usize).copied().unwrap_or(0);
+                let usable = place != 0 && place & (self.cluster() - 1) == 0;
+                let bytes = if usable { read_vec(self.file, place, self.cluster() as usize).ok() } else { None };
                 block = Some((number, bytes));
             }
             let bytes = block.as_ref().and_then(|(_, bytes)| bytes.as_deref());
             let count = bytes.map_or(0, |b| get_count(b, self.header.refcount_order, cluster % per));
-            if (count == 1) != (word & COPIED != 0) {
-                let text = format!("OFLAG_COPIED entry at {place:#x}: entry={word:x} refcount={count}");
-                self.report.corrupt(&text);
+            if (count == 1) != (entry.word & COPIED != 0) {
+                self.report.corrupt(&entry.wrong(count));
             }
         }
     }

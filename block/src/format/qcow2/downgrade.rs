@@ -7,7 +7,7 @@
 use std::collections::BTreeSet;
 
 use super::entry::{Entry, Mapping};
-use super::header::LAZY_REFCOUNTS;
+use super::header::{Header, LAZY_REFCOUNTS};
 use super::refcount::Freed;
 use super::{Alloc, Qcow2};
 use crate::error::BlockError;
@@ -40,6 +40,12 @@ impl Qcow2 {
             header.unknown_fields.clear();
             Ok(())
         })
+    }
+
+    /// Whether a snapshot's disk is larger or smaller than the disk is now.
+    pub(super) fn has_snapshot_of_another_size(&self, header: &Header) -> Result<bool, BlockError> {
+        let (snapshots, _) = super::snapshot::read_table(self.file.as_ref(), header)?;
+        Ok(snapshots.iter().any(|snapshot| snapshot.disk_size != header.size))
     }
 
     /// Expands the zero clusters of the disk as it is now.

@@ -304,14 +304,15 @@ impl Header {
         if let Some(name) = &self.data_file {
             push_extension(&mut out, EXT_DATA_FILE, name.as_bytes());
         }
-        for extension in &self.extensions {
-            push_extension(&mut out, extension.kind, &extension.data);
-        }
         let name_len = self.backing_file.as_ref().map_or(0, String::len);
-        let with_names = out.len() + 8 + FEATURES.len() * 48 + 8 + name_len;
+        let kept: usize = self.extensions.iter().map(|extension| 8 + extension.data.len().next_multiple_of(8)).sum();
+        let with_names = out.len() + 8 + FEATURES.len() * 48 + kept + 8 + name_len;
         // The names of features are for people: in clusters of 512 bytes they give way to what the image needs.
         if self.version == 3 && with_names as u64 <= self.cluster_size() {
             push_extension(&mut out, EXT_FEATURE_NAMES, &feature_table());
+        }
+        for extension in &self.extensions {
+            push_extension(&mut out, extension.kind, &extension.data);
         }
         out.extend([0; 8]);
         if let Some(name) = &self.backing_file {
@@ -359,11 +360,17 @@ fn feature_table() -> Vec<u8> {
 
 fn feature_names(table: &[u8], unknown: u64) -> String {
     let named = |bit: u32| {
-        let entry = table.chunks_exact(48).find(|e| e[0] == 0 && u32::from(e[1]) == bit)?;
+        // The last name may be cut short.
+        let entry = table.chunks(48).find(|e| e.len() > 2 && e[0] == 0 && u32::from(e[1]) == bit)?;
         let name = entry[2..].split(|b| *b == 0).next()?;
         Some(String::from_utf8_lossy(name).into_owned())
     };
     let bits = (0..64).filter(|bit| unknown & (1 << bit) != 0);
-    let names: Vec<_> = bits.map(|b| named(b).unwrap_or_else(|| format!("incompatible bit {b}"))).collect();
+    let (known, strange): (Vec<_>, Vec<_>) = bits.map(|bit| (bit, named(bit))).partition(|(_, name)| name.is_some());
+    let mut names: Vec<_> = known.into_iter().filter_map(|(_, name)| name).collect();
+    let strange = strange.iter().fold(0u64, |bits, (bit, _)| bits | 1 << bit);
+    if strange != 0 {
+        names.push(format!("Unknown incompatible feature: {strange:x}"));
+    }
     names.join(", ")
 }

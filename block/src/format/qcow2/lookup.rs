@@ -73,7 +73,8 @@ impl Qcow2 {
                 (Mapping::Data(_), Mapping::Data(host)) => {
                     host + (at & (cluster - 1)) == run.host + (at - offset) && next.is_copied() == run.copied
                 }
-                (first, next) => first == next,
+                // A zero cluster with a place in the file is another than one without: `map` tells it.
+                (first, other) => first == other && next.host().is_some() == entry.host().is_some(),
             };
             if !same || self.fault(next).is_some() {
                 run.len = at - offset;

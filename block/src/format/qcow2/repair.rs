@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use super::check::{CheckReport, Walk, check};
 use super::entry::{COPIED, OFFSET};
-use super::header::{Header, incompatible};
+use super::header::{AUTOCLEAR_BITMAPS, AUTOCLEAR_RAW_DATA, Header, incompatible};
 use super::refcount::{get_count, set_count};
 use crate::error::{BlockError, ErrorKind};
 use crate::layer::{Layer, read_vec, write_all};
@@ -25,27 +25,17 @@ pub enum Repair {
     All,
 }
 
-/// A repair: what was found before, and what a check finds after.
+/// A repair: what was found and done, and what a check finds after.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Repaired {
-    /// Before.
+    /// What the counts were found to be, and each repair; copied flags are looked at when the counts are right.
     pub before: CheckReport,
     /// After.
     pub after: CheckReport,
-}
-
-impl Repaired {
     /// Leaks that are gone.
-    #[must_use]
-    pub fn leaks_fixed(&self) -> u64 {
-        self.before.leaks.saturating_sub(self.after.leaks)
-    }
-
-    /// Corruptions that are gone.
-    #[must_use]
-    pub fn corruptions_fixed(&self) -> u64 {
-        self.before.corruptions.saturating_sub(self.after.corruptions)
-    }
+    pub leaks_fixed: u64,
+    /// Counts that were raised and copied flags that were set right.
+    pub corruptions_fixed: u64,
 }
 
 /// Checks the image in `file`, repairs what `what` allows, and checks again. Nobody else may use the image meanwhile.
@@ -53,21 +43,27 @@ impl Repaired {
 /// # Errors
 /// When there is no header to start from, or writing fails.
 pub fn repair(file: &Arc<dyn Layer>, what: Repair) -> Result<Repaired, BlockError> {
-    let before = check(file)?;
+    let mut before = counts_of(file.as_ref())?;
+    let (mut corruptions_fixed, mut leaks_fixed) = (0, 0);
     if what == Repair::All && before.corruptions > 0 {
-        fix_counts(file.as_ref(), true)?;
-        fix_flags(file.as_ref())?;
+        corruptions_fixed += fix_counts(file.as_ref(), Counts::Raise, &mut before)?;
     }
-    let leaking = check(file)?.leaks > 0;
-    if leaking {
-        fix_counts(file.as_ref(), false)?;
-        if what == Repair::All {
-            fix_flags(file.as_ref())?;
-        }
+    let now = counts_of(file.as_ref())?;
+    if now.leaks > 0 {
+        leaks_fixed += fix_counts(file.as_ref(), Counts::Lower, &mut before)?;
+    }
+    // Flags follow the counts: they wait until these are right.
+    if what == Repair::All || now.corruptions == 0 {
+        corruptions_fixed += fix_flags(file.as_ref(), &mut before)?;
     }
     let after = check(file)?;
     if what == Repair::All && after.corruptions == 0 && after.check_errors == 0 {
         let header = Header::read(file.as_ref())?;
+        // What nobody here keeps up is no longer true of what was written ("autoclear").
+        let kept = header.autoclear & (AUTOCLEAR_RAW_DATA | AUTOCLEAR_BITMAPS);
+        if header.version == 3 && kept != header.autoclear {
+            write_all(file.as_ref(), &kept.to_be_bytes(), 88)?;
+        }
         let clean = header.incompatible & !(incompatible::DIRTY | incompatible::CORRUPT);
         if header.version == 3 && clean != header.incompatible {
             file.flush()?;
@@ -75,11 +71,30 @@ pub fn repair(file: &Arc<dyn Layer>, what: Repair) -> Result<Repaired, BlockErro
         }
     }
     file.flush()?;
-    Ok(Repaired { before, after })
+    Ok(Repaired { before, after, leaks_fixed, corruptions_fixed })
 }
 
-/// Raises the counts that are too low (`raise`), or lowers those that are too high.
-fn fix_counts(file: &dyn Layer, raise: bool) -> Result<(), BlockError> {
+/// The counts beside the names, without a look at copied flags.
+fn counts_of(file: &dyn Layer) -> Result<CheckReport, BlockError> {
+    let mut walk = Walk::new(file)?;
+    walk.all();
+    walk.compare();
+    Ok(walk.report)
+}
+
+/// Which counts are repaired.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Counts {
+    /// Those that are too low.
+    Raise,
+    /// Those that are too high.
+    Lower,
+}
+
+/// Repairs counts and tells each in `report`; gives how many.
+fn fix_counts(file: &dyn Layer, which: Counts, report: &mut CheckReport) -> Result<u64, BlockError> {
+    let raise = which == Counts::Raise;
+    let mut fixed = 0;
     let mut walk = Walk::new(file)?;
     walk.all();
     let header = walk.header.clone();
@@ -96,7 +111,10 @@ fn fix_counts(file: &dyn Layer, raise: bool) -> Result<(), BlockError> {
         let shared = usable && walk.names.get(entry >> bits) > 1;
         if !usable || shared {
             if raise && range.clone().any(|c| walk.names.get(c) > 0) {
-                return rebuild(file, None);
+                report.tell("Rebuilding refcount structure".to_owned());
+                rebuild(file, None)?;
+                let left = counts_of(file)?;
+                return Ok(report.corruptions.saturating_sub(left.corruptions));
             }
             continue;
         }
@@ -107,6 +125,8 @@ fn fix_counts(file: &dyn Layer, raise: bool) -> Result<(), BlockError> {
             let count = get_count(&bytes, order, cluster % per);
             if (raise && count < names) || (!raise && count > names) {
                 set_count(&mut bytes, order, cluster % per, names);
+                report.tell(format!("Repairing cluster {cluster} refcount={count} reference={names}"));
+                fixed += 1;
                 changed = true;
             }
         }
@@ -114,22 +134,27 @@ fn fix_counts(file: &dyn Layer, raise: bool) -> Result<(), BlockError> {
             write_all(file, &bytes, entry)?;
         }
     }
-    file.flush()
+    file.flush()?;
+    Ok(fixed)
 }
 
-/// Sets the copied flags of the active tables to what the counts say.
-fn fix_flags(file: &dyn Layer) -> Result<(), BlockError> {
+/// Sets the copied flags of the active tables to what the counts say, and tells each in `report`; gives how many.
+fn fix_flags(file: &dyn Layer, report: &mut CheckReport) -> Result<u64, BlockError> {
+    let mut fixed = 0;
     let mut walk = Walk::new(file)?;
     walk.all();
     let external = walk.header.incompatible & incompatible::DATA_FILE != 0;
-    for (place, word) in std::mem::take(&mut walk.flags) {
-        let single = walk.names.get((word & OFFSET) >> walk.header.cluster_bits) == 1;
-        let right = if single { word | COPIED } else { word & !COPIED };
-        if right != word && !external {
-            write_all(file, &right.to_be_bytes(), place)?;
+    for entry in std::mem::take(&mut walk.flags) {
+        let names = walk.names.get((entry.word & OFFSET) >> walk.header.cluster_bits);
+        let right = if names == 1 { entry.word | COPIED } else { entry.word & !COPIED };
+        if right != entry.word && !external {
+            write_all(file, &right.to_be_bytes(), entry.place)?;
+            report.tell(format!("Repairing {}", entry.wrong(u64::from(names))));
+            fixed += 1;
         }
     }
-    file.flush()
+    file.flush()?;
+    Ok(fixed)
 }
 
 /// Writes all counts anew past the end of the file, `1 << order` bits wide if that is given, and points the header at

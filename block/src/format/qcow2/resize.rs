@@ -12,7 +12,7 @@ use crate::layer::{Preallocation, write_all};
 use crate::mem::Source;
 
 /// Largest L1 table, in bytes.
-const MOST_L1: u64 = 32 << 20;
+pub(super) const MOST_L1: u64 = 32 << 20;
 
 impl Qcow2 {
     pub(super) fn resize_to(&self, size: u64, preallocation: Preallocation) -> Result<(), BlockError> {
@@ -21,7 +21,12 @@ impl Qcow2 {
         }
         self.touch()?;
         let old = self.size.load(Ordering::Acquire);
-        if lock(&self.alloc).header.snapshots > 0 && self.geometry.version == 2 {
+        // The header's version: an amendment may just have raised it.
+        let (snapshots, version) = {
+            let header = &lock(&self.alloc).header;
+            (header.snapshots, header.version)
+        };
+        if snapshots > 0 && version == 2 {
             let text = "Can't resize a v2 image which has snapshots";
             return Err(BlockError::new(ErrorKind::Unsupported, text));
         }

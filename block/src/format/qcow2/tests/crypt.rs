@@ -99,7 +99,8 @@ fn other_password_opens_it_once_it_is_added() {
     let file: Arc<dyn Layer> = Recorder::new(Vec::new());
     let disk = create(&file, None, &mixes()[0]).unwrap();
     write_all(&disk, &[9; 5000], 1000).unwrap();
-    let change = SlotChange::Activate { new: password("two"), slot: None, iter_time: Duration::from_micros(1) };
+    let change =
+        SlotChange::Activate { new: password("two"), slot: None, iter_time: Duration::from_micros(1), force: false };
     disk.change_slots(&password("one"), &change).unwrap();
     drop(disk);
 

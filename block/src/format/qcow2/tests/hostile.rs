@@ -157,7 +157,7 @@ fn header_at_its_limits_is_refused_with_the_reason() {
     told(48, &(1u64 << 62).to_be_bytes(), "Reference count table past end of file");
     told(56, &u32::MAX.to_be_bytes(), "Reference count table is too large");
     told(60, &u32::MAX.to_be_bytes(), "Snapshot table is too large");
-    told(72, &(1u64 << 60).to_be_bytes(), "incompatible bit 60");
+    told(72, &(1u64 << 60).to_be_bytes(), "Unknown incompatible feature: 1000000000000000");
     told(72, &2u64.to_be_bytes(), "corrupt");
     told(96, &7u32.to_be_bytes(), "Reference count entry width");
     told(100, &u32::MAX.to_be_bytes(), "header length");
