@@ -23,6 +23,7 @@ mod python;
 mod qtests;
 mod suite;
 mod test;
+mod twins;
 
 use std::process::ExitCode;
 
@@ -51,6 +52,7 @@ enum Verb {
     /// Run the scenarios with stock kernels, in the lab
     Suite(suite::SuiteArgs),
     Qtests(qtests::QtestsArgs),
+    Twins(twins::TwinsArgs),
 }
 
 fn main() -> ExitCode {
@@ -75,5 +77,6 @@ fn dispatch(cli: Cli) -> Result<u8> {
         Verb::Bench(verb) => bench::run(&verb),
         Verb::Suite(args) => suite::run(&args),
         Verb::Qtests(args) => qtests::run(&args),
+        Verb::Twins(args) => twins::run(&args),
     }
 }

@@ -94,7 +94,7 @@ impl Channel {
         // More than a byte holds is never offered; what drivers leave in the high byte (reset sets it to 1) is not read.
         let (features, blocks) = (regs.features.now, regs.sectors(false));
         let disk = self.disk()?;
-        let offered = disk.config.discard && !disk.image.info().read_only;
+        let offered = disk.trims() && !disk.image.info().read_only;
         if features != 0x01 || !offered || blocks > MAX_TRIM_BLOCKS {
             return Err(error::ABRT);
         }

@@ -238,15 +238,26 @@ impl Channel {
         }
     }
 
-    /// Drives the wire: INTRQ is the chosen drive's, and NIEN lets go of it (ATA8-APT, 7.2.2).
+    /// The level of the wire: INTRQ is the chosen drive's, and NIEN lets go of it (ATA8-APT, 7.2.2).
+    fn wire(&self) -> bool {
+        self.interrupt && self.control & control::NIEN == 0
+    }
+
     pub(super) fn drive_irq(&self) {
-        self.irq.set(self.interrupt && self.control & control::NIEN == 0);
+        self.irq.set(self.wire());
     }
 
     pub(super) fn raise(&mut self) {
         self.interrupt = true;
-        self.bus_master.note_interrupt();
+        self.note_interrupt();
         self.drive_irq();
+    }
+
+    /// The bus master remembers what it sees on the wire, not what the drive wants (82371SB, 2.7.2).
+    fn note_interrupt(&mut self) {
+        if self.wire() {
+            self.bus_master.note_interrupt();
+        }
     }
 
     fn lower(&mut self) {
@@ -342,6 +353,7 @@ impl Channel {
     pub(super) fn write_control(&mut self, value: u8) {
         let was = self.control & control::SRST != 0;
         let is = value & control::SRST != 0;
+        let was_high = self.wire();
         self.control = value & (control::NIEN | control::SRST | control::HOB);
         if !was && is {
             self.rest();
@@ -351,6 +363,9 @@ impl Channel {
             }
         } else if was && !is {
             self.reset_when_quiet(Reset::Both);
+        }
+        if !was_high {
+            self.note_interrupt();
         }
         self.drive_irq();
     }

@@ -172,6 +172,11 @@ impl Disk {
         self.smart = true;
     }
 
+    /// Whether TRIM is offered; a granularity of 0 takes it back, as on other buses.
+    pub(super) fn trims(&self) -> bool {
+        self.config.discard && self.config.sizes.discard_granularity != Some(0)
+    }
+
     pub(super) fn sectors(&self) -> u64 {
         self.size.load(Ordering::Acquire) / SECTOR
     }

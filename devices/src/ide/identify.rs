@@ -134,8 +134,9 @@ pub(super) fn disk(disk: &Disk, modes: Modes) -> Vec<u8> {
             words.set(&[(108 + n, (config.wwn >> shift) as u16)]);
         }
     }
-    if config.discard {
-        words.set(&[(105, MAX_TRIM_BLOCKS as u16), (169, 1)]);
+    if disk.trims() {
+        // What was trimmed reads the same each time: as zeroes, or as before where the image lets go of nothing.
+        words.set(&[(69, 0x4000), (105, MAX_TRIM_BLOCKS as u16), (169, 1)]);
     }
     words.set(&[(217, config.rotation_rate)]);
     words.bytes()

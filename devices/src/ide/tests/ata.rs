@@ -36,6 +36,7 @@ fn identify_tells_what_the_disk_is() {
     assert_eq!((word(&data, 60), word(&data, 61), word(&data, 100)), (2048, 0, 2048));
     assert_eq!((word(&data, 63), word(&data, 88)), (7, 0x203f));
     assert_eq!((word(&data, 83), word(&data, 85), word(&data, 169)), (0x7400, 0x4069, 1));
+    assert_eq!((word(&data, 69), word(&data, 105)), (0x4000, 8));
 }
 
 #[test]
@@ -50,6 +51,21 @@ fn identify_tells_wwn_and_physical_sectors() {
     let data = guest.read_data(512);
     assert_eq!((word(&data, 108), word(&data, 111), word(&data, 106), word(&data, 217)), (0x5000, 0x9abc, 0x6003, 1));
     assert_eq!(text(&data, 10, 4), "QM00007 ");
+}
+
+#[test]
+fn disk_whose_discards_have_no_granularity_offers_no_trim() {
+    let mut disk = IdeDisk::new("disk0", 1);
+    disk.sizes.discard_granularity = Some(0);
+    let guest = Setup { disk, ..Setup::default() }.build();
+    guest.command28(0xec, 0, 0);
+    guest.interrupt();
+    let data = guest.read_data(512);
+    guest.out(1, 1);
+    guest.command28(0x06, 0, 1);
+
+    assert_eq!((word(&data, 69), word(&data, 105), word(&data, 169)), (0, 0, 0));
+    assert_eq!((guest.interrupt(), guest.inb(1)), (0x41, 4));
 }
 
 #[test]

@@ -56,6 +56,22 @@ fn table_longer_than_the_transfer_leaves_the_bus_master_active() {
 }
 
 #[test]
+fn bus_master_sees_no_interrupt_that_is_kept_off_the_wire() {
+    let guest = guest();
+    guest.set_table(&[(0x2_0000, 512, true)]);
+    guest.control(0x0a);
+    guest.command28(0xc8, 0, 1);
+    guest.start_dma(true);
+    assert_eq!(guest.settle(), READY);
+    let kept_off = guest.bus_master(2) & 7;
+    guest.control(0x08);
+
+    assert_eq!(kept_off, 0);
+    assert_eq!(guest.bus_master(2) & 7, INTERRUPT);
+    assert_eq!(guest.interrupt(), READY);
+}
+
+#[test]
 fn table_shorter_than_the_transfer_stops_without_an_interrupt() {
     let guest = guest();
     for count in [256, 512] {

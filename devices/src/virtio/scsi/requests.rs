@@ -192,7 +192,10 @@ impl RequestQueue {
         };
         let cdb = match Cdb::parse(command.cdb()) {
             Ok(cdb) => cdb,
-            Err(sense) if self.find(address).is_some() => return self.answer(queue, at, &Reply::check(sense)),
+            // The target itself refuses a block that it cannot take apart, whichever unit it is for.
+            Err(sense) if self.known.iter().any(|known| known.address.target == address.target) => {
+                return self.answer(queue, at, &Reply::check(sense));
+            }
             Err(_) => return self.answer_code(queue, at, response::BAD_TARGET),
         };
         match self.find(address) {

@@ -66,6 +66,8 @@ fn addresses_lead_to_targets_and_units() {
     assert_eq!(host.command(at(1, 0), &[0; 6], &[], 0).0.response, response::BAD_TARGET);
     let (answer, _) = host.command(at(0, 3), &[0; 6], &[], 0);
     assert_eq!((answer.response, answer.key()), (0, (5, 0x25, 0)));
+    let (answer, _) = host.command(at(0, 3), &[0xd8; 16], &[], 0);
+    assert_eq!((answer.response, answer.key()), (0, (5, 0x20, 0)));
     assert_eq!(host.command(at(0, 3), &[0x12, 0, 0, 0, 36, 0], &[], 36).1[0], 0x7f);
     assert_eq!(host.command(at(255, 16383), &[0x12, 0, 0, 0, 36, 0], &[], 36).1[0], 0);
     let report = [0xa0, 0, 0, 0, 0, 0, 0, 0, 1, 0, 0, 0];
