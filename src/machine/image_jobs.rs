@@ -121,12 +121,18 @@ impl Machine {
         let active = Arc::ptr_eq(&top, &root);
         let whole: Vec<_> = std::iter::once(root.clone()).chain(root.beneath()).collect();
         let above = whole.iter().find(|node| node.child("backing").is_some_and(|below| Arc::ptr_eq(&below, &top)));
-        let commit = JobCommit::new(top.clone(), base.clone(), active).map_err(|error| failed(&error))?;
         let above = above.filter(|_| !active).cloned();
         let nodes = whole.into_iter().take_while(|node| !Arc::ptr_eq(node, &base)).chain([base.clone()]).collect();
         let graph = &self.host.graph;
         let held = graph.hold_for_job(nodes, "commit").map_err(|error| failed(&error))?;
+        let still = self.disk_of(&root).map(|disk| disk.drain());
         graph.open_base(&base).map_err(|error| failed(&error))?;
+        drop(still);
+        let (graph, closed) = (graph.clone(), base.clone());
+        let commit = JobCommit::new(top.clone(), base.clone(), active).map_err(|error| {
+            graph.close_base(&closed);
+            failed(&error)
+        })?;
         let order = Order {
             id: args.job_id.clone().unwrap_or_else(|| args.device.clone()),
             kind: "commit",
@@ -135,7 +141,6 @@ impl Machine {
             auto_dismiss: args.auto_dismiss.unwrap_or(true),
             held: Some(held),
         };
-        let (graph, closed) = (graph.clone(), base.clone());
         let mirror = commit.mirror();
         let started = match above {
             Some(above) => self.start_commit(order, commit, above, base, args.backing_file.clone()),

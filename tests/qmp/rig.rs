@@ -38,14 +38,6 @@ impl Machine {
         serde_json::from_str(&line).expect("JSON")
     }
 
-    /// Waits for what happens next, unless it has.
-    pub(crate) fn next(&mut self) -> Value {
-        if self.events.is_empty() {
-            self.wait();
-        }
-        self.events.remove(0)
-    }
-
     /// Waits for something to happen.
     pub(crate) fn wait(&mut self) {
         let message = self.line();

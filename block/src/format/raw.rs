@@ -51,6 +51,15 @@ impl Raw {
         self
     }
 
+    /// The same window of `file`, which holds the same.
+    ///
+    /// # Errors
+    /// As [`Raw::new`].
+    pub fn again(&self, file: Arc<dyn Layer>) -> Result<Self, BlockError> {
+        let size = self.fixed.then(|| self.size.load(Ordering::Acquire));
+        Ok(Self { guard: self.guard, ..Self::new(file, self.offset, size)? })
+    }
+
     /// Start of the window in the file beneath, in bytes.
     #[must_use]
     pub fn offset(&self) -> u64 {

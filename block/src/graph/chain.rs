@@ -6,6 +6,7 @@ use std::sync::Arc;
 use super::drive::probe_layer;
 use super::named::{check_protocol, in_file_system};
 use super::open::{Inherited, Parts, Settings, Trail};
+use super::reopen::Recipe;
 use super::{Graph, Node};
 use crate::error::{BlockError, ErrorKind};
 use crate::format::Foreign;
@@ -33,11 +34,12 @@ impl Graph {
             image.set_backing(Some(backing.layer().clone()));
             children.push(("backing", backing));
         }
-        Ok(Parts { layer: image, filename, children })
+        let recipe = Recipe { spec: spec.clone(), settings: settings.clone() };
+        Ok(Parts { layer: image, filename, children, recipe: Some(Box::new(recipe)) })
     }
 
     /// The image by itself, in a frame of its own: chains are opened by recursion, which must not go deep in bytes.
-    fn open_image(
+    pub(super) fn open_image(
         &self,
         spec: &spec::Qcow2,
         settings: &Settings,
@@ -166,7 +168,7 @@ impl Graph {
         let settings = Settings::of(&BlockdevSpec::Raw(spec.clone()), Inherited::default())?;
         let file = self.resolve(&spec.file, settings.below(), &Trail::default())?;
         let layer = Arc::new(Raw::new(file.layer().clone(), 0, None)?.guarded());
-        let parts = Parts { layer, filename: file.filename().to_owned(), children: vec![("file", file)] };
+        let parts = Parts { layer, filename: file.filename().to_owned(), children: vec![("file", file)], recipe: None };
         self.finish(spec.node_name.as_deref(), &settings, parts)
     }
 }

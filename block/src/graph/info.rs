@@ -170,7 +170,7 @@ impl Node {
             file: self.filename.display().to_string(),
             node_name: self.name.clone(),
             ro: self.is_read_only(),
-            drv: self.layer.driver(),
+            drv: self.layer().driver(),
             backing_file: backing.map(|node| node.filename.display().to_string()),
             backing_file_depth: self.beneath().count(),
             children: self
@@ -193,9 +193,9 @@ impl Node {
     pub fn details(&self) -> ImageDetails {
         let mut details = ImageDetails {
             filename: self.filename.display().to_string(),
-            format: self.layer.driver(),
-            virtual_size: self.layer.size(),
-            actual_size: self.layer.allocated_bytes(),
+            format: self.layer().driver(),
+            virtual_size: self.layer().size(),
+            actual_size: self.layer().allocated_bytes(),
             cluster_size: None,
             snapshots: Vec::new(),
             encrypted: None,
@@ -206,7 +206,7 @@ impl Node {
             format_specific: None,
             backing_image: None,
         };
-        self.layer.describe(&mut details);
+        self.layer().describe(&mut details);
         if !WITHOUT_MARK.contains(&details.format) {
             details.dirty_flag.get_or_insert(false);
         }

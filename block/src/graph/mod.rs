@@ -24,6 +24,7 @@ mod groups;
 mod info;
 mod named;
 mod open;
+mod reopen;
 mod rework;
 mod snapshot;
 mod throw_away;
@@ -36,6 +37,7 @@ pub use rework::Held;
 pub use snapshot::{NewOverlay, Snapshot};
 
 use open::Trail;
+use reopen::Recipe;
 
 /// A node beneath another, and what it is to that one (`file`, `backing`, `data-file`).
 pub type Child = (&'static str, Arc<Node>);
@@ -43,7 +45,12 @@ pub type Child = (&'static str, Arc<Node>);
 /// One node of the graph.
 pub struct Node {
     name: String,
-    layer: Arc<dyn Layer>,
+    /// What was opened at first.
+    opened: Arc<dyn Layer>,
+    /// The same, opened again for writing.
+    reopened: OnceLock<Arc<dyn Layer>>,
+    /// How a qcow2 image was opened.
+    recipe: Option<Box<Recipe>>,
     /// The host path at the bottom, as the user or the header gave it.
     filename: PathBuf,
     children: RwLock<Vec<Child>>,
@@ -72,7 +79,7 @@ impl Node {
     /// Its content.
     #[must_use]
     pub fn layer(&self) -> &Arc<dyn Layer> {
-        &self.layer
+        self.reopened.get().unwrap_or(&self.opened)
     }
 
     /// Name of the secret that opened it, if it is encrypted.
@@ -96,7 +103,7 @@ impl Node {
     /// Whether nothing is written to it.
     #[must_use]
     pub fn is_read_only(&self) -> bool {
-        self.kept.load(Ordering::Acquire) || self.layer.limits().read_only
+        self.kept.load(Ordering::Acquire) || self.layer().limits().read_only
     }
 
     /// Has the front end that gets this node kept to the limits of `group`.
@@ -125,8 +132,8 @@ impl Node {
     /// # Errors
     /// When another program stands against it.
     pub fn relock(&self, access: Access) -> Result<(), BlockError> {
-        if let Some(file) = self.layer.as_any().downcast_ref::<HostFile>() {
-            let access = if self.layer.limits().read_only { access.reading() } else { access };
+        if let Some(file) = self.layer().as_any().downcast_ref::<HostFile>() {
+            let access = if self.layer().limits().read_only { access.reading() } else { access };
             return file.relock(access);
         }
         let below = self.children().into_iter().filter(|(role, _)| *role != "backing");
@@ -245,7 +252,7 @@ impl Graph {
             return Err(BlockError::new(ErrorKind::Invalid, format!("Block device {name} is in use")));
         }
         node.check_idle()?;
-        node.layer.close()?;
+        node.layer().close()?;
         if let Some(node) = nodes.remove(name) {
             node.children().iter().for_each(|(_, child)| forget(&mut nodes, child));
         }
@@ -259,14 +266,14 @@ impl Graph {
     pub fn close_all(&self) -> Result<(), BlockError> {
         let nodes = self.nodes();
         let top = |node: &&Arc<Node>| !nodes.iter().any(|above| is_child(above, node));
-        nodes.iter().filter(top).map(|node| node.layer.close()).fold(Ok(()), Result::and)
+        nodes.iter().filter(top).map(|node| node.layer().close()).fold(Ok(()), Result::and)
     }
 
     /// Stops waiting for other machines: what needs them fails from now on. For the end of the process, after a time in
     /// which they could have answered.
     pub fn give_up_on_servers(&self) {
         let nodes = self.nodes();
-        let clients = nodes.iter().filter_map(|node| node.layer.as_any().downcast_ref::<NbdClient>());
+        let clients = nodes.iter().filter_map(|node| node.layer().as_any().downcast_ref::<NbdClient>());
         clients.for_each(NbdClient::give_up);
     }
 
@@ -278,7 +285,7 @@ impl Graph {
         let node = self.get(name).ok_or_else(|| {
             BlockError::new(ErrorKind::NotFound, format!("Cannot find device='' nor node-name='{name}'"))
         })?;
-        if let Some(above) = self.above(&node, "backing").filter(|_| !node.layer.limits().read_only) {
+        if let Some(above) = self.above(&node, "backing").filter(|_| !node.layer().limits().read_only) {
             // What an overlay does not hold would change under it.
             let text =
                 format!("Conflicts with use by {} as 'backing', which does not allow 'write' on {name}", above.name());
@@ -287,7 +294,7 @@ impl Graph {
         if node.attached.swap(true, Ordering::AcqRel) {
             return Err(BlockError::new(ErrorKind::Invalid, format!("node '{name}' is used by another device")));
         }
-        let disk = Disk::new(node.layer.clone(), write_cache);
+        let disk = Disk::new(node.layer().clone(), write_cache);
         disk.set_throttle(node.limits.get());
         Ok(Attached { node: Mutex::new(node), disk })
     }

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, OnceLock, RwLock};
 
+use super::reopen::Recipe;
 use super::{Child, Graph, Node};
 use crate::crypto::Secret;
 use crate::error::{BlockError, ErrorKind};
@@ -72,6 +73,7 @@ pub struct Inherited {
 }
 
 /// One node's settings, from its spec and from above.
+#[derive(Debug, Clone)]
 pub(super) struct Settings {
     pub(super) read_only: bool,
     pub(super) auto_read_only: bool,
@@ -159,6 +161,8 @@ pub(super) struct Parts {
     pub(super) layer: Arc<dyn Layer>,
     pub(super) filename: PathBuf,
     pub(super) children: Vec<Child>,
+    /// How a qcow2 image was opened.
+    pub(super) recipe: Option<Box<Recipe>>,
 }
 
 impl Graph {
@@ -193,7 +197,9 @@ impl Graph {
         let layer = Policy::over(parts.layer, settings.discard, settings.detect_zeroes, read_only);
         self.keep(Node {
             name,
-            layer,
+            opened: layer,
+            reopened: OnceLock::new(),
+            recipe: parts.recipe,
             filename: parts.filename,
             children: RwLock::new(parts.children),
             detect_zeroes: settings.detect_zeroes,
@@ -213,8 +219,8 @@ impl Graph {
             BlockdevSpec::HostDevice(file) => open_file(file, settings, true),
             BlockdevSpec::Raw(raw) => {
                 let file = self.resolve(&raw.file, settings.below(), trail)?;
-                let layer = Arc::new(Raw::new(file.layer.clone(), raw.offset.unwrap_or(0), raw.size)?);
-                Ok(Parts { layer, filename: file.filename.clone(), children: vec![("file", file)] })
+                let layer = Arc::new(Raw::new(file.layer().clone(), raw.offset.unwrap_or(0), raw.size)?);
+                Ok(Parts { layer, filename: file.filename.clone(), children: vec![("file", file)], recipe: None })
             }
             BlockdevSpec::NullCo(null) => Ok(open_null("null-co", null, settings)),
             BlockdevSpec::NullAio(null) => Ok(open_null("null-aio", null, settings)),
@@ -222,19 +228,19 @@ impl Graph {
             BlockdevSpec::Luks(spec) => self.open_luks(spec, settings, trail),
             BlockdevSpec::CopyOnRead(spec) => {
                 let file = self.resolve(&spec.file, settings.below(), trail)?;
-                let layer = Arc::new(CopyOnRead::new(file.layer.clone())?);
-                Ok(Parts { layer, filename: file.filename.clone(), children: vec![("file", file)] })
+                let layer = Arc::new(CopyOnRead::new(file.layer().clone())?);
+                Ok(Parts { layer, filename: file.filename.clone(), children: vec![("file", file)], recipe: None })
             }
             BlockdevSpec::Blkdebug(spec) => {
                 let image = self.resolve(&spec.image, settings.below(), trail)?;
-                let layer = Arc::new(Debug::new(image.layer.clone(), spec)?);
-                Ok(Parts { layer, filename: image.filename.clone(), children: vec![("image", image)] })
+                let layer = Arc::new(Debug::new(image.layer().clone(), spec)?);
+                Ok(Parts { layer, filename: image.filename.clone(), children: vec![("image", image)], recipe: None })
             }
             BlockdevSpec::Throttle(spec) => {
                 let group = self.throttle_group(&spec.throttle_group)?;
                 let file = self.resolve(&spec.file, settings.below(), trail)?;
-                let layer = Arc::new(Throttle::new(file.layer.clone(), &group));
-                Ok(Parts { layer, filename: file.filename.clone(), children: vec![("file", file)] })
+                let layer = Arc::new(Throttle::new(file.layer().clone(), &group));
+                Ok(Parts { layer, filename: file.filename.clone(), children: vec![("file", file)], recipe: None })
             }
             BlockdevSpec::Nbd(nbd) => open_nbd(nbd, settings),
             BlockdevSpec::Parallels(foreign)
@@ -250,8 +256,13 @@ impl Graph {
         let file = self.resolve(&spec.file, settings.below(), trail)?;
         let context = |e: BlockError| e.within(format!("could not open '{}'", file.filename.display()));
         let password = self.password(settings)?;
-        let layer = LuksDisk::open(file.layer.clone(), password.as_ref(), spec.look.no_data).map_err(context)?;
-        Ok(Parts { layer: Arc::new(layer), filename: file.filename.clone(), children: vec![("file", file)] })
+        let layer = LuksDisk::open(file.layer().clone(), password.as_ref(), spec.look.no_data).map_err(context)?;
+        Ok(Parts {
+            layer: Arc::new(layer),
+            filename: file.filename.clone(),
+            children: vec![("file", file)],
+            recipe: None,
+        })
     }
 
     /// A format that is only read: asked to write, it says so.
@@ -271,8 +282,8 @@ impl Graph {
         }
         let file = self.resolve(&foreign.file, Inherited { read_only: Some(true), ..settings.below() }, trail)?;
         let context = |e: BlockError| e.within(format!("could not open '{}'", file.filename.display()));
-        let layer = format.open(&file.layer).map_err(context)?;
-        Ok(Parts { layer, filename: file.filename.clone(), children: vec![("file", file)] })
+        let layer = format.open(file.layer()).map_err(context)?;
+        Ok(Parts { layer, filename: file.filename.clone(), children: vec![("file", file)], recipe: None })
     }
 
     /// The secret that opens an encrypted node.
@@ -301,7 +312,7 @@ fn open_file(spec: &spec::File, settings: &Settings, device: bool) -> Result<Par
         let text = format!("'{}' is not for driver '{asked}': use driver '{other}'", path.display());
         return Err(BlockError::new(ErrorKind::Invalid, text));
     }
-    Ok(Parts { layer: Arc::new(file), filename: path.to_owned(), children: Vec::new() })
+    Ok(Parts { layer: Arc::new(file), filename: path.to_owned(), children: Vec::new(), recipe: None })
 }
 
 fn open_nbd(spec: &spec::Nbd, settings: &Settings) -> Result<Parts, BlockError> {
@@ -315,11 +326,16 @@ fn open_nbd(spec: &spec::Nbd, settings: &Settings) -> Result<Parts, BlockError> 
         reconnect_delay,
     };
     let layer = Arc::new(NbdClient::open(name, options)?);
-    Ok(Parts { layer, filename, children: Vec::new() })
+    Ok(Parts { layer, filename, children: Vec::new(), recipe: None })
 }
 
 fn open_null(driver: &'static str, spec: &spec::Null, settings: &Settings) -> Parts {
     let size = spec.size.unwrap_or(1 << 30);
     let layer = Null::new(driver, size, spec.read_zeroes.unwrap_or(false), settings.read_only);
-    Parts { layer: Arc::new(layer), filename: PathBuf::from(format!("{driver}://")), children: Vec::new() }
+    Parts {
+        layer: Arc::new(layer),
+        filename: PathBuf::from(format!("{driver}://")),
+        children: Vec::new(),
+        recipe: None,
+    }
 }

@@ -76,7 +76,7 @@ impl Graph {
         base: Option<&Arc<Node>>,
         name: Option<(&str, Option<&str>)>,
     ) -> Result<(), BlockError> {
-        let image: &Qcow2 = top.layer.as_any().downcast_ref().ok_or_else(|| {
+        let image: &Qcow2 = top.layer().as_any().downcast_ref().ok_or_else(|| {
             BlockError::new(ErrorKind::Invalid, format!("node '{}' does not keep what lies beneath", top.name))
         })?;
         image.set_backing_name(name)?;
@@ -86,7 +86,7 @@ impl Graph {
 
     /// Puts `top` onto `base`, or onto nothing.
     fn stand(&self, top: &Arc<Node>, image: &Qcow2, base: Option<&Arc<Node>>) {
-        image.set_backing(base.map(|base| base.layer.clone()));
+        image.set_backing(base.map(|base| base.layer().clone()));
         let mut children = top.children.write().unwrap_or_else(PoisonError::into_inner);
         let former: Vec<_> = children.extract_if(.., |(role, _)| *role == "backing").map(|(_, node)| node).collect();
         children.extend(base.map(|base| ("backing", base.clone())));
@@ -97,11 +97,12 @@ impl Graph {
         }
     }
 
-    /// Lets a job write to `base`, which an overlay was put on.
+    /// Lets a job write to `base`, which lies beneath a front end that is held still.
     ///
     /// # Errors
-    /// When another program reads it and does not expect that.
+    /// When the host does not let us, or another program reads it and does not expect that.
     pub fn open_base(&self, base: &Arc<Node>) -> Result<(), BlockError> {
+        self.make_writable(base)?;
         base.relock(Access::Write)?;
         base.kept.store(false, Ordering::Release);
         Ok(())
@@ -110,7 +111,7 @@ impl Graph {
     /// Nothing is written to `base` any more.
     pub fn close_base(&self, base: &Arc<Node>) {
         base.kept.store(true, Ordering::Release);
-        let closed = base.layer.flush().and_then(|()| base.layer.close()).and_then(|()| base.relock(Access::Read));
+        let closed = base.layer().flush().and_then(|()| base.layer().close()).and_then(|()| base.relock(Access::Read));
         if let Err(error) = closed {
             log::warn!("{}: {error}", base.filename.display());
         }
@@ -119,9 +120,9 @@ impl Graph {
     /// The front end that had `top` goes on with `base`, which shows the same; what is above `base` and nobody named is
     /// forgotten.
     pub fn pivot(&self, top: &Arc<Node>, base: &Arc<Node>, front: &Attached, held: &Drained) {
-        held.swap(base.layer.clone());
+        held.swap(base.layer().clone());
         front.move_to(base);
-        if let Some(image) = top.layer.as_any().downcast_ref::<Qcow2>() {
+        if let Some(image) = top.layer().as_any().downcast_ref::<Qcow2>() {
             // What is written to the base from now on is not this image's.
             self.stand(top, image, None);
         }

@@ -71,7 +71,7 @@ impl Graph {
         }
         let cache = Cache { direct: Some(node.direct), no_flush: Some(node.no_flush) };
         let file = spec::File { filename: new.file.display().to_string(), ..spec::File::default() };
-        let discard = if node.layer.limits().discard { Discard::Unmap } else { Discard::Ignore };
+        let discard = if node.layer().limits().discard { Discard::Unmap } else { Discard::Ignore };
         self.add(&BlockdevSpec::Qcow2(Box::new(spec::Qcow2 {
             node_name: new.node_name.map(str::to_owned),
             file: NodeRef::Inline(Box::new(super::named::in_file_system(file))),
@@ -104,7 +104,7 @@ impl Graph {
         if overlay.child("backing").is_some() {
             return Err(refuse("The overlay already has a backing image"));
         }
-        if !overlay.layer.as_any().is::<Qcow2>() {
+        if !overlay.layer().as_any().is::<Qcow2>() {
             return Err(refuse("The overlay does not support backing images"));
         }
         if overlay.is_read_only() && !node.is_read_only() {
@@ -115,8 +115,8 @@ impl Graph {
             return Err(refuse(format!("Node '{}' is beneath node '{}': {text}", node.name, above.name)));
         }
         if !node.is_read_only() {
-            node.layer.flush()?;
-            node.layer.close()?;
+            node.layer().flush()?;
+            node.layer().close()?;
         }
         Ok(Snapshot { node, overlay })
     }
@@ -124,12 +124,12 @@ impl Graph {
     /// Takes a snapshot: `front`, if a front end has the node, goes on with the overlay. Gives the overlay back.
     pub fn take_snapshot(&self, snapshot: Snapshot, front: Option<(&Attached, &Drained)>) -> Arc<Node> {
         let Snapshot { node, overlay } = snapshot;
-        if let Some(image) = overlay.layer.as_any().downcast_ref::<Qcow2>() {
-            image.set_backing(Some(node.layer.clone()));
+        if let Some(image) = overlay.layer().as_any().downcast_ref::<Qcow2>() {
+            image.set_backing(Some(node.layer().clone()));
         }
         overlay.children.write().unwrap_or_else(PoisonError::into_inner).push(("backing", node.clone()));
         if let Some((attached, held)) = front {
-            held.swap(overlay.layer.clone());
+            held.swap(overlay.layer().clone());
             attached.move_to(&overlay);
         }
         if !node.is_read_only() {
@@ -150,7 +150,7 @@ fn make(node: &Node, path: &Path) -> Result<(), BlockError> {
     let file = HostFile::open(path, FileOptions::default())?;
     file.resize(0, Preallocation::Off)?;
     let beneath = (node.filename.display().to_string(), Some(node.format()));
-    let options = CreateOptions { size: node.layer.size(), backing: Some(beneath), ..CreateOptions::default() };
+    let options = CreateOptions { size: node.layer().size(), backing: Some(beneath), ..CreateOptions::default() };
     let file: Arc<dyn Layer> = Arc::new(file);
     create(&file, None, &options)?.close()
 }
@@ -160,7 +160,7 @@ impl Node {
     #[must_use]
     pub fn format(&self) -> String {
         let filtered = ["file", "image"].into_iter().find_map(|role| self.child(role));
-        match (self.layer.driver(), filtered) {
+        match (self.layer().driver(), filtered) {
             ("throttle" | "copy-on-read" | "blkdebug", Some(beneath)) => beneath.format(),
             // A protocol's bytes, as they are.
             ("file" | "host_device" | "nbd" | "null-co" | "null-aio", _) => "raw".to_owned(),

@@ -46,6 +46,7 @@ impl Graph {
             layer: Arc::new(image),
             filename: opened.node.filename().to_owned(),
             children: vec![("backing", opened.node)],
+            recipe: None,
         };
         let node = self.finish(drive.node_name.as_deref(), &settings, parts)?;
         Ok(OpenedDrive { node, warning: None })

@@ -31,12 +31,7 @@ impl Commit {
             return Err(BlockError::new(ErrorKind::Invalid, text));
         }
         if base.layer().limits().read_only {
-            let text = format!(
-                "node '{}' was opened for reading only; a base that an overlay was put on while this process ran can be \
-                 written, others with 'rhea img commit' while nobody uses them",
-                base.name()
-            );
-            return Err(BlockError::new(ErrorKind::Permission, text));
+            return Err(BlockError::new(ErrorKind::Permission, format!("node '{}' is read-only", base.name())));
         }
         let mirror = active.then(|| Arc::new(Mirror::new(top.layer().clone(), base.layer().clone())));
         Ok(Self { top, base, mirror })

@@ -50,6 +50,13 @@ pub struct HostFile {
     held: Mutex<Option<Access>>,
 }
 
+/// Which file it is, on this host.
+fn identity(file: &File) -> Option<(u64, u64)> {
+    use std::os::unix::fs::MetadataExt;
+    let meta = file.metadata().ok()?;
+    Some((meta.dev(), meta.ino()))
+}
+
 impl HostFile {
     /// Opens `path`, which must be a regular file or a block device.
     ///
@@ -122,6 +129,30 @@ impl HostFile {
     #[must_use]
     pub fn path(&self) -> &Path {
         &self.path
+    }
+
+    /// The same file, opened again for writing.
+    ///
+    /// # Errors
+    /// When the host does not let us, another program stands against it, or there is another file by its path now.
+    pub fn again(&self) -> Result<Self, BlockError> {
+        self.relock(Access::ReadShared)?;
+        let lock = self.options.lock.map(|_| Access::Write);
+        let options = FileOptions { read_only: false, auto_read_only: false, lock, ..self.options };
+        let again =
+            Self::open(&self.path, options).and_then(|again| match (identity(&self.file), identity(&again.file)) {
+                (Some(this), Some(that)) if this == that => Ok(again),
+                _ => Err(BlockError::new(
+                    ErrorKind::Invalid,
+                    format!("'{}' is another file than the one that was opened before", self.path.display()),
+                )),
+            });
+        if again.is_err()
+            && let Err(error) = self.relock(Access::Read)
+        {
+            log::warn!("{error}");
+        }
+        again
     }
 
     /// Whether it is a block device.

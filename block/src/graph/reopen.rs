@@ -1,0 +1,75 @@
+//! Opening a node again, for writing, that was opened for reading: for a job that writes to what lies beneath.
+//!
+//! The former layer stays open until the node goes: readers may be in it. What is above is put onto the new one.
+
+use std::sync::Arc;
+
+use super::open::Settings;
+use super::{Graph, Node};
+use crate::error::{BlockError, ErrorKind};
+use crate::filter::policy::Policy;
+use crate::format::qcow2::Qcow2;
+use crate::format::raw::Raw;
+use crate::layer::Layer;
+use crate::protocol::file::HostFile;
+use crate::spec;
+
+/// How a qcow2 image was opened.
+pub(super) struct Recipe {
+    pub(super) spec: spec::Qcow2,
+    pub(super) settings: Settings,
+}
+
+impl Graph {
+    /// Opens `node` and what it needs for writing, unless it is; the front end of the chain is held still. Overlays on
+    /// it are put onto the new layer.
+    ///
+    /// # Errors
+    /// When the host or another program does not let us, or it is of a kind that is only read.
+    pub fn make_writable(&self, node: &Arc<Node>) -> Result<(), BlockError> {
+        if !node.layer().limits().read_only {
+            return Ok(());
+        }
+        let layer = self.again(node)?;
+        let discard = node.recipe.as_ref().is_some_and(|recipe| recipe.settings.discard) || layer.limits().discard;
+        let layer = Policy::over(layer, discard, node.detect_zeroes, false);
+        if layer.limits().read_only || node.reopened.set(layer).is_err() {
+            return Err(unwritable(node));
+        }
+        for above in self.nodes() {
+            let is_beneath = above.child("backing").is_some_and(|below| Arc::ptr_eq(&below, node));
+            if let Some(image) = above.layer().as_any().downcast_ref::<Qcow2>().filter(|_| is_beneath) {
+                image.set_backing(Some(node.layer().clone()));
+            }
+        }
+        Ok(())
+    }
+
+    /// What `node` is, opened again.
+    fn again(&self, node: &Node) -> Result<Arc<dyn Layer>, BlockError> {
+        let below = |role: &str| {
+            let Some(child) = node.child(role) else { return Ok(None) };
+            self.make_writable(&child)?;
+            Ok(Some(child))
+        };
+        let layer = node.opened.as_any();
+        if let Some(file) = layer.downcast_ref::<HostFile>() {
+            return Ok(Arc::new(file.again()?));
+        }
+        let file = below("file")?.ok_or_else(|| unwritable(node))?;
+        if let Some(raw) = layer.downcast_ref::<Raw>() {
+            return Ok(Arc::new(raw.again(file.layer().clone())?));
+        }
+        let recipe = node.recipe.as_ref().ok_or_else(|| unwritable(node))?;
+        let settings = Settings { read_only: false, ..recipe.settings.clone() };
+        let data = below("data-file")?;
+        let image = self.open_image(&recipe.spec, &settings, &file, data.as_ref())?;
+        image.set_backing(node.child("backing").map(|backing| backing.layer().clone()));
+        Ok(image)
+    }
+}
+
+fn unwritable(node: &Node) -> BlockError {
+    let text = format!("node '{}' (driver {}) can only be read", node.name, node.layer().driver());
+    BlockError::new(ErrorKind::Permission, text)
+}
