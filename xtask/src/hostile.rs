@@ -1,14 +1,19 @@
 //! `cargo xtask hostile`: images made to hurt, through every verb of the image tool.
 
 use std::fs;
+use std::num::NonZero;
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use clap::Args;
 
 use crate::dice::Dice;
+use crate::fuzz::Image;
 use crate::packages::{self, Package};
 use crate::{command, demo, fuzz, paths};
 
@@ -26,15 +31,22 @@ const PANICKED: i32 = 101;
 /// Damage images by structure and give them to every verb of `rhea img`
 ///
 /// Each run has 10 s and 1 GiB; it may fail with a message, but not by a signal, a panic, or for lack of time. Images
-/// that hurt are kept in target/hostile, and the command line is printed. The same `--seed` makes the same images.
+/// that hurt are kept in target/hostile, and the command line is printed. The same `--seed` makes the same images. All
+/// kinds take turns, one image of each at a time, so that one short run has seen all.
 #[derive(Args)]
 pub(crate) struct HostileArgs {
     /// Damaged images for each format and mix of options
-    #[arg(long, default_value_t = 100)]
+    #[arg(long, default_value_t = 200)]
     count: u64,
+    /// Begin no more images after so many seconds
+    #[arg(long, default_value_t = 1200)]
+    seconds: u64,
     /// Where the random numbers begin
     #[arg(long, default_value_t = 1)]
     seed: u64,
+    /// Runs at once; as many as there are processors if not given
+    #[arg(long)]
+    jobs: Option<usize>,
     /// The program; built first if this is not given
     #[arg(long)]
     monitor: Option<PathBuf>,
@@ -65,6 +77,57 @@ const VERBS: &[&str] = &[
     "commit @",
 ];
 
+/// More for images with a key: `#` is the image opened with it, `+` what its format puts before options of encryption.
+const VERBS_WITH_KEY: &[&str] = &[
+    "convert -O raw # %",
+    "bench -w -c 50 -S 7000 #",
+    "amend -o +state=active,+new-secret=other,+iter-time=1 #",
+    "amend -o +state=inactive,+old-secret=key #",
+];
+
+/// The keys: what images have is `key`.
+const KEYS: &str = "--object secret,id=key,data=one --object secret,id=other,data=two";
+
+/// One kind of image, and its verbs.
+struct Kind {
+    image: &'static Image,
+    whole: Vec<u8>,
+    verbs: Vec<String>,
+}
+
+impl Kind {
+    /// None where QEMU does not make the format.
+    fn new(image: &'static Image, folder: &Path) -> Result<Option<Self>> {
+        let whole_at = folder.join("whole");
+        let _ = fs::remove_file(&whole_at);
+        image.make(&whole_at)?;
+        let Ok(whole) = fs::read(&whole_at) else { return Ok(None) };
+        let mut verbs: Vec<String> = VERBS.iter().map(|verb| (*verb).to_owned()).collect();
+        if let Some((driver, prefix)) = image.key() {
+            let opened = format!("--image-opts driver={driver},{prefix}key-secret=key,file.filename=@");
+            verbs.extend(VERBS_WITH_KEY.iter().map(|verb| {
+                let (name, rest) = verb.split_once(' ').unwrap_or((verb, ""));
+                format!("{name} {KEYS} {}", rest.replace('#', &opened).replace('+', prefix))
+            }));
+        }
+        Ok(Some(Self { image, whole, verbs }))
+    }
+}
+
+/// What all threads share.
+struct Hunt<'a> {
+    args: &'a HostileArgs,
+    monitor: PathBuf,
+    folder: PathBuf,
+    kinds: Vec<Kind>,
+    end: Instant,
+    /// Number of the next image: kinds take turns.
+    next: AtomicU64,
+    images: AtomicU64,
+    runs: AtomicU64,
+    faults: AtomicU64,
+}
+
 /// Runs all of them.
 pub(crate) fn run(args: &HostileArgs) -> Result<u8> {
     packages::ensure(PACKAGES)?;
@@ -74,33 +137,70 @@ pub(crate) fn run(args: &HostileArgs) -> Result<u8> {
     };
     let folder = paths::target().join("hostile");
     fs::create_dir_all(&folder)?;
-    let mut dice = Dice::new(args.seed);
-    let (mut runs, mut faults) = (0u64, 0u64);
-    for image in fuzz::IMAGES {
-        let name = image.name;
-        let whole_at = folder.join("whole");
-        let _ = fs::remove_file(&whole_at);
-        image.make(&whole_at)?;
-        let Ok(whole) = fs::read(&whole_at) else { continue };
-        for number in 0..args.count {
-            let mut bytes = whole.clone();
-            damage(&mut dice, &mut bytes);
-            for verb in VERBS {
-                runs += 1;
-                if let Some(fault) = try_verb(&monitor, &folder, verb, &bytes)? {
-                    faults += 1;
-                    let kept = folder.join(format!("{name}-{}-{number}", args.seed));
-                    fs::write(&kept, &bytes)?;
-                    println!("{fault}: rhea img {}", verb.replace('@', &kept.display().to_string()));
-                }
-            }
-        }
-        println!("{name}: {} images damaged, {runs} runs so far, {faults} faults", args.count);
-    }
+    let kinds = fuzz::IMAGES.iter().filter_map(|image| Kind::new(image, &folder).transpose());
+    let kinds = kinds.collect::<Result<Vec<_>>>()?;
+    let jobs = args.jobs.unwrap_or_else(|| thread::available_parallelism().map_or(1, NonZero::get)).max(1);
+    let began = Instant::now();
+    let end = began + Duration::from_secs(args.seconds);
+    let [next, images, runs, faults] = [const { AtomicU64::new(0) }; 4];
+    let hunt = Hunt { args, monitor, folder, kinds, end, next, images, runs, faults };
+    thread::scope(|scope| {
+        let jobs: Vec<_> = (0..jobs)
+            .map(|job| {
+                scope.spawn({
+                    let hunt = &hunt;
+                    move || hunt.work(job)
+                })
+            })
+            .collect();
+        jobs.into_iter().try_for_each(|job| job.join().unwrap_or_else(|_| bail!("a thread of this command panicked")))
+    })?;
+    let count = |of: &AtomicU64| of.load(Ordering::Relaxed);
+    let (images, runs, faults) = (count(&hunt.images), count(&hunt.runs), count(&hunt.faults));
+    let (kinds, took) = (hunt.kinds.len(), began.elapsed().as_secs());
+    println!("hostile: {images} images of {kinds} kinds damaged, {runs} runs in {took} s, {faults} faults");
     if faults > 0 {
         bail!("{faults} of {runs} runs did not end well");
     }
     Ok(0)
+}
+
+impl Hunt<'_> {
+    /// Takes images until there are enough or the time is over.
+    fn work(&self, job: usize) -> Result<()> {
+        let folder = self.folder.join(format!("job-{job}"));
+        fs::create_dir_all(&folder)?;
+        let kinds = self.kinds.len() as u64;
+        while Instant::now() < self.end {
+            let turn = self.next.fetch_add(1, Ordering::Relaxed);
+            let (number, kind) = (turn / kinds.max(1), (turn % kinds.max(1)) as usize);
+            let Some(kind) = self.kinds.get(kind).filter(|_| number < self.args.count) else { break };
+            let mut bytes = kind.whole.clone();
+            // Each image by itself, so that it is the same whoever makes it.
+            damage(&mut Dice::new(self.args.seed << 32 | turn), &mut bytes);
+            self.try_image(kind, number, &bytes, &folder)?;
+            let done = self.images.fetch_add(1, Ordering::Relaxed) + 1;
+            if done.is_multiple_of(100) {
+                let faults = self.faults.load(Ordering::Relaxed);
+                println!("{done} of {} images, {faults} faults", kinds * self.args.count);
+            }
+        }
+        fs::remove_dir_all(&folder)?;
+        Ok(())
+    }
+
+    fn try_image(&self, kind: &Kind, number: u64, bytes: &[u8], folder: &Path) -> Result<()> {
+        for verb in &kind.verbs {
+            self.runs.fetch_add(1, Ordering::Relaxed);
+            if let Some(fault) = try_verb(&self.monitor, folder, verb, bytes)? {
+                self.faults.fetch_add(1, Ordering::Relaxed);
+                let kept = self.folder.join(format!("{}-{}-{number}", kind.image.name, self.args.seed));
+                fs::write(&kept, bytes)?;
+                println!("{fault}: rhea img {}", verb.replace('@', &kept.display().to_string()));
+            }
+        }
+        Ok(())
+    }
 }
 
 /// One verb on a fresh copy; what was wrong with how it ended.
@@ -108,11 +208,8 @@ fn try_verb(monitor: &Path, folder: &Path, verb: &str, bytes: &[u8]) -> Result<O
     let (image, other) = (folder.join("image"), folder.join("other"));
     fs::write(&image, bytes)?;
     let _ = fs::remove_file(&other);
-    let place = |word: &str| match word {
-        "@" => image.display().to_string(),
-        "%" => other.display().to_string(),
-        _ => word.replace('@', &image.display().to_string()).replace('%', &other.display().to_string()),
-    };
+    let (image, other) = (image.display().to_string(), other.display().to_string());
+    let place = |word: &str| word.replace('@', &image).replace('%', &other);
     let mut command = Command::new("timeout");
     command.args([SECONDS, "prlimit", MEMORY]).arg(monitor).arg("img").args(verb.split(' ').map(place));
     let output = command.output().with_context(|| format!("cannot start {}", command::line(&command)))?;
