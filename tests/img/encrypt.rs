@@ -24,6 +24,9 @@ impl Rig {
     }
 }
 
+/// Offset, length and byte of each run in a disk.
+const CONTENT: &[(u64, usize, u8)] = &[(0, 70_000, 1), (500_000, 5000, 2), (1_000_001, 777, 3)];
+
 const MIXES: [&str; 5] = [
     "encrypt.format=luks",
     "encrypt.format=luks,encrypt.cipher-alg=aes-128,encrypt.cipher-mode=cbc,encrypt.ivgen-alg=essiv,cluster_size=4k",
@@ -33,21 +36,32 @@ const MIXES: [&str; 5] = [
 ];
 
 #[test]
-fn images_of_either_program_are_read_by_both() {
+fn our_images_are_read_by_both() {
     let rig = Rig::empty();
-    rig.write("plain.raw", 1 << 20, &[(0, 70_000, 1), (500_000, 5000, 2), (1_000_001, 777, 3)]);
+    rig.write("plain.raw", 1 << 20, CONTENT);
     for mix in MIXES {
         let time = if mix.contains("luks") { ",encrypt.iter-time=10" } else { "" };
-        let words = format!("convert -O qcow2 -o {mix},encrypt.key-secret=one{time} {KEYS} -f raw plain.raw");
-        rig.works(&format!("{words} ours.qcow2"));
+        rig.works(&format!(
+            "convert -O qcow2 -o {mix},encrypt.key-secret=one{time} {KEYS} -f raw plain.raw ours.qcow2"
+        ));
         rig.reads_as(&opened("ours.qcow2", "one"), "plain.raw");
         rig.same(&format!("check {KEYS} {}", opened("ours.qcow2", "one")));
-        rig.qemu(&format!("{words} real.qcow2"));
+        rig.same("info ours.qcow2");
+        rig.same("info --output=json ours.qcow2");
+    }
+}
+
+/// Of two kinds only: QEMU measures the processor for seconds whenever it makes a LUKS header, and what it reads of ours
+/// in the other ciphers is what it would have written.
+#[test]
+fn images_of_qemu_are_read_by_both() {
+    let rig = Rig::empty();
+    rig.write("plain.raw", 1 << 20, CONTENT);
+    for mix in ["encrypt.format=luks,encrypt.iter-time=10", "encrypt.format=aes"] {
+        rig.qemu(&format!("convert -O qcow2 -o {mix},encrypt.key-secret=one {KEYS} -f raw plain.raw real.qcow2"));
         rig.reads_as(&opened("real.qcow2", "one"), "plain.raw");
-        for image in ["ours.qcow2", "real.qcow2"] {
-            rig.same(&format!("info {image}"));
-            rig.same(&format!("info --output=json {image}"));
-        }
+        rig.same("info real.qcow2");
+        rig.same("info --output=json real.qcow2");
     }
 }
 
