@@ -4,6 +4,8 @@
 mod disks;
 #[path = "qmp/jobs.rs"]
 mod jobs;
+#[path = "qmp/life.rs"]
+mod life;
 #[path = "qmp/limits.rs"]
 mod limits;
 #[path = "qmp/media.rs"]

@@ -2,9 +2,10 @@
 
 use serde_json::{Map, Value};
 
+use crate::spec::SpecError;
+use crate::spec::blockdev::BlockdevArgs;
 use crate::spec::describe::Describe;
 use crate::spec::drive::{DriveInterface, DriveMedia, DriveOptions, DriveSpec};
-use crate::spec::{BlockdevArgs, SpecError};
 
 use super::arg::Arg;
 use super::draft::Draft;

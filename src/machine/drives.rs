@@ -5,17 +5,18 @@ use std::time::Duration;
 
 use rhea_block::BlockError;
 use rhea_block::graph::{CacheMode, DriveSpec as Opening, Graph};
-use rhea_block::spec::{self as block, BlockdevSpec};
+use rhea_block::spec as block;
 use rhea_block::thread::{self, ThreadKind};
 use thiserror::Error;
 
 use super::throttle;
 use crate::board::plan::DrivePlan;
+use crate::spec::SpecError;
+use crate::spec::blockdev::BlockdevArgs;
 use crate::spec::device::OnError;
 use crate::spec::drive::{
     AioMode, CacheMode as Cache, DetectZeroes, DiscardMode, DriveInterface, DriveMedia, DriveSpec,
 };
-use crate::spec::{BlockdevArgs, SpecError};
 
 /// A disk of the command line cannot be had.
 #[derive(Debug, Error)]
@@ -43,7 +44,7 @@ pub enum DriveError {
     },
     /// Its arguments.
     #[error("-blockdev")]
-    Arguments(#[source] serde_json::Error),
+    Arguments(#[source] SpecError),
     /// Limits of `-drive` or `-object`.
     #[error("{what}")]
     Limits {
@@ -64,8 +65,7 @@ pub enum DriveError {
 /// The first that cannot be opened.
 pub(super) fn open_blockdevs(graph: &Graph, all: &[BlockdevArgs]) -> Result<(), DriveError> {
     for args in all {
-        let options = serde_json::Value::Object(args.options.clone());
-        let spec: BlockdevSpec = serde_json::from_value(options).map_err(DriveError::Arguments)?;
+        let spec = args.node().map_err(DriveError::Arguments)?;
         let node = spec.node_name().unwrap_or_default().to_owned();
         graph.add(&spec).map_err(|source| DriveError::Blockdev { node, source })?;
     }

@@ -78,7 +78,7 @@ impl Target for Machine {
                 done()
             }
             Command::SystemReset => {
-                self.reset(ShutdownCause::HostQmpSystemReset).map_err(|e| QmpError::from_error(&e))?;
+                self.restart(ShutdownCause::HostQmpSystemReset).map_err(|e| QmpError::from_error(&e))?;
                 done()
             }
             Command::SystemPowerdown => {

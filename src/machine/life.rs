@@ -107,6 +107,17 @@ impl Machine {
         Ok(())
     }
 
+    /// A reset that somebody asked for: with `-no-reboot` the machine turns off instead.
+    ///
+    /// # Errors
+    /// As [`Machine::reset`].
+    pub(super) fn restart(&mut self, cause: ShutdownCause) -> Result<(), MachineError> {
+        match self.actions.reboot {
+            RebootAction::Reset => self.reset(cause),
+            RebootAction::Shutdown => self.turn_off(cause),
+        }
+    }
+
     /// The machine turns off: the process ends, or stays stopped with `-no-shutdown`.
     fn turn_off(&mut self, cause: ShutdownCause) -> Result<(), MachineError> {
         self.bus.emit(&Event::Shutdown(cause.into()));
@@ -178,10 +189,7 @@ impl Machine {
 
     fn power(&mut self, request: PowerRequest) -> Result<(), MachineError> {
         match request {
-            PowerRequest::Reset => match self.actions.reboot {
-                RebootAction::Reset => self.reset(ShutdownCause::GuestReset),
-                RebootAction::Shutdown => self.turn_off(ShutdownCause::GuestReset),
-            },
+            PowerRequest::Reset => self.restart(ShutdownCause::GuestReset),
             PowerRequest::PowerOff => self.turn_off(ShutdownCause::GuestShutdown),
             // Never asked for: the power chip refuses S3, because without firmware nothing would wake the guest.
             PowerRequest::Suspend => Ok(()),

@@ -8,6 +8,7 @@ use super::qapi::{At, Qapi, Schema};
 use super::reply::{block, cpu, device, machine, migration, monitor};
 
 pub mod args;
+mod blockdev_schema;
 pub mod create;
 mod offer;
 mod spec_args;

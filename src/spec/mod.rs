@@ -15,6 +15,7 @@
 #[macro_use]
 mod macros;
 
+pub mod blockdev;
 pub mod boot;
 pub mod chardev;
 pub mod cpu;
@@ -36,8 +37,6 @@ pub mod smbios;
 #[cfg(test)]
 mod tests;
 pub mod topology;
-
-use serde_json::{Map, Value};
 
 pub use boot::BootSpec;
 pub use chardev::ChardevSpec;
@@ -89,7 +88,7 @@ pub struct VmSpec {
     /// `-serial none`. The machine's own first port is among them unless `-nodefaults`.
     pub serials: Vec<Option<String>>,
     /// `-blockdev`: the arguments of `blockdev-add`, with how they were written.
-    pub blockdevs: Vec<BlockdevArgs>,
+    pub blockdevs: Vec<blockdev::BlockdevArgs>,
     /// `-drive` and its short forms.
     pub drives: Vec<DriveSpec>,
     /// `-snapshot`: what guests write is thrown away, on every drive that does not say otherwise.
@@ -155,15 +154,6 @@ impl Default for MachineSpec {
             no_defaults: false,
         }
     }
-}
-
-/// Arguments of `blockdev-add` as they were written.
-#[derive(Debug, Clone, PartialEq)]
-pub struct BlockdevArgs {
-    /// `driver`, `node-name` and the driver's options.
-    pub options: Map<String, Value>,
-    /// In option text every scalar is a string.
-    pub source: read::Source,
 }
 
 spec_enum! {

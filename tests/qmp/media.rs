@@ -102,7 +102,7 @@ fn medium_goes_in_and_out_step_by_step() {
 
     assert_eq!(closed, Err("Tray of device 'cd' is not open".into()));
     assert_eq!(twice, Err("Node 'nothing' not found".into()));
-    assert_eq!(in_use, Err("Block device disc is in use".into()));
+    assert_eq!(in_use, Err("Node disc is in use".into()));
     assert_eq!(shut, Err("Tray of device 'cd' is not open".into()));
     assert_eq!(held.as_deref(), Some("two"));
     assert_eq!(machine.inserted("cd"), None);
@@ -158,7 +158,7 @@ fn disk_comes_and_goes_behind_an_adapter() {
 
     assert_eq!(taken, Err("device \"x\": lun already used by 'more'".into()));
     assert_eq!(held.as_deref(), Some("two"));
-    assert_eq!(in_use, Err("Block device more is in use".into()));
+    assert_eq!(in_use, Err("Node more is in use".into()));
     assert_eq!(gone, Err("Device 'more' not found".into()));
     assert!(!machine.tray_is_out("more"));
 }

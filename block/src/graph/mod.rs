@@ -248,7 +248,10 @@ impl Graph {
         let Some(node) = nodes.get(name) else {
             return Err(BlockError::new(ErrorKind::NotFound, format!("Failed to find node with node-name='{name}'")));
         };
-        if node.attached.load(Ordering::Acquire) || nodes.values().any(|n| is_child(n, node)) {
+        if node.attached.load(Ordering::Acquire) {
+            return Err(BlockError::new(ErrorKind::Invalid, format!("Node {name} is in use")));
+        }
+        if nodes.values().any(|n| is_child(n, node)) {
             return Err(BlockError::new(ErrorKind::Invalid, format!("Block device {name} is in use")));
         }
         node.check_idle()?;

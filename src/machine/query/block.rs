@@ -2,7 +2,6 @@
 
 use rhea_block::graph::{Node, NodeInfo, ThrottleInfo};
 use rhea_block::layer::Preallocation;
-use rhea_block::spec::BlockdevSpec;
 use rhea_devices::block_stats::{BlockStats as Counters, Counted};
 use rhea_devices::scsi::Tray;
 use serde_json::{Value, json};
@@ -13,7 +12,7 @@ use crate::qmp::QmpError;
 use crate::qmp::channel::{Answer, answer, done};
 use crate::qmp::command::args::BlockResize;
 use crate::qmp::reply::block::{BlockDeviceStats, BlockStats};
-use crate::spec::BlockdevArgs;
+use crate::spec::blockdev::BlockdevArgs;
 
 impl Machine {
     /// `query-block`: one entry a disk.
@@ -126,8 +125,7 @@ impl Machine {
 
     /// `blockdev-add`.
     pub(in crate::machine) fn add_node(&self, args: &BlockdevArgs) -> Answer {
-        let options = Value::Object(args.options.clone());
-        let spec: BlockdevSpec = serde_json::from_value(options).map_err(|e| QmpError::from_error(&e))?;
+        let spec = args.node().map_err(|e| QmpError::from_error(&e))?;
         if spec.node_name().is_none() {
             return Err(QmpError::generic("'node-name' must be specified for the root node"));
         }
@@ -144,7 +142,7 @@ impl Machine {
 
 fn not_found(args: &BlockResize, name: &str) -> QmpError {
     match args.device {
-        Some(_) => QmpError::device_not_found(name),
+        Some(_) => QmpError::generic(format!("Cannot find device='{name}' nor node-name=''")),
         None => QmpError::generic(format!("Cannot find device='' nor node-name='{name}'")),
     }
 }

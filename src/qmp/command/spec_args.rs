@@ -3,11 +3,13 @@
 use serde::{Deserialize, Deserializer, de::Error};
 use serde_json::{Map, Value};
 
+use super::blockdev_schema;
 use crate::qmp::QmpError;
 use crate::qmp::qapi::{At, Case, Member, Qapi, Schema, TypeRef, spec};
+use crate::spec::blockdev::BlockdevArgs;
 use crate::spec::describe::{DescribeUnion, Variant};
 use crate::spec::read::Source;
-use crate::spec::{BlockdevArgs, ChardevSpec, DeviceSpec, ObjectSpec, SpecError};
+use crate::spec::{ChardevSpec, DeviceSpec, ObjectSpec, SpecError};
 
 /// `chardev-add`.
 #[derive(Debug, Clone, PartialEq)]
@@ -93,10 +95,7 @@ impl Qapi for ObjectAdd {
 
 impl Qapi for BlockdevAdd {
     fn describe(schema: &mut Schema) -> TypeRef {
-        schema.object("spec::BlockdevOptions", |schema| {
-            let text = String::describe(schema);
-            vec![Member::new("driver", text.clone(), false), Member::new("node-name", text, false)]
-        })
+        blockdev_schema::describe(schema)
     }
 
     fn check(value: &Value, at: &At<'_>) -> Result<(), QmpError> {
