@@ -2,6 +2,7 @@
 
 use std::fmt::Write;
 
+use crate::img::format_specific_lines;
 use crate::qmp::Command;
 use crate::qmp::command::args::{QueryBlockstats, QueryNamedBlockNodes};
 use crate::qmp::reply::block::{
@@ -127,6 +128,12 @@ fn describe_image(text: &mut String, image: &ImageInfo) {
         }
         if let Some(backing) = &image.backing_filename {
             let _ = writeln!(text, "backing file: {backing}");
+        }
+        if let Some(format) = &image.backing_filename_format {
+            let _ = writeln!(text, "backing file format: {format}");
+        }
+        for line in image.format_specific.as_ref().map(format_specific_lines).unwrap_or_default() {
+            let _ = writeln!(text, "{line}");
         }
         next = image.backing_image.as_deref();
     }

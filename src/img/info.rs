@@ -117,13 +117,18 @@ fn human_text(told: &Details) -> String {
         lines.push(format!("backing file format: {format}"));
     }
     lines.extend(told.table.clone());
-    if let Some(data) = details.format_specific.as_ref().and_then(|specific| specific.get("data")) {
-        lines.push("Format specific information:".to_owned());
-        if let Value::Object(object) = data {
-            object_lines(object, 1, &mut lines);
-        }
-    }
+    lines.extend(details.format_specific.as_ref().map(format_specific_lines).unwrap_or_default());
     lines.join("\n")
+}
+
+/// What only an image's format has, `{"type": FORMAT, "data": {…}}`, as lines for people.
+pub(crate) fn format_specific_lines(specific: &Value) -> Vec<String> {
+    let Some(data) = specific.get("data") else { return Vec::new() };
+    let mut lines = vec!["Format specific information:".to_owned()];
+    if let Value::Object(object) = data {
+        object_lines(object, 1, &mut lines);
+    }
+    lines
 }
 
 /// Keys with values, nested by four blanks; a dash in a key is a blank.

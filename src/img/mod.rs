@@ -36,6 +36,8 @@ mod size;
 mod snapshot;
 mod target;
 
+pub(crate) use info::format_specific_lines;
+
 use args::{Opt, Parsed};
 use error::ImgError;
 

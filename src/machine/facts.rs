@@ -6,6 +6,7 @@ use rhea_arch::x86_64::cpu::HostCpu;
 use rhea_devices::block_stats::BlockStats;
 
 use super::host::Host;
+use crate::board::memory::RamPlan;
 use crate::board::plan::{DiskKind, DrivePlan, StoragePlan, is_made_up, named_in, object_path};
 
 /// Facts for `query-…` and `info …`.
@@ -62,6 +63,22 @@ impl Facts {
                 stats: host.disk(id).stats,
             }
         }));
+    }
+
+    /// Guest memory that no object was named for.
+    pub(super) fn add_memory(&mut self, ram: &RamPlan) {
+        for source in &ram.sources {
+            if self.memory_backends.iter().all(|known| known.id != source.id) {
+                self.memory_backends.push(MemoryBackend {
+                    id: source.id.clone(),
+                    size: source.size,
+                    merge: source.merge,
+                    dump: source.dump,
+                    prealloc: source.prealloc > 0,
+                    share: source.share,
+                });
+            }
+        }
     }
 
     /// Puts disks of `drives` first, in that order: QEMU tells of `-drive` before it tells of what only a `-device` has.

@@ -435,6 +435,7 @@ fn look_for_kvm(facts: &mut Facts) {
 fn add_devices(facts: &mut Facts, plan: &Plan, drives: &[plan::DrivePlan], host: &Host, spec: &VmSpec) {
     facts.add_disks(plan.disks(), host);
     facts.order_disks(drives);
+    facts.add_memory(&plan.ram);
     let named = spec.devices.iter().filter_map(|device| Some((device.id()?.to_owned(), device.driver().to_owned())));
     facts.peripherals = named.collect();
 }

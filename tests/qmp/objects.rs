@@ -30,3 +30,48 @@ fn devices_are_listed_by_name_and_without_a_name_by_count() {
     let first = unnamed[0].1.trim_start_matches("child<").trim_end_matches('>');
     assert_eq!(r#type, Ok(Value::from(first)));
 }
+
+#[test]
+fn objects_are_listed_as_they_come_and_go() {
+    let mut machine = Machine::start("-object iothread,id=io0");
+
+    machine.ask("object-add", &json!({"qom-type": "rng-builtin", "id": "dice"})).expect("an object");
+    let both = entries(&mut machine, "/objects");
+    machine.ask("object-del", &json!({"id": "io0"})).expect("deleted");
+    let left = entries(&mut machine, "/objects");
+
+    let entry = |name: &str, r#type: &str| (name.to_owned(), r#type.to_owned());
+    assert_eq!(both, [entry("io0", "child<iothread>"), entry("dice", "child<rng-builtin>")]);
+    assert_eq!(left, [entry("dice", "child<rng-builtin>")]);
+}
+
+#[test]
+fn memory_that_no_object_was_named_for_is_told_of() {
+    let mut machine = Machine::start("-S");
+
+    let memory = machine.ask("query-memdev", &json!({})).expect("memory");
+
+    let told = [&memory[0]["id"], &memory[0]["size"], &memory[0]["reserve"]];
+    assert_eq!(told, [&json!("pc.ram"), &json!(16 << 20), &json!(true)]);
+}
+
+#[test]
+fn tree_of_devices_shows_each_on_its_bus_with_type_and_name() {
+    let mut machine = Machine::start(
+        "-device virtio-scsi-pci,id=adapter -blockdev null-co,node-name=n -device scsi-hd,drive=n,id=unit
+         -device virtio-rng-pci -device ide-cd,id=cd",
+    );
+
+    let tree = machine.ask("human-monitor-command", &json!({"command-line": "info qtree"})).expect("a tree");
+
+    let tree = tree.as_str().expect("text").replace('\r', "");
+    let lines: Vec<&str> = tree.lines().filter(|line| line.contains("dev: ") || line.contains("bus: ")).collect();
+    let part =
+        |wanted: &str| lines.iter().position(|line| *line == wanted).unwrap_or_else(|| panic!("{wanted}:\n{tree}"));
+    assert_eq!(part("bus: main-system-bus"), 0);
+    assert_eq!(part("        bus: ide.0"), part("          dev: ide-cd, id \"cd\"") - 1);
+    let adapter = part("      dev: virtio-scsi-pci, id \"adapter\"");
+    assert_eq!(part("        bus: adapter.0"), adapter + 1);
+    assert_eq!(part("          dev: scsi-hd, id \"unit\""), adapter + 2);
+    part("      dev: virtio-rng-pci, id \"\"");
+}

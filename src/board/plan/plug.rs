@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::check::{self, DrivePlan, PlanError};
-use super::{BootPlan, Channels, PciPlan, Places, Plan, ScsiUnitPlan, Told, scsi};
+use super::{BootPlan, Channels, PciDevice, PciPlan, Places, Plan, ScsiUnitPlan, Told, scsi};
 use crate::spec::{DeviceSpec, ObjectSpec, VmSpec};
 
 /// What the machine was asked to be, kept up to date: devices and objects that come later are planned beside it.
@@ -38,6 +38,26 @@ impl Planner {
     #[must_use]
     pub fn places(&self) -> &Places {
         &self.places
+    }
+
+    /// The drives on IDE.
+    #[must_use]
+    pub fn ide(&self) -> &Channels {
+        &self.ide
+    }
+
+    /// The name of the bus that an adapter has.
+    #[must_use]
+    pub fn scsi_bus(&self, adapter: &str) -> Option<&str> {
+        match &self.functions.get(adapter)?.device {
+            PciDevice::Scsi(adapter) => Some(&adapter.bus),
+            _ => None,
+        }
+    }
+
+    /// Objects: `id=` and type of each.
+    pub fn objects(&self) -> impl Iterator<Item = (&str, &'static str)> {
+        self.spec.objects.iter().map(|object| (object.id(), object.type_name()))
     }
 
     /// Gives the device its name and its place.

@@ -45,25 +45,6 @@ impl Machine {
         text
     }
 
-    fn device_tree(&self) -> String {
-        let mut text = String::from("bus: main-system-bus\n  type System\n");
-        let Some(guest) = &self.guest else { return text };
-        for (bdf, function) in guest.board.pci_functions() {
-            let _ = writeln!(text, "  dev: {}, addr = {:02x}.{:x}", function.name(), bdf.device(), bdf.function());
-        }
-        for (name, bus) in &guest.board.drives().buses {
-            let _ = writeln!(text, "bus: {name}\n  type SCSI");
-            for (address, unit) in bus.units() {
-                let id = &unit.config().id;
-                let _ = writeln!(text, "  dev: {id}, channel 0, scsi-id {}, lun {}", address.target, address.lun);
-            }
-        }
-        for device in guest.board.devices() {
-            let _ = writeln!(text, "  dev: {}", device.name());
-        }
-        text
-    }
-
     fn roms(&self) -> String {
         self.guest.as_ref().and_then(|guest| guest.board.loaded()).map(|what| format!("{what}\n")).unwrap_or_default()
     }

@@ -7,3 +7,4 @@ pub(super) mod inspect;
 pub(super) mod objects;
 pub(super) mod pci;
 pub(super) mod status;
+pub(super) mod tree;

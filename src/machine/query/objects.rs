@@ -1,4 +1,4 @@
-//! The tree of objects, as far as clients ask for it: the vCPUs and the devices that the user added.
+//! The tree of objects, as far as clients ask for it: the vCPUs, and the objects and devices that the user added.
 
 use serde_json::Value;
 
@@ -8,6 +8,9 @@ use crate::machine::Machine;
 use crate::qmp::QmpError;
 use crate::qmp::channel::{Answer, answer};
 use crate::qmp::reply::device::ObjectPropertyInfo;
+
+/// Where `-object` and `object-add` put what they make.
+const OBJECTS: &str = "/objects";
 
 fn entry(name: impl Into<String>, r#type: impl Into<String>) -> ObjectPropertyInfo {
     ObjectPropertyInfo { name: name.into(), r#type: r#type.into(), description: None, default_value: None }
@@ -19,7 +22,14 @@ impl Machine {
         let path = if path == "/" { path } else { path.trim_end_matches('/') };
         let mut entries = vec![entry("type", "string")];
         match path {
-            "/" => entries.push(entry("machine", format!("child<{}-machine>", self.facts.machine))),
+            "/" => {
+                entries.push(entry("machine", format!("child<{}-machine>", self.facts.machine)));
+                entries.push(entry("objects", "child<container>"));
+            }
+            OBJECTS => {
+                let objects = self.planner.objects();
+                entries.extend(objects.map(|(id, r#type)| entry(id, format!("child<{type}>"))));
+            }
             "/machine" => {
                 let containers = ["peripheral", "peripheral-anon", "unattached"];
                 entries.extend(containers.map(|name| entry(name, "child<container>")));
@@ -48,7 +58,7 @@ impl Machine {
     pub(in crate::machine) fn object_property(&self, path: &str, property: &str) -> Answer {
         let r#type = match path {
             "/machine" => Some(format!("{}-machine", self.facts.machine)),
-            "/" | PERIPHERAL | "/machine/unattached" | PERIPHERAL_ANON => Some("container".into()),
+            "/" | OBJECTS | PERIPHERAL | "/machine/unattached" | PERIPHERAL_ANON => Some("container".into()),
             _ => self.type_of(path),
         };
         let r#type = r#type.ok_or_else(|| QmpError::device_not_found(path))?;
@@ -58,8 +68,11 @@ impl Machine {
         }
     }
 
-    /// The type of a vCPU or of a device that the user added.
-    fn type_of(&self, path: &str) -> Option<String> {
+    /// The type of a vCPU, or of an object or a device that the user added.
+    pub(super) fn type_of(&self, path: &str) -> Option<String> {
+        if let Some(id) = path.strip_prefix(OBJECTS).and_then(|rest| rest.strip_prefix('/')) {
+            return self.planner.objects().find(|(known, _)| *known == id).map(|(_, r#type)| r#type.to_owned());
+        }
         if let Some(name) = path.strip_prefix(PERIPHERAL_ANON).and_then(|rest| rest.strip_prefix('/')) {
             let unnamed = self.planner.places().unnamed();
             return unnamed.into_iter().find(|(known, _)| known == name).map(|(_, driver)| driver.to_owned());

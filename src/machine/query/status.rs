@@ -39,7 +39,7 @@ impl Machine {
             dump: backend.dump,
             prealloc: backend.prealloc,
             share: backend.share,
-            reserve: Some(false),
+            reserve: Some(true),
             host_nodes: Vec::new(),
             policy: HostMemPolicy::Default,
         };
