@@ -55,6 +55,7 @@ impl Target for Machine {
             Command::BlockdevCreate(args) => self.create_image(&args),
             Command::BlockStream(args) => self.stream(&args),
             Command::BlockCommit(args) => self.commit(&args),
+            Command::BlockdevMirror(args) => self.mirror(&args),
             Command::JobComplete(args) => self.order_job(&args.id, Verb::Complete),
             Command::BlockJobComplete(args) => self.order_block_job(&args.device, Verb::Complete),
             Command::JobCancel(args) => self.order_job(&args.id, Verb::Cancel),

@@ -1,4 +1,4 @@
-//! The jobs there are: `blockdev-create`, `block-stream` and `block-commit`.
+//! The jobs there are: `blockdev-create`, `block-stream`, `block-commit` and `blockdev-mirror`.
 
 use std::fs::OpenOptions;
 use std::path::Path;
@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use rhea_block::format::qcow2::{self, Compression, CreateOptions};
 use rhea_block::graph::{Held, Node};
-use rhea_block::job::{Commit as JobCommit, Control, End, Stream};
+use rhea_block::job::{Control, Copy, End, Extent, Stream};
 use rhea_block::layer::{Layer, Preallocation};
 use rhea_block::protocol::file::{FileOptions, HostFile};
 use rhea_block::{BlockError, Disk, ErrorKind};
@@ -17,7 +17,7 @@ use super::event::MachineEvent;
 use super::jobs::{Closing, Order, nothing_left};
 use crate::qmp::QmpError;
 use crate::qmp::channel::{Answer, done};
-use crate::qmp::command::args::{BlockStream, BlockdevCreate, Commit};
+use crate::qmp::command::args::{BlockStream, BlockdevCreate, BlockdevMirror, Commit, MirrorSyncMode};
 use crate::qmp::command::create::{
     BlockdevCreateOptions, CreateFile, CreateQcow2, NewPreallocation, Qcow2CompressionType, Qcow2Version,
 };
@@ -129,7 +129,7 @@ impl Machine {
         graph.open_base(&base).map_err(|error| failed(&error))?;
         drop(still);
         let (graph, closed) = (graph.clone(), base.clone());
-        let commit = JobCommit::new(top.clone(), base.clone(), active).map_err(|error| {
+        let commit = Copy::commit(top.clone(), base.clone(), active).map_err(|error| {
             graph.close_base(&closed);
             failed(&error)
         })?;
@@ -141,12 +141,36 @@ impl Machine {
             auto_dismiss: args.auto_dismiss.unwrap_or(true),
             held: Some(held),
         };
-        let mirror = commit.mirror();
         let started = match above {
             Some(above) => self.start_commit(order, commit, above, base, args.backing_file.clone()),
-            None => self.start_active_commit(order, commit, top, base, mirror),
+            None => self.start_copy(order, commit, top, base),
         };
         started.inspect_err(|_| graph.close_base(&closed))?;
+        done()
+    }
+
+    /// `blockdev-mirror`.
+    pub(super) fn mirror(&mut self, args: &BlockdevMirror) -> Answer {
+        let (source, target) = (self.node_of(&args.device)?, self.node(&args.target)?);
+        let extent = match args.sync {
+            MirrorSyncMode::Full => Extent::Whole,
+            MirrorSyncMode::Top => Extent::Top,
+            MirrorSyncMode::None => Extent::Later,
+        };
+        let graph = &self.host.graph;
+        graph.check_unused(&target).map_err(|error| failed(&error))?;
+        let copy = Copy::mirror_to(source.clone(), target.clone(), extent).map_err(|error| failed(&error))?;
+        let nodes = vec![source.clone(), target.clone()];
+        let held = graph.hold_for_job(nodes, "mirror").map_err(|error| failed(&error))?;
+        let order = Order {
+            id: args.job_id.clone().unwrap_or_else(|| args.device.clone()),
+            kind: "mirror",
+            speed: args.speed.unwrap_or(0),
+            auto_finalize: args.auto_finalize.unwrap_or(true),
+            auto_dismiss: args.auto_dismiss.unwrap_or(true),
+            held: Some(held),
+        };
+        self.start_copy(order, copy, source, target)?;
         done()
     }
 
@@ -154,7 +178,7 @@ impl Machine {
     fn start_commit(
         &mut self,
         order: Order,
-        commit: JobCommit,
+        commit: Copy,
         above: Arc<Node>,
         base: Arc<Node>,
         name: Option<String>,
@@ -171,14 +195,8 @@ impl Machine {
     }
 
     /// Of the image that a device writes to: both get its writes, until the device goes over to the base.
-    fn start_active_commit(
-        &mut self,
-        order: Order,
-        commit: JobCommit,
-        top: Arc<Node>,
-        base: Arc<Node>,
-        mirror: Option<Arc<dyn Layer>>,
-    ) -> Result<(), QmpError> {
+    fn start_copy(&mut self, order: Order, commit: Copy, top: Arc<Node>, base: Arc<Node>) -> Result<(), QmpError> {
+        let mirror = commit.mirror();
         let (events, id) = (self.host.events.clone(), order.id.clone());
         let pivots = Arc::new(AtomicBool::new(false));
         let (decided, node) = (pivots.clone(), top.clone());
@@ -193,7 +211,7 @@ impl Machine {
         };
         let finish = move |machine: &mut Self, closing| {
             let pivots = closing == Closing::Done && pivots.load(Ordering::SeqCst);
-            machine.end_active_commit(&top, &base, pivots.then_some(&*copied))
+            machine.end_copy(&top, &base, pivots.then_some(&*copied))
         };
         // Before anything is copied: what is written after that goes to both.
         let disk = self.disk_of(&node);
@@ -208,16 +226,11 @@ impl Machine {
     }
 
     /// The device goes over to the base if that is asked for and it shows the same, or stays.
-    fn end_active_commit(
-        &mut self,
-        top: &Arc<Node>,
-        base: &Arc<Node>,
-        pivot: Option<&JobCommit>,
-    ) -> Result<(), QmpError> {
+    fn end_copy(&mut self, top: &Arc<Node>, base: &Arc<Node>, pivot: Option<&Copy>) -> Result<(), QmpError> {
         let front = self.facts.disk_on(top.name()).map(|disk| disk.id.clone());
         let attached = front.as_ref().and_then(|id| self.host.disk(id).attached);
         let Some((attached, id)) = attached.zip(front) else {
-            self.host.graph.close_base(base);
+            self.leave_target(top, base);
             return Ok(());
         };
         let held = attached.disk().drain();
@@ -230,11 +243,20 @@ impl Machine {
             }
         } else {
             held.swap(top.layer().clone());
-            self.host.graph.close_base(base);
+            self.leave_target(top, base);
         }
         drop(held);
         attached.disk().announce();
         same.unwrap_or(Ok(())).map_err(|error| failed(&error))
+    }
+
+    /// The copy stays as it is. What lies beneath is only read again; another is its owner's.
+    fn leave_target(&self, source: &Arc<Node>, target: &Arc<Node>) {
+        if source.beneath().any(|node| Arc::ptr_eq(&node, target)) {
+            self.host.graph.close_base(target);
+        } else if let Err(error) = target.layer().flush() {
+            log::warn!("{}: {error}", target.filename().display());
+        }
     }
 
     /// Puts `top` onto `base`, with the device that has it held still.

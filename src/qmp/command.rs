@@ -182,6 +182,8 @@ commands! {
     "block-stream" BlockStream(BlockStream) -> (),
     /// Writes what an overlay holds into a node beneath it; a job.
     "block-commit" BlockCommit(BlockCommit) -> (),
+    /// Copies a disk into another node, and follows it; a job.
+    "blockdev-mirror" BlockdevMirror(BlockdevMirror) -> (),
     /// Has a job that is ready go over to what it has made.
     "job-complete" JobComplete(Id) -> (),
     /// The same.
@@ -270,6 +272,7 @@ impl Command {
                 | Self::BlockdevDel(_)
                 | Self::BlockStream(_)
                 | Self::BlockCommit(_)
+                | Self::BlockdevMirror(_)
                 | Self::BlockdevSnapshot(_)
                 | Self::BlockdevSnapshotSync(_)
                 | Self::Transaction(_)

@@ -262,3 +262,46 @@ fn commit_is_refused_where_it_cannot_be_and_cancelled_leaves_the_disk() {
     let now = machine.drive("d0")["inserted"].clone();
     assert_eq!((&now["file"], &now["backing_file_depth"]), (&path("over").into(), &2.into()));
 }
+
+#[test]
+fn disk_is_mirrored_elsewhere_and_goes_over_or_stays() {
+    let folder = tempfile::tempdir().expect("directory");
+    let path = |name: &str| folder.path().join(name).display().to_string();
+    tool("qemu-img", "create -q -f qcow2 source 8M", folder.path());
+    tool("qemu-io", "-f qcow2 -c write_-P_7_1M_2M source", folder.path());
+    let mut machine = Machine::start(&format!(
+        "-blockdev driver=qcow2,node-name=source,file.driver=file,file.filename={} -device virtio-blk-pci,drive=source,id=d",
+        path("source")
+    ));
+    let add = |machine: &mut Machine, name: &str, size: &str| {
+        tool("qemu-img", &format!("create -q -f raw {name} {size}"), folder.path());
+        let node = json!({"driver": "raw", "node-name": name, "file": {"driver": "file", "filename": path(name)}});
+        machine.ask("blockdev-add", &node).expect("a node");
+    };
+    for (name, size) in [("left", "8M"), ("taken", "8M"), ("short", "4M")] {
+        add(&mut machine, name, size);
+    }
+    let mirror = |id: &str, target: &str| json!({"job-id": id, "device": "source", "target": target, "sync": "full"});
+
+    let short = machine.ask("blockdev-mirror", &mirror("j", "short"));
+    let itself = machine.ask("blockdev-mirror", &mirror("j", "source"));
+    machine.ask("blockdev-mirror", &mirror("left", "left")).expect("a job");
+    machine.until("left", "BLOCK_JOB_READY");
+    machine.ask("block-job-cancel", &json!({"device": "left"})).expect("left");
+    let left = machine.until("left", "null");
+    let stayed = machine.drive("/machine/peripheral/d/virtio-backend")["inserted"]["node-name"].clone();
+    machine.ask("blockdev-mirror", &mirror("taken", "taken")).expect("a job");
+    machine.until("taken", "BLOCK_JOB_READY");
+    machine.ask("block-job-complete", &json!({"device": "taken"})).expect("completed");
+    machine.until("taken", "null");
+    let now = machine.drive("/machine/peripheral/d/virtio-backend")["inserted"].clone();
+    machine.ask("blockdev-del", &json!({"node-name": "source"})).expect("deleted");
+
+    assert_eq!(short, Err("Source and target image have different sizes".into()));
+    assert!(itself.is_err());
+    assert_eq!(story(&left), ["waiting", "pending", "BLOCK_JOB_COMPLETED", "concluded", "null"]);
+    assert_eq!((stayed, &now["node-name"], &now["drv"]), ("source".into(), &"taken".into(), &"raw".into()));
+    machine.end();
+    tool("qemu-img", "compare -f qcow2 -F raw source left", folder.path());
+    tool("qemu-img", "compare -f qcow2 -F raw source taken", folder.path());
+}

@@ -1,5 +1,5 @@
-//! Work on images beside a running guest: [`Stream`] pulls what lies beneath an overlay up into it, [`Commit`] writes
-//! what an overlay holds into what lies beneath.
+//! Work on images beside a running guest: [`Stream`] pulls what lies beneath an overlay up into it, [`Copy`] writes
+//! what an image shows into what lies beneath it, or into another.
 //!
 //! A job's work runs on a thread of its own and knows a [`Control`]: how far it is, whether it should pause or end, how
 //! fast it may be. Between two steps it asks there. It changes no relation between nodes; whoever started it does that
@@ -12,10 +12,10 @@ use std::time::{Duration, Instant};
 use crate::error::BlockError;
 
 mod chain;
-mod commit;
+mod copy;
 mod stream;
 
-pub use commit::Commit;
+pub use copy::{Copy, Extent};
 pub use stream::Stream;
 
 /// Bytes between two looks at what is asked of a job.

@@ -137,7 +137,7 @@ fn committed_overlays_are_shown_by_their_base() {
     let before = content(&top);
     let control = Control::default();
 
-    let commit = Commit::new(middle, base.clone(), false).unwrap();
+    let commit = Copy::commit(middle, base.clone(), false).unwrap();
     assert!(commit.mirror().is_none());
     commit.run(&control).unwrap();
     let name = folder.path().join("base").display().to_string();
@@ -145,7 +145,7 @@ fn committed_overlays_are_shown_by_their_base() {
     assert!(content(&top) == before);
     assert_eq!(top.beneath().count(), 1);
 
-    Commit::new(top, base.clone(), false).unwrap().run(&control).unwrap();
+    Copy::commit(top, base.clone(), false).unwrap().run(&control).unwrap();
     assert!(content(&base) == before);
 }
 
@@ -155,7 +155,7 @@ fn writes_during_a_commit_of_the_disk_itself_go_to_both() {
     let [base, _, top] = chain(&graph, folder.path());
     let mut expected = content(&top);
     let attached = graph.attach("top", true).unwrap();
-    let commit = Commit::new(top.clone(), base.clone(), true).unwrap();
+    let commit = Copy::commit(top.clone(), base.clone(), true).unwrap();
     let writer = Writer::start(attached.disk());
 
     attached.disk().swap(commit.mirror().unwrap());
@@ -173,6 +173,36 @@ fn writes_during_a_commit_of_the_disk_itself_go_to_both() {
     assert!(top.child("backing").is_none());
     graph.remove("top").unwrap();
     graph.remove("middle").unwrap();
+}
+
+#[test]
+fn mirrored_disk_goes_over_to_its_copy_with_all_that_was_written() {
+    for extent in [Extent::Whole, Extent::Top] {
+        let (folder, graph) = (tempfile::tempdir().unwrap(), Graph::new());
+        let [_, _, top] = chain(&graph, folder.path());
+        let below = if extent == Extent::Top { Some("middle") } else { None };
+        let target = image(&graph, folder.path(), "copy", below, BLOCKS);
+        // Something else was there before.
+        fill(&target, if extent == Extent::Whole { 0..BLOCKS } else { 4..6 }, 9);
+        let mut expected = content(&top);
+        let attached = graph.attach("top", true).unwrap();
+        let copy = Copy::mirror_to(top.clone(), target.clone(), extent).unwrap();
+        let writer = Writer::start(attached.disk());
+
+        attached.disk().swap(copy.mirror().unwrap());
+        copy.run(&Control::default()).unwrap();
+        let held = attached.disk().drain();
+        copy.check().unwrap();
+        graph.pivot(&top, &target, &attached, &held);
+        drop(held);
+        writer.end(&mut expected);
+
+        assert!(content(&target) == expected, "{extent:?}");
+        assert_eq!(attached.node().name(), "copy");
+    }
+    let (folder, graph) = (tempfile::tempdir().unwrap(), Graph::new());
+    let [_, middle, top] = chain(&graph, folder.path());
+    assert!(Copy::mirror_to(top, middle, Extent::Whole).is_err(), "the sizes differ");
 }
 
 #[test]

@@ -323,6 +323,38 @@ qapi_struct! {
     }
 }
 
+qapi_enum! {
+    /// What of a disk is copied.
+    pub enum MirrorSyncMode {
+        /// What its own image holds; the copy stands on what shows the rest.
+        Top = "top",
+        /// All that it shows.
+        Full = "full",
+        /// Only what is written from now on.
+        None = "none",
+    }
+}
+
+qapi_struct! {
+    /// `blockdev-mirror`.
+    pub struct BlockdevMirror {
+        /// The job's id; that of the device without.
+        pub job_id: Option<String>,
+        /// The device or node.
+        pub device: String,
+        /// The node that becomes its copy.
+        pub target: String,
+        /// What is copied.
+        pub sync: MirrorSyncMode,
+        /// Bytes a second; 0 is as fast as it goes.
+        pub speed: Option<u64>,
+        /// Finalizes by itself; it does without.
+        pub auto_finalize: Option<bool>,
+        /// Is forgotten by itself; it is without.
+        pub auto_dismiss: Option<bool>,
+    }
+}
+
 qapi_struct! {
     /// `block-job-cancel`.
     pub struct BlockJobCancel {

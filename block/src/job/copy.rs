@@ -1,0 +1,136 @@
+//! `block-commit` and `blockdev-mirror`: what an image shows is written into another, which lies beneath it or
+//! elsewhere.
+//!
+//! The image may be the one that a front end writes to. Then its disk stands on a [`Mirror`] meanwhile: what the guest
+//! writes goes to both, and when the rest is copied the two show the same until someone says how to end.
+
+use std::sync::Arc;
+
+use super::chain::{self, Decides};
+use super::{Control, Halt, STEP};
+use crate::error::{BlockError, ErrorKind};
+use crate::filter::mirror::{Mirror, copy_range};
+use crate::graph::Node;
+use crate::layer::{Layer, Preallocation};
+
+/// What of an image is copied.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Extent {
+    /// All that it shows.
+    Whole,
+    /// What it holds itself: the target stands on what shows the rest.
+    Top,
+    /// Nothing but what is written from now on.
+    Later,
+}
+
+/// The work of one job that copies.
+pub struct Copy {
+    source: Arc<Node>,
+    target: Arc<Node>,
+    extent: Extent,
+    /// The target lies beneath the source, and shows the rest.
+    beneath: bool,
+    /// What the front end that writes to the source stands on.
+    mirror: Option<Arc<Mirror>>,
+}
+
+impl Copy {
+    /// From `top` and all above `base` into `base`; a front end writes to `top` meanwhile if `active`.
+    ///
+    /// # Errors
+    /// When `base` is not beneath `top`, or cannot be written.
+    pub fn commit(top: Arc<Node>, base: Arc<Node>, active: bool) -> Result<Self, BlockError> {
+        if !top.beneath().any(|node| Arc::ptr_eq(&node, &base)) {
+            let text = format!("'{}' is not in this backing file chain", base.name());
+            return Err(BlockError::new(ErrorKind::Invalid, text));
+        }
+        Self::new(top, base, Extent::Whole, true, active)
+    }
+
+    /// From `source`, which a front end may write to meanwhile, into `target`, which nobody uses.
+    ///
+    /// # Errors
+    /// When `target` is of another size, or cannot be written.
+    pub fn mirror_to(source: Arc<Node>, target: Arc<Node>, extent: Extent) -> Result<Self, BlockError> {
+        if source.layer().size() != target.layer().size() {
+            return Err(BlockError::new(ErrorKind::Invalid, "Source and target image have different sizes"));
+        }
+        Self::new(source, target, extent, false, true)
+    }
+
+    fn new(
+        source: Arc<Node>,
+        target: Arc<Node>,
+        extent: Extent,
+        beneath: bool,
+        active: bool,
+    ) -> Result<Self, BlockError> {
+        if target.layer().limits().read_only {
+            return Err(BlockError::new(ErrorKind::Permission, format!("node '{}' is read-only", target.name())));
+        }
+        let mirror = active.then(|| Arc::new(Mirror::new(source.layer().clone(), target.layer().clone())));
+        Ok(Self { source, target, extent, beneath, mirror })
+    }
+
+    /// What the front end has to stand on while the work is done.
+    #[must_use]
+    pub fn mirror(&self) -> Option<Arc<dyn Layer>> {
+        self.mirror.clone().map(|mirror| mirror as Arc<dyn Layer>)
+    }
+
+    /// Writes into the target what it does not show yet. With a front end, the two show the same from then on.
+    ///
+    /// # Errors
+    /// When it was cancelled, or something could not be read or written.
+    pub fn run(&self, control: &Control) -> Result<(), Halt> {
+        let size = self.source.layer().size();
+        control.set_total(size);
+        if self.target.layer().size() < size {
+            self.target.layer().resize(size, Preallocation::Off)?;
+        }
+        let mut at = if self.extent == Extent::Later { size } else { 0 };
+        while at < size {
+            control.step(at, 0)?;
+            let len = STEP.min(size - at);
+            let (len, moved) = match &self.mirror {
+                Some(mirror) => mirror.copy(at, len, |_, _| self.write_down(at, len)),
+                None => self.write_down(at, len),
+            }?;
+            at += len;
+            control.step(at.min(size), moved)?;
+        }
+        self.hide_tail(size)?;
+        Ok(self.target.layer().flush()?)
+    }
+
+    /// An image above may be longer than the one that goes, whose end showed it zeroes.
+    fn hide_tail(&self, size: u64) -> Result<(), BlockError> {
+        let tail = self.target.layer().size().saturating_sub(size);
+        if self.mirror.is_none() && tail > 0 { self.target.layer().write_zeroes(size, tail, true) } else { Ok(()) }
+    }
+
+    /// Whether the target still follows.
+    ///
+    /// # Errors
+    /// Why not.
+    pub fn check(&self) -> Result<(), BlockError> {
+        self.mirror.as_ref().map_or(Ok(()), |mirror| mirror.check())
+    }
+
+    /// Writes down a run at `at`; says how long it is (at most `len`) and how many bytes of it were moved.
+    fn write_down(&self, at: u64, len: u64) -> Result<(u64, u64), BlockError> {
+        let until = match self.extent {
+            Extent::Top => self.source.child("backing"),
+            Extent::Whole | Extent::Later => self.beneath.then(|| self.target.clone()),
+        };
+        let chain = std::iter::once(self.source.clone()).chain(self.source.beneath());
+        let (run, decides) = chain::decides(chain::down_to(chain, until.as_ref()), at, len)?;
+        let (source, target) = (self.source.layer().as_ref(), self.target.layer().as_ref());
+        match decides {
+            Decides::Nobody if until.is_some() => Ok((run, 0)),
+            Decides::Data => copy_range(source, target, at, run).map(|()| (run, run)),
+            Decides::Zero | Decides::Nobody => target.write_zeroes(at, run, true).map(|()| (run, 0)),
+        }
+    }
+}
