@@ -1,6 +1,8 @@
 //! Running other programs, with errors that name the program and what it said.
 
-use std::process::{Command, Stdio};
+use std::os::unix::process::CommandExt;
+use std::process::{Command, ExitStatus, Stdio};
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 
@@ -21,6 +23,28 @@ pub(crate) fn output(command: &mut Command) -> Result<String> {
         bail!("{} ended with {}: {}", line(command), output.status, said.trim());
     }
     Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+}
+
+/// Runs a program for `limit` at most, in a process group of its own, which is ended with it: what it started and left
+/// behind ends, too. Gives its status; nothing when the time was over.
+pub(crate) fn within(command: &mut Command, limit: Duration) -> Result<Option<ExitStatus>> {
+    let mut child = command.process_group(0).spawn().with_context(|| format!("cannot start {}", line(command)))?;
+    let start = Instant::now();
+    let mut status = None;
+    while status.is_none() && start.elapsed() < limit {
+        status = child.try_wait()?;
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    let group = i32::try_from(child.id())?;
+    #[expect(unsafe_code, reason = "the standard library does not end process groups")]
+    // SAFETY: kill takes two numbers; the group is the one that was made for this program.
+    unsafe {
+        libc::kill(-group, libc::SIGKILL);
+    }
+    if status.is_none() {
+        child.wait()?;
+    }
+    Ok(status)
 }
 
 /// The command as a reader would type it.

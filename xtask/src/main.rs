@@ -12,6 +12,7 @@ mod guest;
 mod host;
 mod hostile;
 mod initramfs;
+mod iotests;
 mod kernel;
 mod lab;
 mod modules;
@@ -20,6 +21,7 @@ mod paths;
 mod payload;
 mod process;
 mod python;
+mod qemu_source;
 mod qtests;
 mod suite;
 mod test;
@@ -53,6 +55,7 @@ enum Verb {
     Suite(suite::SuiteArgs),
     Qtests(qtests::QtestsArgs),
     Twins(twins::TwinsArgs),
+    Iotests(iotests::IotestsArgs),
 }
 
 fn main() -> ExitCode {
@@ -78,5 +81,6 @@ fn dispatch(cli: Cli) -> Result<u8> {
         Verb::Suite(args) => suite::run(&args),
         Verb::Qtests(args) => qtests::run(&args),
         Verb::Twins(args) => twins::run(&args),
+        Verb::Iotests(args) => iotests::run(&args),
     }
 }

@@ -1,13 +1,13 @@
 //! The test programs, from Debian's source package to executables, below `target/qtests`.
 
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::Command;
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 
 use crate::packages::{self, Package};
-use crate::{command, paths};
+use crate::{command, qemu_source};
 
 /// The programs of QEMU's suite that test what Rhea has.
 pub(super) const PROGRAMS: &[&str] = &[
@@ -33,7 +33,6 @@ pub(super) const PROGRAMS: &[&str] = &[
 
 /// What QEMU's build needs.
 const NEEDED: &[Package] = &[
-    Package { name: "dpkg-dev", program: "dpkg-source", why: "unpacks Debian's source packages" },
     Package { name: "build-essential", program: "cc", why: "compiles QEMU's test programs" },
     Package { name: "ninja-build", program: "ninja", why: "builds QEMU's test programs" },
     Package { name: "meson", program: "meson", why: "configures QEMU's build" },
@@ -55,12 +54,6 @@ const NEEDED: &[Package] = &[
     Package { name: "libfdt-dev", program: "/usr/include/libfdt.h", why: "QEMU's configuration asks for it" },
 ];
 
-/// Where source packages are listed: apt's own list may have only binaries.
-const SOURCES: &str = "\
-deb-src [signed-by=/usr/share/keyrings/debian-archive-keyring.gpg] http://deb.debian.org/debian bookworm main
-deb-src [signed-by=/usr/share/keyrings/debian-archive-keyring.gpg] http://deb.debian.org/debian-security bookworm-security main
-";
-
 const CONFIGURE: &[&str] = &[
     "--target-list=x86_64-softmmu",
     "--without-default-features",
@@ -74,10 +67,8 @@ const CONFIGURE: &[&str] = &[
 /// The directory with the programs; built the first time.
 pub(super) fn programs() -> Result<PathBuf> {
     packages::ensure(NEEDED)?;
-    let directory = paths::target().join("qtests");
-    let build = directory.join("build");
-    fs::create_dir_all(&directory)?;
-    let source = source(&directory)?;
+    let build = qemu_source::directory().join("build");
+    let source = qemu_source::fetch()?;
     if !build.join("build.ninja").is_file() {
         println!("configuring QEMU's build in {}", build.display());
         fs::create_dir_all(&build)?;
@@ -87,26 +78,4 @@ pub(super) fn programs() -> Result<PathBuf> {
     println!("building QEMU's test programs in {}", build.display());
     command::run(Command::new("ninja").arg("--quiet").args(targets).current_dir(&build))?;
     Ok(build.join("tests/qtest"))
-}
-
-/// The unpacked source package.
-fn source(directory: &Path) -> Result<PathBuf> {
-    let source = directory.join("qemu");
-    if source.is_dir() {
-        return Ok(source);
-    }
-    println!("fetching QEMU's source package");
-    packages::download_source("qemu", SOURCES, directory)?;
-    let described = fs::read_dir(directory)?.filter_map(|entry| Some(entry.ok()?.path()));
-    let description = described
-        .into_iter()
-        .find(|path| path.extension().is_some_and(|extension| extension == "dsc"))
-        .context("the source package came without its description")?;
-    let partial = directory.join("qemu.partial");
-    if partial.is_dir() {
-        fs::remove_dir_all(&partial)?;
-    }
-    command::output(Command::new("dpkg-source").arg("--extract").args([&description, &partial]))?;
-    fs::rename(&partial, &source)?;
-    Ok(source)
 }

@@ -1,12 +1,11 @@
 //! One run of one program's tests, each by itself: a test that fails ends its program.
 
 use std::fs::{self, File};
-use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, ExitStatus, Stdio};
-use std::time::{Duration, Instant};
+use std::process::{Command, Stdio};
+use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 
 use crate::command;
 
@@ -68,9 +67,7 @@ impl Suite {
         let output = File::create(&log)?;
         let mut test = self.command(program);
         test.args(["--tap", "-k", "-p", path]).stdin(Stdio::null()).stdout(output.try_clone()?).stderr(output);
-        // In a group of its own, with the monitors that it starts.
-        let child = test.process_group(0).spawn().with_context(|| format!("cannot start {program}"))?;
-        let status = self.wait(child)?;
+        let status = command::within(&mut test, self.limit)?;
         let said = String::from_utf8_lossy(&fs::read(&log)?).into_owned();
         Ok(match status {
             None => End::Failed(format!("no end within {} s; {}", self.limit.as_secs(), reason(&said))),
@@ -78,26 +75,6 @@ impl Suite {
             Some(_) if said.contains("# SKIP") => End::Skipped,
             Some(_) => End::Passed,
         })
-    }
-
-    /// The status; nothing when the time is over.
-    fn wait(&self, mut child: Child) -> Result<Option<ExitStatus>> {
-        let start = Instant::now();
-        let mut status = None;
-        while status.is_none() && start.elapsed() < self.limit {
-            status = child.try_wait()?;
-            std::thread::sleep(Duration::from_millis(10));
-        }
-        let group = i32::try_from(child.id())?;
-        #[expect(unsafe_code, reason = "the standard library does not end process groups")]
-        // SAFETY: kill takes two numbers; the group is the one that was made for this test.
-        unsafe {
-            libc::kill(-group, libc::SIGKILL);
-        }
-        if status.is_none() {
-            child.wait()?;
-        }
-        Ok(status)
     }
 
     fn command(&self, program: &str) -> Command {
