@@ -12,6 +12,8 @@ mod bitmap;
 mod change;
 #[path = "img/copy.rs"]
 mod copy;
+#[path = "img/device.rs"]
+mod device;
 #[path = "img/encrypt.rs"]
 mod encrypt;
 #[path = "img/hostile.rs"]

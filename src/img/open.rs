@@ -175,6 +175,7 @@ pub(super) fn open_on(
     below: Option<&Arc<Node>>,
 ) -> Result<Arc<Node>, ImgError> {
     let fail = |e: BlockError| not_open(name, e);
+    check_sharing(name, want)?;
     if let Some(object) = options::given(name, want)? {
         return options::open(graph, name, object, want);
     }
@@ -224,6 +225,7 @@ pub(super) struct FileBelow {
 /// # Errors
 /// As [`open`].
 pub(super) fn open_file(name: &str, want: Want<'_>) -> Result<FileBelow, ImgError> {
+    check_sharing(name, want)?;
     let graph = graph(want);
     let fail = |e: BlockError| ImgError::Block { context: format!("Could not open '{name}'"), source: e };
     let (file, given) = match options::given(name, want)? {
@@ -236,6 +238,15 @@ pub(super) fn open_file(name: &str, want: Want<'_>) -> Result<FileBelow, ImgErro
         None => probed(file.layer().as_ref()).map_err(fail)?.unwrap_or_else(|| "raw".to_owned()),
     };
     Ok(FileBelow { layer: file.layer().clone(), format, _graph: graph })
+}
+
+/// Refuses to write to an image beside others (`-U`).
+fn check_sharing(name: &str, want: Want<'_>) -> Result<(), ImgError> {
+    if want.force_share && want.write {
+        let text = format!("Could not open '{name}': force-share=on can only be used with read-only images");
+        return Err(ImgError::Said(text));
+    }
+    Ok(())
 }
 
 /// The path that a file name means.

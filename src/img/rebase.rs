@@ -49,7 +49,9 @@ pub(super) fn run(parsed: &Parsed) -> Result<(), ImgError> {
     }
     let cache = open::cache_mode("", parsed.get("t"), CacheMode::default())?;
     let source_cache = open::cache_mode("source ", parsed.get("T"), CacheMode::default())?;
-    let want = Want { cache, no_backing: blind, ..Want::of(parsed)?.writing() };
+    // `-U` is for what comes beneath: the image itself is written.
+    let given = Want::of(parsed)?;
+    let want = Want { cache, no_backing: blind, force_share: false, ..given.writing() };
     let image = open::open(name, want)?;
     let Some(qcow2) = image.layer().as_any().downcast_ref::<Qcow2>() else {
         return Err(ImgError::Said(format!(
@@ -66,7 +68,7 @@ pub(super) fn run(parsed: &Parsed) -> Result<(), ImgError> {
         )));
     }
     if !blind {
-        let source = Want { format, cache: source_cache, secrets: Some(&parsed.secrets), ..Want::default() };
+        let source = Want { format, cache: source_cache, image_opts: false, ..given };
         let below = new.map(|new| open_new(&image, new, source)).transpose()?;
         let progress = Progress::new(parsed.has("p") && !parsed.has("q"));
         keep_content(&image, below.as_ref(), qcow2, &progress)?;

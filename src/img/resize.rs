@@ -74,6 +74,10 @@ pub(super) fn run(parsed: &Parsed) -> Result<(), ImgError> {
                 .to_owned(),
         ]));
     }
+    let on_device = image.node.child("file").is_some_and(|file| file.layer().driver() == "host_device");
+    if new != now && on_device && image.layer().driver() == "raw" {
+        return Err(ImgError::Said("Cannot resize device files".to_owned()));
+    }
     if new != now {
         image.layer().resize(new, preallocation).map_err(|e| ImgError::Said(chain(&e)))?;
     }

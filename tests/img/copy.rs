@@ -57,6 +57,19 @@ fn space_is_set_aside_as_asked() {
 }
 
 #[test]
+fn space_is_reserved_between_the_tables_of_small_clusters() {
+    use std::os::unix::fs::MetadataExt;
+    let rig = Rig::empty();
+    for mode in ["falloc", "full"] {
+        rig.works(&format!("create -q -f qcow2 -o preallocation={mode},cluster_size=512 made 2000k"));
+        rig.works(&format!("resize -q --preallocation={mode} made 3000k"));
+        let held = std::fs::metadata(rig.path("made")).unwrap().blocks() * 512;
+        assert!(held >= 3000 << 10, "{mode}: {held}");
+        rig.sound("made");
+    }
+}
+
+#[test]
 fn disks_reach_to_the_limits_of_the_format() {
     let rig = Rig::empty();
     // An L1 table has at most 32 MiB; the format's clusters are 512 bytes to 2 MiB.

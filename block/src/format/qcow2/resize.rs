@@ -153,8 +153,10 @@ impl Qcow2 {
                 (at, wanted)
             } else {
                 let taken = alloc.counts.take(self.file.as_ref(), wanted)?;
-                if how == Preallocation::Full || !taken.fresh {
-                    let (bytes, unmap) = (taken.clusters * g.cluster(), how != Preallocation::Full);
+                // Tables come to lie between the runs, so space cannot be reserved at the file's end alone.
+                let reserved = matches!(how, Preallocation::Falloc | Preallocation::Full);
+                if reserved || !taken.fresh {
+                    let (bytes, unmap) = (taken.clusters * g.cluster(), !reserved);
                     let zeroed = self.data.write_zeroes(taken.offset, bytes, unmap);
                     zeroed.inspect_err(|_| alloc.counts.untake(taken))?;
                 }
