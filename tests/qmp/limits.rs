@@ -79,5 +79,5 @@ fn options_of_the_format_are_taken_and_unknown_ones_refused() {
         .unwrap();
     assert_eq!(output.status.code(), Some(1));
     let text = String::from_utf8_lossy(&output.stderr);
-    assert!(text.contains("driver 'raw' make no sense: unknown field `l2-cache-size`"), "{text}");
+    assert!(text.contains("Block format 'raw' does not support the option 'l2-cache-size'"), "{text}");
 }

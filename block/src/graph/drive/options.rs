@@ -72,7 +72,14 @@ fn to_object(spec: &BlockdevSpec) -> Result<Object, BlockError> {
 fn from_object(object: Object) -> Result<BlockdevSpec, BlockError> {
     let driver = object.get("driver").and_then(Value::as_str).unwrap_or_default().to_owned();
     serde_json::from_value(Value::Object(object)).map_err(|error| {
-        BlockError::new(ErrorKind::Invalid, format!("the options of driver '{driver}' make no sense: {error}"))
+        let error = error.to_string();
+        // serde quotes names: "unknown field `x`, expected one of `a`, `b`".
+        let unknown = error.strip_prefix("unknown field `").and_then(|rest| rest.split_once('`'));
+        let text = match unknown {
+            Some((name, _)) => format!("Block format '{driver}' does not support the option '{name}'"),
+            None => format!("the options of driver '{driver}' make no sense: {error}"),
+        };
+        BlockError::new(ErrorKind::Invalid, text)
     })
 }
 
