@@ -64,8 +64,10 @@ fn run(program: &str, args: Vec<OsString>) -> Result<(), ImgError> {
     let image = open::open(name, want(&parsed)?)?;
     let export = export(&parsed, &image)?;
     let most = parsed.get("shared").map_or(Ok(1), |text| number("shared", text))?;
-    let server = Arc::new(Server::start(listener.listen()?, most).map_err(failed)?);
+    let mut server = Server::new(most).map_err(failed)?;
     server.add(export).map_err(ImgError::block("cannot serve"))?;
+    server.start(listener.listen()?).map_err(failed)?;
+    let server = Arc::new(server);
     _pid_file = parsed.get("pid-file").map(|path| PidFile::create(Path::new(path))).transpose().map_err(failed)?;
     stop_on_signal(&server)?;
     readiness.ready().map_err(failed)?;

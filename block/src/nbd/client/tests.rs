@@ -19,7 +19,7 @@ fn name(path: &Path) -> NbdName {
 }
 
 fn serve(path: &Path, layer: Arc<dyn Layer>) -> Server {
-    let server = Server::start(Listener::unix(path).unwrap(), 0).unwrap();
+    let mut server = Server::new(0).unwrap();
     let export = Export {
         name: "disk".into(),
         description: None,
@@ -31,6 +31,7 @@ fn serve(path: &Path, layer: Arc<dyn Layer>) -> Server {
         chain: None,
     };
     server.add(export).unwrap();
+    server.start(Listener::unix(path).unwrap()).unwrap();
     server
 }
 

@@ -87,12 +87,11 @@ pub struct Server {
 }
 
 impl Server {
-    /// Serves the clients of `listener`, at most `most` at a time (0: as many as come). There are no exports yet.
+    /// A server of at most `most` clients at a time (0: as many as come), without exports and without clients yet.
     ///
     /// # Errors
-    /// When the host gives no thread or descriptor.
-    pub fn start(listener: Listener, most: usize) -> io::Result<Self> {
-        listener.set_nonblocking()?;
+    /// When the host gives no descriptor.
+    pub fn new(most: usize) -> io::Result<Self> {
         let shared = Arc::new(Shared {
             exports: Exports::default(),
             clients: Mutex::default(),
@@ -100,9 +99,18 @@ impl Server {
             most: if most == 0 { usize::MAX } else { most },
             stop: EventFd::new(EFD_CLOEXEC)?,
         });
-        let mine = shared.clone();
-        let accepting = thread::spawn(ThreadKind::Nbd, "nbd-server", move || accept_all(&mine, &listener))?;
-        Ok(Self { shared, accepting: Some(accepting) })
+        Ok(Self { shared, accepting: None })
+    }
+
+    /// Takes clients from `listener`, from now on; called once. What is exported by then is there for the first of them.
+    ///
+    /// # Errors
+    /// When the host gives no thread.
+    pub fn start(&mut self, listener: Listener) -> io::Result<()> {
+        listener.set_nonblocking()?;
+        let mine = self.shared.clone();
+        self.accepting = Some(thread::spawn(ThreadKind::Nbd, "nbd-server", move || accept_all(&mine, &listener))?);
+        Ok(())
     }
 
     /// Shows one more export.

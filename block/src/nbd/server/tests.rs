@@ -33,8 +33,9 @@ struct Rig {
 fn rig(most: usize) -> Rig {
     let folder = tempfile::tempdir().unwrap();
     let listener = Listener::unix(&folder.path().join("n")).unwrap();
-    let server = Server::start(listener, most).unwrap();
+    let mut server = Server::new(most).unwrap();
     server.add(export("", vec![7; 1 << 20])).unwrap();
+    server.start(listener).unwrap();
     Rig { server, folder }
 }
 
@@ -113,9 +114,10 @@ fn requests_outside_the_export_are_refused_and_the_connection_goes_on() {
 #[test]
 fn read_longer_than_agreed_is_refused_and_write_hung_up_on() {
     let folder = tempfile::tempdir().unwrap();
-    let server = Server::start(Listener::unix(&folder.path().join("n")).unwrap(), 0).unwrap();
+    let mut server = Server::new(0).unwrap();
     let null = crate::protocol::null::Null::new("null-co", 1 << 40, true, false);
     server.add(Export { layer: Arc::new(null), ..export("", Vec::new()) }).unwrap();
+    server.start(Listener::unix(&folder.path().join("n")).unwrap()).unwrap();
     let rig = Rig { server, folder };
     let mut stream = rig.transmit();
     request(&mut stream, command::READ, 0, MOST_PAYLOAD + 1);
@@ -192,9 +194,10 @@ fn removed_export_is_hung_up_on() {
 #[test]
 fn chunks_leave_out_zeroes_unless_told_not_to() {
     let folder = tempfile::tempdir().unwrap();
-    let server = Server::start(Listener::unix(&folder.path().join("n")).unwrap(), 0).unwrap();
+    let mut server = Server::new(0).unwrap();
     let null = crate::protocol::null::Null::new("null-co", 1 << 20, true, false);
     server.add(Export { layer: Arc::new(null), ..export("", Vec::new()) }).unwrap();
+    server.start(Listener::unix(&folder.path().join("n")).unwrap()).unwrap();
     let rig = Rig { server, folder };
     let mut stream = rig.connect();
     ask(&mut stream, option::STRUCTURED_REPLY, &[]);
