@@ -1,5 +1,7 @@
 //! Small real fakes for tests of devices, and what every device has to pass.
 
+pub mod script;
+
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};

@@ -21,6 +21,9 @@ const TARGETS: &[(&str, &str)] = &[
     ("options", "a command line"),
     ("qmp", "what a QMP client sends"),
     ("chains", "rings and descriptors of a virtio driver"),
+    ("ide", "registers, commands, packets and PRD tables of an IDE driver"),
+    ("scsi", "command blocks and parameters of a SCSI driver"),
+    ("chips", "registers of clock, fw_cfg, flash and configuration space"),
 ];
 
 /// A small image that is then damaged.
@@ -110,7 +113,7 @@ impl Image {
 /// fuzz/artifacts, and the same command with its path after the target runs it again. Without a target, all take turns.
 #[derive(Args)]
 pub(crate) struct FuzzArgs {
-    /// qcow2, formats, luks, options, qmp or chains
+    /// qcow2, formats, luks, options, qmp, chains, ide, scsi or chips
     target: Option<String>,
     /// Inputs to run once instead
     inputs: Vec<PathBuf>,
