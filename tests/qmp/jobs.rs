@@ -302,6 +302,8 @@ fn disk_is_mirrored_elsewhere_and_goes_over_or_stays() {
     assert_eq!(story(&left), ["waiting", "pending", "BLOCK_JOB_COMPLETED", "concluded", "null"]);
     assert_eq!((stayed, &now["node-name"], &now["drv"]), ("source".into(), &"taken".into(), &"raw".into()));
     machine.end();
+    let taken = std::os::unix::fs::MetadataExt::blocks(&std::fs::metadata(path("taken")).expect("the copy"));
+    assert!(taken * 512 < 4 << 20, "holes are kept: {taken} blocks");
     tool("qemu-img", "compare -f qcow2 -F raw source left", folder.path());
     tool("qemu-img", "compare -f qcow2 -F raw source taken", folder.path());
 }

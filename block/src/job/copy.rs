@@ -130,7 +130,21 @@ impl Copy {
         match decides {
             Decides::Nobody if until.is_some() => Ok((run, 0)),
             Decides::Data => copy_range(source, target, at, run).map(|()| (run, run)),
-            Decides::Zero | Decides::Nobody => target.write_zeroes(at, run, true).map(|()| (run, 0)),
+            Decides::Zero | Decides::Nobody => make_zero(target, at, run).map(|()| (run, 0)),
         }
     }
+}
+
+/// Makes a run read as zeroes. Where it does, nothing is written: a hole of a new file stays one.
+fn make_zero(target: &dyn Layer, at: u64, len: u64) -> Result<(), BlockError> {
+    let (mut from, end) = (at, at + len);
+    while from < end {
+        let status = target.status(from, end - from)?;
+        let run = status.len.clamp(1, end - from);
+        if !status.zero {
+            target.write_zeroes(from, run, true)?;
+        }
+        from += run;
+    }
+    Ok(())
 }

@@ -171,6 +171,7 @@ fn libvirt_takes_a_domain_through_its_life(stage: &Stage<'_>) -> Result<()> {
 
     looks(&libvirt)?;
     disks(stage, &libvirt, &mut guest)?;
+    snapshots(&libvirt, &mut guest)?;
 
     libvirt.virsh(&["suspend", "small"])?;
     libvirt.until_state("paused (user)")?;
@@ -227,4 +228,19 @@ fn disks(stage: &Stage<'_>, libvirt: &Libvirt, guest: &mut Shell) -> Result<()> 
     guest.run("! test -b /dev/vdb")?;
     ensure!(stage.content(&extra, "qcow2")?.starts_with(b"attached\n"), "what was written is lost");
     Ok(())
+}
+
+/// An overlay takes the writes of a guest that writes all the time, and is committed back under it.
+fn snapshots(libvirt: &Libvirt, guest: &mut Shell) -> Result<()> {
+    guest.run(
+        "while :; do dd if=/dev/zero of=/root/busy bs=64k count=16 conv=fsync; done 2>/dev/null & echo $! >/tmp/busy",
+    )?;
+    libvirt.virsh(&["snapshot-create-as", "small", "over", "--disk-only", "--atomic", "--no-metadata"])?;
+    let disks = libvirt.virsh(&["domblklist", "small"])?;
+    ensure!(disks.contains(".over"), "domblklist says {disks}");
+    guest.run("echo after >/root/after && sync")?;
+    libvirt.virsh(&["blockcommit", "small", "vda", "--active", "--pivot", "--wait"])?;
+    let disks = libvirt.virsh(&["domblklist", "small"])?;
+    ensure!(!disks.contains(".over"), "domblklist says {disks}");
+    guest.run("kill $(cat /tmp/busy); echo 3 >/proc/sys/vm/drop_caches; grep after /root/after").map(drop)
 }
