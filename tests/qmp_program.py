@@ -102,7 +102,8 @@ async def changes_the_machine(qmp):
         await refused(qmp, "device_add", {"driver": "virtio-rng-pci", "id": "plugged"})
         await refused(qmp, "device_del", {"id": "nobody"}, "DeviceNotFound")
         await qmp.execute("device_del", {"id": "plugged"})
-        # Nobody runs who could let it go: the reset does.
+        # Nobody runs who could let it go: the reset does, where it is one.
+        await qmp.execute("set-action", {"reboot": "reset"})
         await qmp.execute("system_reset")
         gone = [(await asyncio.wait_for(listener.get(), 20)) for _ in range(3)]
         assert [event["event"] for event in gone] == ["DEVICE_DELETED", "DEVICE_DELETED", "RESET"], gone
