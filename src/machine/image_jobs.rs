@@ -262,7 +262,7 @@ impl Machine {
     /// Puts `top` onto `base`, with the device that has it held still.
     fn rebase(&mut self, top: &Arc<Node>, base: Option<&Arc<Node>>, name: Option<String>) -> Result<(), QmpError> {
         let held = self.disk_of(top).map(|disk| disk.drain());
-        let names = base.map(|base| (name.unwrap_or_else(|| base.filename().display().to_string()), base.format()));
+        let names = base.map(|base| (name.unwrap_or_else(|| base.header_name()), base.format()));
         let names = names.as_ref().map(|(name, format)| (name.as_str(), Some(format.as_str())));
         let changed = self.host.graph.rebase(top, base, names).map_err(|error| failed(&error));
         drop(held);

@@ -100,3 +100,21 @@ fn what_is_no_disk_is_refused_in_qemus_words() {
     assert!(missing.as_ref().is_err_and(|text| text.contains("No such file")), "{missing:?}");
     assert!(!file.exists(), "nothing was made");
 }
+
+#[test]
+fn overlay_in_another_folder_finds_what_was_named_from_the_working_directory() {
+    let folder = tempfile::tempdir_in("target").expect("directory");
+    let near = folder.path().strip_prefix(std::env::current_dir().expect("directory")).unwrap_or(folder.path());
+    std::fs::create_dir(near.join("far")).expect("directory");
+    let base = image(&near.join("a.qcow2"));
+    let mut machine =
+        Machine::start(&format!("-drive if=none,id=a,file={base},format=qcow2 -device virtio-blk-pci,drive=a,id=da"));
+    let overlay = near.join("far/top.qcow2");
+
+    let taken = machine.ask("blockdev-snapshot-sync", &json!({"device": "a", "snapshot-file": overlay}));
+    machine.end();
+
+    assert_eq!(taken, Ok(json!({})));
+    let compared = Command::new("qemu-img").args(["compare", &base]).arg(&overlay).output().expect("qemu-img");
+    assert!(compared.status.success(), "{compared:?}");
+}

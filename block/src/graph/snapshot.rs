@@ -149,13 +149,21 @@ fn make(node: &Node, path: &Path) -> Result<(), BlockError> {
     drop(made.map_err(|e| BlockError::io(format!("Could not create '{}'", path.display()), e))?);
     let file = HostFile::open(path, FileOptions::default())?;
     file.resize(0, Preallocation::Off)?;
-    let beneath = (node.filename.display().to_string(), Some(node.format()));
+    let beneath = (node.header_name(), Some(node.format()));
     let options = CreateOptions { size: node.layer().size(), backing: Some(beneath), ..CreateOptions::default() };
     let file: Arc<dyn Layer> = Arc::new(file);
     create(&file, None, &options)?.close()
 }
 
 impl Node {
+    /// What a header above calls it. Paths in headers are looked up from the image's own folder, and the one that the
+    /// user gave from that of the process: so it is written from the root on.
+    #[must_use]
+    pub fn header_name(&self) -> String {
+        let path = self.filename.exists().then(|| std::path::absolute(&self.filename).ok()).flatten();
+        path.as_ref().unwrap_or(&self.filename).display().to_string()
+    }
+
     /// The format of the image that it shows, for a header above it: that of the first node beneath which is no filter.
     #[must_use]
     pub fn format(&self) -> String {
