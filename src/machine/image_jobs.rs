@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use rhea_block::format::qcow2::{self, Compression, CreateOptions};
 use rhea_block::graph::{Held, Node};
-use rhea_block::job::{Control, Copy, End, Extent, Stream};
+use rhea_block::job::{Control, Copying, End, Extent, Stream};
 use rhea_block::layer::{Layer, Preallocation};
 use rhea_block::protocol::file::{FileOptions, HostFile};
 use rhea_block::{BlockError, Disk, ErrorKind};
@@ -129,7 +129,7 @@ impl Machine {
         graph.open_base(&base).map_err(|error| failed(&error))?;
         drop(still);
         let (graph, closed) = (graph.clone(), base.clone());
-        let commit = Copy::commit(top.clone(), base.clone(), active).map_err(|error| {
+        let commit = Copying::commit(top.clone(), base.clone(), active).map_err(|error| {
             graph.close_base(&closed);
             failed(&error)
         })?;
@@ -159,7 +159,7 @@ impl Machine {
         };
         let graph = &self.host.graph;
         graph.check_unused(&target).map_err(|error| failed(&error))?;
-        let copy = Copy::mirror_to(source.clone(), target.clone(), extent).map_err(|error| failed(&error))?;
+        let copy = Copying::mirror_to(source.clone(), target.clone(), extent).map_err(|error| failed(&error))?;
         let nodes = vec![source.clone(), target.clone()];
         let held = graph.hold_for_job(nodes, "mirror").map_err(|error| failed(&error))?;
         let order = Order {
@@ -178,7 +178,7 @@ impl Machine {
     fn start_commit(
         &mut self,
         order: Order,
-        commit: Copy,
+        commit: Copying,
         above: Arc<Node>,
         base: Arc<Node>,
         name: Option<String>,
@@ -195,7 +195,7 @@ impl Machine {
     }
 
     /// Of the image that a device writes to: both get its writes, until the device goes over to the base.
-    fn start_copy(&mut self, order: Order, commit: Copy, top: Arc<Node>, base: Arc<Node>) -> Result<(), QmpError> {
+    fn start_copy(&mut self, order: Order, commit: Copying, top: Arc<Node>, base: Arc<Node>) -> Result<(), QmpError> {
         let mirror = commit.mirror();
         let (events, id) = (self.host.events.clone(), order.id.clone());
         let pivots = Arc::new(AtomicBool::new(false));
@@ -226,7 +226,7 @@ impl Machine {
     }
 
     /// The device goes over to the base if that is asked for and it shows the same, or stays.
-    fn end_copy(&mut self, top: &Arc<Node>, base: &Arc<Node>, pivot: Option<&Copy>) -> Result<(), QmpError> {
+    fn end_copy(&mut self, top: &Arc<Node>, base: &Arc<Node>, pivot: Option<&Copying>) -> Result<(), QmpError> {
         let front = self.facts.disk_on(top.name()).map(|disk| disk.id.clone());
         let attached = front.as_ref().and_then(|id| self.host.disk(id).attached);
         let Some((attached, id)) = attached.zip(front) else {

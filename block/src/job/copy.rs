@@ -25,7 +25,7 @@ pub enum Extent {
 }
 
 /// The work of one job that copies.
-pub struct Copy {
+pub struct Copying {
     source: Arc<Node>,
     target: Arc<Node>,
     extent: Extent,
@@ -35,7 +35,7 @@ pub struct Copy {
     mirror: Option<Arc<Mirror>>,
 }
 
-impl Copy {
+impl Copying {
     /// From `top` and all above `base` into `base`; a front end writes to `top` meanwhile if `active`.
     ///
     /// # Errors

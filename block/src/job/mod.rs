@@ -1,4 +1,4 @@
-//! Work on images beside a running guest: [`Stream`] pulls what lies beneath an overlay up into it, [`Copy`] writes
+//! Work on images beside a running guest: [`Stream`] pulls what lies beneath an overlay up into it, [`Copying`] writes
 //! what an image shows into what lies beneath it, or into another.
 //!
 //! A job's work runs on a thread of its own and knows a [`Control`]: how far it is, whether it should pause or end, how
@@ -15,7 +15,7 @@ mod chain;
 mod copy;
 mod stream;
 
-pub use copy::{Copy, Extent};
+pub use copy::{Copying, Extent};
 pub use stream::Stream;
 
 /// Bytes between two looks at what is asked of a job.

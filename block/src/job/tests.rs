@@ -137,7 +137,7 @@ fn committed_overlays_are_shown_by_their_base() {
     let before = content(&top);
     let control = Control::default();
 
-    let commit = Copy::commit(middle, base.clone(), false).unwrap();
+    let commit = Copying::commit(middle, base.clone(), false).unwrap();
     assert!(commit.mirror().is_none());
     commit.run(&control).unwrap();
     let name = folder.path().join("base").display().to_string();
@@ -145,7 +145,7 @@ fn committed_overlays_are_shown_by_their_base() {
     assert!(content(&top) == before);
     assert_eq!(top.beneath().count(), 1);
 
-    Copy::commit(top, base.clone(), false).unwrap().run(&control).unwrap();
+    Copying::commit(top, base.clone(), false).unwrap().run(&control).unwrap();
     assert!(content(&base) == before);
 }
 
@@ -155,7 +155,7 @@ fn writes_during_a_commit_of_the_disk_itself_go_to_both() {
     let [base, _, top] = chain(&graph, folder.path());
     let mut expected = content(&top);
     let attached = graph.attach("top", true).unwrap();
-    let commit = Copy::commit(top.clone(), base.clone(), true).unwrap();
+    let commit = Copying::commit(top.clone(), base.clone(), true).unwrap();
     let writer = Writer::start(attached.disk());
 
     attached.disk().swap(commit.mirror().unwrap());
@@ -186,7 +186,7 @@ fn mirrored_disk_goes_over_to_its_copy_with_all_that_was_written() {
         fill(&target, if extent == Extent::Whole { 0..BLOCKS } else { 4..6 }, 9);
         let mut expected = content(&top);
         let attached = graph.attach("top", true).unwrap();
-        let copy = Copy::mirror_to(top.clone(), target.clone(), extent).unwrap();
+        let copy = Copying::mirror_to(top.clone(), target.clone(), extent).unwrap();
         let writer = Writer::start(attached.disk());
 
         attached.disk().swap(copy.mirror().unwrap());
@@ -202,7 +202,7 @@ fn mirrored_disk_goes_over_to_its_copy_with_all_that_was_written() {
     }
     let (folder, graph) = (tempfile::tempdir().unwrap(), Graph::new());
     let [_, middle, top] = chain(&graph, folder.path());
-    assert!(Copy::mirror_to(top, middle, Extent::Whole).is_err(), "the sizes differ");
+    assert!(Copying::mirror_to(top, middle, Extent::Whole).is_err(), "the sizes differ");
 }
 
 #[test]
