@@ -94,12 +94,10 @@ impl Machine {
         let held = self.host.graph.hold_for_job(nodes, "stream").map_err(|error| failed(&error))?;
         let name = args.backing_file.clone();
         let order = Order {
-            id: args.job_id.clone().unwrap_or_else(|| args.device.clone()),
-            kind: "stream",
             speed: args.speed.unwrap_or(0),
             auto_finalize: args.auto_finalize.unwrap_or(true),
             auto_dismiss: args.auto_dismiss.unwrap_or(true),
-            held: Some(held),
+            ..Order::on_nodes("stream", args.job_id.as_ref().unwrap_or(&args.device), held)
         };
         let finish = move |machine: &mut Self, closing| match closing {
             Closing::Done => machine.rebase(&top, base.as_ref(), name),
@@ -126,20 +124,18 @@ impl Machine {
         let graph = &self.host.graph;
         let held = graph.hold_for_job(nodes, "commit").map_err(|error| failed(&error))?;
         let still = self.disk_of(&root).map(|disk| disk.drain());
-        graph.open_base(&base).map_err(|error| failed(&error))?;
-        drop(still);
         let (graph, closed) = (graph.clone(), base.clone());
-        let commit = Copying::commit(top.clone(), base.clone(), active).map_err(|error| {
+        let opened = graph.open_base(&base).and_then(|()| Copying::commit(top.clone(), base.clone(), active));
+        drop(still);
+        let commit = opened.map_err(|error| {
             graph.close_base(&closed);
             failed(&error)
         })?;
         let order = Order {
-            id: args.job_id.clone().unwrap_or_else(|| args.device.clone()),
-            kind: "commit",
             speed: args.speed.unwrap_or(0),
             auto_finalize: args.auto_finalize.unwrap_or(true),
             auto_dismiss: args.auto_dismiss.unwrap_or(true),
-            held: Some(held),
+            ..Order::on_nodes("commit", args.job_id.as_ref().unwrap_or(&args.device), held)
         };
         let started = match above {
             Some(above) => self.start_commit(order, commit, above, base, args.backing_file.clone()),
@@ -163,12 +159,10 @@ impl Machine {
         let nodes = vec![source.clone(), target.clone()];
         let held = graph.hold_for_job(nodes, "mirror").map_err(|error| failed(&error))?;
         let order = Order {
-            id: args.job_id.clone().unwrap_or_else(|| args.device.clone()),
-            kind: "mirror",
             speed: args.speed.unwrap_or(0),
             auto_finalize: args.auto_finalize.unwrap_or(true),
             auto_dismiss: args.auto_dismiss.unwrap_or(true),
-            held: Some(held),
+            ..Order::on_nodes("mirror", args.job_id.as_ref().unwrap_or(&args.device), held)
         };
         self.start_copy(order, copy, source, target)?;
         done()
@@ -194,56 +188,59 @@ impl Machine {
         self.start_job(order, move |control| commit.run(control), Box::new(finish))
     }
 
-    /// Of the image that a device writes to: both get its writes, until the device goes over to the base.
-    fn start_copy(&mut self, order: Order, commit: Copying, top: Arc<Node>, base: Arc<Node>) -> Result<(), QmpError> {
-        let mirror = commit.mirror();
+    /// Of the image that a device writes to: both get its writes, until the device goes over to the target.
+    fn start_copy(
+        &mut self,
+        order: Order,
+        copying: Copying,
+        source: Arc<Node>,
+        target: Arc<Node>,
+    ) -> Result<(), QmpError> {
         let (events, id) = (self.host.events.clone(), order.id.clone());
-        let pivots = Arc::new(AtomicBool::new(false));
-        let (decided, node) = (pivots.clone(), top.clone());
-        let commit = Arc::new(commit);
-        let copied = commit.clone();
+        let (disk, layer) = (self.disk_of(&source), source.layer().clone());
+        let (copying, pivots) = (Arc::new(copying), Arc::new(AtomicBool::new(false)));
+        let (copied, decided) = (copying.clone(), pivots.clone());
+        // Before anything is copied: what is written after that goes to both.
+        if let (Some(disk), Some(mirror)) = (&disk, copying.mirror()) {
+            disk.swap(mirror);
+        }
         let work = move |control: &Control| {
-            commit.run(control)?;
+            copying.run(control)?;
             events.send(MachineEvent::JobReady(id));
-            let end = control.wait_for_end(|| commit.check())?;
+            let end = control.wait_for_end(|| copying.check())?;
             decided.store(end == End::Pivot, Ordering::SeqCst);
             Ok(())
         };
         let finish = move |machine: &mut Self, closing| {
             let pivots = closing == Closing::Done && pivots.load(Ordering::SeqCst);
-            machine.end_copy(&top, &base, pivots.then_some(&*copied))
+            machine.end_copy(&source, &target, pivots.then_some(&*copied))
         };
-        // Before anything is copied: what is written after that goes to both.
-        let disk = self.disk_of(&node);
-        if let (Some(disk), Some(mirror)) = (&disk, mirror) {
-            disk.swap(mirror);
-        }
         self.start_job(order, work, Box::new(finish)).inspect_err(|_| {
             if let Some(disk) = disk {
-                disk.swap(node.layer().clone());
+                disk.swap(layer);
             }
         })
     }
 
-    /// The device goes over to the base if that is asked for and it shows the same, or stays.
-    fn end_copy(&mut self, top: &Arc<Node>, base: &Arc<Node>, pivot: Option<&Copying>) -> Result<(), QmpError> {
-        let front = self.facts.disk_on(top.name()).map(|disk| disk.id.clone());
+    /// The device goes over to the target if that is asked for and it shows the same, or stays.
+    fn end_copy(&mut self, source: &Arc<Node>, target: &Arc<Node>, pivot: Option<&Copying>) -> Result<(), QmpError> {
+        let front = self.facts.disk_on(source.name()).map(|disk| disk.id.clone());
         let attached = front.as_ref().and_then(|id| self.host.disk(id).attached);
         let Some((attached, id)) = attached.zip(front) else {
-            self.leave_target(top, base);
+            self.leave_target(source, target);
             return Ok(());
         };
         let held = attached.disk().drain();
         // With nothing in flight: what failed until now counts.
-        let same = pivot.map(|commit| commit.check().and_then(|()| base.layer().flush()));
+        let same = pivot.map(|copying| copying.check().and_then(|()| target.layer().flush()));
         if let Some(Ok(())) = same {
-            self.host.graph.pivot(top, base, &attached, &held);
+            self.host.graph.pivot(source, target, &attached, &held);
             if let Some(disk) = self.facts.disk_mut(&id) {
-                base.name().clone_into(&mut disk.node);
+                target.name().clone_into(&mut disk.node);
             }
         } else {
-            held.swap(top.layer().clone());
-            self.leave_target(top, base);
+            held.swap(source.layer().clone());
+            self.leave_target(source, target);
         }
         drop(held);
         attached.disk().announce();

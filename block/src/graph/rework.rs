@@ -117,15 +117,16 @@ impl Graph {
         }
     }
 
-    /// The front end that had `top` goes on with `base`, which shows the same; what is above `base` and nobody named is
-    /// forgotten.
-    pub fn pivot(&self, top: &Arc<Node>, base: &Arc<Node>, front: &Attached, held: &Drained) {
-        held.swap(base.layer().clone());
-        front.move_to(base);
-        if let Some(image) = top.layer().as_any().downcast_ref::<Qcow2>() {
-            // What is written to the base from now on is not this image's.
-            self.stand(top, image, None);
+    /// The front end that had `source` goes on with `target`, which shows the same. `source` is forgotten, with what is
+    /// beneath it, as far as nobody named or needs it.
+    pub fn pivot(&self, source: &Arc<Node>, target: &Arc<Node>, front: &Attached, held: &Drained) {
+        held.swap(target.layer().clone());
+        front.move_to(target);
+        let is_beneath = source.beneath().any(|node| Arc::ptr_eq(&node, target));
+        if let Some(image) = source.layer().as_any().downcast_ref::<Qcow2>().filter(|_| is_beneath) {
+            // What is written to the target from now on is not this image's.
+            self.stand(source, image, None);
         }
-        forget(&mut self.lock(), top);
+        forget(&mut self.lock(), source);
     }
 }

@@ -199,6 +199,7 @@ fn mirrored_disk_goes_over_to_its_copy_with_all_that_was_written() {
 
         assert!(content(&target) == expected, "{extent:?}");
         assert_eq!(attached.node().name(), "copy");
+        assert_eq!(top.beneath().count(), 2, "the source is left as it was");
     }
     let (folder, graph) = (tempfile::tempdir().unwrap(), Graph::new());
     let [_, middle, top] = chain(&graph, folder.path());
