@@ -103,6 +103,8 @@ fn what_is_no_disk_is_refused_in_qemus_words() {
 
 #[test]
 fn overlay_in_another_folder_finds_what_was_named_from_the_working_directory() {
+    // Beneath the working directory, and not there yet where builds are kept elsewhere.
+    std::fs::create_dir_all("target").expect("directory");
     let folder = tempfile::tempdir_in("target").expect("directory");
     let near = folder.path().strip_prefix(std::env::current_dir().expect("directory")).unwrap_or(folder.path());
     std::fs::create_dir(near.join("far")).expect("directory");
