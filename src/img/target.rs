@@ -1,6 +1,5 @@
 //! New images: `-O` and `-o` of `create`, `convert`, `dd` and `measure`, checked first, then written.
 
-use std::fs::OpenOptions;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -8,7 +7,7 @@ use rhea_block::crypto::{LuksOptions, Secret, Secrets};
 use rhea_block::format::luks::LuksDisk;
 use rhea_block::format::qcow2::{self, Compression, CreateOptions};
 use rhea_block::layer::{Layer, Preallocation};
-use rhea_block::protocol::file::{FileOptions, HostFile};
+use rhea_block::protocol::file::HostFile;
 use rhea_block::{BlockError, ErrorKind};
 
 use super::error::{ImgError, chain};
@@ -332,7 +331,7 @@ impl Plan {
     }
 
     fn write_to(&self, path: &Path) -> Result<(), BlockError> {
-        let file = host_file(path)?;
+        let file = HostFile::make(path)?;
         if self.placing.nocow {
             no_copy_on_write(path);
         }
@@ -356,7 +355,7 @@ impl Plan {
             Made::Qcow2(options) => {
                 let data = match &options.data_file {
                     Some((name, _)) => {
-                        let data = host_file(Path::new(name.strip_prefix("file:").unwrap_or(name)))?;
+                        let data = HostFile::make(Path::new(name.strip_prefix("file:").unwrap_or(name)))?;
                         data.resize(0, Preallocation::Off)?;
                         Some(Arc::new(data) as Arc<dyn Layer>)
                     }
@@ -367,13 +366,6 @@ impl Plan {
             }
         }
     }
-}
-
-/// The host file at `path`, made if it is not there; what is in it stays until the locks are held.
-fn host_file(path: &Path) -> Result<HostFile, BlockError> {
-    let made = OpenOptions::new().write(true).create(true).truncate(false).open(path);
-    drop(made.map_err(|e| BlockError::io(format!("Could not create '{}'", path.display()), e))?);
-    HostFile::open(path, FileOptions::default())
 }
 
 /// Asks btrfs to write in place. Other file systems refuse, and so does this one for a file with content: both are no

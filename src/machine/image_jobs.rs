@@ -1,6 +1,5 @@
 //! The jobs there are: `blockdev-create`, `block-stream`, `block-commit` and `blockdev-mirror`.
 
-use std::fs::OpenOptions;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -9,7 +8,7 @@ use rhea_block::format::qcow2::{self, Compression, CreateOptions};
 use rhea_block::graph::{Held, Node};
 use rhea_block::job::{Control, Copying, End, Extent, Stream};
 use rhea_block::layer::{Layer, Preallocation};
-use rhea_block::protocol::file::{FileOptions, HostFile};
+use rhea_block::protocol::file::HostFile;
 use rhea_block::{BlockError, Disk, ErrorKind};
 
 use super::Machine;
@@ -71,9 +70,8 @@ impl Machine {
     /// A qcow2 image in a node that nobody else uses.
     fn new_qcow2(&self, args: &CreateQcow2) -> Result<New, BlockError> {
         let options = qcow2_options(args)?;
-        let missing = || format!("Cannot find device='{0}' nor node-name='{0}'", args.file);
         let graph = &self.host.graph;
-        let node = graph.get(&args.file).ok_or_else(|| BlockError::new(ErrorKind::NotFound, missing()))?;
+        let node = graph.find_for(&args.file)?;
         graph.check_unused(&node)?;
         let held = graph.hold_for_job(vec![node.clone()], "create")?;
         let make = move || {
@@ -267,15 +265,13 @@ impl Machine {
     }
 
     fn node(&self, name: &str) -> Result<Arc<Node>, QmpError> {
-        let missing = || QmpError::generic(format!("Cannot find device='' nor node-name='{name}'"));
-        self.host.graph.get(name).ok_or_else(missing)
+        self.host.graph.find(name).map_err(|error| failed(&error))
     }
 
     /// The node that a job's `device` means: a device's, or one by its name.
     fn node_of(&self, device: &str) -> Result<Arc<Node>, QmpError> {
         let name = self.facts.find_disk(device).map_or(device, |disk| disk.node.as_str());
-        let missing = || QmpError::generic(format!("Cannot find device='{device}' nor node-name='{device}'"));
-        self.host.graph.get(name).ok_or_else(missing)
+        self.host.graph.find_for(name).map_err(|error| failed(&error))
     }
 
     /// The disk of the device that has `node`.
@@ -296,10 +292,7 @@ struct New {
 
 /// A file; what is in one that is there is lost.
 fn new_file(args: &CreateFile) -> Result<New, BlockError> {
-    let path = Path::new(&args.filename);
-    let made = OpenOptions::new().write(true).create(true).truncate(false).open(path);
-    drop(made.map_err(|e| BlockError::io(format!("Could not create '{}'", path.display()), e))?);
-    let file = HostFile::open(path, FileOptions::default())?;
+    let file = HostFile::make(Path::new(&args.filename))?;
     let (size, preallocation) = (args.size, args.preallocation.map_or(Preallocation::Off, preallocation));
     let make = move || {
         file.resize(0, Preallocation::Off)?;

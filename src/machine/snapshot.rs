@@ -119,8 +119,7 @@ impl Machine {
 
     /// Makes or opens the overlay; gives the name of its node.
     fn add_overlay(&self, node: &str, args: &BlockdevSnapshotSync) -> Result<String, QmpError> {
-        let missing = || QmpError::generic(format!("Cannot find device='' nor node-name='{node}'"));
-        let node = self.host.graph.get(node).ok_or_else(missing)?;
+        let node = self.host.graph.find(node).map_err(|error| QmpError::from_error(&error))?;
         let new = NewOverlay {
             file: Path::new(&args.snapshot_file),
             format: args.format.as_deref().unwrap_or("qcow2"),

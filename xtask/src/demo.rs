@@ -66,6 +66,11 @@ pub(crate) fn build() -> Result<PathBuf> {
     Ok(paths::target().join("release/rhea"))
 }
 
+/// The program at `path`, or as users get it.
+pub(crate) fn monitor(path: Option<&Path>) -> Result<PathBuf> {
+    path.map_or_else(build, |path| Ok(std::path::absolute(path)?))
+}
+
 /// A qcow2 image with the small root file system, where both host and lab can write.
 fn disk(img: &str) -> Result<PathBuf> {
     let raw = root_tree()?;

@@ -131,10 +131,7 @@ struct Hunt<'a> {
 /// Runs all of them.
 pub(crate) fn run(args: &HostileArgs) -> Result<u8> {
     packages::ensure(PACKAGES)?;
-    let monitor = match &args.monitor {
-        Some(path) => std::path::absolute(path)?,
-        None => demo::build()?,
-    };
+    let monitor = demo::monitor(args.monitor.as_deref())?;
     let folder = paths::target().join("hostile");
     fs::create_dir_all(&folder)?;
     let kinds = fuzz::IMAGES.iter().filter_map(|image| Kind::new(image, &folder).transpose());

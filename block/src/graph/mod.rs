@@ -233,6 +233,22 @@ impl Graph {
         self.lock().get(name).cloned()
     }
 
+    /// The node that a client means by `name`.
+    ///
+    /// # Errors
+    /// There is none.
+    pub fn find(&self, name: &str) -> Result<Arc<Node>, BlockError> {
+        self.get(name).ok_or_else(|| not_found("", name))
+    }
+
+    /// The node that a client means by `name`, where the name of a device would do, too.
+    ///
+    /// # Errors
+    /// There is none.
+    pub fn find_for(&self, name: &str) -> Result<Arc<Node>, BlockError> {
+        self.get(name).ok_or_else(|| not_found(name, name))
+    }
+
     /// All nodes by name.
     #[must_use]
     pub fn nodes(&self) -> Vec<Arc<Node>> {
@@ -285,9 +301,7 @@ impl Graph {
     /// # Errors
     /// When there is none, or another front end has it.
     pub fn attach(&self, name: &str, write_cache: bool) -> Result<Attached, BlockError> {
-        let node = self.get(name).ok_or_else(|| {
-            BlockError::new(ErrorKind::NotFound, format!("Cannot find device='' nor node-name='{name}'"))
-        })?;
+        let node = self.find(name)?;
         if let Some(above) = self.above(&node, "backing").filter(|_| !node.layer().limits().read_only) {
             // What an overlay does not hold would change under it.
             let text =
@@ -336,6 +350,15 @@ impl Graph {
     }
 }
 
+fn not_found(device: &str, node: &str) -> BlockError {
+    BlockError::new(ErrorKind::NotFound, format!("Cannot find device='{device}' nor node-name='{node}'"))
+}
+
+/// A front end or a node above has it.
+fn is_used(nodes: &BTreeMap<String, Arc<Node>>, node: &Arc<Node>) -> bool {
+    node.attached.load(Ordering::Acquire) || nodes.values().any(|above| is_child(above, node))
+}
+
 fn is_child(above: &Arc<Node>, node: &Arc<Node>) -> bool {
     above.children().iter().any(|(_, child)| Arc::ptr_eq(child, node))
 }
@@ -343,8 +366,7 @@ fn is_child(above: &Arc<Node>, node: &Arc<Node>) -> bool {
 /// Forgets a node with a name of ours, which nobody else can have asked for, if nothing needs it, and so with those
 /// beneath it.
 fn forget(nodes: &mut BTreeMap<String, Arc<Node>>, node: &Arc<Node>) {
-    let used = node.attached.load(Ordering::Acquire) || nodes.values().any(|above| is_child(above, node));
-    if node.name.starts_with('#') && !used {
+    if node.name.starts_with('#') && !is_used(nodes, node) {
         nodes.remove(&node.name);
         node.children().iter().for_each(|(_, child)| forget(nodes, child));
     }

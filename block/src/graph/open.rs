@@ -295,10 +295,7 @@ impl Graph {
     pub(super) fn resolve(&self, what: &NodeRef, above: Inherited, trail: &Trail<'_>) -> Result<Arc<Node>, BlockError> {
         match what {
             NodeRef::Inline(spec) => self.open_spec(spec, above, &trail.deeper()),
-            NodeRef::Name(name) => self.get(name).ok_or_else(|| {
-                let text = format!("Cannot find device='{name}' nor node-name='{name}'");
-                BlockError::new(ErrorKind::NotFound, text)
-            }),
+            NodeRef::Name(name) => self.find_for(name),
         }
     }
 }

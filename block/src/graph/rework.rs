@@ -46,8 +46,7 @@ impl Graph {
     /// # Errors
     /// A front end or a node above has it.
     pub fn check_unused(&self, node: &Arc<Node>) -> Result<(), BlockError> {
-        let above = self.lock().values().any(|above| super::is_child(above, node));
-        if above || node.attached.load(Ordering::Acquire) {
+        if super::is_used(&self.lock(), node) {
             return Err(BlockError::new(ErrorKind::Invalid, format!("Block device {} is in use", node.name)));
         }
         Ok(())

@@ -3,7 +3,6 @@
 //! Two steps, so that several disks can be caught at one moment: [`Graph::prepare_snapshot`] does all that can fail
 //! while the disks are held still, and [`Graph::take_snapshot`] changes who stands on whom, and cannot fail.
 
-use std::fs::OpenOptions;
 use std::path::Path;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError};
@@ -14,7 +13,7 @@ use crate::error::{BlockError, ErrorKind};
 use crate::format::qcow2::{CreateOptions, Qcow2, create};
 use crate::layer::{Layer, Preallocation};
 use crate::lock::Access;
-use crate::protocol::file::{FileOptions, HostFile};
+use crate::protocol::file::HostFile;
 use crate::spec::{self, Backing, BlockdevSpec, Cache, Discard, NodeRef};
 
 /// An overlay that a snapshot makes or opens itself.
@@ -89,11 +88,7 @@ impl Graph {
     /// When one of them is in use in another way, `overlay` cannot have anything beneath it or has, or `node` could not
     /// be written back.
     pub fn prepare_snapshot(&self, node: &str, overlay: &str) -> Result<Snapshot, BlockError> {
-        let find = |name: &str| {
-            let missing = || format!("Cannot find device='' nor node-name='{name}'");
-            self.get(name).ok_or_else(|| BlockError::new(ErrorKind::NotFound, missing()))
-        };
-        let (node, overlay) = (find(node)?, find(overlay)?);
+        let (node, overlay) = (self.find(node)?, self.find(overlay)?);
         node.check_idle()?;
         overlay.check_idle()?;
         let nodes = self.nodes();
@@ -145,9 +140,7 @@ impl Graph {
 
 /// Makes an empty overlay of `node` in `path`; what was there is lost.
 fn make(node: &Node, path: &Path) -> Result<(), BlockError> {
-    let made = OpenOptions::new().write(true).create(true).truncate(false).open(path);
-    drop(made.map_err(|e| BlockError::io(format!("Could not create '{}'", path.display()), e))?);
-    let file = HostFile::open(path, FileOptions::default())?;
+    let file = HostFile::make(path)?;
     file.resize(0, Preallocation::Off)?;
     let beneath = (node.header_name(), Some(node.format()));
     let options = CreateOptions { size: node.layer().size(), backing: Some(beneath), ..CreateOptions::default() };

@@ -52,7 +52,6 @@ pub struct HostFile {
 
 /// Which file it is, on this host.
 fn identity(file: &File) -> Option<(u64, u64)> {
-    use std::os::unix::fs::MetadataExt;
     let meta = file.metadata().ok()?;
     Some((meta.dev(), meta.ino()))
 }
@@ -129,6 +128,16 @@ impl HostFile {
     #[must_use]
     pub fn path(&self) -> &Path {
         &self.path
+    }
+
+    /// The file at `path`, made if it is not there, opened for writing; what is in it stays until the locks are held.
+    ///
+    /// # Errors
+    /// When it cannot be made, or as [`HostFile::open`].
+    pub fn make(path: &Path) -> Result<Self, BlockError> {
+        let made = OpenOptions::new().write(true).create(true).truncate(false).open(path);
+        drop(made.map_err(|e| BlockError::io(format!("Could not create '{}'", path.display()), e))?);
+        Self::open(path, FileOptions::default())
     }
 
     /// The same file, opened again for writing.

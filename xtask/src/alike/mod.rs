@@ -56,10 +56,7 @@ pub(crate) struct AlikeArgs {
 /// Runs rounds until the time is over.
 pub(crate) fn run(args: &AlikeArgs) -> Result<u8> {
     packages::ensure(PACKAGES)?;
-    let monitor = match &args.monitor {
-        Some(path) => std::path::absolute(path)?,
-        None => demo::build()?,
-    };
+    let monitor = demo::monitor(args.monitor.as_deref())?;
     let folder = paths::target().join("alike");
     fs::create_dir_all(&folder)?;
     // Under its other name our messages begin as the other's do.

@@ -50,10 +50,7 @@ pub(crate) struct BlockArgs {
 /// Measures, prints and saves.
 pub(super) fn run(args: &BlockArgs) -> Result<u8> {
     packages::ensure(PACKAGES)?;
-    let monitor = match &args.monitor {
-        Some(path) => std::path::absolute(path)?,
-        None => demo::build()?,
-    };
+    let monitor = demo::monitor(args.monitor.as_deref())?;
     let wanted = |name: &str| args.only.is_empty() || args.only.iter().any(|word| name.contains(word));
     let cells: Vec<Cell> = cell::all().into_iter().filter(|cell| wanted(&cell.name)).collect();
     let counted: Vec<_> = instructions::all().into_iter().filter(|cell| !args.no_count && wanted(cell.name)).collect();

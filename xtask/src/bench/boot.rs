@@ -52,10 +52,7 @@ pub(super) fn run(args: &BootArgs) -> Result<u8> {
     if args.here {
         return driver::run();
     }
-    let monitor = match &args.monitor {
-        Some(path) => std::path::absolute(path)?,
-        None => demo::build()?,
-    };
+    let monitor = demo::monitor(args.monitor.as_deref())?;
     let mut boots = if args.resume { report::saved()? } else { Vec::new() };
     let outcome = if args.qmp_only { Ok(()) } else { measure(args, &monitor, &mut boots) };
     let answers = qmp::measure(&monitor)?;

@@ -51,10 +51,7 @@ pub(super) fn run(args: &DiskArgs) -> Result<u8> {
     if args.guest {
         return guest::run();
     }
-    let monitor = match &args.monitor {
-        Some(path) => std::path::absolute(path)?,
-        None => demo::build()?,
-    };
+    let monitor = demo::monitor(args.monitor.as_deref())?;
     let mut measured = Vec::new();
     let outcome = measure(args, &monitor, &mut measured);
     report::print(&measured);

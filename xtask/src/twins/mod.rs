@@ -89,10 +89,7 @@ trait Step: Display {
 /// Runs rounds until the time is over.
 pub(crate) fn run(args: &TwinsArgs) -> Result<u8> {
     packages::ensure(PACKAGES)?;
-    let monitor = match &args.monitor {
-        Some(path) => std::path::absolute(path)?,
-        None => demo::build()?,
-    };
+    let monitor = demo::monitor(args.monitor.as_deref())?;
     let folder = paths::target().join("twins");
     fs::create_dir_all(&folder)?;
     let devices = if args.only.is_empty() { Device::value_variants() } else { &args.only };

@@ -5,6 +5,7 @@ use serde_json::json;
 use super::*;
 use crate::disk::rig;
 use crate::layer::read_vec;
+use crate::protocol::file::FileOptions;
 
 const BLOCK: usize = 4096;
 const BLOCKS: usize = 512;
