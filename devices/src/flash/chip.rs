@@ -193,26 +193,30 @@ impl Chip {
         self.regs.mode = if left == 0 { Mode::Confirm } else { Mode::Fill(left) };
     }
 
-    /// Why the block at `offset` cannot be changed, in status bits; 0 when it can.
-    fn protection(&self, offset: u64) -> u8 {
-        if self.read_only || self.regs.locked.contains(&(offset / BLOCK)) { status::LOCKED } else { 0 }
+    /// What is told, beside the error, of a block at `offset` that cannot be changed: whether it is locked. The whole
+    /// chip is not, where its image is read-only, as QEMU has it.
+    fn protection(&self, offset: u64) -> Option<u8> {
+        match self.regs.locked.contains(&(offset / BLOCK)) {
+            true => Some(status::LOCKED),
+            false => self.read_only.then_some(0),
+        }
     }
 
     /// Bytes take their new values, also where a real chip would need an erasure first, as in QEMU's.
     fn program(&mut self, offset: u64, data: &[u8], store: &mut Store) {
         match self.protection(offset) {
-            0 => store.write(offset, data),
-            protection => self.regs.status |= protection | status::PROGRAM_ERROR,
+            None => store.write(offset, data),
+            Some(protection) => self.regs.status |= protection | status::PROGRAM_ERROR,
         }
     }
 
     fn erase(&mut self, offset: u64, store: &mut Store) {
         match self.protection(offset) {
-            0 => {
+            None => {
                 store.write(offset - offset % BLOCK, &[0xff; BLOCK as usize]);
                 self.done(0);
             }
-            protection => self.done(protection | status::ERASE_ERROR),
+            Some(protection) => self.done(protection | status::ERASE_ERROR),
         }
     }
 }

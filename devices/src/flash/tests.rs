@@ -179,7 +179,7 @@ fn read_only_image_makes_programming_and_erasing_fail() {
     let erased = status(&flash);
     command(&flash, 0, &[0xff]);
 
-    assert_eq!((programmed, erased, peek(&flash, 0, 1)), (0x92, 0xa2, Some(0)));
+    assert_eq!((programmed, erased, peek(&flash, 0, 1)), (0x90, 0xa0, Some(0)));
 }
 
 #[test]

@@ -70,13 +70,15 @@ impl Command {
 }
 
 /// Commands of every unit.
-pub(super) static COMMON: [Command; 11] = [
+pub(super) static COMMON: [Command; 13] = [
     Command::new(&[0x00, 0, 0, 0, 0, 0], Access::Free, test_unit_ready).medium(),
     Command::new(&[0x03, 1, 0, 0, 0xff, 0], Access::Free, request_sense).quiet(),
     Command::new(&[0x12, 1, 0xff, 0xff, 0xff, 0], Access::Free, inquiry::run).quiet(),
     Command::new(&[0xa0, 0, 0xff, 0, 0, 0, 0xff, 0xff, 0xff, 0xff, 0, 0], Access::Free, report_luns).quiet(),
-    Command::new(&[0x16, 0, 0, 0, 0, 0], Access::Reserve, reserve::reserve6),
-    Command::new(&[0x17, 0, 0, 0, 0, 0], Access::Free, reserve::release6),
+    Command::new(&[0x16, 0, 0, 0, 0, 0], Access::Reserve, reserve::reserve),
+    Command::new(&[0x17, 0, 0, 0, 0, 0], Access::Free, reserve::release),
+    Command::new(&[0x56, 0, 0, 0, 0, 0, 0, 0, 0, 0], Access::Reserve, reserve::reserve),
+    Command::new(&[0x57, 0, 0, 0, 0, 0, 0, 0, 0, 0], Access::Free, reserve::release),
     Command::new(&[0x5e, 0x1f, 0, 0, 0, 0, 0, 0xff, 0xff, 0], Access::Free, reserve::persistent_in),
     Command::new(&[0x5f, 0x1f, 0xff, 0, 0, 0xff, 0xff, 0xff, 0xff, 0], Access::Free, reserve::persistent_out)
         .takes(reserve::persistent_out_parameters),

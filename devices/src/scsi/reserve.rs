@@ -297,21 +297,22 @@ impl SavedReservation {
     }
 }
 
-/// RESERVE (6) (SPC-2, 7.21): the whole unit, for whoever asks. Conflicts were found before.
-pub(super) fn reserve6(run: &mut Run<'_>, cdb: &Cdb) -> Result<Plan, Sense> {
-    // Third parties and extents are not offered.
-    if cdb.has(1, 0x11) {
-        return Err(sense::INVALID_FIELD);
-    }
+/// Third parties, by a long name or not, and extents are not offered (SPC-2, 7.21 and 7.22).
+fn whole(cdb: &Cdb) -> Result<(), Sense> {
+    let more = if cdb.len() == 6 { 0x11 } else { 0x13 };
+    if cdb.has(1, more) { Err(sense::INVALID_FIELD) } else { Ok(()) }
+}
+
+/// RESERVE (6) and (10) (SPC-2, 7.21 and 7.22): the whole unit, for whoever asks. Conflicts were found before.
+pub(super) fn reserve(run: &mut Run<'_>, cdb: &Cdb) -> Result<Plan, Sense> {
+    whole(cdb)?;
     run.unit.nexus.with(|table, id| table.old = Some(id));
     Ok(Reply::good().into())
 }
 
-/// RELEASE (6) (SPC-2, 7.16): nothing happens where nothing is held.
-pub(super) fn release6(run: &mut Run<'_>, cdb: &Cdb) -> Result<Plan, Sense> {
-    if cdb.has(1, 0x11) {
-        return Err(sense::INVALID_FIELD);
-    }
+/// RELEASE (6) and (10) (SPC-2, 7.16 and 7.17): nothing happens where nothing is held.
+pub(super) fn release(run: &mut Run<'_>, cdb: &Cdb) -> Result<Plan, Sense> {
+    whole(cdb)?;
     run.unit.nexus.release_old();
     Ok(Reply::good().into())
 }

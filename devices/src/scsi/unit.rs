@@ -59,7 +59,7 @@ pub struct UnitConfig {
     pub rotation_rate: u16,
     /// `removable`: what a disk says; CD drives always are.
     pub removable: bool,
-    /// `dpofua`: a disk's writes can be forced.
+    /// `dpofua`: a disk says that writes can be forced.
     pub dpofua: bool,
     /// `write-cache` of a disk: whether writes may stay in a volatile cache; `None` (auto) for as the image does.
     pub write_cache: Option<bool>,
@@ -87,7 +87,7 @@ impl UnitConfig {
             max_io_size: i32::MAX as u64,
             rotation_rate: 0,
             removable: false,
-            dpofua: true,
+            dpofua: false,
             write_cache: None,
             geometry: None,
         }

@@ -96,8 +96,8 @@ spec_struct! {
         pub drive: String,
         /// Say that the disk can be taken out, as a memory stick does.
         pub removable: bool = false,
-        /// Let the guest force single writes out of the write cache.
-        pub dpofua: bool = true,
+        /// Tell the guest that it can force single writes out of the write cache.
+        pub dpofua: bool = false,
         /// Most bytes of one range of UNMAP.
         pub max_unmap_size: u64 as "max_unmap_size" = 1 << 30,
         /// Turns in a minute; 0 for untold, 1 for no rotation.

@@ -64,9 +64,11 @@ impl AtaStep {
         // 48-bit commands have no other address; and a drive may refuse data before or after it came.
         let programmed_write = matches!(command, 0x30 | 0x31 | 0x34 | 0x39 | 0xc5);
         let lba = dice.roll(3) > 0 || programmed_write || Self::is_long(command);
-        let of_cd = dice.roll(12) == 0 && matches!(command, 0x00 | 0x08 | 0x20 | 0x90 | 0xa1 | 0xec);
+        let of_cd = dice.roll(12) == 0 && matches!(command, 0x00 | 0x08 | 0x20 | 0xa1 | 0xec);
         let mut device = 0xa0 | if lba { 0x40 } else { 0 } | if of_cd { 0x10 } else { 0 };
-        if dice.roll(10) == 0 && !programmed_write && !matches!(command, 0x40..=0x42) {
+        // One looks at the address of these, the other does not; or one takes data first.
+        let near = programmed_write || matches!(command, 0x40..=0x42 | 0x70);
+        if dice.roll(10) == 0 && !near {
             device |= dice.roll(if lba { 16 } else { 4 }) as u8;
         }
         let mut registers = [[0; 5], [0; 5]];
@@ -92,19 +94,32 @@ impl AtaStep {
             _ if !lba => registers[1][2..].copy_from_slice(&[1 + dice.roll(32) as u8, dice.roll(2) as u8, 0]),
             _ => {}
         }
-        if dice.roll(8) == 0 && !programmed_write && !matches!(command, 0x06 | 0x40..=0x42) {
-            registers[1][dice.roll(5) as usize] = [0, 0xff, 0x80, byte(dice)][dice.roll(4) as usize];
+        // Where the address may be past the end.
+        let mut far = device & 0xf != 0 || registers[1][3] >= 7;
+        if dice.roll(8) == 0 && !near && command != 0x06 {
+            // No sector beyond the track: one finds none, the other counts on.
+            let at = if lba { dice.roll(5) } else { [0, 1, 3, 4][dice.roll(4) as usize] };
+            registers[1][at as usize] = [0, 0xff, 0x80, byte(dice)][dice.roll(4) as usize];
+            far = true;
         }
-        if dice.roll(12) == 0 && !programmed_write {
+        if dice.roll(12) == 0 && !near {
             registers[0] = [byte(dice), dice.roll(2) as u8, dice.roll(2) as u8, 0, 0];
+            far = true;
         }
         let writes = matches!(command, 0x06 | 0x35 | 0xca | 0xcb);
+        if list == PROGRAMMED && lba && registers[1][3] >= 7 {
+            // Not across the end: one refuses, the other shows the sectors before it.
+            registers[1][2] &= 0x7f;
+        }
         let mut table = table(dice);
-        if (writes || registers[1][1] > 8 || device & 0xf != 0) && too_short(&table, registers) {
+        if (writes || far) && too_short(&table, registers) {
             // One writes what there is, the other nothing; and both look for the address in their own order.
             table = vec![(0, 0)];
             registers[0][1] = 0;
             registers[1][1] = registers[1][1] & 0x7f | 1;
+        }
+        if command == 0xef && registers[1][0] == 0x03 && !is_told_alike(registers[1][1]) {
+            registers[1][1] = 0x45;
         }
         Self {
             base,
@@ -133,6 +148,17 @@ fn too_short(table: &[Region], registers: [[u8; 5]; 2]) -> bool {
     let there: u32 = table.iter().map(|(_, len)| if *len == 0 { 0x1_0000 } else { *len }).sum();
     let count = u32::from(registers[0][1]) << 8 | u32::from(registers[1][1]);
     count == 0 || there < 512 * count
+}
+
+/// Whether both know a transfer mode, or neither does: one takes no number that IDENTIFY DEVICE does not offer.
+fn is_told_alike(mode: u8) -> bool {
+    match (mode >> 3, mode & 7) {
+        (0, number) => number <= 1,
+        (1, number) => number <= 4,
+        (4, number) => number <= 2,
+        (8, number) => number <= 5,
+        (kind, _) => kind != 2,
+    }
 }
 
 /// Regions: mostly one that is long enough.
@@ -260,6 +286,12 @@ impl Step for AtaStep {
         machine.output('b', base + 0x206, self.control.into())?;
         machine.fill(DATA, DATA_LEN, self.fill)?;
         if self.command == 0x06 {
+            // What is not offered, one refuses and the other does.
+            machine.output('b', base + 7, 0xec)?;
+            settle(machine, base)?;
+            if machine.words(base, 256)?[2 * 169] & 1 == 0 {
+                return Ok(Seen::new());
+            }
             let [_, count, low, mid, _] = self.registers[1];
             machine.write(DATA, &vec![0; DATA_LEN])?;
             machine.write(DATA, &[low, mid & 7, 0, 0, 0, 0, count, 0])?;
@@ -323,6 +355,10 @@ impl Step for AtaStep {
         // Nothing may be left for the next step.
         if self.reset || machine.input('b', base + 0x206)? & (DRQ | BSY) != 0 {
             reset(machine, base)?;
+            if self.device & 0x10 != 0 {
+                // One goes on with the second drive.
+                machine.output('b', base + 6, 0xa0)?;
+            }
             look_after_reset(machine, base, &mut seen, "after reset")?;
             machine.output('b', base + 6, 0xb0)?;
             look_after_reset(machine, base, &mut seen, "after reset, second")?;

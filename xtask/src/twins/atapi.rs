@@ -54,13 +54,25 @@ pub(super) struct PacketStep {
     sense: bool,
 }
 
+/// A packet of which both make the same.
+fn told_alike(mut packet: Vec<u8>) -> Vec<u8> {
+    match packet[0] {
+        // Features come in other lengths after the header.
+        0x46 => packet[7..9].copy_from_slice(&[0, 8]),
+        // One has no sub-channels, the other does not look.
+        0xbe => packet[10] = 0,
+        _ => {}
+    }
+    packet
+}
+
 impl PacketStep {
     pub(super) fn random(dice: &mut Dice) -> Self {
         Self {
             base: if dice.roll(4) == 0 { 0x170 } else { 0x1f0 },
             dma: dice.roll(4) == 0,
             limit: [0xfffe, 0x800, 8, 7, 0xffff, 32, 4096, 2050][dice.roll(8).min(dice.roll(8)) as usize],
-            packet: block(dice, PACKETS, 12),
+            packet: told_alike(block(dice, PACKETS, 12)),
             table: vec![(0, 0)],
             sense: dice.roll(4) > 0,
         }

@@ -127,7 +127,7 @@ fn random(device: Device, dice: &mut Dice, n: u64) -> Box<dyn Step> {
 /// One round; how many steps it had.
 fn round(stage: &Stage, device: Device, seed: u64, show: bool, faults: &mut Faults) -> Result<u64> {
     let dice = &mut Dice::new(seed);
-    let mut machines = stage.machines(device, dice)?;
+    let mut machines = stage.machines(device, dice, show)?;
     for n in 0..STEPS {
         let step = random(device, dice, n);
         if show {

@@ -48,7 +48,7 @@ const DISK: &[&[u8]] = &[
     &[0x2f, 0, 0, 0, 0, 0xff, 0, 0, 2], &[0x8f, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0, 0, 0, 2], &[0x2e, 0, 0, 0, 0, 0xff, 0, 0, 1],
     &[0xae, 0, 0, 0, 0, 0xff, 0, 0, 0, 1], &[0x8e, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0, 0, 0, 1], &[0x41, 0, 0, 0, 0, 0xff, 0, 0, 4],
     &[0x41, 8, 0, 0, 0, 0xff, 0, 0, 4], &[0x93, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0, 0, 0, 4], &[0x42, 0, 0, 0, 0, 0, 0, 0, 24], &[0x35], &[0x1b, 0, 0, 0, 1],
-    &[0x15, 0x10, 0, 0, 24], &[0x55, 0x10, 0, 0, 0, 0, 0, 0, 28], &[0x16], &[0x17], &[0x0b], &[0xd8, 1, 2, 3],
+    &[0x15, 0x10, 0, 0, 24], &[0x55, 0x10, 0, 0, 0, 0, 0, 0, 28], &[0x16], &[0x17], &[0x56], &[0x57], &[0x0b], &[0xd8, 1, 2, 3],
 ];
 
 /// Command blocks for units that are not there.
@@ -273,15 +273,12 @@ impl ScsiStep {
                     data.iter_mut().skip(36).take(8).for_each(|byte| *byte = 0);
                 }
             }
-            // DPO and FUA, which QEMU does not offer unless told to.
             (0x1a, _) => {
                 data.truncate(usize::from(data[0]) + 1);
-                data[2] &= !0x10;
                 uncount(&mut data, 4);
             }
             (0x5a, _) => {
                 data.truncate(usize::from(data[1]) + 2);
-                data[3] &= !0x10;
                 uncount(&mut data, 8);
             }
             (0x43, _) => lead_out(&mut data),

@@ -41,12 +41,15 @@ impl Stage {
     }
 
     /// Both programs, with devices of which some options are random.
-    pub(super) fn machines(&self, device: Device, dice: &mut Dice) -> Result<[Machine; 2]> {
+    pub(super) fn machines(&self, device: Device, dice: &mut Dice, show: bool) -> Result<[Machine; 2]> {
         let devices = match device {
             Device::Ata | Device::Atapi => ide(dice),
             Device::Scsi => scsi(dice),
             Device::Pci | Device::Chips => [ide(dice), virtio()].concat(),
         };
+        if show {
+            println!("{}", devices.join(" "));
+        }
         let devices: Vec<&str> = devices.iter().flat_map(|text| text.split(' ')).collect();
         let start = |(folder, program): &(PathBuf, PathBuf), how: &[&str]| {
             let mut command = Command::new(program);
@@ -132,7 +135,7 @@ fn scsi(dice: &mut Dice) -> Vec<String> {
             "",
             ",write-cache=off",
             ",physical_block_size=4096",
-            ",dpofua=off",
+            ",dpofua=on",
             ",min_io_size=4096,opt_io_size=65536",
             ",max_unmap_size=65536",
             ",max_io_size=65536",

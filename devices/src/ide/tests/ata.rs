@@ -154,6 +154,22 @@ fn cylinder_head_sector_follows_the_set_geometry() {
 }
 
 #[test]
+fn sector_beyond_the_track_is_not_found_and_nothing_is_written() {
+    let guest = guest();
+    guest.set_table(&[(0x2_0000, 0, true)]);
+    // The disk has 63 sectors a track and 16 heads: sector 128 is not the first one of the third track.
+    for (sector, head) in [(128, 0), (64, 15), (0, 0)] {
+        for (port, value) in [(6, 0xa0 | head), (2, 3), (3, sector), (4, 0), (5, 0), (7, 0xca)] {
+            guest.out(port, value);
+        }
+        guest.start_dma(false);
+        assert_eq!((guest.interrupt(), guest.inb(1)), (0x41, 0x10), "sector {sector}");
+        guest.stop_dma();
+    }
+    assert_eq!(guest.image.take_seen(), []);
+}
+
+#[test]
 fn past_the_end_is_not_found() {
     let guest = guest();
     for (code, lba, count) in [(0x20, 2048, 1), (0x30, 2047, 2), (0xc8, 0x0fff_ffff, 0), (0x40, 2000, 0)] {
@@ -222,9 +238,14 @@ fn write_cache_off_forces_writes() {
 #[test]
 fn features_and_transfer_modes() {
     let guest = guest();
-    for (feature, count, good) in
-        [(0x03, 0x44, true), (0x03, 0x46, false), (0x03, 0x0c, true), (0xaa, 0, true), (0x99, 0, false)]
-    {
+    for (feature, count, good) in [
+        (0x03, 0x44, true),
+        (0x03, 0x46, false),
+        (0x03, 0x12, false),
+        (0x03, 0x0c, true),
+        (0xaa, 0, true),
+        (0x99, 0, false),
+    ] {
         guest.out(1, feature);
         guest.command28(0xef, 0, count);
         assert_eq!(guest.interrupt() & ERR == 0, good, "{feature:#x} {count:#x}");
@@ -288,6 +309,19 @@ fn signatures_tell_the_kinds_apart_after_reset_and_diagnostic() {
         assert_eq!(signature(true), [1, 1, 1, 0x14, 0xeb]);
         assert_eq!(guest.inb(7), 0);
     }
+}
+
+#[test]
+fn reset_and_diagnostic_choose_the_first_drive() {
+    let guest = guest();
+    guest.choose(true);
+    guest.control(4);
+    guest.control(0);
+    assert_eq!((guest.inb(4), guest.inb(6), guest.inb(7)), (0, 0xa0, READY));
+    guest.choose(true);
+    guest.out(7, 0x90);
+    assert_eq!(guest.interrupt(), READY);
+    assert_eq!((guest.inb(4), guest.inb(6)), (0, 0xa0));
 }
 
 #[test]

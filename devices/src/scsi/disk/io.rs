@@ -23,12 +23,10 @@ fn unprotected(cdb: &Cdb) -> Result<(), Sense> {
     if cdb.len() > 6 && cdb.has(1, 0xe0) { Err(sense::INVALID_FIELD) } else { Ok(()) }
 }
 
-/// DPO and FUA only where they are offered.
-fn forced(run: &Run<'_>, cdb: &Cdb) -> Result<bool, Sense> {
-    if cdb.len() == 6 || !cdb.has(1, 0x18) {
-        return Ok(false);
-    }
-    if run.unit.config.dpofua { Ok(cdb.has(1, 0x08)) } else { Err(sense::INVALID_FIELD) }
+/// FUA, which is heeded also where `dpofua` does not offer it, as QEMU does. DPO is advice about a cache that is not
+/// here.
+fn forced(cdb: &Cdb) -> bool {
+    cdb.len() > 6 && cdb.has(1, 0x08)
 }
 
 /// A range that one command may transfer.
@@ -46,7 +44,6 @@ pub(super) fn read(run: &mut Run<'_>, cdb: &Cdb) -> Result<Plan, Sense> {
     let facts = Facts::of(run)?;
     let (offset, len) = transfer(run, &facts, cdb)?;
     // A forced read has to see what is on the disk: the image never shows anything else.
-    forced(run, cdb)?;
     Ok(if len == 0 { Reply::good().into() } else { Plan::Media(Media::Read { offset, len }) })
 }
 
@@ -54,7 +51,7 @@ pub(super) fn write(run: &mut Run<'_>, cdb: &Cdb) -> Result<Plan, Sense> {
     let facts = Facts::of(run)?;
     facts.writable()?;
     let (offset, len) = transfer(run, &facts, cdb)?;
-    let fua = forced(run, cdb)? || !run.state.write_cache;
+    let fua = forced(cdb) || !run.state.write_cache;
     Ok(if len == 0 { Reply::good().into() } else { Plan::Media(Media::Write { offset, len, fua }) })
 }
 
@@ -117,7 +114,6 @@ pub(super) fn compare_and_write(run: &mut Run<'_>, cdb: &Cdb) -> Result<Plan, Se
     let facts = Facts::of(run)?;
     facts.writable()?;
     unprotected(cdb)?;
-    forced(run, cdb)?;
     let (_, len) = compare_range(&facts, cdb)?;
     parameters(2 * len)
 }
@@ -139,7 +135,7 @@ pub(super) fn compare_and_write_parameters(run: &mut Run<'_>, cdb: &Cdb, data: &
     if data.len() != half || half == 0 {
         return Err(sense::PARAMETER_LENGTH);
     }
-    let fua = forced(run, cdb)? || !run.state.write_cache;
+    let fua = forced(cdb) || !run.state.write_cache;
     let (expected, data) = (expected.to_vec(), data.to_vec());
     Ok(Plan::Media(Media::CompareAndWrite { offset, expected, data, fua }))
 }

@@ -138,8 +138,11 @@ fn fua_and_a_switched_off_cache_force_writes() {
     let (unit, image) = disk();
     let mut forced = write10(0, 1);
     forced[1] = 8;
+    let _ = image.take_seen();
     good(&unit, &write10(0, 1), &[1; 512]);
     good(&unit, &forced, &[1; 512]);
+    let ops: Vec<Op> = image.take_seen().into_iter().map(|seen| seen.op).collect();
+    assert_eq!(ops, [Op::Write { fua: false }, Op::Write { fua: true }], "also where it is not offered");
     // MODE SELECT of the caching page without WCE: flushes, then forces.
     let mut list = vec![0, 0, 0, 0, 8, 18];
     list.extend([0; 18]);
@@ -151,6 +154,17 @@ fn fua_and_a_switched_off_cache_force_writes() {
     assert_eq!(good(&unit, &[0x1a, 8, 0x08, 0, 96, 0], &[])[4..7], [8, 18, 0]);
     assert_eq!(good(&unit, &[0x1a, 8, 0x88, 0, 96, 0], &[])[6], 4, "default");
     assert_eq!(good(&unit, &[0x1a, 8, 0x48, 0, 96, 0], &[])[6], 4, "changeable");
+}
+
+#[test]
+fn fua_is_offered_when_asked_for() {
+    let image = MemImage::new(MIB);
+    for (dpofua, told) in [(false, 0), (true, 0x10)] {
+        let unit = disk_with(&image, |config| config.dpofua = dpofua);
+        assert_eq!(good(&unit, &[0x1a, 8, 0x08, 0, 96, 0], &[])[2], told);
+        assert_eq!(good(&unit, &[0x5a, 8, 0x08, 0, 0, 0, 0, 0, 96, 0], &[])[3], told);
+    }
+    assert!(!UnitConfig::disk("d").dpofua, "as QEMU's");
 }
 
 #[test]
@@ -173,9 +187,9 @@ fn mode_sense_has_headers_and_a_block_descriptor() {
     let (unit, _) = disk();
     let six = good(&unit, &[0x1a, 0, 0x3f, 0, 255, 0], &[]);
     assert_eq!(usize::from(six[0]) + 1, six.len());
-    assert_eq!(six[2..12], [0x10, 8, 0, 0, 8, 0, 0, 0, 2, 0]);
+    assert_eq!(six[2..12], [0, 8, 0, 0, 8, 0, 0, 0, 2, 0]);
     let ten = good(&unit, &[0x5a, 0x10, 0x04, 0, 0, 0, 0, 1, 0, 0], &[]);
-    assert_eq!(ten[..8], [0, 46, 0, 0x10, 1, 0, 0, 16]);
+    assert_eq!(ten[..8], [0, 46, 0, 0, 1, 0, 0, 16]);
     assert_eq!(ten[24..30], [4, 22, 0, 0, 2, 16]);
     assert_eq!(bad(&unit, &[0x1a, 0, 0xc8, 0, 255, 0], &[]), sense::NO_SAVING);
     assert_eq!(bad(&unit, &[0x1a, 0, 0x2a, 0, 255, 0], &[]), sense::INVALID_FIELD);

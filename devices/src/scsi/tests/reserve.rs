@@ -101,6 +101,31 @@ fn reservation_of_the_old_kind_goes_with_a_reset() {
 }
 
 #[test]
+fn long_and_short_forms_reserve_and_release_alike() {
+    let (a, b) = pair();
+    let (reserve, release) = ([0x56, 0, 0, 0, 0, 0, 0, 0, 0, 0], [0x57, 0, 0, 0, 0, 0, 0, 0, 0, 0]);
+    ok(&run(&a, &reserve, &[]));
+    conflicts(&run(&b, &[0x16, 0, 0, 0, 0, 0], &[]));
+    conflicts(&run(&b, &reserve, &[]));
+    ok(&run(&a, &[0x17, 0, 0, 0, 0, 0], &[]));
+    ok(&run(&b, &[0x16, 0, 0, 0, 0, 0], &[]));
+    conflicts(&run(&a, &read10(0, 1), &[]));
+    ok(&run(&b, &release, &[]));
+    ok(&run(&a, &read10(0, 1), &[]));
+}
+
+#[test]
+fn extents_and_third_parties_cannot_reserve() {
+    let (a, b) = pair();
+    for refused in [1u8, 2, 0x10] {
+        assert_eq!(bad(&a, &[0x56, refused, 0, 0, 0, 0, 0, 0, 0, 0], &[]), sense::INVALID_FIELD, "{refused:#x}");
+        assert_eq!(bad(&a, &[0x57, refused, 0, 0, 0, 0, 0, 0, 0, 0], &[]), sense::INVALID_FIELD, "{refused:#x}");
+    }
+    assert_eq!(bad(&a, &[0x16, 0x11, 0, 0, 0, 0], &[]), sense::INVALID_FIELD);
+    ok(&run(&b, &read10(0, 1), &[]));
+}
+
+#[test]
 fn unit_that_goes_takes_its_reservation_along() {
     let (a, b) = pair();
     ok(&out(&a, 0, 0, 0, 0x11));
