@@ -229,6 +229,11 @@ impl Board {
         }
     }
 
+    /// Reads ports as a vCPU does, from `port` on.
+    pub fn read_port(&self, port: u16, data: &mut [u8]) {
+        self.wiring.spaces.io.read(u64::from(port), data);
+    }
+
     /// Guest memory.
     #[must_use]
     pub fn ram(&self) -> &Arc<GuestRam> {

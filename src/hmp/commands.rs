@@ -128,6 +128,13 @@ pub(crate) const COMMANDS: &[Entry] = &[
     },
     Entry { names: "help|?", parameters: "[cmd]", words: 2, help: "show the help", run: help },
     Entry {
+        names: "i",
+        parameters: "/fmt addr",
+        words: usize::MAX,
+        help: "I/O port read",
+        run: memory::read_port,
+    },
+    Entry {
         names: "info",
         parameters: "[subcommand]",
         words: usize::MAX,

@@ -1,4 +1,4 @@
-//! `x`, `xp` and `print`: memory and numbers in the formats of a debugger.
+//! `x`, `xp`, `i` and `print`: memory, ports and numbers in the formats of a debugger.
 
 use std::fmt::Write;
 
@@ -121,6 +121,22 @@ pub(crate) fn examine(context: &mut Context<'_>, words: &Words<'_>, space: Space
         return Err(Failure::Error(QmpError::generic("Cannot access memory")));
     };
     Ok(dump(format, address, &bytes))
+}
+
+/// `i /fmt addr`: what a guest would read there, with the side effects that it would have.
+pub(crate) fn read_port(context: &mut Context<'_>, words: &Words<'_>) -> Printed {
+    let (format, address) = format_and_value(words)?;
+    let port = u16::try_from(address).map_err(|_| Failure::Usage(format!("{address:#x} is no port")))?;
+    let (letter, size) = match format.size {
+        1 => ('b', 1),
+        2 => ('w', 2),
+        _ => ('l', 4),
+    };
+    let Inspection::Bytes(bytes) = context.inspect(Inspect::Port { port, size })? else {
+        return Err(Failure::Error(QmpError::generic("Cannot access ports")));
+    };
+    let value = bytes.iter().rev().fold(0_u32, |value, byte| value << 8 | u32::from(*byte));
+    Ok(format!("port{letter}[0x{port:04x}] = 0x{value:0width$x}\n", width = usize::from(size) * 2))
 }
 
 fn dump(format: Format, address: u64, bytes: &[u8]) -> String {

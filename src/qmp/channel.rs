@@ -67,6 +67,13 @@ pub enum Inspect {
         /// How many; at most 64 KiB.
         length: u32,
     },
+    /// What an I/O port reads, which may change its chip's state as a guest's read does.
+    Port {
+        /// The first port.
+        port: u16,
+        /// How many bytes: 1, 2 or 4.
+        size: u8,
+    },
     /// Holding requests to a `blkdebug` node and letting them go; answered by no text.
     Hold {
         /// The disk that the node is beneath, or a node.
@@ -95,7 +102,7 @@ pub enum HoldOrder {
 /// The answer to [`Inspect`].
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Inspection {
-    /// For everything but memory; lines end with `\n`.
+    /// For everything but memory and ports; lines end with `\n`.
     Text(String),
     /// As many bytes as were asked for.
     Bytes(Vec<u8>),

@@ -23,6 +23,7 @@ impl Machine {
             Inspect::DeviceTree => Ok(Inspection::Text(self.device_tree())),
             Inspect::Roms => Ok(Inspection::Text(self.roms())),
             Inspect::Memory { cpu, address, length } => self.memory(cpu, address, length).map(Inspection::Bytes),
+            Inspect::Port { port, size } => Ok(Inspection::Bytes(self.port(port, size))),
             Inspect::Hold { ref disk, ref order } => self.hold(disk, order).map(|()| Inspection::Text(String::new())),
         }
     }
@@ -47,6 +48,14 @@ impl Machine {
 
     fn roms(&self) -> String {
         self.guest.as_ref().and_then(|guest| guest.board.loaded()).map(|what| format!("{what}\n")).unwrap_or_default()
+    }
+
+    fn port(&self, port: u16, size: u8) -> Vec<u8> {
+        let mut bytes = vec![u8::MAX; size.into()];
+        if let Some(guest) = &self.guest {
+            guest.board.read_port(port, &mut bytes);
+        }
+        bytes
     }
 
     /// Guest memory, page by page, through the page tables of `cpu` if one is given.

@@ -6,6 +6,7 @@ use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
+use serde_json::json;
 
 use super::qmp::Qmp;
 use super::shell::Shell;
@@ -15,6 +16,8 @@ use crate::kernel::Flavor;
 
 /// A monitor that was asked to end does so within this.
 const END: Duration = Duration::from_secs(30);
+/// One that is asked what it does answers within this, unless another session has its QMP socket.
+const ANSWER: Duration = Duration::from_secs(5);
 
 /// What a machine is to be like.
 pub(crate) struct Recipe<'a> {
@@ -178,16 +181,44 @@ impl Vm {
     /// Waits for the guest's shell to come up.
     pub(crate) fn ready(&mut self) -> Result<()> {
         let ready = self.shell.ready();
-        ready.with_context(|| format!("the monitor's threads:\n{}", self.threads()))
+        ready.with_context(|| self.state())
     }
 
     /// Waits until the console shows this, and gives what came before.
     pub(crate) fn wait_for(&mut self, text: &str, limit: Duration) -> Result<String> {
         let found = self.shell.wait_for(text, limit);
-        found.with_context(|| format!("the monitor's threads:\n{}", self.threads()))
+        found.with_context(|| self.state())
     }
 
-    /// What each thread of the monitor is waiting for in the kernel, for whoever has to explain a hang.
+    /// What the monitor and its guest are doing, for whoever has to explain a hang.
+    fn state(&self) -> String {
+        format!("the monitor's threads:\n{}\nits guest:\n{}", self.threads(), self.guest())
+    }
+
+    /// The processor, the interrupt controllers and the console's registers (enabled interrupts, line status, then the
+    /// pending interrupt, which reading takes back), as far as the monitor answers.
+    fn guest(&self) -> String {
+        const WORDS: [&str; 8] = [
+            "info status",
+            "info registers",
+            "info lapic",
+            "info pic",
+            "info irq",
+            "i /1xb 0x3f9",
+            "i /1xb 0x3fd",
+            "i /1xb 0x3fa",
+        ];
+        let answers = Qmp::connect(&self.qmp, ANSWER).and_then(|mut qmp| {
+            let ask = |word: &&str| {
+                let answer = qmp.command("human-monitor-command", &json!({ "command-line": word }))?;
+                Ok(format!("({word})\n{}", answer.as_str().unwrap_or_default()))
+            };
+            WORDS.iter().map(ask).collect::<Result<Vec<_>>>()
+        });
+        answers.map_or_else(|error| format!("{error:#}"), |answers| answers.join("\n"))
+    }
+
+    /// What each thread of the monitor is waiting for in the kernel.
     fn threads(&self) -> String {
         let tasks = fs::read_dir(format!("/proc/{}/task", self.pid())).into_iter().flatten().flatten();
         let line = |task: fs::DirEntry| {
@@ -206,13 +237,13 @@ impl Vm {
 
     /// Runs a command in the guest and gives what it printed; its failure is ours.
     pub(crate) fn run(&mut self, line: &str) -> Result<String> {
-        self.shell.run(line).with_context(|| format!("the monitor's threads:\n{}", self.threads()))
+        self.shell.run(line).with_context(|| self.state())
     }
 
     /// The same for a command that takes its time.
     pub(crate) fn run_within(&mut self, line: &str, limit: Duration) -> Result<String> {
         let ran = self.shell.run_within(line, limit);
-        ran.with_context(|| format!("the monitor's threads:\n{}", self.threads()))
+        ran.with_context(|| self.state())
     }
 
     /// Types a line on the console.
