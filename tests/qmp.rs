@@ -1,5 +1,7 @@
 //! What clients of QMP see of a machine without vCPUs: needs neither KVM nor a guest.
 
+#[path = "qmp/backup.rs"]
+mod backup;
 #[path = "qmp/disks.rs"]
 mod disks;
 #[path = "qmp/jobs.rs"]

@@ -127,13 +127,7 @@ pub(crate) const COMMANDS: &[Entry] = &[
         run: eject,
     },
     Entry { names: "help|?", parameters: "[cmd]", words: 2, help: "show the help", run: help },
-    Entry {
-        names: "i",
-        parameters: "/fmt addr",
-        words: usize::MAX,
-        help: "I/O port read",
-        run: memory::read_port,
-    },
+    Entry { names: "i", parameters: "/fmt addr", words: usize::MAX, help: "I/O port read", run: memory::read_port },
     Entry {
         names: "info",
         parameters: "[subcommand]",

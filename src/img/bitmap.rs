@@ -1,6 +1,6 @@
 //! `bitmap`: an image's persistent dirty bitmaps.
 
-use rhea_block::format::qcow2::{BitmapChange, Qcow2};
+use rhea_block::format::qcow2::{BitmapChange, NewBitmap, Qcow2};
 
 use super::args::{Opt, Parsed};
 use super::error::{ImgError, chain};
@@ -54,7 +54,7 @@ pub(super) fn run(parsed: &Parsed) -> Result<(), ImgError> {
     for (action, value) in actions {
         let failed = |text: String| ImgError::Said(format!("Operation {action} on bitmap {name} failed: {text}"));
         let change = match action {
-            "add" => BitmapChange::Add(granularity.map(bits).transpose().map_err(failed)?),
+            "add" => BitmapChange::Add(NewBitmap::stored(granularity.map(bits).transpose().map_err(failed)?)),
             "remove" => BitmapChange::Remove,
             "clear" => BitmapChange::Clear,
             "enable" => BitmapChange::Enable,

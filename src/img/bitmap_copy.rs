@@ -1,6 +1,6 @@
 //! `convert --bitmaps`: the source's persistent bitmaps, into the copy.
 
-use rhea_block::format::qcow2::{BitmapChange, Bits, Qcow2};
+use rhea_block::format::qcow2::{BitmapChange, Bits, NewBitmap, Qcow2};
 
 use super::error::{ImgError, tell};
 use super::open::Image;
@@ -59,7 +59,7 @@ pub(super) fn write(target: &Image, bitmaps: Vec<Copied>) -> Result<(), ImgError
     for Copied { name, bits, enabled } in bitmaps {
         let failed = || ImgError::block(format!("Failed to populate bitmap {name}"));
         let granularity = bits.granularity_bits;
-        qcow2.change_bitmap(&name, &BitmapChange::Add(Some(granularity))).map_err(failed())?;
+        qcow2.change_bitmap(&name, &BitmapChange::Add(NewBitmap::stored(Some(granularity)))).map_err(failed())?;
         qcow2.change_bitmap(&name, &BitmapChange::Merge(bits)).map_err(failed())?;
         if !enabled {
             qcow2.change_bitmap(&name, &BitmapChange::Disable).map_err(failed())?;

@@ -47,10 +47,24 @@ impl Target for Machine {
             Command::BlockdevChangeMedium(args) => self.change_medium(&args),
             Command::BlockSetIoThrottle(args) => self.limit_disk(&args),
             Command::BlockdevAdd(args) => self.add_node(&args.0),
+            Command::BlockdevReopen(args) => self.reopen_nodes(&args),
             Command::BlockdevDel(args) => self.remove_node(&args.node_name),
-            Command::BlockdevSnapshot(args) => self.snapshot(&[TransactionAction::BlockdevSnapshot(args)]),
-            Command::BlockdevSnapshotSync(args) => self.snapshot(&[TransactionAction::BlockdevSnapshotSync(args)]),
-            Command::Transaction(args) => self.snapshot(&args.actions),
+            Command::BlockdevSnapshot(args) => self.act(TransactionAction::BlockdevSnapshot(args)),
+            Command::BlockdevSnapshotSync(args) => self.act(TransactionAction::BlockdevSnapshotSync(args)),
+            Command::BlockdevBackup(args) => self.act(TransactionAction::BlockdevBackup(args)),
+            Command::BlockDirtyBitmapAdd(args) => self.act(TransactionAction::BlockDirtyBitmapAdd(args)),
+            Command::BlockDirtyBitmapRemove(args) => self.act(TransactionAction::BlockDirtyBitmapRemove(args)),
+            Command::BlockDirtyBitmapClear(args) => self.act(TransactionAction::BlockDirtyBitmapClear(args)),
+            Command::BlockDirtyBitmapEnable(args) => self.act(TransactionAction::BlockDirtyBitmapEnable(args)),
+            Command::BlockDirtyBitmapDisable(args) => self.act(TransactionAction::BlockDirtyBitmapDisable(args)),
+            Command::BlockDirtyBitmapMerge(args) => self.act(TransactionAction::BlockDirtyBitmapMerge(args)),
+            Command::Transaction(args) => self.transaction(&args),
+
+            Command::NbdServerStart(args) => self.start_nbd_server(&args),
+            Command::NbdServerStop => self.stop_nbd_server(),
+            Command::BlockExportAdd(args) => self.add_export(&args),
+            Command::BlockExportDel(args) => self.remove_export(&args),
+            Command::QueryBlockExports => answer(&self.exports()),
 
             Command::BlockdevCreate(args) => self.create_image(&args),
             Command::BlockStream(args) => self.stream(&args),
@@ -102,6 +116,13 @@ impl Target for Machine {
                 capability: MigrationCapability::Events,
                 state: self.migration_events,
             }]),
+            Command::MigrateSetParameters(args) => {
+                if args.block_bitmap_mapping.is_some() {
+                    self.migration_parameters = args;
+                }
+                done()
+            }
+            Command::QueryMigrateParameters => answer(&self.migration_parameters),
             Command::MigrateSetCapabilities(args) => {
                 for wanted in args.capabilities {
                     match wanted.capability {

@@ -264,18 +264,18 @@ impl Machine {
         changed
     }
 
-    fn node(&self, name: &str) -> Result<Arc<Node>, QmpError> {
+    pub(super) fn node(&self, name: &str) -> Result<Arc<Node>, QmpError> {
         self.host.graph.find(name).map_err(|error| failed(&error))
     }
 
     /// The node that a job's `device` means: a device's, or one by its name.
-    fn node_of(&self, device: &str) -> Result<Arc<Node>, QmpError> {
+    pub(super) fn node_of(&self, device: &str) -> Result<Arc<Node>, QmpError> {
         let name = self.facts.find_disk(device).map_or(device, |disk| disk.node.as_str());
         self.host.graph.find_for(name).map_err(|error| failed(&error))
     }
 
     /// The disk of the device that has `node`.
-    fn disk_of(&self, node: &Node) -> Option<Disk> {
+    pub(super) fn disk_of(&self, node: &Node) -> Option<Disk> {
         let device = &self.facts.disk_on(node.name())?.id;
         Some(self.host.disk(device).attached?.disk().clone())
     }

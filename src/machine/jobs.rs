@@ -172,12 +172,7 @@ impl Machine {
         finish: Finish,
     ) -> Result<(), QmpError> {
         let id = order.id.clone();
-        if self.jobs.all.contains_key(&id) {
-            return Err(QmpError::generic(format!("Job ID '{id}' already in use")));
-        }
-        if id.is_empty() || !id.starts_with(|c: char| c.is_ascii_alphabetic()) {
-            return Err(QmpError::generic(format!("Invalid job ID '{id}'")));
-        }
+        self.check_job_id(&id)?;
         let control = Arc::new(Control::new(order.speed));
         let job = Job {
             order,
@@ -207,6 +202,20 @@ impl Machine {
                 Err(QmpError::generic(format!("cannot start a thread for job '{id}': {error}")))
             }
         }
+    }
+
+    /// Refuses an id that a new job cannot have.
+    ///
+    /// # Errors
+    /// It is taken, or does not begin with a letter.
+    pub(super) fn check_job_id(&self, id: &str) -> Result<(), QmpError> {
+        if self.jobs.all.contains_key(id) {
+            return Err(QmpError::generic(format!("Job ID '{id}' already in use")));
+        }
+        if !id.starts_with(|c: char| c.is_ascii_alphabetic()) {
+            return Err(QmpError::generic(format!("Invalid job ID '{id}'")));
+        }
+        Ok(())
     }
 
     fn job_is(&mut self, id: &str, status: JobStatus) {

@@ -8,10 +8,13 @@
 //!
 //! Nobody else changes the machine; so no lock guards it.
 
+mod backup;
+mod bitmaps;
 pub mod debug;
 pub mod drives;
 pub mod event;
 mod execute;
+mod exports;
 pub mod facts;
 pub mod host;
 mod hotplug;
@@ -24,6 +27,7 @@ mod signals;
 mod snapshot;
 pub mod start;
 mod throttle;
+mod transaction;
 
 pub use signals::{block as block_signals, wait as wait_for_signal};
 
@@ -35,6 +39,7 @@ use std::time::{Duration, Instant};
 
 use event_manager::{EventManager, EventOps, EventSet, Events, MutEventSubscriber, SubscriberOps};
 use rhea_arch::kvm::{IrqchipSnapshot, MsrValue, Vm, VmError};
+use rhea_block::layer::Layer;
 use rhea_devices::clock::HostClock;
 use rhea_devices::lifecycle::Lifecycle;
 use thiserror::Error;
@@ -43,10 +48,12 @@ use crate::board::plan::Planner;
 use crate::board::{Board, BoardError, PCI_INTERRUPTS};
 use crate::process;
 use crate::qmp::command::args::{PanicAction, RebootAction, ShutdownAction, WatchdogAction};
+use crate::qmp::reply::migration::MigrationParameters;
 use crate::qmp::{EventBus, RequestQueue, RunState};
 use crate::vcpu::{VcpuError, VcpuHandle};
 use debug::Debugger;
 use event::EventQueue;
+use exports::Exports;
 use facts::Facts;
 use host::Host;
 use jobs::Jobs;
@@ -139,7 +146,11 @@ pub struct Machine {
     /// Disks whose errors stopped the machine, with the error.
     failed_disks: BTreeMap<String, i32>,
     jobs: Jobs,
+    exports: Exports,
+    /// What disks were when backups began, by the nodes that keep what has changed since.
+    snapshots: BTreeMap<String, Arc<dyn Layer>>,
     migration_events: bool,
+    migration_parameters: MigrationParameters,
     debugger: Option<Debugger>,
     /// When the guest is powered on if nothing asks for it before; nothing once it is.
     power_on_at: Option<Instant>,
@@ -208,7 +219,10 @@ impl Machine {
             stopped_at: None,
             failed_disks: BTreeMap::new(),
             jobs: Jobs::default(),
+            exports: Exports::default(),
+            snapshots: BTreeMap::new(),
             migration_events: false,
+            migration_parameters: MigrationParameters::default(),
             debugger: None,
             power_on_at: Some(Instant::now() + LATEST_POWER_ON),
             settled: false,

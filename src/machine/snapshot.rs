@@ -1,102 +1,52 @@
-//! External snapshots of running disks: `blockdev-snapshot`, `blockdev-snapshot-sync` and `transaction`.
+//! External snapshots of running disks: `blockdev-snapshot` and `blockdev-snapshot-sync`.
 //!
 //! All disks of a transaction are held still before the first one changes, so that the images show one moment. What can
 //! fail is done before that; when it does, what was made is taken away, and no disk has changed.
 
 use std::path::Path;
-use std::sync::Arc;
 
-use rhea_block::Drained;
-use rhea_block::graph::{Attached, NewOverlay, Snapshot};
+use rhea_block::graph::{NewOverlay, Snapshot};
 
 use super::Machine;
+use super::transaction::{Front, Progress};
 use crate::qmp::QmpError;
-use crate::qmp::channel::{Answer, done};
-use crate::qmp::command::args::{BlockdevSnapshotSync, NewImageMode};
-use crate::qmp::command::transaction::TransactionAction;
-
-/// Where an overlay comes from.
-enum Overlay<'a> {
-    /// It is in the graph.
-    Node(&'a str),
-    /// It is opened, and its file perhaps made.
-    File(&'a BlockdevSnapshotSync),
-}
+use crate::qmp::command::args::{BlockdevSnapshot, BlockdevSnapshotSync, NewImageMode};
 
 /// A snapshot that can be taken.
-struct Ready {
+pub(super) struct Ready {
     snapshot: Snapshot,
-    /// The device that has the disk.
-    front: Option<Front>,
     /// The overlay's node was made for this.
     made: bool,
 }
 
-/// A device's end of a disk, held still.
-struct Front {
-    device: String,
-    attached: Arc<Attached>,
-    held: Drained,
-}
-
 impl Machine {
-    /// Takes the snapshots that `actions` ask for: all of them, or none.
-    pub(super) fn snapshot(&mut self, actions: &[TransactionAction]) -> Answer {
-        let mut ready = Vec::new();
-        for action in actions {
-            if let Err(error) = self.prepare(action, &mut ready) {
-                let made = ready.iter().filter(|ready| ready.made);
-                made.for_each(|ready| self.forget_overlay(ready.snapshot.overlay().name()));
-                return Err(error);
-            }
-        }
-        // Held still until the last of them has its overlay.
-        let fronts: Vec<_> = ready.into_iter().filter_map(|ready| self.take(ready)).collect();
-        for Front { attached, held, .. } in fronts {
-            drop(held);
-            attached.disk().announce();
-        }
-        done()
-    }
-
-    /// Does what can fail of one action, and adds it to those that are ready.
-    fn prepare(&self, action: &TransactionAction, ready: &mut Vec<Ready>) -> Result<(), QmpError> {
-        let (node, overlay) = self.ends(action)?;
-        if ready.iter().any(|ready| ready.snapshot.uses(&node)) {
-            return Err(QmpError::generic(format!("node '{node}' is in this transaction twice")));
-        }
-        // Before the overlay is made, so that its size is the disk's.
-        let front = self.hold_still(&node);
-        let (overlay, made) = match overlay {
-            Overlay::Node(name) => (name.to_owned(), false),
-            Overlay::File(args) => (self.add_overlay(&node, args)?, true),
-        };
-        let snapshot = match self.host.graph.prepare_snapshot(&node, &overlay) {
-            Ok(_) if ready.iter().any(|ready| ready.snapshot.uses(&overlay)) => {
-                Err(QmpError::generic("The overlay is already in use"))
-            }
-            Ok(snapshot) => Ok(snapshot),
-            Err(error) => Err(QmpError::from_error(&error)),
-        };
-        match snapshot {
-            Ok(snapshot) => ready.push(Ready { snapshot, front, made }),
-            Err(error) => {
-                if made {
-                    self.forget_overlay(&overlay);
-                }
-                return Err(error);
-            }
-        }
+    /// Does what can fail of `blockdev-snapshot`.
+    pub(super) fn prepare_snapshot(&self, args: &BlockdevSnapshot, progress: &mut Progress) -> Result<(), QmpError> {
+        check_once(&args.node, progress)?;
+        self.hold_still(&args.node, progress);
+        let snapshot = self.ready(&args.node, &args.overlay, progress)?;
+        progress.snapshots.push(Ready { snapshot, made: false });
         Ok(())
     }
 
-    /// The node that an action means, and the overlay for it.
-    fn ends<'a>(&self, action: &'a TransactionAction) -> Result<(String, Overlay<'a>), QmpError> {
-        match action {
-            TransactionAction::Abort(_) => Err(QmpError::generic("Transaction aborted using Abort action")),
-            TransactionAction::BlockdevSnapshot(args) => Ok((args.node.clone(), Overlay::Node(&args.overlay))),
-            TransactionAction::BlockdevSnapshotSync(args) => Ok((self.beneath(args)?, Overlay::File(args))),
+    /// Does what can fail of `blockdev-snapshot-sync`.
+    pub(super) fn prepare_overlay(&self, args: &BlockdevSnapshotSync, progress: &mut Progress) -> Result<(), QmpError> {
+        let node = self.beneath(args)?;
+        check_once(&node, progress)?;
+        // Before the overlay is made, so that its size is the disk's.
+        self.hold_still(&node, progress);
+        let overlay = self.add_overlay(&node, args)?;
+        let snapshot = self.ready(&node, &overlay, progress).inspect_err(|_| self.forget_overlay(&overlay))?;
+        progress.snapshots.push(Ready { snapshot, made: true });
+        Ok(())
+    }
+
+    fn ready(&self, node: &str, overlay: &str, progress: &Progress) -> Result<Snapshot, QmpError> {
+        let snapshot = self.host.graph.prepare_snapshot(node, overlay).map_err(|error| QmpError::from_error(&error))?;
+        if progress.snapshots.iter().any(|ready| ready.snapshot.uses(overlay)) {
+            return Err(QmpError::generic("The overlay is already in use"));
         }
+        Ok(snapshot)
     }
 
     /// The node that `blockdev-snapshot-sync` means.
@@ -136,21 +86,28 @@ impl Machine {
         }
     }
 
-    /// Waits for the requests to `node` of the device that has it, and holds back new ones.
-    fn hold_still(&self, node: &str) -> Option<Front> {
-        let device = self.facts.disk_on(node)?.id.clone();
-        let attached = self.host.disk(&device).attached?;
-        let held = attached.disk().drain();
-        Some(Front { device, attached, held })
+    /// Takes away the overlay of a snapshot that is not taken.
+    pub(super) fn forget_made(&self, ready: &Ready) {
+        if ready.made {
+            self.forget_overlay(ready.snapshot.overlay().name());
+        }
     }
 
-    fn take(&mut self, ready: Ready) -> Option<Front> {
-        let front = ready.front.as_ref().map(|front| (&*front.attached, &front.held));
-        let overlay = self.host.graph.take_snapshot(ready.snapshot, front);
-        let front = ready.front?;
-        if let Some(disk) = self.facts.disk_mut(&front.device) {
+    /// Takes a snapshot; the device that has the disk is among `fronts`.
+    pub(super) fn take_snapshot(&mut self, ready: Ready, fronts: &[Front]) {
+        let node = ready.snapshot.node().name();
+        let device = self.facts.disk_on(node).map(|disk| disk.id.clone());
+        let front = fronts.iter().find(|front| Some(&front.device) == device.as_ref());
+        let overlay = self.host.graph.take_snapshot(ready.snapshot, front.map(|front| (&*front.attached, &front.held)));
+        if let Some(disk) = front.and_then(|front| self.facts.disk_mut(&front.device)) {
             overlay.name().clone_into(&mut disk.node);
         }
-        Some(front)
     }
+}
+
+fn check_once(node: &str, progress: &Progress) -> Result<(), QmpError> {
+    if progress.snapshots.iter().any(|ready| ready.snapshot.uses(node)) {
+        return Err(QmpError::generic(format!("node '{node}' is in this transaction twice")));
+    }
+    Ok(())
 }

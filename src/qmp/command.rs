@@ -8,6 +8,7 @@ use super::qapi::{At, Qapi, Schema};
 use super::reply::{block, cpu, device, machine, migration, monitor};
 
 pub mod args;
+pub mod backup;
 mod blockdev_schema;
 pub mod create;
 mod offer;
@@ -170,6 +171,8 @@ commands! {
     "block_set_io_throttle" BlockSetIoThrottle(BlockSetIoThrottle) -> (),
     /// Puts a node into the graph.
     "blockdev-add" BlockdevAdd(BlockdevAdd) -> (),
+    /// Has nodes written to, or only read.
+    "blockdev-reopen" BlockdevReopen(BlockdevReopen) -> (),
     /// Takes a node out of the graph.
     "blockdev-del" BlockdevDel(NodeName) -> (),
     /// Puts an overlay that is in the graph onto a node.
@@ -184,6 +187,30 @@ commands! {
     "block-commit" BlockCommit(BlockCommit) -> (),
     /// Copies a disk into another node, and follows it; a job.
     "blockdev-mirror" BlockdevMirror(BlockdevMirror) -> (),
+    /// Copies a disk as it is now into another node; a job.
+    "blockdev-backup" BlockdevBackup(BlockdevBackup) -> (),
+    /// Puts a bitmap on a node, which says what changes.
+    "block-dirty-bitmap-add" BlockDirtyBitmapAdd(DirtyBitmapAdd) -> (),
+    /// Takes it away.
+    "block-dirty-bitmap-remove" BlockDirtyBitmapRemove(DirtyBitmap) -> (),
+    /// Forgets what changed until now.
+    "block-dirty-bitmap-clear" BlockDirtyBitmapClear(DirtyBitmap) -> (),
+    /// Has it record.
+    "block-dirty-bitmap-enable" BlockDirtyBitmapEnable(DirtyBitmap) -> (),
+    /// Has it record no more.
+    "block-dirty-bitmap-disable" BlockDirtyBitmapDisable(DirtyBitmap) -> (),
+    /// Adds what others say has changed.
+    "block-dirty-bitmap-merge" BlockDirtyBitmapMerge(DirtyBitmapMerge) -> (),
+    /// Has the machine listen for NBD clients.
+    "nbd-server-start" NbdServerStart(NbdServerStart) -> (),
+    /// Ends that, and all exports.
+    "nbd-server-stop" NbdServerStop -> (),
+    /// Shows a node to others.
+    "block-export-add" BlockExportAdd(BlockExportAdd) -> (),
+    /// Shows it no more.
+    "block-export-del" BlockExportDel(BlockExportDel) -> (),
+    /// What is shown.
+    "query-block-exports" QueryBlockExports -> Vec<block::BlockExportInfo>,
     /// Has a job that is ready go over to what it has made.
     "job-complete" JobComplete(Id) -> (),
     /// The same.
@@ -254,6 +281,10 @@ commands! {
     "query-migrate-capabilities" QueryMigrateCapabilities -> Vec<migration::MigrationCapabilityStatus>,
     /// Sets that.
     "migrate-set-capabilities" MigrateSetCapabilities(MigrateSetCapabilities) -> (),
+    /// Sets how a migration would be made.
+    "migrate-set-parameters" MigrateSetParameters(MigrateSetParameters) -> (),
+    /// How a migration would be made.
+    "query-migrate-parameters" QueryMigrateParameters -> migration::MigrationParameters,
 }
 
 impl Command {
@@ -269,10 +300,12 @@ impl Command {
                 | Self::BlockdevInsertMedium(_)
                 | Self::BlockdevChangeMedium(_)
                 | Self::BlockdevAdd(_)
+                | Self::BlockdevReopen(_)
                 | Self::BlockdevDel(_)
                 | Self::BlockStream(_)
                 | Self::BlockCommit(_)
                 | Self::BlockdevMirror(_)
+                | Self::BlockdevBackup(_)
                 | Self::BlockdevSnapshot(_)
                 | Self::BlockdevSnapshotSync(_)
                 | Self::Transaction(_)

@@ -205,6 +205,14 @@ qapi_struct! {
 }
 
 qapi_struct! {
+    /// Data of `BLOCK_EXPORT_DELETED`.
+    pub struct BlockExportDeletedData {
+        /// The export's id.
+        pub id: String,
+    }
+}
+
+qapi_struct! {
     /// Data of `BLOCK_JOB_PENDING`.
     pub struct BlockJobPendingData {
         /// `stream` and so on.
@@ -305,6 +313,8 @@ events! {
     "BLOCK_JOB_READY" BlockJobReady(BlockJobReadyData),
     /// A job on a node waits to be finalized.
     "BLOCK_JOB_PENDING" BlockJobPending(BlockJobPendingData),
+    /// An export is gone.
+    "BLOCK_EXPORT_DELETED" BlockExportDeleted(BlockExportDeletedData),
     /// The guest's kernel panicked.
     "GUEST_PANICKED" GuestPanicked(GuestPanickedData),
     /// The guest's kernel panicked, and another goes on that was loaded for that.

@@ -147,6 +147,56 @@ macro_rules! qapi_struct {
     };
 }
 
+/// Declares a choice of structs on the wire as `{"type": …, "data": {…}}`, and the enumeration of what `type` may be.
+macro_rules! qapi_wrapped {
+    (
+        $(#[$meta:meta])*
+        $vis:vis enum $name:ident of $kind:ident {
+            $( $(#[$value_meta:meta])* $value:ident($data:ty) = $wire:literal ),* $(,)?
+        }
+    ) => {
+        qapi_enum! {
+            /// The `type` that says what the data are.
+            $vis enum $kind {
+                $( $(#[$value_meta])* $value = $wire ),*
+            }
+        }
+
+        $(#[$meta])*
+        #[derive(Debug, Clone, PartialEq, serde::Serialize, serde::Deserialize)]
+        #[serde(tag = "type", content = "data")]
+        $vis enum $name {
+            $( $(#[$value_meta])* #[serde(rename = $wire)] $value($data) ),*
+        }
+
+        impl $crate::qmp::Qapi for $name {
+            fn describe(schema: &mut $crate::qmp::qapi::Schema) -> $crate::qmp::qapi::TypeRef {
+                use $crate::qmp::qapi::{Case, Member};
+                schema.union(std::any::type_name::<Self>(), "type", |schema| {
+                    let tag = <$kind as $crate::qmp::Qapi>::describe(schema);
+                    let cases = vec![ $( {
+                        let data = <$data as $crate::qmp::Qapi>::describe(schema);
+                        let wrapped = format!("{}::{}", stringify!($name), $wire);
+                        let kind = schema.object(&wrapped, |_| vec![Member::new("data", data, false)]);
+                        Case { case: $wire.to_owned(), kind }
+                    } ),* ];
+                    (vec![Member::new("type", tag, false)], cases)
+                })
+            }
+
+            fn check(value: &serde_json::Value, at: &$crate::qmp::At<'_>) -> Result<(), $crate::qmp::QmpError> {
+                let object = at.object(value)?;
+                at.check_member::<$kind>(object, "type")?;
+                match object.get("type").and_then(serde_json::Value::as_str) {
+                    $( Some($wire) => at.check_member::<$data>(object, "data")?, )*
+                    _ => {}
+                }
+                at.no_others(object, &["type", "data"])
+            }
+        }
+    };
+}
+
 /// The name of a member on the wire.
 macro_rules! qapi_name {
     ($member:ident) => {

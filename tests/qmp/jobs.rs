@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use crate::rig::Machine;
 
 /// Runs a program of QEMU's; `_` stands for a space within a word.
-fn tool(program: &str, words: &str, folder: &Path) {
+pub(crate) fn tool(program: &str, words: &str, folder: &Path) {
     let words: Vec<_> = words.split(' ').map(|word| word.replace('_', " ")).collect();
     let done = Command::new(program).args(&words).current_dir(folder).output();
     let done = done.unwrap_or_else(|error| panic!("{program} (Debian: qemu-utils): {error}"));
@@ -18,7 +18,7 @@ fn tool(program: &str, words: &str, folder: &Path) {
 impl Machine {
     /// Waits for an event of the job that says so (its status, or the name of the event), and gives all that were of
     /// it before.
-    fn until(&mut self, id: &str, word: &str) -> Vec<Value> {
+    pub(crate) fn until(&mut self, id: &str, word: &str) -> Vec<Value> {
         let of_job = |event: &Value| event["data"]["id"] == id || event["data"]["device"] == id;
         while !self.events.iter().any(|event| of_job(event) && said(event) == Some(word)) {
             self.wait();
@@ -32,7 +32,7 @@ fn said(event: &Value) -> Option<&str> {
     event["data"]["status"].as_str().or(event["event"].as_str())
 }
 
-fn story(events: &[Value]) -> Vec<&str> {
+pub(crate) fn story(events: &[Value]) -> Vec<&str> {
     events.iter().filter_map(said).collect()
 }
 

@@ -5,74 +5,38 @@
 //! not told: the copy is given up, and the job fails.
 
 use std::any::Any;
-use std::ops::Range;
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 
-use crate::error::{BlockError, ErrorKind};
+use super::turns::{GivenUp, Turn, Turns};
+use crate::error::BlockError;
 use crate::layer::{Fast, FastOp, Layer};
 use crate::mem::Source;
-
-#[derive(Default)]
-struct State {
-    /// Ranges that someone has to himself.
-    taken: Vec<Range<u64>>,
-    /// Why the copy was given up.
-    failed: Option<(ErrorKind, String)>,
-}
 
 /// A layer whose writes also go to another.
 pub struct Mirror {
     inner: Arc<dyn Layer>,
     target: Arc<dyn Layer>,
-    state: Mutex<State>,
-    freed: Condvar,
-}
-
-/// A range that someone has to himself until this is dropped.
-struct Taken<'a> {
-    mirror: &'a Mirror,
-    range: Range<u64>,
-}
-
-impl Drop for Taken<'_> {
-    fn drop(&mut self) {
-        let mut state = self.mirror.state();
-        if let Some(at) = state.taken.iter().position(|range| *range == self.range) {
-            state.taken.swap_remove(at);
-        }
-        self.mirror.freed.notify_all();
-    }
+    turns: Turns,
+    given_up: GivenUp,
 }
 
 impl Mirror {
     /// Writes to `inner`, and to `target`.
     #[must_use]
     pub fn new(inner: Arc<dyn Layer>, target: Arc<dyn Layer>) -> Self {
-        Self { inner, target, state: Mutex::default(), freed: Condvar::new() }
+        Self { inner, target, turns: Turns::default(), given_up: GivenUp::default() }
     }
 
-    fn state(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn take(&self, offset: u64, len: u64) -> Taken<'_> {
-        let range = offset..offset.saturating_add(len);
-        let mut state = self.state();
-        while state.taken.iter().any(|other| other.start < range.end && range.start < other.end) {
-            state = self.freed.wait(state).unwrap_or_else(PoisonError::into_inner);
-        }
-        state.taken.push(range.clone());
-        drop(state);
-        Taken { mirror: self, range }
+    fn take(&self, offset: u64, len: u64) -> Turn<'_> {
+        self.turns.take(offset..offset.saturating_add(len))
     }
 
     /// Does `change` to the target, unless the copy was given up; a failure gives it up.
     fn follow(&self, change: impl FnOnce(&dyn Layer) -> Result<(), BlockError>) {
-        if self.state().failed.is_some() {
-            return;
-        }
-        if let Err(error) = change(self.target.as_ref()) {
-            self.state().failed.get_or_insert_with(|| (error.kind(), error.sentence()));
+        if self.check().is_ok()
+            && let Err(error) = change(self.target.as_ref())
+        {
+            self.given_up.because_of(&error);
         }
     }
 
@@ -86,7 +50,7 @@ impl Mirror {
         len: u64,
         step: impl FnOnce(&dyn Layer, &dyn Layer) -> Result<T, BlockError>,
     ) -> Result<T, BlockError> {
-        let _taken = self.take(offset, len);
+        let _turn = self.take(offset, len);
         self.check()?;
         step(self.inner.as_ref(), self.target.as_ref())
     }
@@ -96,7 +60,7 @@ impl Mirror {
     /// # Errors
     /// The one for which it was given up.
     pub fn check(&self) -> Result<(), BlockError> {
-        self.state().failed.as_ref().map_or(Ok(()), |(kind, text)| Err(BlockError::new(*kind, text.clone())))
+        self.given_up.check()
     }
 }
 
@@ -106,14 +70,14 @@ impl Layer for Mirror {
     );
 
     fn write(&self, from: Source<'_>, offset: u64) -> Result<(), BlockError> {
-        let _taken = self.take(offset, from.len() as u64);
+        let _turn = self.take(offset, from.len() as u64);
         self.inner.write(from, offset)?;
         self.follow(|target| target.write(from, offset));
         Ok(())
     }
 
     fn discard(&self, offset: u64, len: u64) -> Result<(), BlockError> {
-        let _taken = self.take(offset, len);
+        let _turn = self.take(offset, len);
         self.inner.discard(offset, len)?;
         // What a discarded range shows is not said, and must be the same in both.
         let status = self.inner.status(offset, len)?;
@@ -126,7 +90,7 @@ impl Layer for Mirror {
     }
 
     fn write_zeroes(&self, offset: u64, len: u64, unmap: bool) -> Result<(), BlockError> {
-        let _taken = self.take(offset, len);
+        let _turn = self.take(offset, len);
         self.inner.write_zeroes(offset, len, unmap)?;
         self.follow(|target| target.write_zeroes(offset, len, unmap));
         Ok(())

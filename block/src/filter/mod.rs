@@ -99,8 +99,10 @@ macro_rules! forward {
     };
 }
 
+pub mod before_write;
 pub mod copy_on_read;
 pub mod debug;
 pub mod mirror;
 pub mod policy;
 pub mod throttle;
+mod turns;

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use serde::Serialize;
 
 use super::{Graph, Node};
+use crate::format::qcow2::{DirtyBitmap, Qcow2};
 use crate::spec::DetectZeroes;
 use crate::throttle::Group;
 
@@ -155,6 +156,9 @@ pub struct NodeInfo {
     pub cache: CacheInfo,
     /// No threshold is set.
     pub write_threshold: u64,
+    /// Its bitmaps.
+    #[serde(rename = "dirty-bitmaps", skip_serializing_if = "Vec::is_empty")]
+    pub dirty_bitmaps: Vec<DirtyBitmap>,
 }
 
 /// Drivers of which QEMU does not tell whether they were closed: they store no clusters of their own.
@@ -185,7 +189,14 @@ impl Node {
             image,
             cache: CacheInfo { writeback, direct: self.direct, no_flush: self.no_flush },
             write_threshold: 0,
+            dirty_bitmaps: self.dirty_bitmaps(),
         }
+    }
+
+    fn dirty_bitmaps(&self) -> Vec<DirtyBitmap> {
+        let image = self.layer().as_any().downcast_ref::<Qcow2>();
+        // What cannot be read was said when the image was opened, and is said by who asks for a bitmap.
+        image.and_then(|image| image.dirty_bitmaps().ok()).unwrap_or_default()
     }
 
     /// What `ImageInfo` says of this node.

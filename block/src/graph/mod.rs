@@ -5,7 +5,7 @@
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock};
 
 use crate::crypto::Secrets;
@@ -65,6 +65,8 @@ pub struct Node {
     kept: AtomicBool,
     /// The kind of job that has it in hand.
     job: Mutex<Option<&'static str>>,
+    /// How often it is shown to others.
+    shown: AtomicUsize,
     /// What limits the front end, where `-drive` asked for limits.
     limits: OnceLock<Arc<Group>>,
 }
@@ -112,6 +114,10 @@ impl Node {
         let _ = self.limits.set(group);
     }
 
+    fn is_shown(&self) -> bool {
+        self.shown.load(Ordering::Acquire) > 0
+    }
+
     /// The backing chain beneath it, from the top down.
     pub fn beneath(&self) -> impl Iterator<Item = Arc<Self>> + use<> {
         std::iter::successors(self.child("backing"), |node| node.child("backing"))
@@ -138,6 +144,32 @@ impl Node {
         }
         let below = self.children().into_iter().filter(|(role, _)| *role != "backing");
         below.into_iter().try_for_each(|(_, node)| node.relock(access))
+    }
+}
+
+/// A node that is shown to others, until this is dropped.
+pub struct Shown {
+    node: Arc<Node>,
+}
+
+impl Shown {
+    /// Keeps `node` from being removed, or taken for something else.
+    #[must_use]
+    pub fn new(node: Arc<Node>) -> Self {
+        node.shown.fetch_add(1, Ordering::AcqRel);
+        Self { node }
+    }
+
+    /// The node.
+    #[must_use]
+    pub fn node(&self) -> &Arc<Node> {
+        &self.node
+    }
+}
+
+impl Drop for Shown {
+    fn drop(&mut self) {
+        self.node.shown.fetch_sub(1, Ordering::AcqRel);
     }
 }
 
@@ -264,7 +296,7 @@ impl Graph {
         let Some(node) = nodes.get(name) else {
             return Err(BlockError::new(ErrorKind::NotFound, format!("Failed to find node with node-name='{name}'")));
         };
-        if node.attached.load(Ordering::Acquire) {
+        if node.attached.load(Ordering::Acquire) || node.is_shown() {
             return Err(BlockError::new(ErrorKind::Invalid, format!("Node {name} is in use")));
         }
         if nodes.values().any(|n| is_child(n, node)) {
@@ -354,9 +386,9 @@ fn not_found(device: &str, node: &str) -> BlockError {
     BlockError::new(ErrorKind::NotFound, format!("Cannot find device='{device}' nor node-name='{node}'"))
 }
 
-/// A front end or a node above has it.
+/// A front end, a client or a node above has it.
 fn is_used(nodes: &BTreeMap<String, Arc<Node>>, node: &Arc<Node>) -> bool {
-    node.attached.load(Ordering::Acquire) || nodes.values().any(|above| is_child(above, node))
+    node.attached.load(Ordering::Acquire) || node.is_shown() || nodes.values().any(|above| is_child(above, node))
 }
 
 fn is_child(above: &Arc<Node>, node: &Arc<Node>) -> bool {

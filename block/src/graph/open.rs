@@ -2,7 +2,7 @@
 
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, AtomicUsize};
 use std::sync::{Arc, Mutex, OnceLock, RwLock};
 
 use super::reopen::Recipe;
@@ -209,6 +209,7 @@ impl Graph {
             attached: AtomicBool::new(false),
             kept: AtomicBool::new(false),
             job: Mutex::new(None),
+            shown: AtomicUsize::new(0),
             limits: OnceLock::new(),
         })
     }

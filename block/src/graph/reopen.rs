@@ -3,6 +3,7 @@
 //! The former layer stays open until the node goes: readers may be in it. What is above is put onto the new one.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use super::open::Settings;
 use super::{Graph, Node};
@@ -12,7 +13,7 @@ use crate::format::qcow2::Qcow2;
 use crate::format::raw::Raw;
 use crate::layer::Layer;
 use crate::protocol::file::HostFile;
-use crate::spec;
+use crate::spec::{self, Backing, NodeRef};
 
 /// How a qcow2 image was opened.
 pub(super) struct Recipe {
@@ -45,6 +46,37 @@ impl Graph {
         Ok(())
     }
 
+    /// Has the node that `spec` names, a qcow2 image, written to or only read, as `spec` says; all else in `spec` is as
+    /// it was opened. The front end of the chain is held still.
+    ///
+    /// # Errors
+    /// When there is no such node, something else would change, someone writes to it who would not be asked, or the host
+    /// does not let us.
+    pub fn reopen(&self, spec: &spec::Qcow2) -> Result<(), BlockError> {
+        let refuse = |text: String| Err(BlockError::new(ErrorKind::Invalid, text));
+        let name = spec.node_name.as_deref().unwrap_or_default();
+        let node = self.find(name)?;
+        let Some(recipe) = &node.recipe else {
+            return refuse(format!("node '{name}' is no qcow2 image: only those are opened again"));
+        };
+        if unchanging(spec, &node) != unchanging(&recipe.spec, &node) {
+            return refuse(format!("of node '{name}' only 'read-only' can be changed while it is open"));
+        }
+        node.check_idle()?;
+        let read_only = spec.read_only.unwrap_or(false);
+        if read_only == node.is_read_only() {
+            return Ok(());
+        }
+        if node.attached.load(Ordering::Acquire) {
+            return refuse(format!("Cannot make block node '{name}' read-only: there is a writer on it"));
+        }
+        if read_only {
+            self.close_base(&node);
+            return Ok(());
+        }
+        self.open_base(&node)
+    }
+
     /// What `node` is, opened again.
     fn again(&self, node: &Node) -> Result<Arc<dyn Layer>, BlockError> {
         let below = |role: &str| {
@@ -67,6 +99,18 @@ impl Graph {
         image.set_backing(node.child("backing").map(|backing| backing.layer().clone()));
         Ok(image)
     }
+}
+
+/// What of `spec` may not change. What lies beneath may have, by a job or a snapshot: who names that says nothing new.
+fn unchanging(spec: &spec::Qcow2, node: &Node) -> spec::Qcow2 {
+    let named = match &spec.backing {
+        Backing::Node(NodeRef::Name(name)) => node.child("backing").is_some_and(|below| below.name == *name),
+        Backing::None => node.child("backing").is_none(),
+        Backing::Header => true,
+        Backing::Node(NodeRef::Inline(_)) => false,
+    };
+    let backing = if named { Backing::Header } else { spec.backing.clone() };
+    spec::Qcow2 { read_only: None, auto_read_only: None, backing, ..spec.clone() }
 }
 
 fn unwritable(node: &Node) -> BlockError {

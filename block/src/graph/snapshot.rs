@@ -36,6 +36,12 @@ pub struct Snapshot {
 }
 
 impl Snapshot {
+    /// The node that is only read from then on.
+    #[must_use]
+    pub fn node(&self) -> &Arc<Node> {
+        &self.node
+    }
+
     /// The node that takes the writes from then on.
     #[must_use]
     pub fn overlay(&self) -> &Arc<Node> {

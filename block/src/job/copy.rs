@@ -136,7 +136,7 @@ impl Copying {
 }
 
 /// Makes a run read as zeroes. Where it does, nothing is written: a hole of a new file stays one.
-fn make_zero(target: &dyn Layer, at: u64, len: u64) -> Result<(), BlockError> {
+pub(super) fn make_zero(target: &dyn Layer, at: u64, len: u64) -> Result<(), BlockError> {
     let (mut from, end) = (at, at + len);
     while from < end {
         let status = target.status(from, end - from)?;

@@ -1,5 +1,5 @@
 //! Work on images beside a running guest: [`Stream`] pulls what lies beneath an overlay up into it, [`Copying`] writes
-//! what an image shows into what lies beneath it, or into another.
+//! what an image shows into what lies beneath it, or into another, and [`Backup`] writes what it showed at one moment.
 //!
 //! A job's work runs on a thread of its own and knows a [`Control`]: how far it is, whether it should pause or end, how
 //! fast it may be. Between two steps it asks there. It changes no relation between nodes; whoever started it does that
@@ -11,10 +11,12 @@ use std::time::{Duration, Instant};
 
 use crate::error::BlockError;
 
+mod backup;
 mod chain;
 mod copy;
 mod stream;
 
+pub use backup::{Backup, Part};
 pub use copy::{Copying, Extent};
 pub use stream::Stream;
 

@@ -6,7 +6,7 @@ use serde_json::json;
 
 use super::*;
 use crate::disk::{Disk, rig};
-use crate::format::qcow2::{CreateOptions, create};
+use crate::format::qcow2::{BitmapChange, Bits, CreateOptions, NewBitmap, Qcow2, create};
 use crate::graph::{Graph, Node};
 use crate::layer::{Layer, read_vec, write_all};
 use crate::protocol::file::{FileOptions, HostFile};
@@ -276,4 +276,112 @@ fn what_cannot_be_streamed_is_refused() {
     assert!(graph.remove("top").is_err());
     drop(held);
     graph.remove("top").unwrap();
+}
+
+/// A backup of the top of a chain with a writer at it; gives what the disk was, and what it became.
+fn backed_up(graph: &Graph, top: &Arc<Node>, target: &Arc<Node>, part: Part) -> (Vec<u8>, Vec<u8>) {
+    let before = content(top);
+    let attached = graph.attach("top", true).unwrap();
+    let backup = Backup::new(top.clone(), target.clone(), part).unwrap();
+    attached.disk().swap(backup.filter());
+    let writer = Writer::start(attached.disk());
+    let control = Control::default();
+    backup.run(&control).unwrap();
+    let mut after = before.clone();
+    writer.end(&mut after);
+    attached.disk().swap(top.layer().clone());
+    (before, after)
+}
+
+#[test]
+fn backup_shows_the_moment_it_began_whatever_is_written_since() {
+    let (folder, graph) = (tempfile::tempdir().unwrap(), Graph::new());
+    let [.., top] = chain(&graph, folder.path());
+    let target = image(&graph, folder.path(), "target", None, BLOCKS);
+
+    let (before, after) = backed_up(&graph, &top, &target, Part::Whole);
+
+    assert!(content(&target) == before, "the backup");
+    assert!(content(&top) == after, "the disk");
+    assert!(before != after);
+}
+
+#[test]
+fn backup_of_the_top_shows_the_moment_on_the_same_base() {
+    let (folder, graph) = (tempfile::tempdir().unwrap(), Graph::new());
+    let [_, middle, top] = chain(&graph, folder.path());
+    let target = image(&graph, folder.path(), "target", Some("middle"), BLOCKS);
+
+    let (before, _) = backed_up(&graph, &top, &target, Part::Top);
+
+    assert!(content(&target) == before);
+    // Block 2 is the middle's alone.
+    assert!(middle.layer().status(2 * BLOCK, BLOCK).unwrap().allocated);
+}
+
+#[test]
+fn backup_of_what_is_marked_brings_an_older_one_up_to_the_moment() {
+    let (folder, graph) = (tempfile::tempdir().unwrap(), Graph::new());
+    let [.., top] = chain(&graph, folder.path());
+    let full = image(&graph, folder.path(), "full", None, BLOCKS);
+    let qcow2 = top.layer().clone();
+    let image_of = || qcow2.as_any().downcast_ref::<Qcow2>().unwrap();
+    let add = BitmapChange::Add(NewBitmap { granularity_bits: None, persistent: true, enabled: true });
+    image_of().change_bitmap("since", &add).unwrap();
+    let (_, _) = backed_up(&graph, &top, &full, Part::Whole);
+
+    let marked = image_of().take_bitmap("since", true).unwrap();
+    // What was written while the first backup ran is marked, and more is.
+    let (now, after) = backed_up(&graph, &top, &full, Part::Marked(marked.clone()));
+
+    assert!(marked.count() > 0);
+    assert!(content(&full) == now, "the second backup");
+    image_of().give_bitmap_back("since", None);
+    let newer = image_of().take_bitmap("since", true).unwrap();
+    let changed = (0..SIZE).filter(|at| now[*at] != after[*at]);
+    let is_marked = |at: usize| newer.runs(at as u64..at as u64 + 1).next().is_some();
+    assert!(changed.into_iter().step_by(97).all(is_marked), "a later change is not marked");
+}
+
+#[test]
+fn backup_that_ends_early_says_what_is_left() {
+    let (folder, graph) = (tempfile::tempdir().unwrap(), Graph::new());
+    let [.., top] = chain(&graph, folder.path());
+    let target = image(&graph, folder.path(), "target", None, BLOCKS);
+    let mut bits = Bits { granularity_bits: 16, bytes: vec![0; 3] };
+    bits.set(2 * BLOCK, 5 * BLOCK);
+    let backup = Backup::new(top, target, Part::Marked(bits.clone())).unwrap();
+    let control = Control::default();
+
+    assert_eq!(backup.left(), Some(bits));
+    control.cancel();
+    assert!(matches!(backup.run(&control), Err(Halt::Cancelled)));
+    write_all(backup.filter().as_ref(), &[1; 512], 3 * BLOCK).unwrap();
+
+    let left = backup.left().unwrap();
+    assert_eq!(left.runs(0..SIZE as u64).collect::<Vec<_>>(), [2 * BLOCK..3 * BLOCK, 4 * BLOCK..5 * BLOCK]);
+}
+
+#[test]
+fn snapshot_on_the_disk_itself_shows_the_moment_until_it_is_ended() {
+    let (folder, graph) = (tempfile::tempdir().unwrap(), Graph::new());
+    let [.., top] = chain(&graph, folder.path());
+    let attached = graph.attach("top", true).unwrap();
+    let scratch = image(&graph, folder.path(), "scratch", Some("top"), BLOCKS);
+    let before = content(&top);
+    let backup = Backup::new(top.clone(), scratch, Part::Changed).unwrap();
+    attached.disk().swap(backup.filter());
+    let writer = Writer::start(attached.disk());
+    let snapshot = backup.snapshot().unwrap();
+    let control = Control::default();
+
+    let seen: Vec<_> = (0..4).map(|_| read_vec(snapshot.as_ref(), 0, SIZE).unwrap()).collect();
+    control.cancel();
+    let ended = backup.run(&control);
+
+    let mut after = before.clone();
+    writer.end(&mut after);
+    assert!(matches!(ended, Err(Halt::Cancelled)));
+    assert!(seen.iter().all(|seen| *seen == before));
+    assert!(content(&top) == after);
 }

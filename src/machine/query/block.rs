@@ -1,7 +1,11 @@
 //! Disks, nodes and counters.
 
-use rhea_block::graph::{Node, NodeInfo, ThrottleInfo};
+use std::sync::Arc;
+
+use rhea_block::Drained;
+use rhea_block::graph::{Attached, Node, NodeInfo, ThrottleInfo};
 use rhea_block::layer::Preallocation;
+use rhea_block::spec::BlockdevSpec;
 use rhea_devices::block_stats::{BlockStats as Counters, Counted};
 use rhea_devices::scsi::Tray;
 use serde_json::{Value, json};
@@ -10,7 +14,7 @@ use crate::machine::Machine;
 use crate::machine::facts::Disk;
 use crate::qmp::QmpError;
 use crate::qmp::channel::{Answer, answer, done};
-use crate::qmp::command::args::BlockResize;
+use crate::qmp::command::args::{BlockResize, BlockdevReopen};
 use crate::qmp::reply::block::{BlockDeviceStats, BlockStats};
 use crate::spec::blockdev::BlockdevArgs;
 
@@ -131,6 +135,30 @@ impl Machine {
         }
         self.host.graph.add(&spec).map_err(|e| QmpError::from_error(&e))?;
         done()
+    }
+
+    /// `blockdev-reopen`: all of the nodes, or those before the first that cannot be.
+    pub(in crate::machine) fn reopen_nodes(&self, args: &BlockdevReopen) -> Answer {
+        for options in &args.options {
+            let spec = options.0.node().map_err(|e| QmpError::from_error(&e))?;
+            let name = spec.node_name().unwrap_or_default();
+            let BlockdevSpec::Qcow2(spec) = &spec else {
+                return Err(QmpError::generic(format!("node '{name}': only qcow2 images are opened again")));
+            };
+            let _still = self.hold_above(name);
+            self.host.graph.reopen(spec).map_err(|e| QmpError::from_error(&e))?;
+        }
+        done()
+    }
+
+    /// Holds the disks still that show the node `name`.
+    fn hold_above(&self, name: &str) -> Vec<Drained> {
+        let attached = self.facts.disks.iter().filter_map(|disk| self.host.disk(&disk.id).attached);
+        let shows = |attached: &Arc<Attached>| {
+            let node = attached.node();
+            node.name() == name || node.beneath().any(|below| below.name() == name)
+        };
+        attached.filter(shows).map(|attached| attached.disk().drain()).collect()
     }
 
     /// `blockdev-del`.

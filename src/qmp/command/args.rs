@@ -1,7 +1,11 @@
 //! The arguments of the commands.
 
-use crate::qmp::reply::migration::MigrationCapabilityStatus;
+use crate::qmp::reply::migration::{MigrationCapabilityStatus, MigrationParameters};
 
+pub use super::backup::{
+    Backup, BackupSyncMode, BitmapSyncMode, BlockExportAdd, BlockExportDel, BlockExportRemoveMode, BlockdevBackup,
+    DirtyBitmap, DirtyBitmapAdd, DirtyBitmapMerge, DirtyBitmapOrStr, ExportAdd, NbdServerStart, SocketAddressLegacy,
+};
 use super::create::BlockdevCreateOptions;
 pub use super::spec_args::{BlockdevAdd, ChardevAdd, DeviceAdd, ObjectAdd};
 use super::transaction::TransactionAction;
@@ -384,7 +388,7 @@ qapi_struct! {
 }
 
 qapi_enum! {
-    /// What happens to the other jobs of a transaction when one fails. None of the actions here starts a job.
+    /// What happens to the other jobs of a transaction when one fails.
     pub enum ActionCompletionMode {
         /// They go on.
         Individual = "individual",
@@ -547,6 +551,17 @@ qapi_struct! {
     pub struct TypeName {
         /// The type.
         pub typename: String,
+    }
+}
+
+/// `migrate-set-parameters`: what `query-migrate-parameters` tells.
+pub type MigrateSetParameters = MigrationParameters;
+
+qapi_struct! {
+    /// `blockdev-reopen`.
+    pub struct BlockdevReopen {
+        /// The nodes, each as it was opened but for what changes.
+        pub options: Vec<BlockdevAdd>,
     }
 }
 

@@ -1,6 +1,6 @@
 //! Arguments that are things of [`crate::spec`]: the same type, and the same mistakes, as on the command line.
 
-use serde::{Deserialize, Deserializer, de::Error};
+use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error};
 use serde_json::{Map, Value};
 
 use super::blockdev_schema;
@@ -22,6 +22,12 @@ pub struct ObjectAdd(pub Box<ObjectSpec>);
 /// `blockdev-add`.
 #[derive(Debug, Clone, PartialEq)]
 pub struct BlockdevAdd(pub BlockdevArgs);
+
+impl Serialize for BlockdevAdd {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        self.0.options.serialize(serializer)
+    }
+}
 
 /// `device_add`: the driver and its properties. They are read again where the defaults of `-global` are known.
 #[derive(Debug, Clone, PartialEq)]

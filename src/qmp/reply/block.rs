@@ -2,6 +2,7 @@
 
 use serde_json::Value;
 
+use crate::qmp::command::backup::BlockExportType;
 use crate::qmp::event::JobStatus;
 
 qapi_struct! {
@@ -163,6 +164,8 @@ qapi_struct! {
         pub cache: BlockdevCacheInfo,
         /// The offset that raises `BLOCK_WRITE_THRESHOLD`; 0 is none.
         pub write_threshold: i64 = "write_threshold",
+        /// Its bitmaps.
+        pub dirty_bitmaps: Option<Vec<BlockDirtyInfo>>,
     }
 }
 
@@ -197,6 +200,40 @@ qapi_struct! {
         pub tray_open: Option<bool> = "tray_open",
         /// For disks that stop the machine on errors.
         pub io_status: Option<BlockDeviceIoStatus>,
+    }
+}
+
+qapi_struct! {
+    /// One entry of `query-block-exports`.
+    pub struct BlockExportInfo {
+        /// The export's id.
+        pub id: String,
+        /// How it is shown.
+        pub r#type: BlockExportType,
+        /// The node.
+        pub node_name: String,
+        /// It waits for its clients to be gone.
+        pub shutting_down: bool,
+    }
+}
+
+qapi_struct! {
+    /// A bitmap of a node.
+    pub struct BlockDirtyInfo {
+        /// Its name.
+        pub name: Option<String>,
+        /// Bytes of the disk that it says have changed.
+        pub count: i64,
+        /// Bytes of the disk for one bit.
+        pub granularity: u32,
+        /// It records changes of the disk.
+        pub recording: bool,
+        /// Somebody has it in his hands.
+        pub busy: bool,
+        /// The image keeps it.
+        pub persistent: bool,
+        /// It was not stored after its last use.
+        pub inconsistent: Option<bool>,
     }
 }
 

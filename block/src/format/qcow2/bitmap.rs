@@ -1,5 +1,7 @@
 //! Persistent dirty bitmaps ("Bitmaps" in the specification): where they are in the file.
 
+use serde::Serialize;
+
 use super::header::{EXT_BITMAPS, Header, corrupt};
 use crate::error::BlockError;
 use crate::layer::{Layer, read_vec};
@@ -22,6 +24,26 @@ pub struct BitmapEntry {
     pub auto: bool,
     pub(super) table_offset: u64,
     pub(super) table_size: u32,
+}
+
+/// `BlockDirtyInfo`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct DirtyBitmap {
+    /// Its name.
+    pub name: String,
+    /// Bytes of the disk that it says have changed.
+    pub count: u64,
+    /// Bytes of the disk for one bit.
+    pub granularity: u64,
+    /// It records changes of the disk.
+    pub recording: bool,
+    /// Somebody has it in his hands.
+    pub busy: bool,
+    /// The file has it, or is to have it.
+    pub persistent: bool,
+    /// It was not stored after its last use: its content means nothing.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub inconsistent: Option<bool>,
 }
 
 /// The directory: offset and bytes, and its entries.
@@ -86,9 +108,42 @@ impl super::Qcow2 {
     /// When the directory cannot be read.
     pub fn bitmaps(&self) -> Result<Vec<BitmapEntry>, BlockError> {
         let alloc = super::lock(&self.alloc);
-        if let Some(tracked) = super::lock(&self.tracked).as_ref() {
-            return Ok(tracked.live.iter().map(|live| live.entry.clone()).collect());
+        let tracked = super::lock(&self.tracked);
+        if tracked.loaded {
+            let persistent = tracked.live.iter().filter(|live| live.persistent);
+            return Ok(persistent.map(|live| live.entry.clone()).collect());
         }
         Ok(directory(self.file.as_ref(), &alloc.header)?.map_or_else(Vec::new, |(_, _, entries)| entries))
+    }
+
+    /// All bitmaps, those of the file and those in memory, as `query-block` tells of them.
+    ///
+    /// # Errors
+    /// When those of the file cannot be read.
+    pub fn dirty_bitmaps(&self) -> Result<Vec<DirtyBitmap>, BlockError> {
+        let stored = self.bitmaps()?;
+        let in_memory: Vec<_> = {
+            let tracked = super::lock(&self.tracked);
+            tracked.live.iter().map(|live| (live.entry.clone(), live.persistent, live.taken.is_some())).collect()
+        };
+        let unloaded = stored.into_iter().filter(|entry| in_memory.iter().all(|(known, ..)| known.name != entry.name));
+        let unloaded: Vec<_> = unloaded.map(|entry| (entry, true, false)).collect();
+        let all = in_memory.into_iter().chain(unloaded);
+        Ok(all.map(|(entry, persistent, busy)| self.dirty_bitmap(&entry, persistent, busy)).collect())
+    }
+
+    fn dirty_bitmap(&self, entry: &BitmapEntry, persistent: bool, busy: bool) -> DirtyBitmap {
+        // One that cannot be read is as good as one that was not stored.
+        let bits = self.bitmap_bits(&entry.name).ok();
+        let granularity = 1 << entry.granularity_bits;
+        DirtyBitmap {
+            name: entry.name.clone(),
+            count: bits.as_ref().map_or(0, |bits| bits.count() * granularity),
+            granularity,
+            recording: entry.auto && bits.is_some(),
+            busy,
+            persistent,
+            inconsistent: bits.is_none().then_some(true),
+        }
     }
 }

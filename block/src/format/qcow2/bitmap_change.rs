@@ -1,9 +1,11 @@
-//! Changing persistent bitmaps: the tool's `bitmap` verb.
+//! Changing bitmaps: the tool's `bitmap` verb, and a machine's `block-dirty-bitmap-*`.
 //!
-//! Changes are made in memory (`bitmap_live.rs`) and stored when the image is closed: new tables and a new directory
-//! beside the old ones, then the header points there, then the old ones are freed. A kill leaks clusters at most, and
+//! Changes of those that the file is to have are made in
+//! memory (`bitmap_live.rs`) and stored when the image is closed: new tables and a new directory beside the old ones, then the header points there, then the old ones are freed. A kill leaks clusters at most, and
 //! leaves bitmaps that say that they were in use.
 
+use std::borrow::Cow;
+use std::ops::Range;
 use std::sync::atomic::Ordering;
 
 use super::bitmap::{BitmapEntry, directory};
@@ -27,8 +29,8 @@ const ALL_ONES: u64 = 1;
 /// What is done to a bitmap.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum BitmapChange {
-    /// A new one, empty and enabled; bytes for one bit as a power of two, or QEMU's default.
-    Add(Option<u32>),
+    /// A new one, empty.
+    Add(NewBitmap),
     /// It is gone.
     Remove,
     /// All bits become 0.
@@ -41,8 +43,30 @@ pub enum BitmapChange {
     Merge(Bits),
 }
 
-/// A bitmap's content.
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// A bitmap that does not exist yet.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct NewBitmap {
+    /// Bytes for one bit as a power of two; QEMU's default without.
+    pub granularity_bits: Option<u32>,
+    /// The file is to have it.
+    pub persistent: bool,
+    /// It records changes of the disk.
+    pub enabled: bool,
+}
+
+impl NewBitmap {
+    /// One that the file is to have and that records, as the tool makes them.
+    #[must_use]
+    pub fn stored(granularity_bits: Option<u32>) -> Self {
+        Self { granularity_bits, persistent: true, enabled: true }
+    }
+}
+
+/// What a bitmap was before a change: nothing, or itself.
+pub struct FormerBitmap(Option<Live>);
+
+/// A bitmap's content; none without any bytes.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Bits {
     /// Bytes of the disk for one bit, as a power of two.
     pub granularity_bits: u32,
@@ -51,8 +75,35 @@ pub struct Bits {
 }
 
 impl Bits {
+    /// The runs of the disk within `range` whose bits are set.
+    pub fn runs(&self, range: Range<u64>) -> impl Iterator<Item = Range<u64>> {
+        let mut at = range.start;
+        std::iter::from_fn(move || {
+            let start = self.next(at..range.end, true)?;
+            at = self.next(start..range.end, false).unwrap_or(range.end);
+            Some(start..at)
+        })
+    }
+
+    /// Where in `range` the first bit is that is `set`.
+    pub(crate) fn next(&self, range: Range<u64>, set: bool) -> Option<u64> {
+        let skipped = if set { 0 } else { 0xff };
+        let mut bit = range.start >> self.granularity_bits;
+        while bit << self.granularity_bits < range.end {
+            let byte = self.bytes.get((bit / 8) as usize).copied().unwrap_or(0);
+            if bit.is_multiple_of(8) && byte == skipped {
+                bit += 8;
+            } else if (byte >> (bit % 8) & 1 != 0) == set {
+                return Some((bit << self.granularity_bits).max(range.start));
+            } else {
+                bit += 1;
+            }
+        }
+        None
+    }
+
     /// Sets the bits of the bytes `start..end` of the disk.
-    pub(super) fn set(&mut self, start: u64, end: u64) {
+    pub(crate) fn set(&mut self, start: u64, end: u64) {
         let mut at = start >> self.granularity_bits;
         while at << self.granularity_bits < end {
             if let Some(byte) = self.bytes.get_mut((at / 8) as usize) {
@@ -60,6 +111,12 @@ impl Bits {
             }
             at += 1;
         }
+    }
+
+    /// How many are set.
+    #[must_use]
+    pub fn count(&self) -> u64 {
+        self.bytes.iter().map(|byte| u64::from(byte.count_ones())).sum()
     }
 
     /// Makes it one for a disk of `size` bytes, new bits clear; false if it was.
@@ -99,9 +156,12 @@ impl Qcow2 {
     /// When there is none, it was not stored after its last use, or it cannot be read.
     pub fn bitmap_bits(&self, name: &str) -> Result<Bits, BlockError> {
         let alloc = lock(&self.alloc);
-        if let Some(tracked) = lock(&self.tracked).as_ref() {
-            let live = tracked.live.iter().find(|live| live.entry.name == name).ok_or_else(|| not_found(name))?;
-            return live.bits.clone().ok_or_else(|| inconsistent(name));
+        let tracked = lock(&self.tracked);
+        if let Some(live) = tracked.get(name) {
+            return live.all_bits(self.size()).map(Cow::into_owned).ok_or_else(|| inconsistent(name));
+        }
+        if tracked.loaded {
+            return Err(not_found(name));
         }
         let entries = directory(self.file.as_ref(), &alloc.header)?.map_or_else(Vec::new, |(_, _, entries)| entries);
         let entry = entries.iter().find(|entry| entry.name == name).ok_or_else(|| not_found(name))?;
@@ -111,50 +171,120 @@ impl Qcow2 {
         self.load_bits(entry)
     }
 
-    /// Does `change` to the bitmap `name`; the file has it when the image is closed.
+    /// Does `change` to the bitmap `name`; the file has it when the image is closed. Gives what was there before, for
+    /// [`Qcow2::put_bitmap_back`].
     ///
     /// # Errors
-    /// When the name is taken, unknown or too long, the image cannot have bitmaps, or metadata cannot be written.
-    pub fn change_bitmap(&self, name: &str, change: &BitmapChange) -> Result<(), BlockError> {
-        self.writable()?;
-        if !self.can_have_bitmaps() {
-            return Err(invalid("Cannot store dirty bitmaps in qcow2 v2 files"));
+    /// When the name is taken, unknown or too long, somebody has the bitmap in his hands, the image cannot have bitmaps,
+    /// or metadata cannot be written.
+    pub fn change_bitmap(&self, name: &str, change: &BitmapChange) -> Result<FormerBitmap, BlockError> {
+        let in_memory = match change {
+            BitmapChange::Add(new) => !new.persistent,
+            _ => lock(&self.tracked).get(name).is_some_and(|live| !live.persistent),
+        };
+        if !in_memory {
+            self.writable()?;
+            if !self.can_have_bitmaps() {
+                return Err(invalid("Cannot store dirty bitmaps in qcow2 v2 files"));
+            }
         }
         self.check_change(name, change)?;
-        self.touch()?;
+        if !in_memory {
+            self.touch()?;
+        }
         let mut tracked = lock(&self.tracked);
-        let tracked = tracked.get_or_insert_default();
-        let position = tracked.live.iter().position(|live| live.entry.name == name);
-        match (change, position) {
-            (BitmapChange::Add(granularity), _) => tracked.live.push(self.new_bitmap(name, *granularity)?),
+        tracked.loaded |= !in_memory;
+        let former = match (change, tracked.find(name)) {
+            (BitmapChange::Add(new), _) => {
+                let new = self.new_bitmap(name, *new)?;
+                tracked.live.push(new);
+                None
+            }
             (_, None) => return Err(not_found(name)),
+            (_, Some(n)) if tracked.live[n].taken.is_some() => return Err(in_use(name)),
             (BitmapChange::Remove, Some(n)) => {
                 let gone = tracked.live.remove(n);
                 tracked.freed.extend(self.places_of(&gone.entry)?);
+                Some(gone)
             }
-            (BitmapChange::Enable, Some(n)) => tracked.live[n].entry.auto = true,
-            (BitmapChange::Disable, Some(n)) => tracked.live[n].entry.auto = false,
-            (BitmapChange::Clear, Some(n)) => {
-                let live = &mut tracked.live[n];
-                live.bits.as_mut().ok_or_else(|| inconsistent(name))?.bytes.fill(0);
-                live.stored = false;
+            (BitmapChange::Enable, Some(n)) => Some(tracked.live[n].enable(true)),
+            (BitmapChange::Disable, Some(n)) => Some(tracked.live[n].enable(false)),
+            (BitmapChange::Clear, Some(n)) => Some(tracked.live[n].change_bits(|bits| bits.bytes.fill(0))?),
+            (BitmapChange::Merge(more), Some(n)) => {
+                Some(tracked.live[n].change_bits(|bits| bits.merge(more, self.size()))?)
             }
-            (BitmapChange::Merge(bits), Some(n)) => {
-                let live = &mut tracked.live[n];
-                live.bits.as_mut().ok_or_else(|| inconsistent(name))?.merge(bits, self.size());
-                live.stored = false;
-            }
-        }
-        tracked.changed = true;
+        };
+        tracked.changed |= !in_memory;
         self.tracking.store(tracked.records(), Ordering::Release);
-        Ok(())
+        Ok(FormerBitmap(former))
+    }
+
+    /// Takes the last change of the bitmap `name` back. One that was removed is not made again.
+    pub fn put_bitmap_back(&self, name: &str, former: FormerBitmap) {
+        let mut tracked = lock(&self.tracked);
+        match (tracked.find(name), former.0) {
+            (Some(place), Some(live)) => tracked.live[place] = live,
+            // It was new: nothing of it is in the file.
+            (Some(place), None) => drop(tracked.live.remove(place)),
+            (None, _) => {}
+        }
+        self.tracking.store(tracked.records(), Ordering::Release);
+    }
+
+    /// Takes the bitmap `name` into somebody's hands: gives its bits, of which it keeps none if `clear`. Until
+    /// [`Qcow2::give_bitmap_back`] nobody else changes it.
+    ///
+    /// # Errors
+    /// As [`Qcow2::change_bitmap`].
+    pub fn take_bitmap(&self, name: &str, clear: bool) -> Result<Bits, BlockError> {
+        if clear {
+            // A change, though one that may come back: what the file has must be loaded, and no longer counts.
+            self.change_bitmap(name, &BitmapChange::Merge(Bits::default()))?;
+        }
+        let bits = self.bitmap_bits(name)?;
+        let mut tracked = lock(&self.tracked);
+        let Some(live) = tracked.find(name).map(|n| &mut tracked.live[n]) else {
+            // It is only in the file, which nobody changes.
+            return Ok(bits);
+        };
+        if live.taken.is_some() {
+            return Err(in_use(name));
+        }
+        live.taken = Some(bits.clone());
+        if let Some(own) = live.bits.as_mut().filter(|_| clear) {
+            own.bytes.fill(0);
+        }
+        Ok(bits)
+    }
+
+    /// Ends what [`Qcow2::take_bitmap`] began; `left` of the bits are set again.
+    pub fn give_bitmap_back(&self, name: &str, left: Option<&Bits>) {
+        let mut tracked = lock(&self.tracked);
+        let Some(live) = tracked.find(name).map(|n| &mut tracked.live[n]) else { return };
+        live.taken = None;
+        if let (Some(bits), Some(left)) = (&mut live.bits, left) {
+            bits.merge(left, self.size());
+            live.stored = false;
+        }
+    }
+
+    /// Refuses a bitmap that is not there, or that somebody has in his hands.
+    ///
+    /// # Errors
+    /// It is so.
+    pub fn check_bitmap(&self, name: &str) -> Result<(), BlockError> {
+        self.check_change(name, &BitmapChange::Remove)?;
+        let taken = lock(&self.tracked).get(name).is_some_and(|live| live.taken.is_some());
+        if taken { Err(in_use(name)) } else { Ok(()) }
     }
 
     /// Refuses what cannot be done before anything is touched.
     fn check_change(&self, name: &str, change: &BitmapChange) -> Result<(), BlockError> {
-        let live = lock(&self.tracked).is_some();
+        let tracked = lock(&self.tracked);
+        let (live, in_memory) = (tracked.loaded, tracked.find(name).is_some());
+        drop(tracked);
         let sound = live || lock(&self.alloc).header.autoclear & AUTOCLEAR_BITMAPS != 0;
-        let known = sound && self.bitmaps()?.iter().any(|entry| entry.name == name);
+        let known = in_memory || sound && self.bitmaps()?.iter().any(|entry| entry.name == name);
         match (change, known) {
             (BitmapChange::Add(_), true) => Err(invalid(format!("Bitmap already exists: {name}"))),
             (BitmapChange::Add(_), false) | (_, true) => Ok(()),
@@ -162,12 +292,12 @@ impl Qcow2 {
         }
     }
 
-    fn new_bitmap(&self, name: &str, granularity: Option<u32>) -> Result<Live, BlockError> {
+    fn new_bitmap(&self, name: &str, new: NewBitmap) -> Result<Live, BlockError> {
         if name.is_empty() || name.len() > MOST_NAME {
             return Err(invalid("Bitmap name too long or empty"));
         }
         // QEMU's default: a cluster, from 4 KiB to 64 KiB.
-        let granularity = granularity.unwrap_or(self.geometry.cluster_bits.clamp(12, 16));
+        let granularity = new.granularity_bits.unwrap_or(self.geometry.cluster_bits.clamp(12, 16));
         if !GRANULARITIES.contains(&granularity) {
             return Err(invalid("Granularity must be a power of two from 512 bytes to 2 GiB"));
         }
@@ -179,12 +309,12 @@ impl Qcow2 {
             name: name.to_owned(),
             granularity_bits: granularity as u8,
             in_use: false,
-            auto: true,
+            auto: new.enabled,
             table_offset: 0,
             table_size: 0,
         };
         let bits = Bits { granularity_bits: granularity, bytes: vec![0; bytes as usize] };
-        Ok(Live { entry, bits: Some(bits), stored: false })
+        Ok(Live { entry, bits: Some(bits), stored: false, persistent: new.persistent, taken: None })
     }
 
     /// The ranges of the file that belong to a bitmap.
@@ -261,6 +391,30 @@ impl Qcow2 {
         alloc.header = header;
         Ok(())
     }
+}
+
+impl Live {
+    fn former(&self) -> Self {
+        let (entry, bits) = (self.entry.clone(), self.bits.clone());
+        Self { entry, bits, stored: self.stored, persistent: self.persistent, taken: None }
+    }
+
+    fn enable(&mut self, enabled: bool) -> Self {
+        let former = self.former();
+        self.entry.auto = enabled;
+        former
+    }
+
+    fn change_bits(&mut self, change: impl FnOnce(&mut Bits)) -> Result<Self, BlockError> {
+        let former = self.former();
+        change(self.bits.as_mut().ok_or_else(|| inconsistent(&self.entry.name))?);
+        self.stored = false;
+        Ok(former)
+    }
+}
+
+fn in_use(name: &str) -> BlockError {
+    invalid(format!("Bitmap '{name}' is currently in use by another operation and cannot be used"))
 }
 
 fn inconsistent(name: &str) -> BlockError {

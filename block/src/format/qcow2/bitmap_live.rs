@@ -1,10 +1,14 @@
-//! Persistent bitmaps while the image is written to ("Bitmaps" in the specification).
+//! Bitmaps while the image is in use ("Bitmaps" in the specification).
 //!
 //! The first write loads them and says in the file that they are in use; from then on every change of the disk sets bits
 //! of those that record. Closing stores them. After a kill the file still says "in use", so nobody takes old bits for
 //! true. Bitmaps that cannot be kept up (broken, or too large) lose their autoclear bit, as the specification asks of a
-//! program that does not know them.
+//! program that does not know them. Beside those of the file there may be some that are only in memory.
+//!
+//! A job may take a bitmap into its hands: it works on the bits of that moment, and the bitmap goes on recording. What
+//! the job has not done comes back; where the image is closed before that, the file gets all of it.
 
+use std::borrow::Cow;
 use std::sync::atomic::Ordering;
 
 use super::bitmap::{BitmapEntry, directory};
@@ -25,12 +29,33 @@ pub(super) struct Live {
     pub(super) bits: Option<Bits>,
     /// The file has these bits.
     pub(super) stored: bool,
+    /// The file is to have them.
+    pub(super) persistent: bool,
+    /// What somebody has taken into his hands: nobody else changes the bitmap meanwhile.
+    pub(super) taken: Option<Bits>,
 }
 
-/// All bitmaps of an image that is being written to.
+impl Live {
+    /// The bits, with those in somebody's hands.
+    pub(super) fn all_bits(&self, size: u64) -> Option<Cow<'_, Bits>> {
+        let bits = self.bits.as_ref()?;
+        Some(match &self.taken {
+            None => Cow::Borrowed(bits),
+            Some(taken) => {
+                let mut all = bits.clone();
+                all.merge(taken, size);
+                Cow::Owned(all)
+            }
+        })
+    }
+}
+
+/// The bitmaps in memory.
 #[derive(Default)]
 pub(super) struct Tracked {
     pub(super) live: Vec<Live>,
+    /// Those of the file are among them.
+    pub(super) loaded: bool,
     /// Ranges of the file that removed bitmaps had.
     pub(super) freed: Vec<(u64, u64)>,
     /// The directory is no longer what the file has.
@@ -38,6 +63,14 @@ pub(super) struct Tracked {
 }
 
 impl Tracked {
+    pub(super) fn find(&self, name: &str) -> Option<usize> {
+        self.live.iter().position(|live| live.entry.name == name)
+    }
+
+    pub(super) fn get(&self, name: &str) -> Option<&Live> {
+        self.live.iter().find(|live| live.entry.name == name)
+    }
+
     /// Whether any of them records changes of the disk.
     pub(super) fn records(&self) -> bool {
         self.live.iter().any(|live| live.entry.auto && live.bits.is_some())
@@ -58,19 +91,21 @@ impl Qcow2 {
             return Ok(false);
         }
         let mut bytes = 0;
-        let mut tracked = Tracked::default();
+        let mut loaded = Vec::new();
         for entry in entries {
             let bits = if entry.in_use { None } else { Some(self.load_bits(&entry)?) };
             bytes += bits.as_ref().map_or(0, |bits| bits.bytes.len());
             if bytes > MOST_BYTES {
                 return Ok(false);
             }
-            tracked.live.push(Live { entry, bits, stored: true });
+            loaded.push(Live { entry, bits, stored: true, persistent: true, taken: None });
         }
         write_all(self.file.as_ref(), &marked, offset)?;
         self.file.flush()?;
+        let mut tracked = lock(&self.tracked);
+        tracked.live.extend(loaded);
+        tracked.loaded = true;
         self.tracking.store(tracked.records(), Ordering::Release);
-        *lock(&self.tracked) = Some(tracked);
         Ok(true)
     }
 
@@ -79,13 +114,20 @@ impl Qcow2 {
         if !self.tracking.load(Ordering::Acquire) {
             return;
         }
-        if let Some(tracked) = lock(&self.tracked).as_mut() {
-            for live in tracked.live.iter_mut().filter(|live| live.entry.auto) {
-                if let Some(bits) = &mut live.bits {
-                    bits.set(offset, offset + len);
-                    live.stored = false;
-                }
+        for live in lock(&self.tracked).live.iter_mut().filter(|live| live.entry.auto) {
+            if let Some(bits) = &mut live.bits {
+                bits.set(offset, offset + len);
+                live.stored = false;
             }
+        }
+    }
+
+    /// The disk has another size: the bitmaps of it have, too.
+    pub(super) fn fit_bitmaps(&self) {
+        for live in &mut lock(&self.tracked).live {
+            let bits = live.bits.iter_mut().chain(&mut live.taken);
+            let changed = bits.map(|bits| bits.fit(self.size())).fold(false, |any, one| any | one);
+            live.stored &= !changed;
         }
     }
 
@@ -93,25 +135,28 @@ impl Qcow2 {
     pub(super) fn store_bitmaps(&self) -> Result<(), BlockError> {
         let _flushing = lock(&self.flushing);
         let mut alloc = lock(&self.alloc);
-        let mut kept = lock(&self.tracked);
-        let Some(tracked) = kept.as_mut() else { return Ok(()) };
+        let mut tracked = lock(&self.tracked);
         for live in &mut tracked.live {
-            let grown = live.bits.as_mut().is_some_and(|bits| bits.fit(self.size()));
-            live.stored &= !grown;
+            live.stored &= live.taken.is_none();
         }
-        if tracked.changed || tracked.live.iter().any(|live| !live.stored) {
-            self.write_bitmaps(&mut alloc, tracked)?;
-        } else if !tracked.live.is_empty()
+        if !tracked.loaded {
+            return Ok(());
+        }
+        let mut persistent = tracked.live.iter().filter(|live| live.persistent).peekable();
+        if tracked.changed || persistent.clone().any(|live| !live.stored) {
+            self.write_bitmaps(&mut alloc, &mut tracked)?;
+        } else if persistent.peek().is_some()
             && let Some((offset, ..)) = directory(self.file.as_ref(), &alloc.header)?
         {
-            let bytes: Vec<u8> = tracked.live.iter().flat_map(|live| encode(&live.entry)).collect();
+            let bytes: Vec<u8> = persistent.flat_map(|live| encode(&live.entry)).collect();
             write_all(self.file.as_ref(), &bytes, offset)?;
             self.file.flush()?;
         }
         // The next write begins again.
         self.touched.store(false, Ordering::Release);
-        self.tracking.store(false, Ordering::Release);
-        *kept = None;
+        tracked.live.retain(|live| !live.persistent);
+        tracked.loaded = false;
+        self.tracking.store(tracked.records(), Ordering::Release);
         Ok(())
     }
 
@@ -122,14 +167,16 @@ impl Qcow2 {
         if alloc.header.autoclear & AUTOCLEAR_BITMAPS != 0 {
             freed.extend(directory(file, &alloc.header)?.map(|(offset, len, _)| (offset, len)));
         }
-        for live in tracked.live.iter_mut().filter(|live| !live.stored) {
-            if let Some(bits) = &live.bits {
+        for live in tracked.live.iter_mut().filter(|live| live.persistent && !live.stored) {
+            if let Some(bits) = live.all_bits(self.size()) {
                 freed.extend(self.places_of(&live.entry)?);
-                (live.entry.table_offset, live.entry.table_size) = self.store_bits(alloc, bits)?;
+                let place = self.store_bits(alloc, &bits)?;
+                (live.entry.table_offset, live.entry.table_size) = place;
                 live.stored = true;
             }
         }
-        let entries: Vec<_> = tracked.live.iter().map(|live| live.entry.clone()).collect();
+        let entries: Vec<_> =
+            tracked.live.iter().filter(|live| live.persistent).map(|live| live.entry.clone()).collect();
         self.switch_directory(alloc, &entries)?;
         tracked.changed = false;
         for (offset, len) in freed.into_iter().filter(|(_, len)| *len > 0) {
@@ -143,12 +190,13 @@ impl Qcow2 {
     /// Removes all of them (version 2 has none).
     pub(super) fn remove_bitmaps(&self) -> Result<(), BlockError> {
         self.touch()?;
-        if let Some(tracked) = lock(&self.tracked).as_mut() {
-            for live in std::mem::take(&mut tracked.live) {
-                tracked.freed.extend(self.places_of(&live.entry)?);
-                tracked.changed = true;
-            }
+        let mut tracked = lock(&self.tracked);
+        let gone: Vec<_> = tracked.live.extract_if(.., |live| live.persistent).collect();
+        for live in gone {
+            tracked.freed.extend(self.places_of(&live.entry)?);
+            tracked.changed = true;
         }
+        drop(tracked);
         self.store_bitmaps()
     }
 }

@@ -64,8 +64,8 @@ mod write;
 mod zero;
 
 pub use amend::{Amend, Measure, measure};
-pub use bitmap::BitmapEntry;
-pub use bitmap_change::{BitmapChange, Bits};
+pub use bitmap::{BitmapEntry, DirtyBitmap};
+pub use bitmap_change::{BitmapChange, Bits, FormerBitmap, NewBitmap};
 pub use check::{CheckReport, MOST_MESSAGES, check};
 pub use clean::CLEAN_INTERVAL;
 pub use create::{CreateOptions, create};
@@ -194,7 +194,7 @@ pub struct Qcow2 {
     compression: Compression,
     unpacked: pack::Cache,
     /// Bitmaps of an image that is being written to.
-    tracked: Mutex<Option<bitmap_live::Tracked>>,
+    tracked: Mutex<bitmap_live::Tracked>,
     /// Some of them record changes of the disk.
     tracking: AtomicBool,
     /// Whether clusters were set aside that the host does not hold; found out when somebody asks for a status.

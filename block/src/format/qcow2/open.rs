@@ -191,7 +191,7 @@ impl Qcow2 {
             dirty: AtomicBool::new(false),
             touched: AtomicBool::new(false),
             unpacked: pack::Cache::new(),
-            tracked: Mutex::new(None),
+            tracked: Mutex::default(),
             tracking: AtomicBool::new(false),
             preallocated: std::sync::OnceLock::new(),
             crypt,

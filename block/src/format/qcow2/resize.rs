@@ -52,6 +52,7 @@ impl Qcow2 {
             self.switch_header(&mut alloc, 24, &size.to_be_bytes())?;
             alloc.header.size = size;
             self.size.store(size, Ordering::Release);
+            self.fit_bitmaps();
         }
         if size > old {
             self.preallocate(placed..size, preallocation)?;

@@ -90,22 +90,10 @@ impl Export {
 
 /// The run of equal bits at `offset`.
 fn run_of_bits(bits: &Bits, offset: u64, len: u64) -> (u64, u32) {
-    let shift = bits.granularity_bits;
-    let bit = |n: u64| bits.bytes.get((n / 8) as usize).is_some_and(|byte| byte >> (n % 8) & 1 != 0);
-    let (first, end) = (offset >> shift, offset.saturating_add(len));
-    let state = bit(first);
-    let whole = if state { 0xff } else { 0 };
-    let mut n = first + 1;
-    while n << shift < end {
-        if n % 8 == 0 && bits.bytes.get((n / 8) as usize).copied().unwrap_or(0) == whole {
-            n += 8;
-        } else if bit(n) == state {
-            n += 1;
-        } else {
-            break;
-        }
-    }
-    ((n << shift).min(end) - offset, u32::from(state))
+    let end = offset.saturating_add(len);
+    let state = bits.next(offset..end, true) == Some(offset);
+    let next = bits.next(offset..end, !state).unwrap_or(end);
+    (next - offset, u32::from(state))
 }
 
 #[cfg(test)]

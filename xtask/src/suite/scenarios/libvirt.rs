@@ -172,6 +172,7 @@ fn libvirt_takes_a_domain_through_its_life(stage: &Stage<'_>) -> Result<()> {
     looks(&libvirt)?;
     disks(stage, &libvirt, &mut guest)?;
     snapshots(&libvirt, &mut guest)?;
+    backups(stage, &libvirt, &mut guest)?;
 
     libvirt.virsh(&["suspend", "small"])?;
     libvirt.until_state("paused (user)")?;
@@ -243,4 +244,43 @@ fn snapshots(libvirt: &Libvirt, guest: &mut Shell) -> Result<()> {
     let disks = libvirt.virsh(&["domblklist", "small"])?;
     ensure!(!disks.contains(".over"), "domblklist says {disks}");
     guest.run("kill $(cat /tmp/busy); echo 3 >/proc/sys/vm/drop_caches; grep after /root/after").map(drop)
+}
+
+/// What the guest writes between a full backup and an incremental one is in the second, and not in the first.
+fn backups(stage: &Stage<'_>, libvirt: &Libvirt, guest: &mut Shell) -> Result<()> {
+    const MARK: &str = "written since the backup";
+    let [full, changes] = ["full", "changes"].map(|name| stage.scratch().join(format!("{name}.qcow2")));
+    guest.run(
+        "while :; do dd if=/dev/zero of=/root/busy bs=64k count=16 conv=fsync; done 2>/dev/null & echo $! >/tmp/b",
+    )?;
+    backup(stage, libvirt, &full, None, "one")?;
+    guest.run(&format!("echo {MARK} >/root/since && sync"))?;
+    backup(stage, libvirt, &changes, Some("one"), "two")?;
+    guest.run("kill $(cat /tmp/b)")?;
+    for checkpoint in ["one", "two"] {
+        libvirt.virsh(&["checkpoint-delete", "small", checkpoint])?;
+    }
+    let has_mark = |image: &Path| {
+        ensure!(stage.faults(image)? == 0, "the backup {} is damaged", image.display());
+        Ok(stage.content(image, "qcow2")?.windows(MARK.len()).any(|bytes| bytes == MARK.as_bytes()))
+    };
+    ensure!(!has_mark(&full)?, "the full backup has what was written after it");
+    ensure!(has_mark(&changes)?, "the incremental backup lacks what was written before it");
+    Ok(())
+}
+
+/// Has libvirt copy the disk, or what has changed since the checkpoint `since`, and begin the checkpoint `next`.
+fn backup(stage: &Stage<'_>, libvirt: &Libvirt, target: &Path, since: Option<&str>, next: &str) -> Result<()> {
+    let since = since.map(|name| format!("<incremental>{name}</incremental>")).unwrap_or_default();
+    let target = target.display();
+    let disk = format!("<disk name='vda' type='file'><driver type='qcow2'/><target file='{target}'/></disk>");
+    let order = format!("<domainbackup>{since}<disks>{disk}</disks></domainbackup>");
+    let checkpoint = format!("<domaincheckpoint><name>{next}</name></domaincheckpoint>");
+    let [order_file, checkpoint_file] =
+        ["backup", "checkpoint"].map(|name| stage.scratch().join(format!("{name}.xml")));
+    fs::write(&order_file, order)?;
+    fs::write(&checkpoint_file, checkpoint)?;
+    let files = [&order_file, &checkpoint_file].map(|file| file.display().to_string());
+    libvirt.virsh(&["backup-begin", "small", &files[0], &files[1]])?;
+    libvirt.until(|virsh| Ok(virsh.virsh(&["domjobinfo", "small"])?.contains("None")))
 }

@@ -1,3 +1,4 @@
+mod bitmaps;
 mod cache;
 mod crash;
 mod crowd;

@@ -1,0 +1,143 @@
+//! `blockdev-backup`: a disk as it is at one moment goes to another image, while the guest goes on writing.
+
+use std::ops::Range;
+use std::sync::Arc;
+
+use super::chain::{self, Decides};
+use super::{Control, Halt};
+use crate::error::{BlockError, ErrorKind};
+use crate::filter::before_write::{BeforeWrite, Snapshot};
+use crate::filter::mirror::copy_range;
+use crate::format::qcow2::Bits;
+use crate::graph::Node;
+use crate::layer::Layer;
+
+/// What of a disk a backup is of.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Part {
+    /// All that it shows.
+    Whole,
+    /// What the image on top holds itself.
+    Top,
+    /// What a bitmap says has changed.
+    Marked(Bits),
+    /// Only what the guest changes, until someone ends it: the target shows the moment, standing on the disk itself.
+    Changed,
+}
+
+/// The work of one backup.
+pub struct Backup {
+    source: Arc<Node>,
+    target: Arc<Node>,
+    part: Part,
+    filter: Arc<BeforeWrite>,
+}
+
+impl Backup {
+    /// Of `source`, which a front end may write to, into `target`, which nobody uses. The moment is that in which the
+    /// front end comes to stand on [`Backup::filter`].
+    ///
+    /// # Errors
+    /// When `target` is of another size, or cannot be written.
+    pub fn new(source: Arc<Node>, target: Arc<Node>, part: Part) -> Result<Self, BlockError> {
+        if source.layer().size() != target.layer().size() {
+            return Err(BlockError::new(ErrorKind::Invalid, "Source and target image have different sizes"));
+        }
+        if target.layer().limits().read_only {
+            return Err(BlockError::new(ErrorKind::Permission, format!("node '{}' is read-only", target.name())));
+        }
+        let (from, to, what) = (source.clone(), target.clone(), part.clone());
+        let keep = move |offset, len| keep(&from, &to, &what, offset, len);
+        let filter = Arc::new(BeforeWrite::new(source.layer().clone(), Box::new(keep)));
+        Ok(Self { source, target, part, filter })
+    }
+
+    /// What the front end has to stand on while the work is done.
+    #[must_use]
+    pub fn filter(&self) -> Arc<dyn Layer> {
+        self.filter.clone()
+    }
+
+    /// The disk as it was at the moment of the backup, for who reads it from the target while the job goes on; only
+    /// where all that changes is kept and the target stands on the source.
+    #[must_use]
+    pub fn snapshot(&self) -> Option<Arc<dyn Layer>> {
+        let stands = self.part == Part::Changed && stands_on(&self.target, &self.source);
+        stands.then(|| Arc::new(Snapshot::new(self.filter.clone(), self.target.layer().clone())) as Arc<dyn Layer>)
+    }
+
+    /// Copies what the guest has not changed.
+    ///
+    /// # Errors
+    /// When it was cancelled, which is how a backup of what changes ends, or something could not be read or written.
+    pub fn run(&self, control: &Control) -> Result<(), Halt> {
+        let size = self.source.layer().size();
+        control.set_total(size);
+        if self.part == Part::Changed {
+            return control.wait_for_end(|| self.filter.check()).map(drop);
+        }
+        for unit in 0..self.filter.units() {
+            let range = self.filter.range_of(unit);
+            control.step(range.start, 0)?;
+            let moved = self.filter.copy(unit)?;
+            control.step(range.end, moved)?;
+        }
+        self.filter.check()?;
+        Ok(self.target.layer().flush()?)
+    }
+
+    /// What a bitmap said had changed and was not copied.
+    #[must_use]
+    pub fn left(&self) -> Option<Bits> {
+        let Part::Marked(bits) = &self.part else { return None };
+        let mut left = Bits { granularity_bits: bits.granularity_bits, bytes: vec![0; bits.bytes.len()] };
+        let open = (0..self.filter.units()).filter(|unit| !self.filter.is_done(*unit));
+        for range in open.map(|unit| self.filter.range_of(unit)) {
+            bits.runs(range).for_each(|run| left.set(run.start, run.end));
+        }
+        Some(left)
+    }
+}
+
+/// Whether `above` shows what `node` shows where it holds nothing.
+fn stands_on(above: &Arc<Node>, node: &Arc<Node>) -> bool {
+    above.beneath().any(|beneath| Arc::ptr_eq(&beneath, node))
+}
+
+/// Copies of a run what `part` says; gives the bytes that were moved.
+fn keep(source: &Arc<Node>, target: &Arc<Node>, part: &Part, offset: u64, len: u64) -> Result<u64, BlockError> {
+    let whole = offset..offset + len;
+    let keep = |run| keep_range(source, target, part, run);
+    match part {
+        Part::Marked(bits) => bits.runs(whole).try_fold(0, |moved, run| Ok(moved + keep(run)?)),
+        _ => keep(whole),
+    }
+}
+
+/// Copies a range.
+fn keep_range(source: &Arc<Node>, target: &Arc<Node>, part: &Part, range: Range<u64>) -> Result<u64, BlockError> {
+    let (mut at, mut moved) = (range.start, 0);
+    while at < range.end {
+        let (len, bytes) = keep_run(source, target, part, at, range.end - at)?;
+        at += len;
+        moved += bytes;
+    }
+    Ok(moved)
+}
+
+/// Copies a run that one image decides; gives its length and the bytes that were moved.
+fn keep_run(source: &Arc<Node>, target: &Arc<Node>, part: &Part, at: u64, len: u64) -> Result<(u64, u64), BlockError> {
+    let above = (*part == Part::Top).then(|| source.child("backing")).flatten();
+    let chain = std::iter::once(source.clone()).chain(source.beneath());
+    let (run, decides) = chain::decides(chain::down_to(chain, above.as_ref()), at, len)?;
+    let to = target.layer().as_ref();
+    match decides {
+        Decides::Nobody if above.is_some() => Ok((run, 0)),
+        Decides::Data => copy_range(source.layer().as_ref(), to, at, run).map(|()| (run, run)),
+        // A target on the source shows zeroes now, and something else when the guest has written.
+        Decides::Zero | Decides::Nobody if stands_on(target, source) => {
+            to.write_zeroes(at, run, true).map(|()| (run, 0))
+        }
+        Decides::Zero | Decides::Nobody => super::copy::make_zero(to, at, run).map(|()| (run, 0)),
+    }
+}

@@ -1,0 +1,122 @@
+//! Dirty bitmaps of nodes: `block-dirty-bitmap-*`.
+//!
+//! qcow2 images have them, in their file or beside it; other nodes have none.
+
+use std::sync::Arc;
+
+use rhea_block::format::qcow2::{BitmapChange, Bits, FormerBitmap, NewBitmap, Qcow2};
+use rhea_block::graph::Node;
+
+use super::Machine;
+use crate::qmp::QmpError;
+use crate::qmp::command::args::{DirtyBitmap, DirtyBitmapAdd, DirtyBitmapMerge, DirtyBitmapOrStr};
+
+/// The image that has the bitmaps of `node`.
+///
+/// # Errors
+/// Nodes of its driver have none.
+pub(super) fn keeper(node: &Node) -> Result<&Qcow2, QmpError> {
+    node.layer().as_any().downcast_ref().ok_or_else(|| {
+        let (name, driver) = (node.name(), node.layer().driver());
+        QmpError::generic(format!("node '{name}' is of driver '{driver}': only qcow2 images have bitmaps here"))
+    })
+}
+
+/// Refuses a change of what the file has, where nothing is written to the file.
+fn check_writable(node: &Node, name: &str, change: &BitmapChange) -> Result<(), QmpError> {
+    if !node.is_read_only() {
+        return Ok(());
+    }
+    let stored = match change {
+        BitmapChange::Add(new) => new.persistent,
+        _ => {
+            let stored = keeper(node)?.bitmaps().map_err(|error| QmpError::from_error(&error))?;
+            stored.iter().any(|bitmap| bitmap.name == name)
+        }
+    };
+    if stored {
+        return Err(QmpError::generic(format!("Bitmap '{name}' is readonly and cannot be modified")));
+    }
+    Ok(())
+}
+
+/// A bitmap as it was before a change.
+pub(super) struct Undo {
+    node: Arc<Node>,
+    name: String,
+    former: FormerBitmap,
+}
+
+impl Undo {
+    /// Takes the change back.
+    pub(super) fn run(self) {
+        if let Ok(image) = keeper(&self.node) {
+            image.put_bitmap_back(&self.name, self.former);
+        }
+    }
+}
+
+impl Machine {
+    /// `block-dirty-bitmap-add`.
+    pub(super) fn add_bitmap(&self, args: &DirtyBitmapAdd) -> Result<Undo, QmpError> {
+        let granularity_bits = match args.granularity {
+            None => None,
+            Some(bytes) if bytes.is_power_of_two() && bytes >= 512 => Some(bytes.trailing_zeros()),
+            Some(_) => return Err(QmpError::generic("Granularity must be power of 2 and at least 512")),
+        };
+        let new = NewBitmap {
+            granularity_bits,
+            persistent: args.persistent.unwrap_or(false),
+            enabled: !args.disabled.unwrap_or(false),
+        };
+        self.change_bitmap(&args.node, &args.name, &BitmapChange::Add(new))
+    }
+
+    /// `block-dirty-bitmap-merge`.
+    pub(super) fn merge_bitmaps(&self, args: &DirtyBitmapMerge) -> Result<Undo, QmpError> {
+        let sources = args.bitmaps.iter().map(|source| self.bits_of(&args.node, source));
+        let sources = sources.collect::<Result<Vec<_>, _>>()?;
+        let mut first = None;
+        for bits in sources {
+            let undo = self.change_bitmap(&args.node, &args.target, &BitmapChange::Merge(bits))?;
+            first.get_or_insert(undo);
+        }
+        let nothing = BitmapChange::Merge(Bits::default());
+        first.map_or_else(|| self.change_bitmap(&args.node, &args.target, &nothing), Ok)
+    }
+
+    /// Refuses a bitmap that could not be removed.
+    pub(super) fn check_bitmap(&self, bitmap: &DirtyBitmap) -> Result<(), QmpError> {
+        let node = self.node_of(&bitmap.node)?;
+        keeper(&node)?.check_bitmap(&bitmap.name).map_err(|error| QmpError::from_error(&error))?;
+        check_writable(&node, &bitmap.name, &BitmapChange::Remove)
+    }
+
+    /// Changes the bitmap `name` of `node`.
+    ///
+    /// # Errors
+    /// When one of the two is not there, or the change cannot be made.
+    pub(super) fn change_bitmap(&self, node: &str, name: &str, change: &BitmapChange) -> Result<Undo, QmpError> {
+        let node = self.node_of(node)?;
+        check_writable(&node, name, change)?;
+        let former = keeper(&node)?.change_bitmap(name, change).map_err(|error| QmpError::from_error(&error))?;
+        Ok(Undo { node, name: name.to_owned(), former })
+    }
+
+    /// The node and the name that `bitmap` means, said for `node`.
+    pub(super) fn place_of<'a>(
+        &self,
+        node: &str,
+        bitmap: &'a DirtyBitmapOrStr,
+    ) -> Result<(Arc<Node>, &'a str), QmpError> {
+        match bitmap {
+            DirtyBitmapOrStr::Local(name) => Ok((self.node_of(node)?, name)),
+            DirtyBitmapOrStr::External(other) => Ok((self.node_of(&other.node)?, &other.name)),
+        }
+    }
+
+    fn bits_of(&self, node: &str, bitmap: &DirtyBitmapOrStr) -> Result<Bits, QmpError> {
+        let (node, name) = self.place_of(node, bitmap)?;
+        keeper(&node)?.bitmap_bits(name).map_err(|error| QmpError::from_error(&error))
+    }
+}

@@ -1,0 +1,182 @@
+//! Nodes shown to other programs by the machine's own NBD server: `nbd-server-*`, `block-export-*`.
+
+use std::collections::BTreeMap;
+use std::net::TcpListener;
+use std::path::Path;
+use std::sync::Arc;
+
+use rhea_block::format::qcow2::Bits;
+use rhea_block::graph::{Node, Shown};
+use rhea_block::layer::Layer;
+use rhea_block::nbd::{Export, Listener, Server};
+
+use super::Machine;
+use super::bitmaps::keeper;
+use crate::qmp::channel::{Answer, done};
+use crate::qmp::command::args::{
+    BlockExportDel, BlockExportRemoveMode, ExportAdd, NbdServerStart, SocketAddressLegacy,
+};
+use crate::qmp::command::backup::BlockExportType;
+use crate::qmp::event::BlockExportDeletedData;
+use crate::qmp::reply::block::BlockExportInfo;
+use crate::qmp::{Event, QmpError};
+
+/// Clients at a time, where nothing is said: QEMU's number.
+const MOST_CLIENTS: u32 = 100;
+
+/// The server, and what it shows by the exports' ids.
+#[derive(Default)]
+pub(super) struct Exports {
+    server: Option<Server>,
+    all: BTreeMap<String, Entry>,
+}
+
+/// One export.
+struct Entry {
+    /// What clients ask for.
+    name: String,
+    node: Shown,
+    /// Bitmaps that nobody else changes meanwhile.
+    bitmaps: Vec<(Arc<Node>, String)>,
+}
+
+impl Drop for Entry {
+    fn drop(&mut self) {
+        for (node, name) in &self.bitmaps {
+            if let Ok(image) = keeper(node) {
+                image.give_bitmap_back(name, None);
+            }
+        }
+    }
+}
+
+impl Machine {
+    /// `nbd-server-start`.
+    pub(super) fn start_nbd_server(&mut self, args: &NbdServerStart) -> Answer {
+        if self.exports.server.is_some() {
+            return Err(QmpError::generic("NBD server already running"));
+        }
+        let most = args.max_connections.unwrap_or(MOST_CLIENTS);
+        let failed = |error: std::io::Error| QmpError::generic(format!("cannot start the NBD server: {error}"));
+        let listener = listen(&args.addr)?;
+        let mut server = Server::new(most as usize).map_err(failed)?;
+        server.start(listener).map_err(failed)?;
+        self.exports.server = Some(server);
+        done()
+    }
+
+    /// `nbd-server-stop`.
+    pub(super) fn stop_nbd_server(&mut self) -> Answer {
+        let ids: Vec<_> = self.exports.all.keys().cloned().collect();
+        ids.iter().for_each(|id| self.forget_export(id));
+        self.exports.server.take().map(drop).ok_or_else(not_running)?;
+        done()
+    }
+
+    /// `block-export-add`.
+    pub(super) fn add_export(&mut self, args: &ExportAdd) -> Answer {
+        if self.exports.all.contains_key(&args.id) {
+            return Err(QmpError::generic(format!("Block export id '{}' is already in use", args.id)));
+        }
+        if args.id.is_empty() || !args.id.starts_with(|c: char| c.is_ascii_alphabetic()) {
+            return Err(QmpError::generic(format!("Invalid block export id '{}'", args.id)));
+        }
+        let Some(server) = &self.exports.server else { return Err(not_running()) };
+        let node = self.node_of(&args.node_name)?;
+        let writable = args.writable.unwrap_or(false);
+        if writable {
+            self.host.graph.check_unused(&node).map_err(|error| QmpError::from_error(&error))?;
+            if node.is_read_only() {
+                return Err(QmpError::generic(format!("Block node '{}' is read-only", node.name())));
+            }
+        }
+        let mut entry = Entry {
+            name: args.name.clone().unwrap_or_else(|| args.node_name.clone()),
+            node: Shown::new(node.clone()),
+            bitmaps: Vec::new(),
+        };
+        let bitmaps = self.take_bitmaps(args, &mut entry)?;
+        let layers = std::iter::once(node.clone()).chain(node.beneath()).map(|node| node.layer().clone());
+        let export = Export {
+            name: entry.name.clone(),
+            description: args.description.clone(),
+            layer: self.layer_of(&node),
+            writable,
+            several: true,
+            write_through: args.writethrough.unwrap_or(false),
+            bitmaps,
+            chain: args.allocation_depth.unwrap_or(false).then(|| layers.collect()),
+        };
+        server.add(export).map_err(|error| QmpError::from_error(&error))?;
+        self.exports.all.insert(args.id.clone(), entry);
+        done()
+    }
+
+    /// The bitmaps that are to be shown, which `entry` has in its hands from now on.
+    fn take_bitmaps(&self, args: &ExportAdd, entry: &mut Entry) -> Result<Vec<(String, Bits)>, QmpError> {
+        let mut bitmaps = Vec::new();
+        for wanted in args.bitmaps.iter().flatten() {
+            let (node, name) = self.place_of(&args.node_name, wanted)?;
+            let bits = keeper(&node)?.take_bitmap(name, false).map_err(|error| QmpError::from_error(&error))?;
+            entry.bitmaps.push((node, name.to_owned()));
+            bitmaps.push((name.to_owned(), bits));
+        }
+        Ok(bitmaps)
+    }
+
+    /// What clients of `node` read: while a backup keeps what a disk was there, that.
+    fn layer_of(&self, node: &Node) -> Arc<dyn Layer> {
+        self.snapshots.get(node.name()).unwrap_or(node.layer()).clone()
+    }
+
+    /// `block-export-del`.
+    pub(super) fn remove_export(&mut self, args: &BlockExportDel) -> Answer {
+        let Some(entry) = self.exports.all.get(&args.id) else {
+            return Err(QmpError::generic(format!("Export '{}' is not found", args.id)));
+        };
+        let users = self.exports.server.as_ref().and_then(|server| server.users(&entry.name)).unwrap_or(0);
+        if users > 0 && args.mode != Some(BlockExportRemoveMode::Hard) {
+            return Err(QmpError::generic(format!("export '{}' still in use", args.id)));
+        }
+        self.forget_export(&args.id);
+        done()
+    }
+
+    /// Hangs up on the clients of an export, and lets go of its node.
+    fn forget_export(&mut self, id: &str) {
+        let Some(entry) = self.exports.all.remove(id) else { return };
+        if let Some(server) = &self.exports.server {
+            server.remove(&entry.name);
+        }
+        drop(entry);
+        self.bus.emit(&Event::BlockExportDeleted(BlockExportDeletedData { id: id.to_owned() }));
+    }
+
+    /// `query-block-exports`.
+    pub(super) fn exports(&self) -> Vec<BlockExportInfo> {
+        let describe = |(id, entry): (&String, &Entry)| BlockExportInfo {
+            id: id.clone(),
+            r#type: BlockExportType::Nbd,
+            node_name: entry.node.node().name().to_owned(),
+            shutting_down: false,
+        };
+        self.exports.all.iter().map(describe).collect()
+    }
+}
+
+fn not_running() -> QmpError {
+    QmpError::generic("NBD server not running")
+}
+
+fn listen(address: &SocketAddressLegacy) -> Result<Listener, QmpError> {
+    let (place, listener) = match address {
+        SocketAddressLegacy::Unix(unix) => (unix.path.clone(), Listener::unix(Path::new(&unix.path))),
+        SocketAddressLegacy::Inet(inet) => {
+            let port = inet.port.parse::<u16>();
+            let port = port.map_err(|_| QmpError::generic(format!("Invalid port number '{}'", inet.port)))?;
+            let bound = TcpListener::bind((inet.host.as_str(), port));
+            (format!("{}:{port}", inet.host), bound.map(Listener::Tcp))
+        }
+    };
+    listener.map_err(|error| QmpError::generic(format!("Failed to listen on '{place}': {error}")))
+}

@@ -1,0 +1,150 @@
+//! `transaction`: several changes at one moment, or none of them.
+//!
+//! Every device whose disk is meant is held still from the first action on it until all are done. An action that can be
+//! taken back is done at once; a snapshot, which cannot, is prepared, and taken when nothing can fail any more.
+
+use std::sync::Arc;
+
+use rhea_block::Drained;
+use rhea_block::format::qcow2::BitmapChange;
+use rhea_block::graph::Attached;
+
+use super::Machine;
+use super::bitmaps::Undo;
+use super::jobs::Verb;
+use super::snapshot::Ready;
+use crate::qmp::QmpError;
+use crate::qmp::channel::{Answer, done};
+use crate::qmp::command::args::{ActionCompletionMode, DirtyBitmap, Transaction};
+use crate::qmp::command::transaction::TransactionAction as Action;
+
+/// A device's end of a disk, held still.
+pub(super) struct Front {
+    pub(super) device: String,
+    pub(super) attached: Arc<Attached>,
+    pub(super) held: Drained,
+}
+
+/// What was done so far.
+#[derive(Default)]
+pub(super) struct Progress {
+    pub(super) fronts: Vec<Front>,
+    pub(super) snapshots: Vec<Ready>,
+    bitmaps: Vec<Undo>,
+    /// Bitmaps that go when nothing can fail any more.
+    removals: Vec<DirtyBitmap>,
+    jobs: Vec<String>,
+}
+
+impl Machine {
+    /// One action, as a command of its own.
+    pub(super) fn act(&mut self, action: Action) -> Answer {
+        self.all_or_nothing(&[action])
+    }
+
+    /// `transaction`.
+    pub(super) fn transaction(&mut self, args: &Transaction) -> Answer {
+        let mode = args.properties.as_ref().and_then(|properties| properties.completion_mode);
+        let starts_job = |action: &Action| matches!(action, Action::BlockdevBackup(_));
+        if mode == Some(ActionCompletionMode::Grouped) && args.actions.iter().filter(|a| starts_job(a)).count() > 1 {
+            return Err(QmpError::generic(
+                "jobs of a transaction end each by itself here: leave completion-mode out, or set it to 'individual'",
+            ));
+        }
+        self.all_or_nothing(&args.actions)
+    }
+
+    fn all_or_nothing(&mut self, actions: &[Action]) -> Answer {
+        let mut progress = Progress::default();
+        for action in actions {
+            if let Err(error) = self.perform(action, &mut progress) {
+                self.take_back(progress);
+                return Err(error);
+            }
+        }
+        self.finish(progress);
+        done()
+    }
+
+    fn perform(&mut self, action: &Action, progress: &mut Progress) -> Result<(), QmpError> {
+        let change =
+            |machine: &Self, bitmap: &DirtyBitmap, change| machine.change_bitmap(&bitmap.node, &bitmap.name, change);
+        let undo = match action {
+            Action::Abort(_) => return Err(QmpError::generic("Transaction aborted using Abort action")),
+            Action::BlockdevSnapshot(args) => return self.prepare_snapshot(args, progress),
+            Action::BlockdevSnapshotSync(args) => return self.prepare_overlay(args, progress),
+            Action::BlockdevBackup(args) => {
+                self.hold_still(&args.device, progress);
+                progress.jobs.push(self.backup(args)?);
+                return Ok(());
+            }
+            Action::BlockDirtyBitmapRemove(bitmap) => {
+                self.check_bitmap(bitmap)?;
+                progress.removals.push(bitmap.clone());
+                return Ok(());
+            }
+            Action::BlockDirtyBitmapAdd(args) => {
+                self.hold_still(&args.node, progress);
+                self.add_bitmap(args)
+            }
+            Action::BlockDirtyBitmapClear(bitmap) => {
+                self.hold_still(&bitmap.node, progress);
+                change(self, bitmap, &BitmapChange::Clear)
+            }
+            Action::BlockDirtyBitmapEnable(bitmap) => {
+                self.hold_still(&bitmap.node, progress);
+                change(self, bitmap, &BitmapChange::Enable)
+            }
+            Action::BlockDirtyBitmapDisable(bitmap) => {
+                self.hold_still(&bitmap.node, progress);
+                change(self, bitmap, &BitmapChange::Disable)
+            }
+            Action::BlockDirtyBitmapMerge(args) => {
+                self.hold_still(&args.node, progress);
+                self.merge_bitmaps(args)
+            }
+        };
+        progress.bitmaps.push(undo?);
+        Ok(())
+    }
+
+    /// Waits for the requests of the device that has the disk called `name`, and holds back new ones.
+    pub(super) fn hold_still(&self, name: &str, progress: &mut Progress) {
+        let disk = self.facts.find_disk(name).or_else(|| self.facts.disk_on(name));
+        let Some(device) = disk.map(|disk| disk.id.clone()) else { return };
+        if progress.fronts.iter().any(|front| front.device == device) {
+            return;
+        }
+        if let Some(attached) = self.host.disk(&device).attached {
+            let held = attached.disk().drain();
+            progress.fronts.push(Front { device, attached, held });
+        }
+    }
+
+    /// Undoes what was done, the last first.
+    fn take_back(&mut self, progress: Progress) {
+        for id in progress.jobs.iter().rev() {
+            if let Err(error) = self.order_job(id, Verb::Cancel) {
+                log::warn!("job '{id}': {error}");
+            }
+        }
+        progress.bitmaps.into_iter().rev().for_each(Undo::run);
+        progress.snapshots.iter().for_each(|ready| self.forget_made(ready));
+    }
+
+    /// Does what cannot fail, and lets the devices go on.
+    fn finish(&mut self, progress: Progress) {
+        for bitmap in &progress.removals {
+            if let Err(error) = self.change_bitmap(&bitmap.node, &bitmap.name, &BitmapChange::Remove) {
+                log::warn!("bitmap '{}': {error}", bitmap.name);
+            }
+        }
+        for ready in progress.snapshots {
+            self.take_snapshot(ready, &progress.fronts);
+        }
+        for Front { attached, held, .. } in progress.fronts {
+            drop(held);
+            attached.disk().announce();
+        }
+    }
+}

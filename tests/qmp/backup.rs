@@ -1,0 +1,293 @@
+//! Backups as managers make them: bitmaps, full and incremental copies, and disks shown to other programs.
+
+use std::path::Path;
+
+use serde_json::{Value, json};
+
+use crate::jobs::{story, tool};
+use crate::rig::Machine;
+
+/// A machine with the images `names` of 8 MiB as nodes, and devices on those that `attached` names.
+fn machine(folder: &Path, names: &[&str], attached: &[&str]) -> Machine {
+    let mut words = String::new();
+    for name in names {
+        let path = folder.join(name);
+        tool("qemu-img", &format!("create -q -f qcow2 {name} 8M"), folder);
+        words += &format!("-blockdev driver=qcow2,node-name={name},file.driver=file,file.filename={} ", path.display());
+    }
+    for name in attached {
+        words += &format!("-device virtio-blk-pci,drive={name},id={name}-device ");
+    }
+    Machine::start(&words)
+}
+
+impl Machine {
+    fn works(&mut self, command: &str, arguments: &Value) -> Value {
+        self.ask(command, arguments).unwrap_or_else(|error| panic!("{command} {arguments}: {error}"))
+    }
+
+    /// The bitmaps of a node, by name: bytes marked, recording, persistent.
+    fn bitmaps(&mut self, node: &str) -> Vec<(String, u64, bool, bool)> {
+        let nodes = self.works("query-named-block-nodes", &json!({"flat": true}));
+        let node = nodes.as_array().expect("nodes").iter().find(|n| n["node-name"] == node).expect("the node");
+        let of = |bitmap: &Value| {
+            let yes = |name: &str| bitmap[name].as_bool().expect("a truth");
+            let name = bitmap["name"].as_str().expect("a name").to_owned();
+            (name, bitmap["count"].as_u64().expect("a count"), yes("recording"), yes("persistent"))
+        };
+        node["dirty-bitmaps"].as_array().map(|all| all.iter().map(of).collect()).unwrap_or_default()
+    }
+
+    /// Shows a node on a socket; gives how QEMU's tools call it.
+    fn show(&mut self, folder: &Path, node: &str, more: &Value) -> String {
+        let socket = folder.join("nbd");
+        if !socket.exists() {
+            let address = json!({"type": "unix", "data": {"path": socket}});
+            self.works("nbd-server-start", &json!({"addr": address}));
+        }
+        let mut export = json!({"type": "nbd", "id": "shown", "node-name": node, "name": "disk"});
+        export.as_object_mut().expect("an object").extend(more.as_object().expect("an object").clone());
+        self.works("block-export-add", &export);
+        format!("nbd+unix:///disk?socket={}", socket.display())
+    }
+
+    /// Has `qemu-io` write to a node that no device has.
+    fn write(&mut self, folder: &Path, node: &str, words: &str) {
+        let address = self.show(folder, node, &json!({"writable": true}));
+        tool("qemu-io", &format!("-f raw -c {words} {address}"), folder);
+        self.works("block-export-del", &json!({"id": "shown", "mode": "hard"}));
+    }
+
+    fn backup(&mut self, arguments: &Value) -> Vec<Value> {
+        let mut all = json!({"job-id": "b"});
+        all.as_object_mut().expect("an object").extend(arguments.as_object().expect("an object").clone());
+        self.works("blockdev-backup", &all);
+        self.until("b", "null")
+    }
+}
+
+fn temporary() -> tempfile::TempDir {
+    tempfile::tempdir().expect("directory")
+}
+
+#[test]
+fn full_backup_shows_what_the_disk_shows() {
+    let folder = temporary();
+    let mut machine = machine(folder.path(), &["disk", "copy"], &[]);
+    machine.write(folder.path(), "disk", "write_-P_7_1M_2M");
+    machine.works("device_add", &json!({"driver": "virtio-blk-pci", "drive": "disk", "id": "d"}));
+    let overlay = json!({"node-name": "disk", "snapshot-node-name": "top", "snapshot-file": folder.path().join("top")});
+    machine.works("blockdev-snapshot-sync", &overlay);
+
+    let events = machine.backup(&json!({"device": "top", "target": "copy", "sync": "full"}));
+
+    let order = ["created", "running", "waiting", "pending", "BLOCK_JOB_COMPLETED", "concluded", "null"];
+    assert_eq!(story(&events), order);
+    assert_eq!((&events[4]["data"]["type"], &events[4]["data"]["len"]), (&"backup".into(), &(8 << 20).into()));
+    machine.end();
+    tool("qemu-img", "compare -f qcow2 -F qcow2 top copy", folder.path());
+}
+
+#[test]
+fn incremental_backup_brings_a_full_one_up_to_date_and_starts_the_bitmap_again() {
+    let folder = temporary();
+    let mut machine = machine(folder.path(), &["disk", "copy"], &[]);
+    machine.write(folder.path(), "disk", "write_-P_1_0_4M");
+    let bitmap = json!({"node": "disk", "name": "since", "persistent": true, "granularity": 65536});
+    let backup = json!({"job-id": "b", "device": "disk", "target": "copy", "sync": "full"});
+    let both = json!([{"type": "block-dirty-bitmap-add", "data": bitmap}, {"type": "blockdev-backup", "data": backup}]);
+    machine.works("transaction", &json!({"actions": both}));
+    machine.until("b", "null");
+
+    machine.write(folder.path(), "disk", "write_-P_2_1M_64k");
+    let marked = machine.bitmaps("disk");
+    machine.backup(&json!({"device": "disk", "target": "copy", "sync": "incremental", "bitmap": "since"}));
+    let afterwards = machine.bitmaps("disk");
+
+    assert_eq!(marked, [("since".into(), 65536, true, true)]);
+    assert_eq!(afterwards, [("since".into(), 0, true, true)]);
+    machine.write(folder.path(), "disk", "write_-P_2_6M_64k");
+    machine.end();
+    let check = "-f qcow2 -c read_-P_1_0_1M -c read_-P_2_1M_64k -c read_-P_0_4M_4M copy";
+    tool("qemu-io", check, folder.path());
+    tool("qemu-img", "check -q disk", folder.path());
+    tool("qemu-img", "bitmap --add --merge since -f qcow2 disk copied", folder.path());
+}
+
+#[test]
+fn bitmap_that_a_backup_does_not_use_up_says_the_same_afterwards() {
+    let folder = temporary();
+    let mut machine = machine(folder.path(), &["disk", "copy"], &[]);
+    machine.works("block-dirty-bitmap-add", &json!({"node": "disk", "name": "since"}));
+    machine.write(folder.path(), "disk", "write_-P_2_1M_64k");
+
+    let mut of = |mode: &str| {
+        let bitmap =
+            json!({"device": "disk", "target": "copy", "sync": "bitmap", "bitmap": "since", "bitmap-mode": mode});
+        machine.backup(&bitmap);
+        machine.bitmaps("disk")[0].1
+    };
+
+    assert_eq!([of("never"), of("always"), of("on-success")], [65536, 0, 0]);
+    let refused = machine.ask("blockdev-backup", &json!({"device": "disk", "target": "copy", "sync": "incremental"}));
+    assert_eq!(refused, Err("must provide a valid bitmap name for 'incremental' sync mode".into()));
+}
+
+#[test]
+fn transaction_that_fails_leaves_bitmaps_as_they_were() {
+    let folder = temporary();
+    let mut machine = machine(folder.path(), &["disk", "copy"], &[]);
+    machine.works("block-dirty-bitmap-add", &json!({"node": "disk", "name": "old", "persistent": true}));
+    machine.write(folder.path(), "disk", "write_-P_2_1M_64k");
+    let before = machine.bitmaps("disk");
+
+    let old = json!({"node": "disk", "name": "old"});
+    let actions = json!([
+        {"type": "block-dirty-bitmap-add", "data": {"node": "disk", "name": "new"}},
+        {"type": "block-dirty-bitmap-merge", "data": {"node": "disk", "target": "new", "bitmaps": ["old"]}},
+        {"type": "block-dirty-bitmap-clear", "data": old},
+        {"type": "block-dirty-bitmap-disable", "data": old},
+        {"type": "blockdev-backup", "data": {"job-id": "b", "device": "disk", "target": "copy", "sync": "full"}},
+        {"type": "block-dirty-bitmap-remove", "data": old},
+        {"type": "abort", "data": {}},
+    ]);
+    let failed = machine.ask("transaction", &json!({"actions": actions}));
+    machine.until("b", "null");
+
+    assert_eq!(failed, Err("Transaction aborted using Abort action".into()));
+    assert_eq!(machine.bitmaps("disk"), before);
+}
+
+#[test]
+fn bitmaps_are_merged_disabled_and_removed_by_their_commands() {
+    let folder = temporary();
+    let mut machine = machine(folder.path(), &["disk", "other"], &[]);
+    for name in ["one", "two"] {
+        machine.works("block-dirty-bitmap-add", &json!({"node": "disk", "name": name, "persistent": true}));
+        machine.write(folder.path(), "disk", if name == "one" { "write_0_64k" } else { "write_2M_64k" });
+        machine.works("block-dirty-bitmap-disable", &json!({"node": "disk", "name": name}));
+    }
+    machine.works("block-dirty-bitmap-add", &json!({"node": "other", "name": "sum", "disabled": true}));
+
+    let sources = json!([{"node": "disk", "name": "one"}, {"node": "disk", "name": "two"}]);
+    machine.works("block-dirty-bitmap-merge", &json!({"node": "other", "target": "sum", "bitmaps": sources}));
+    machine.works("block-dirty-bitmap-remove", &json!({"node": "disk", "name": "two"}));
+    let again = machine.ask("block-dirty-bitmap-add", &json!({"node": "disk", "name": "one"}));
+    let nothing = machine.ask("block-dirty-bitmap-clear", &json!({"node": "disk", "name": "two"}));
+
+    assert_eq!(machine.bitmaps("other"), [("sum".into(), 131_072, false, false)]);
+    assert_eq!(machine.bitmaps("disk"), [("one".into(), 65536, false, true)]);
+    assert_eq!(again, Err("Bitmap already exists: one".into()));
+    assert_eq!(nothing, Err("Dirty bitmap 'two' not found".into()));
+    machine.end();
+    tool("qemu-img", "bitmap --remove -f qcow2 disk one", folder.path());
+    tool("qemu-img", "check -q disk", folder.path());
+}
+
+#[test]
+fn moment_is_shown_to_who_pulls_a_backup_with_what_has_changed_since_another() {
+    let folder = temporary();
+    let mut machine = machine(folder.path(), &["disk"], &["disk"]);
+    tool("qemu-img", "create -q -f qcow2 scratch 8M", folder.path());
+    let scratch = json!({"driver": "qcow2", "node-name": "scratch", "backing": "disk",
+        "file": {"driver": "file", "filename": folder.path().join("scratch")}});
+    machine.works("blockdev-add", &scratch);
+    machine.works("block-dirty-bitmap-add", &json!({"node": "disk", "name": "since", "disabled": true}));
+
+    let backup = json!({"job-id": "b", "device": "disk", "target": "scratch", "sync": "none"});
+    machine.works("blockdev-backup", &backup);
+    let bitmaps = json!({"bitmaps": [{"node": "disk", "name": "since"}]});
+    let address = machine.show(folder.path(), "scratch", &bitmaps);
+    let shown = machine.works("query-block-exports", &json!({}));
+    let busy = machine.ask("block-dirty-bitmap-clear", &json!({"node": "disk", "name": "since"}));
+    tool("qemu-img", &format!("compare -f raw -F raw {address} {address}"), folder.path());
+    let context = format!(
+        "map --output=json --image-opts driver=nbd,export=disk,server.type=unix,server.path={},\
+         x-dirty-bitmap=qemu:dirty-bitmap:since",
+        folder.path().join("nbd").display()
+    );
+    tool("qemu-img", &context, folder.path());
+    machine.works("block-export-del", &json!({"id": "shown"}));
+    machine.works("block-job-cancel", &json!({"device": "b", "force": true}));
+    let events = machine.until("b", "null");
+    machine.works("nbd-server-stop", &json!({}));
+    machine.works("blockdev-del", &json!({"node-name": "scratch"}));
+
+    assert_eq!(shown[0], json!({"id": "shown", "type": "nbd", "node-name": "scratch", "shutting-down": false}));
+    assert_eq!(busy, Err("Bitmap 'since' is currently in use by another operation and cannot be used".into()));
+    assert!(machine.events.iter().any(|event| event["event"] == "BLOCK_EXPORT_DELETED"));
+    assert!(story(&events).contains(&"BLOCK_JOB_CANCELLED"), "{events:?}");
+}
+
+#[test]
+fn exports_without_a_server_of_what_is_not_there_and_of_what_is_in_use_are_refused() {
+    let folder = temporary();
+    let mut machine = machine(folder.path(), &["disk"], &["disk"]);
+    let export = |more: Value| {
+        let mut all = json!({"type": "nbd", "id": "x", "node-name": "disk"});
+        all.as_object_mut().expect("an object").extend(more.as_object().expect("an object").clone());
+        all
+    };
+
+    let without = machine.ask("block-export-add", &export(json!({})));
+    let stopped = machine.ask("nbd-server-stop", &json!({}));
+    let address = json!({"type": "unix", "data": {"path": folder.path().join("nbd")}});
+    machine.works("nbd-server-start", &json!({"addr": address}));
+    let twice = machine.ask("nbd-server-start", &json!({"addr": address}));
+    let missing = machine.ask("block-export-add", &export(json!({"node-name": "nowhere"})));
+    let written = machine.ask("block-export-add", &export(json!({"writable": true})));
+    machine.works("block-export-add", &export(json!({})));
+    let removed = machine.ask("blockdev-del", &json!({"node-name": "disk"}));
+    let unknown = machine.ask("block-export-del", &json!({"id": "y"}));
+
+    assert_eq!([&without, &stopped], [&Err("NBD server not running".into()); 2]);
+    assert_eq!(twice, Err("NBD server already running".into()));
+    assert_eq!(missing, Err("Cannot find device='nowhere' nor node-name='nowhere'".into()));
+    assert_eq!(written, Err("Block device disk is in use".into()));
+    assert_eq!(removed, Err("Node disk is in use".into()));
+    assert_eq!(unknown, Err("Export 'y' is not found".into()));
+}
+
+#[test]
+fn image_beneath_an_overlay_is_opened_for_its_bitmaps_and_closed_again() {
+    let folder = temporary();
+    let mut machine = machine(folder.path(), &["disk"], &["disk"]);
+    machine.works("block-dirty-bitmap-add", &json!({"node": "disk", "name": "old", "persistent": true}));
+    let overlay = json!({"node-name": "disk", "snapshot-node-name": "top", "snapshot-file": folder.path().join("top")});
+    machine.works("blockdev-snapshot-sync", &overlay);
+    let options = |more: Value| {
+        let mut all = json!({"driver": "qcow2", "node-name": "disk",
+            "file": {"driver": "file", "filename": folder.path().join("disk")}});
+        all.as_object_mut().expect("an object").extend(more.as_object().expect("an object").clone());
+        json!({"options": [all]})
+    };
+    let remove = json!({"node": "disk", "name": "old"});
+
+    let closed = machine.ask("block-dirty-bitmap-remove", &remove);
+    machine.works("blockdev-reopen", &options(json!({"read-only": false})));
+    machine.works("block-dirty-bitmap-remove", &remove);
+    machine.works("blockdev-reopen", &options(json!({"read-only": true})));
+    let left = machine.bitmaps("disk");
+    let other = machine.ask("blockdev-reopen", &options(json!({"l2-cache-size": 65536})));
+    let again = machine.ask("block-dirty-bitmap-add", &json!({"node": "disk", "name": "new", "persistent": true}));
+
+    assert_eq!(closed, Err("Bitmap 'old' is readonly and cannot be modified".into()));
+    assert_eq!(left, []);
+    assert_eq!(other, Err("of node 'disk' only 'read-only' can be changed while it is open".into()));
+    assert_eq!(again, Err("Bitmap 'new' is readonly and cannot be modified".into()));
+    machine.end();
+    tool("qemu-img", "check -q disk", folder.path());
+}
+
+#[test]
+fn names_of_bitmaps_for_a_migration_are_told_as_they_were_set() {
+    let mut machine = Machine::start("-S");
+    let mapping = json!([{"node-name": "disk", "alias": "d", "bitmaps": [{"name": "since", "alias": "s"}]}]);
+
+    let before = machine.works("query-migrate-parameters", &json!({}));
+    machine.works("migrate-set-parameters", &json!({"block-bitmap-mapping": mapping}));
+    machine.works("migrate-set-parameters", &json!({}));
+
+    assert_eq!(before, json!({}));
+    assert_eq!(machine.works("query-migrate-parameters", &json!({})), json!({"block-bitmap-mapping": mapping}));
+}
