@@ -11,6 +11,7 @@ use rhea_devices::bus::{Crash, PowerRequest};
 use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
 
 use super::debug::DebuggerInput;
+use crate::qmp::event::BlockWriteThresholdData;
 
 /// News from a vCPU, a device or a signal.
 #[derive(Debug)]
@@ -46,6 +47,8 @@ pub enum MachineEvent {
         /// It is out now.
         open: bool,
     },
+    /// A write went past a node's threshold.
+    WriteThreshold(BlockWriteThresholdData),
     /// The job with this id has done its work and follows what is written since.
     JobReady(String),
     /// The work of a job has ended.

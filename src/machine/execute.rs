@@ -47,6 +47,7 @@ impl Target for Machine {
             Command::BlockdevChangeMedium(args) => self.change_medium(&args),
             Command::BlockSetIoThrottle(args) => self.limit_disk(&args),
             Command::BlockdevAdd(args) => self.add_node(&args.0),
+            Command::BlockSetWriteThreshold(args) => self.set_write_threshold(&args),
             Command::BlockdevReopen(args) => self.reopen_nodes(&args),
             Command::BlockdevDel(args) => self.remove_node(&args.node_name),
             Command::BlockdevSnapshot(args) => self.act(TransactionAction::BlockdevSnapshot(args)),

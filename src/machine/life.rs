@@ -168,6 +168,10 @@ impl Machine {
                 self.tray_moved(&device, open);
                 Ok(())
             }
+            MachineEvent::WriteThreshold(data) => {
+                self.bus.emit(&Event::BlockWriteThreshold(data));
+                Ok(())
+            }
             MachineEvent::JobReady(id) => {
                 self.job_ready(&id);
                 Ok(())

@@ -171,6 +171,8 @@ commands! {
     "block_set_io_throttle" BlockSetIoThrottle(BlockSetIoThrottle) -> (),
     /// Puts a node into the graph.
     "blockdev-add" BlockdevAdd(BlockdevAdd) -> (),
+    /// Has a write told that goes past a place in a node.
+    "block-set-write-threshold" BlockSetWriteThreshold(BlockSetWriteThreshold) -> (),
     /// Has nodes written to, or only read.
     "blockdev-reopen" BlockdevReopen(BlockdevReopen) -> (),
     /// Takes a node out of the graph.

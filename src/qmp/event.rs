@@ -205,6 +205,18 @@ qapi_struct! {
 }
 
 qapi_struct! {
+    /// Data of `BLOCK_WRITE_THRESHOLD`.
+    pub struct BlockWriteThresholdData {
+        /// The node.
+        pub node_name: String,
+        /// How far past the threshold the write ended, in bytes.
+        pub amount_exceeded: u64,
+        /// The threshold, which is taken back by this.
+        pub write_threshold: u64,
+    }
+}
+
+qapi_struct! {
     /// Data of `BLOCK_EXPORT_DELETED`.
     pub struct BlockExportDeletedData {
         /// The export's id.
@@ -313,6 +325,8 @@ events! {
     "BLOCK_JOB_READY" BlockJobReady(BlockJobReadyData),
     /// A job on a node waits to be finalized.
     "BLOCK_JOB_PENDING" BlockJobPending(BlockJobPendingData),
+    /// A write went past the threshold of a node.
+    "BLOCK_WRITE_THRESHOLD" BlockWriteThreshold(BlockWriteThresholdData),
     /// An export is gone.
     "BLOCK_EXPORT_DELETED" BlockExportDeleted(BlockExportDeletedData),
     /// The guest's kernel panicked.

@@ -52,7 +52,7 @@ impl Machine {
     }
 
     /// Has `qemu-io` write to a node that no device has.
-    fn write(&mut self, folder: &Path, node: &str, words: &str) {
+    pub(crate) fn write(&mut self, folder: &Path, node: &str, words: &str) {
         let address = self.show(folder, node, &json!({"writable": true}));
         tool("qemu-io", &format!("-f raw -c {words} {address}"), folder);
         self.works("block-export-del", &json!({"id": "shown", "mode": "hard"}));

@@ -51,3 +51,35 @@ fn counters_are_told_of_a_disk_its_file_and_the_image_behind_it() {
     let node = of_nodes.as_array().expect("a list").iter().find(|node| node["node-name"] == "top").expect("the node");
     assert_eq!((node.get("backing"), &node["parent"]["node-name"]), (None, &"file".into()));
 }
+
+#[test]
+fn write_past_the_threshold_of_a_file_is_told_once() {
+    let folder = tempfile::tempdir().expect("directory");
+    let path = folder.path().join("disk.qcow2");
+    let mut create = Command::new("qemu-img");
+    create.args(["create", "-q", "-f", "qcow2"]).arg(&path).arg("8M");
+    assert!(create.status().expect("qemu-img (Debian: qemu-utils)").success());
+    let mut machine = Machine::start(&format!(
+        "-blockdev driver=file,node-name=file,filename={} -blockdev driver=qcow2,node-name=disk,file=file",
+        path.display()
+    ));
+    let threshold = |machine: &mut Machine| {
+        let nodes = machine.ask("query-named-block-nodes", &json!({})).expect("nodes");
+        let file = nodes.as_array().expect("a list").iter().find(|node| node["node-name"] == "file");
+        file.expect("the file")["write_threshold"].clone()
+    };
+
+    let set = json!({"node-name": "file", "write-threshold": 1 << 20});
+    assert_eq!(machine.ask("block-set-write-threshold", &set), Ok(json!({})));
+    machine.write(folder.path(), "disk", "write_0_64k");
+    let before = threshold(&mut machine);
+    machine.write(folder.path(), "disk", "write_0_4M");
+    let format = machine.ask("block-set-write-threshold", &json!({"node-name": "disk", "write-threshold": 1}));
+
+    let of_it = |event: &&Value| event["event"] == "BLOCK_WRITE_THRESHOLD";
+    let told: Vec<_> = machine.events.iter().filter(of_it).map(|event| event["data"].clone()).collect();
+    assert_eq!((before, threshold(&mut machine)), (json!(1 << 20), json!(0)));
+    assert_eq!((told.len(), &told[0]["node-name"], &told[0]["write-threshold"]), (1, &json!("file"), &json!(1 << 20)));
+    assert!(told[0]["amount-exceeded"].as_u64() > Some(0));
+    assert_eq!(format, Err("node 'disk' is of driver 'qcow2': give the node of its file or block device".to_owned()));
+}

@@ -7,6 +7,7 @@ use serde::Serialize;
 
 use super::{Graph, Node};
 use crate::format::qcow2::{DirtyBitmap, Qcow2};
+use crate::protocol::file::HostFile;
 use crate::spec::DetectZeroes;
 use crate::throttle::Group;
 
@@ -154,7 +155,7 @@ pub struct NodeInfo {
     pub image: ImageDetails,
     /// How the host caches.
     pub cache: CacheInfo,
-    /// No threshold is set.
+    /// The place past which a write is told; 0 for none.
     pub write_threshold: u64,
     /// Its bitmaps.
     #[serde(rename = "dirty-bitmaps", skip_serializing_if = "Vec::is_empty")]
@@ -170,6 +171,7 @@ impl Node {
     pub fn info(&self, writeback: bool) -> NodeInfo {
         let image = self.details();
         let backing = self.child("backing");
+        let file = self.layer().as_any().downcast_ref::<HostFile>();
         NodeInfo {
             file: self.filename.display().to_string(),
             node_name: self.name.clone(),
@@ -188,7 +190,7 @@ impl Node {
             throttling: ThrottleInfo::default(),
             image,
             cache: CacheInfo { writeback, direct: self.direct, no_flush: self.no_flush },
-            write_threshold: 0,
+            write_threshold: file.map_or(0, HostFile::write_threshold),
             dirty_bitmaps: self.dirty_bitmaps(),
         }
     }

@@ -20,8 +20,11 @@ use super::units::{Units, Writing};
 mod options;
 #[cfg(test)]
 mod tests;
+mod threshold;
 
 pub use options::FileOptions;
+pub use threshold::Tell;
+use threshold::Threshold;
 
 /// Bytes of a new file that are written, and no hole.
 const FIRST_BLOCK: u64 = 4096;
@@ -39,6 +42,7 @@ pub struct HostFile {
     len: AtomicU64,
     /// End of the write that reached farthest.
     highest: AtomicU64,
+    threshold: Threshold,
     /// A sync failed and the page cache may have dropped what it could not write: no later sync can make that good.
     sync_lost: AtomicBool,
     no_punch: AtomicBool,
@@ -115,6 +119,7 @@ impl HostFile {
             physical_block: physical.max(if alignment > 1 { alignment } else { 512 }),
             len: AtomicU64::new(len),
             highest: AtomicU64::new(0),
+            threshold: Threshold::default(),
             sync_lost: AtomicBool::new(false),
             no_punch: AtomicBool::new(false),
             no_zero_range: AtomicBool::new(false),
@@ -218,12 +223,24 @@ impl HostFile {
         Ok(())
     }
 
+    /// Has `tell` called for the first write that ends past `place`, in bytes; 0 takes that back.
+    pub fn set_write_threshold(&self, place: u64, tell: Tell) {
+        self.threshold.set(place, tell);
+    }
+
+    /// The place past which a write is told; 0 for none.
+    #[must_use]
+    pub fn write_threshold(&self) -> u64 {
+        self.threshold.place()
+    }
+
     /// Counts a write that is about to be done. Most are of no news, and cost a load.
     fn reached(&self, offset: u64, len: u64) {
         let end = offset.saturating_add(len);
         if end > self.highest.load(Ordering::Relaxed) {
             self.highest.fetch_max(end, Ordering::Relaxed);
         }
+        self.threshold.look(end);
     }
 
     /// Begins a change of a range, with direct I/O: of whole units, of parts, or of the file's end.

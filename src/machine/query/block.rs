@@ -5,16 +5,19 @@ use std::sync::Arc;
 use rhea_block::Drained;
 use rhea_block::graph::{Attached, Node, NodeInfo, ThrottleInfo};
 use rhea_block::layer::Preallocation;
+use rhea_block::protocol::file::HostFile;
 use rhea_block::spec::BlockdevSpec;
 use rhea_devices::block_stats::{BlockStats as Counters, Counted};
 use rhea_devices::scsi::Tray;
 use serde_json::{Value, json};
 
 use crate::machine::Machine;
+use crate::machine::event::MachineEvent;
 use crate::machine::facts::Disk;
 use crate::qmp::QmpError;
 use crate::qmp::channel::{Answer, answer, done};
-use crate::qmp::command::args::{BlockResize, BlockdevReopen};
+use crate::qmp::command::args::{BlockResize, BlockSetWriteThreshold, BlockdevReopen};
+use crate::qmp::event::BlockWriteThresholdData;
 use crate::qmp::reply::block::{BlockDeviceStats, BlockStats};
 use crate::spec::blockdev::BlockdevArgs;
 
@@ -134,6 +137,24 @@ impl Machine {
             return Err(QmpError::generic("'node-name' must be specified for the root node"));
         }
         self.host.graph.add(&spec).map_err(|e| QmpError::from_error(&e))?;
+        done()
+    }
+
+    /// `block-set-write-threshold`.
+    pub(in crate::machine) fn set_write_threshold(&self, args: &BlockSetWriteThreshold) -> Answer {
+        let node = self.host.graph.get(&args.node_name);
+        let node = node.ok_or_else(|| QmpError::generic(format!("Device '{}' not found", args.node_name)))?;
+        let Some(file) = node.layer().as_any().downcast_ref::<HostFile>() else {
+            let (name, driver) = (node.name(), node.layer().driver());
+            let text = format!("node '{name}' is of driver '{driver}': give the node of its file or block device");
+            return Err(QmpError::generic(text));
+        };
+        let (events, node_name) = (self.host.events.clone(), args.node_name.clone());
+        let tell = move |amount_exceeded, write_threshold| {
+            let data = BlockWriteThresholdData { node_name: node_name.clone(), amount_exceeded, write_threshold };
+            events.send(MachineEvent::WriteThreshold(data));
+        };
+        file.set_write_threshold(args.write_threshold, Arc::new(tell));
         done()
     }
 

@@ -558,6 +558,16 @@ qapi_struct! {
 pub type MigrateSetParameters = MigrationParameters;
 
 qapi_struct! {
+    /// `block-set-write-threshold`.
+    pub struct BlockSetWriteThreshold {
+        /// The node: a file or block device.
+        pub node_name: String,
+        /// Bytes from its start; 0 takes the threshold back.
+        pub write_threshold: u64,
+    }
+}
+
+qapi_struct! {
     /// `blockdev-reopen`.
     pub struct BlockdevReopen {
         /// The nodes, each as it was opened but for what changes.

@@ -55,3 +55,22 @@ fn highest_write_is_where_the_farthest_one_ended() {
 
     assert_eq!((before, written, read, overwritten, file.highest_write()), (0, 1100, 1100, 2100, 3100));
 }
+
+#[test]
+fn write_past_a_threshold_is_told_once() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("disk");
+    std::fs::write(&path, [1; 4096]).unwrap();
+    let file = HostFile::open(&path, FileOptions::default()).unwrap();
+    let told = Arc::new(std::sync::Mutex::new(Vec::new()));
+    let list = told.clone();
+    file.set_write_threshold(2048, Arc::new(move |past, place| list.lock().unwrap().push((past, place))));
+
+    write_all(&file, &[2; 48], 2000).unwrap();
+    let before = (told.lock().unwrap().len(), file.write_threshold());
+    assert!(matches!(file.fast(FastOp::Write, 2000, 100), Fast::Direct(_)));
+    write_all(&file, &[2; 100], 3000).unwrap();
+
+    assert_eq!(before, (0, 2048));
+    assert_eq!((told.lock().unwrap().as_slice(), file.write_threshold()), (&[(52, 2048)][..], 0));
+}
