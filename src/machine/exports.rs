@@ -6,7 +6,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use rhea_block::format::qcow2::Bits;
-use rhea_block::graph::{Node, Shown};
+use rhea_block::graph::{EXPORT, Held, Node, Shown};
 use rhea_block::layer::Layer;
 use rhea_block::nbd::{Export, Listener, Server};
 
@@ -36,6 +36,8 @@ struct Entry {
     /// What clients ask for.
     name: String,
     node: Shown,
+    /// The node is written to: no job has it meanwhile.
+    _written: Option<Held>,
     /// Bitmaps that nobody else changes meanwhile.
     bitmaps: Vec<(Arc<Node>, String)>,
 }
@@ -84,15 +86,11 @@ impl Machine {
         let Some(server) = &self.exports.server else { return Err(not_running()) };
         let node = self.node_of(&args.node_name)?;
         let writable = args.writable.unwrap_or(false);
-        if writable {
-            self.host.graph.check_unused(&node).map_err(|error| QmpError::from_error(&error))?;
-            if node.is_read_only() {
-                return Err(QmpError::generic(format!("Block node '{}' is read-only", node.name())));
-            }
-        }
+        let written = writable.then(|| self.hold_for_writing(&node)).transpose()?;
         let mut entry = Entry {
             name: args.name.clone().unwrap_or_else(|| args.node_name.clone()),
             node: Shown::new(node.clone()),
+            _written: written,
             bitmaps: Vec::new(),
         };
         let bitmaps = self.take_bitmaps(args, &mut entry)?;
@@ -110,6 +108,16 @@ impl Machine {
         server.add(export).map_err(|error| QmpError::from_error(&error))?;
         self.exports.all.insert(args.id.clone(), entry);
         done()
+    }
+
+    /// Keeps jobs and everybody else from a node that clients write to.
+    fn hold_for_writing(&self, node: &Arc<Node>) -> Result<Held, QmpError> {
+        if node.is_read_only() {
+            return Err(QmpError::generic(format!("Block node '{}' is read-only", node.name())));
+        }
+        let graph = &self.host.graph;
+        let held = graph.check_unused(node).and_then(|()| graph.hold_for_job(vec![node.clone()], EXPORT));
+        held.map_err(|error| QmpError::from_error(&error))
     }
 
     /// The bitmaps that are to be shown, which `entry` has in its hands from now on.

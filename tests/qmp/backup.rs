@@ -240,12 +240,22 @@ fn exports_without_a_server_of_what_is_not_there_and_of_what_is_in_use_are_refus
     let removed = machine.ask("blockdev-del", &json!({"node-name": "disk"}));
     let unknown = machine.ask("block-export-del", &json!({"id": "y"}));
 
+    let second = folder.path().join("second");
+    tool("qemu-img", "create -q -f qcow2 second 8M", folder.path());
+    let node = json!({"driver": "qcow2", "node-name": "second", "file": {"driver": "file", "filename": second}});
+    machine.works("blockdev-add", &node);
+    let writable = json!({"id": "z", "node-name": "second", "writable": true});
+    machine.works("block-export-add", &export(writable));
+    let job = machine.ask("block-stream", &json!({"job-id": "j", "device": "second"}));
+
     assert_eq!([&without, &stopped], [&Err("NBD server not running".into()); 2]);
     assert_eq!(twice, Err("NBD server already running".into()));
     assert_eq!(missing, Err("Cannot find device='nowhere' nor node-name='nowhere'".into()));
     assert_eq!(written, Err("Block device disk is in use".into()));
     assert_eq!(removed, Err("Node disk is in use".into()));
     assert_eq!(unknown, Err("Export 'y' is not found".into()));
+    let busy = "Node 'second' is busy: block device is in use by an export that clients write to";
+    assert_eq!(job, Err(busy.into()));
 }
 
 #[test]

@@ -33,7 +33,7 @@ pub use drive::{CacheMode, DriveSpec, OpenedDrive};
 pub use info::{CacheInfo, ChildInfo, ImageDetails, NodeInfo, ThrottleInfo};
 pub use named::by_name;
 pub use open::Inherited;
-pub use rework::Held;
+pub use rework::{EXPORT, Held};
 pub use snapshot::{NewOverlay, Snapshot};
 
 use open::Trail;

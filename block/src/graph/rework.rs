@@ -9,6 +9,9 @@ use crate::error::{BlockError, ErrorKind};
 use crate::format::qcow2::Qcow2;
 use crate::lock::Access;
 
+/// What has a node in hand that clients write to, past whatever a job would put above it.
+pub const EXPORT: &str = "export";
+
 /// Nodes in the hands of a job, until it is dropped.
 pub struct Held {
     nodes: Vec<Arc<Node>>,
@@ -35,7 +38,8 @@ impl Node {
     /// It has.
     pub fn check_idle(&self) -> Result<(), BlockError> {
         let Some(job) = self.job() else { return Ok(()) };
-        let text = format!("Node '{}' is busy: block device is in use by block job: {job}", self.name);
+        let user = if job == EXPORT { "an export that clients write to".into() } else { format!("block job: {job}") };
+        let text = format!("Node '{}' is busy: block device is in use by {user}", self.name);
         Err(BlockError::new(ErrorKind::Invalid, text))
     }
 }

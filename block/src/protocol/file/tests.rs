@@ -62,7 +62,7 @@ fn write_past_a_threshold_is_told_once() {
     let path = folder.path().join("disk");
     std::fs::write(&path, [1; 4096]).unwrap();
     let file = HostFile::open(&path, FileOptions::default()).unwrap();
-    let told = Arc::new(std::sync::Mutex::new(Vec::new()));
+    let told = Arc::new(Mutex::new(Vec::new()));
     let list = told.clone();
     file.set_write_threshold(2048, Arc::new(move |past, place| list.lock().unwrap().push((past, place))));
 
