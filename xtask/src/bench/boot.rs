@@ -5,12 +5,13 @@ mod driver;
 mod qmp;
 mod report;
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use anyhow::{Context, Result};
 use clap::Args;
 
-use super::counted::{self, Counted};
+use super::counted::{Asked, Counted};
+use super::results;
 use crate::initramfs::Initramfs;
 use crate::kernel::Flavor;
 use crate::{demo, guest, host};
@@ -27,45 +28,34 @@ use cell::{Cell, Image, Measured, Work};
 /// ELF file. The results are also written to target/bench/boot.json, each as soon as it is there.
 #[derive(Args)]
 pub(crate) struct BootArgs {
-    /// The monitor to compare with QEMU; built first if this is not given
-    #[arg(long)]
-    monitor: Option<PathBuf>,
-    /// Only cells with one of these in their names, such as "rhea", "elf" or "pc bzimage quiet"
-    #[arg(long)]
-    only: Vec<String>,
+    #[command(flatten)]
+    asked: Asked,
     /// How many boots of each kind are counted; the smallest is shown
     #[arg(long, default_value_t = 1)]
     runs: u32,
-    /// Keep the boots that an earlier run of the same monitor has left in target/bench/boot.json, and add to them
-    #[arg(long)]
-    resume: bool,
     /// Leave out the boots, and measure only the answer to QMP
     #[arg(long)]
     qmp_only: bool,
-    /// Measure here and now: this is what runs in the lab machine
-    #[arg(long, hide = true)]
-    here: bool,
 }
 
 /// Measures, prints and saves.
 pub(super) fn run(args: &BootArgs) -> Result<u8> {
-    if args.here {
+    if args.asked.here {
         return driver::run();
     }
-    let monitor = demo::monitor(args.monitor.as_deref())?;
-    let mut boots = if args.resume { report::saved()? } else { Vec::new() };
+    let monitor = demo::monitor(args.asked.monitor.as_deref())?;
+    let mut boots = if args.asked.resume { report::saved()? } else { Vec::new() };
     let outcome = if args.qmp_only { Ok(()) } else { measure(args, &monitor, &mut boots) };
     let answers = qmp::measure(&monitor)?;
     report::print(&boots, &answers);
     report::save(&boots, &answers)?;
-    println!("\nsaved in {}", report::file().display());
+    println!("\nsaved in {}", results::file(report::VERB).display());
     outcome.map(|()| 0)
 }
 
 /// Adds the boots that are asked for and not there yet. What is there is saved after each.
 fn measure(args: &BootArgs, monitor: &Path, boots: &mut Vec<Measured>) -> Result<()> {
-    let mut cells = counted::chosen(Cell::all(), &args.only)?;
-    cells.retain(|cell| !boots.iter().any(|boot| boot.cell == *cell));
+    let cells = args.asked.left(Cell::all(), boots)?;
     let work = |cells: &[Cell]| {
         Ok(serde_json::to_string(&Work { rhea: monitor.to_path_buf(), runs: args.runs, cells: cells.to_vec() })?)
     };
@@ -93,5 +83,5 @@ fn machine(monitor: &Path) -> Result<Counted> {
     if monitor.is_file() {
         programs.push(monitor.to_path_buf());
     }
-    Counted::new("boot", programs, files)
+    Counted::new(report::VERB, programs, files)
 }

@@ -12,6 +12,7 @@ use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
+use clap::Args;
 use serde::de::DeserializeOwned;
 
 use crate::initramfs::Initramfs;
@@ -72,17 +73,42 @@ pub(super) trait Measured: DeserializeOwned + Display {
     fn cell(&self) -> &Self::Cell;
 }
 
-/// Those of `cells` that have one of the words in their names.
-///
-/// # Errors
-/// When none has.
-pub(super) fn chosen<C: Display>(cells: impl Iterator<Item = C>, words: &[String]) -> Result<Vec<C>> {
-    let wanted = |cell: &C| words.is_empty() || words.iter().any(|word| cell.to_string().contains(word));
-    let chosen: Vec<C> = cells.filter(wanted).collect();
-    if chosen.is_empty() {
-        bail!("no cell has one of these in its name: {}", words.join(", "));
+/// Which cells are asked for, of which monitor.
+#[derive(Args)]
+pub(super) struct Asked {
+    /// The monitor to compare with QEMU; built first if this is not given
+    #[arg(long)]
+    pub(super) monitor: Option<PathBuf>,
+    /// Only cells with one of these in their names, such as "rhea", "pc bzimage quiet" or "qemu ide qcow2"
+    #[arg(long)]
+    only: Vec<String>,
+    /// Keep what an earlier run of the same monitor has left in the file of results, and add to it
+    #[arg(long)]
+    pub(super) resume: bool,
+    /// Measure here and now: this is what runs in the lab machine
+    #[arg(long, hide = true)]
+    pub(super) here: bool,
+}
+
+impl Asked {
+    /// Those of `cells` that are asked for and not among what is `measured`.
+    ///
+    /// # Errors
+    /// When none is asked for.
+    pub(super) fn left<M: Measured>(
+        &self,
+        cells: impl Iterator<Item = M::Cell>,
+        measured: &[M],
+    ) -> Result<Vec<M::Cell>> {
+        let asked =
+            |cell: &M::Cell| self.only.is_empty() || self.only.iter().any(|word| cell.to_string().contains(word));
+        let mut left: Vec<_> = cells.filter(asked).collect();
+        if left.is_empty() {
+            bail!("no cell has one of these in its name: {}", self.only.join(", "));
+        }
+        left.retain(|cell| !measured.iter().any(|there| there.cell() == cell));
+        Ok(left)
     }
-    Ok(chosen)
 }
 
 /// The files of a counting machine, and the number of times it was started.

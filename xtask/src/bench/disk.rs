@@ -6,12 +6,13 @@ mod guest;
 mod job;
 mod report;
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use anyhow::{Context, Result};
 use clap::Args;
 
-use super::counted::{self, Counted};
+use super::counted::{Asked, Counted};
+use super::results;
 use crate::initramfs::Initramfs;
 use crate::kernel::Flavor;
 use crate::{demo, host};
@@ -29,15 +30,8 @@ const GUEST_MODULES: &[&str] = &["virtio_pci", "virtio_blk", "virtio_scsi", "sd_
 /// QEMU in the same cell. The results are also written to target/bench/disk.json, each as soon as it is there.
 #[derive(Args)]
 pub(crate) struct DiskArgs {
-    /// The monitor to compare with QEMU; built first if this is not given
-    #[arg(long)]
-    monitor: Option<PathBuf>,
-    /// Only cells with one of these in their names, such as "rhea", "virtio-blk" or "qemu ide qcow2"
-    #[arg(long)]
-    only: Vec<String>,
-    /// Measure here and now: this is what runs in the lab machine
-    #[arg(long, hide = true)]
-    here: bool,
+    #[command(flatten)]
+    asked: Asked,
     /// Do the work and tell: this is what runs in the guest
     #[arg(long, hide = true)]
     guest: bool,
@@ -45,28 +39,28 @@ pub(crate) struct DiskArgs {
 
 /// Measures, prints and saves.
 pub(super) fn run(args: &DiskArgs) -> Result<u8> {
-    if args.here {
+    if args.asked.here {
         return driver::run();
     }
     if args.guest {
         return guest::run();
     }
-    let monitor = demo::monitor(args.monitor.as_deref())?;
-    let mut measured = Vec::new();
+    let monitor = demo::monitor(args.asked.monitor.as_deref())?;
+    let mut measured = if args.asked.resume { results::saved(report::VERB)? } else { Vec::new() };
     let outcome = measure(args, &monitor, &mut measured);
     report::print(&measured);
-    println!("\nsaved in {}", report::file().display());
+    println!("\nsaved in {}", results::file(report::VERB).display());
     outcome.map(|()| 0)
 }
 
-/// Measures the cells that are asked for. What is there is saved after each.
+/// Adds the cells that are asked for and not there yet. What is there is saved after each.
 fn measure(args: &DiskArgs, monitor: &Path, measured: &mut Vec<Measured>) -> Result<()> {
-    let cells = counted::chosen(Cell::all(), &args.only)?;
+    let cells = args.asked.left(Cell::all(), measured)?;
     let work =
         |cells: &[Cell]| Ok(serde_json::to_string(&Work { rhea: monitor.to_path_buf(), cells: cells.to_vec() })?);
     machine(monitor)?.measure(cells, work, |result| {
         measured.push(result);
-        report::save(measured)
+        results::save(report::VERB, &*measured)
     })
 }
 
@@ -85,5 +79,5 @@ fn machine(monitor: &Path) -> Result<Counted> {
         (cell::DRIVER.to_owned(), driver.clone()),
     ];
     files.extend(super::firmware::files()?);
-    Counted::new("disk", vec![qemu, monitor.to_path_buf(), driver], files)
+    Counted::new(report::VERB, vec![qemu, monitor.to_path_buf(), driver], files)
 }

@@ -5,6 +5,7 @@ mod boot;
 mod counted;
 mod disk;
 mod firmware;
+mod results;
 pub(crate) mod table;
 
 use anyhow::Result;

@@ -1,16 +1,15 @@
 //! The comparison in print and as a file.
 
-use std::fs;
-use std::path::PathBuf;
-
-use anyhow::{Context, Result};
+use anyhow::Result;
 use serde::Deserialize;
 use serde_json::json;
 
-use super::super::table;
+use super::super::{results, table};
 use super::cell::{Cell, Console, Image, Measured, Monitor};
 use super::qmp::Answer;
-use crate::paths;
+
+/// Names the benchmark, and its results.
+pub(super) const VERB: &str = "boot";
 
 /// All ratios are to this.
 const BASE: Cell = Cell { monitor: Monitor::QemuPc, image: Image::Elf, console: Console::Quiet };
@@ -52,25 +51,12 @@ struct Saved {
 
 /// The boots that an earlier run saved.
 pub(super) fn saved() -> Result<Vec<Measured>> {
-    let file = file();
-    let text = fs::read(&file).with_context(|| format!("no earlier run to resume: cannot read {}", file.display()))?;
-    let saved: Saved = serde_json::from_slice(&text).with_context(|| format!("cannot read {}", file.display()))?;
-    Ok(saved.boots)
+    results::saved(VERB).map(|saved: Saved| saved.boots)
 }
 
 /// Writes `target/bench/boot.json`.
 pub(super) fn save(boots: &[Measured], answers: &[Answer]) -> Result<()> {
-    let file = file();
-    if let Some(directory) = file.parent() {
-        fs::create_dir_all(directory)?;
-    }
-    fs::write(&file, serde_json::to_vec_pretty(&json!({"boots": boots, "answers": answers}))?)
-        .with_context(|| format!("cannot write {}", file.display()))
-}
-
-/// Where results are kept.
-pub(super) fn file() -> PathBuf {
-    paths::target().join("bench/boot.json")
+    results::save(VERB, &json!({"boots": boots, "answers": answers}))
 }
 
 fn heads(words: &[&str]) -> Vec<String> {

@@ -1,14 +1,11 @@
 //! The comparison in print and as a file.
 
-use std::fs;
-use std::path::PathBuf;
-
-use anyhow::{Context, Result};
-
 use super::super::table;
 use super::cell::{Cell, Cost, Measured, Monitor};
 use super::job::Job;
-use crate::paths;
+
+/// Names the benchmark, and its results.
+pub(super) const VERB: &str = "disk";
 
 /// Prints a table: for each job and cell, instructions a request of both and their ratio.
 pub(super) fn print(measured: &[Measured]) {
@@ -41,18 +38,4 @@ pub(super) fn print(measured: &[Measured]) {
 
 fn find(measured: &[Measured], cell: Cell, job: Job) -> Option<Cost> {
     measured.iter().find(|result| result.cell == cell)?.jobs.get(&job).copied()
-}
-
-/// Writes `target/bench/disk.json`.
-pub(super) fn save(measured: &[Measured]) -> Result<()> {
-    let file = file();
-    if let Some(directory) = file.parent() {
-        fs::create_dir_all(directory)?;
-    }
-    fs::write(&file, serde_json::to_vec_pretty(measured)?).with_context(|| format!("cannot write {}", file.display()))
-}
-
-/// Where results are kept.
-pub(super) fn file() -> PathBuf {
-    paths::target().join("bench/disk.json")
 }
