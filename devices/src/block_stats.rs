@@ -1,7 +1,9 @@
 //! What a disk has done, counted where it happens: the figures of `query-blockstats`, for every kind of front end.
 
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
-use std::time::{Duration, Instant};
+use std::time::Duration;
+
+use crate::moment::Moment;
 
 /// Kinds of request that are counted apart.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -67,7 +69,7 @@ pub struct BlockStats {
     flush: OpStats,
     unmap: OpStats,
     zone_append: OpStats,
-    born: Instant,
+    born: Moment,
     /// Nanoseconds from `born` to the last request's end, plus one; 0 before the first.
     last_access: AtomicU64,
 }
@@ -80,7 +82,7 @@ impl Default for BlockStats {
             flush: OpStats::default(),
             unmap: OpStats::default(),
             zone_append: OpStats::default(),
-            born: Instant::now(),
+            born: Moment::now(),
             last_access: AtomicU64::new(0),
         }
     }
@@ -98,7 +100,7 @@ impl BlockStats {
     }
 
     /// A request of `bytes` bytes that began at `began` has succeeded at `now`.
-    pub fn done(&self, kind: Counted, bytes: u64, began: Instant, now: Instant) {
+    pub fn done(&self, kind: Counted, bytes: u64, began: Moment, now: Moment) {
         let stats = self.of(kind);
         stats.bytes.fetch_add(bytes, Relaxed);
         stats.operations.fetch_add(1, Relaxed);
@@ -106,7 +108,7 @@ impl BlockStats {
     }
 
     /// A request that began at `began` has failed at `now`.
-    pub fn failed(&self, kind: Counted, began: Instant, now: Instant) {
+    pub fn failed(&self, kind: Counted, began: Moment, now: Moment) {
         let stats = self.of(kind);
         stats.failed.fetch_add(1, Relaxed);
         self.took(stats, began, now);
@@ -115,7 +117,7 @@ impl BlockStats {
     /// A request was refused before it reached the host.
     pub fn invalid(&self, kind: Counted) {
         self.of(kind).invalid.fetch_add(1, Relaxed);
-        self.touch(Instant::now());
+        self.touch(Moment::now());
     }
 
     /// `count` requests were merged into others.
@@ -132,22 +134,18 @@ impl BlockStats {
     /// How long ago the last request ended; `None` if there was none yet.
     #[must_use]
     pub fn idle(&self) -> Option<Duration> {
-        let last = Duration::from_nanos(self.last_access.load(Relaxed).checked_sub(1)?);
-        Some(self.born.elapsed().saturating_sub(last))
+        let last = self.last_access.load(Relaxed).checked_sub(1)?;
+        Some(Duration::from_nanos(Moment::now().nanos_since(self.born).saturating_sub(last)))
     }
 
-    fn took(&self, stats: &OpStats, began: Instant, now: Instant) {
-        stats.total_time_ns.fetch_add(nanos(now.saturating_duration_since(began)), Relaxed);
+    fn took(&self, stats: &OpStats, began: Moment, now: Moment) {
+        stats.total_time_ns.fetch_add(now.nanos_since(began), Relaxed);
         self.touch(now);
     }
 
-    fn touch(&self, now: Instant) {
-        self.last_access.store(nanos(now.saturating_duration_since(self.born)).saturating_add(1), Relaxed);
+    fn touch(&self, now: Moment) {
+        self.last_access.store(now.nanos_since(self.born).saturating_add(1), Relaxed);
     }
-}
-
-fn nanos(time: Duration) -> u64 {
-    u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)
 }
 
 #[cfg(test)]
@@ -157,7 +155,7 @@ mod tests {
     #[test]
     fn counts_each_kind_apart_and_adds_up_time() {
         let stats = BlockStats::default();
-        let began = Instant::now();
+        let began = Moment::now();
         stats.done(Counted::Read, 4096, began, began + Duration::from_nanos(100));
         stats.done(Counted::Read, 512, began, began + Duration::from_nanos(50));
         stats.failed(Counted::Write, began, began + Duration::from_nanos(7));
@@ -173,7 +171,7 @@ mod tests {
     fn idle_time_starts_with_the_first_request() {
         let stats = BlockStats::default();
         assert_eq!(stats.idle(), None);
-        stats.done(Counted::Flush, 0, Instant::now(), Instant::now());
+        stats.done(Counted::Flush, 0, Moment::now(), Moment::now());
         assert!(stats.idle().is_some());
     }
 }

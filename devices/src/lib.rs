@@ -18,6 +18,7 @@ pub mod legacy;
 pub mod lifecycle;
 pub mod log_limit;
 pub mod memory;
+pub mod moment;
 pub mod pci;
 pub mod scsi;
 pub mod testdev;

@@ -4,12 +4,15 @@
 //! registers, its own included.
 
 use std::cell::Cell;
+use std::iter::FusedIterator;
 use std::sync::Arc;
 
 use vm_memory::bitmap::Bitmap;
+use vm_memory::guest_memory::{GuestMemoryBackendSliceIterator, GuestMemorySliceIterator};
 use vm_memory::{
-    Bytes, GuestAddress, GuestMemoryBackend, GuestMemoryError, GuestMemoryMmap, GuestMemoryRegion, GuestRegionMmap,
-    MemoryRegionAddress, VolatileSlice,
+    ByteValued, Bytes, GuestAddress, GuestMemory, GuestMemoryBackend, GuestMemoryError, GuestMemoryMmap,
+    GuestMemoryRegion, GuestMemoryResult, GuestRegionMmap, MemoryRegionAddress, Permissions, VolatileMemory,
+    VolatileSlice,
 };
 
 /// The dirty bitmap of the guest's RAM, chosen here and nowhere else.
@@ -23,10 +26,10 @@ pub type RamRegion = GuestRegionMmap<Dirty>;
 
 /// Notes that the host wrote `len` bytes at guest address `addr` behind `vm-memory`'s back (a disk read through
 /// an iovec). Everything else that `vm-memory` writes marks itself.
-pub fn mark_written(ram: &impl GuestMemoryBackend<R = RamRegion>, addr: GuestAddress, len: usize) {
+pub fn mark_written(ram: &RamView, addr: GuestAddress, len: usize) {
     // Without a bitmap there is nothing to mark.
     if size_of::<Dirty>() > 0
-        && let Some((region, at)) = ram.to_region_addr(addr)
+        && let Some((region, at)) = ram.ram.to_region_addr(addr)
     {
         mark_dirty(&region.bitmap(), usize::try_from(at.0).unwrap_or(usize::MAX), len);
     }
@@ -65,7 +68,7 @@ impl RamView {
     #[inline]
     #[must_use]
     pub fn piece(&self, addr: u64, len: usize) -> Option<VolatileSlice<'_, ()>> {
-        let region = self.find_region(GuestAddress(addr))?;
+        let region = self.region(addr)?;
         let within = MemoryRegionAddress(addr - region.start_addr().0);
         GuestMemoryRegion::get_slice(region, within, len).ok()
     }
@@ -85,6 +88,18 @@ impl RamView {
         }
     }
 
+    /// Reads a `T` at `addr`.
+    ///
+    /// # Errors
+    /// When it is not all RAM.
+    #[inline]
+    pub fn read_value<T: ByteValued>(&self, addr: u64) -> Result<T, GuestMemoryError> {
+        match self.piece(addr, size_of::<T>()) {
+            Some(piece) => Ok(piece.get_ref::<T>(0)?.load()),
+            None => self.read_obj(GuestAddress(addr)),
+        }
+    }
+
     /// Writes `data` at `addr`.
     ///
     /// # Errors
@@ -100,12 +115,22 @@ impl RamView {
         }
     }
 
+    /// The region that `addr` lies in.
+    #[inline]
+    fn region(&self, addr: u64) -> Option<&RamRegion> {
+        let Place { number, start, len } = self.last.get();
+        if addr.wrapping_sub(start) < len {
+            return self.ram.iter().nth(number);
+        }
+        self.search(addr)
+    }
+
     #[cold]
-    fn search(&self, addr: GuestAddress) -> Option<&RamRegion> {
+    fn search(&self, addr: u64) -> Option<&RamRegion> {
         let place = |region: &RamRegion| (region.start_addr().0, GuestMemoryRegion::len(region));
         let holds = |region: &RamRegion| {
             let (start, len) = place(region);
-            addr.0.wrapping_sub(start) < len
+            addr.wrapping_sub(start) < len
         };
         let (number, region) = self.ram.iter().enumerate().find(|(_, region)| holds(region))?;
         let (start, len) = place(region);
@@ -120,24 +145,59 @@ impl RamView {
     }
 }
 
-impl GuestMemoryBackend for RamView {
-    type R = RamRegion;
+/// All that `vm-memory` does with a view, and `virtio-queue` through it, goes by [`RamView::piece`] where it can.
+impl GuestMemory for RamView {
+    type PhysicalMemory = GuestRam;
+    type Bitmap = Dirty;
 
-    fn num_regions(&self) -> usize {
-        self.ram.num_regions()
+    #[inline]
+    fn check_range(&self, addr: GuestAddress, count: usize, _access: Permissions) -> bool {
+        self.piece(addr.0, count).is_some() || GuestMemoryBackend::check_range(&*self.ram, addr, count)
     }
 
     #[inline]
-    fn find_region(&self, addr: GuestAddress) -> Option<&RamRegion> {
-        let Place { number, start, len } = self.last.get();
-        if addr.0.wrapping_sub(start) < len {
-            return self.ram.iter().nth(number);
-        }
-        self.search(addr)
+    fn get_slices<'a>(
+        &'a self,
+        addr: GuestAddress,
+        count: usize,
+        _access: Permissions,
+    ) -> GuestMemoryResult<impl GuestMemorySliceIterator<'a, Dirty>> {
+        Ok(match self.piece(addr.0, count) {
+            Some(piece) if count > 0 => Pieces::One(Some(piece)),
+            _ => Pieces::Many(GuestMemoryBackend::get_slices(&*self.ram, addr, count)),
+        })
     }
 
-    fn iter(&self) -> impl Iterator<Item = &RamRegion> {
-        self.ram.iter()
+    fn physical_memory(&self) -> Option<&GuestRam> {
+        Some(&self.ram)
+    }
+}
+
+/// The pieces that a range consists of.
+enum Pieces<'a> {
+    One(Option<VolatileSlice<'a, Dirty>>),
+    Many(GuestMemoryBackendSliceIterator<'a, GuestRam>),
+}
+
+impl<'a> Iterator for Pieces<'a> {
+    type Item = GuestMemoryResult<VolatileSlice<'a, Dirty>>;
+
+    #[inline]
+    fn next(&mut self) -> Option<Self::Item> {
+        match self {
+            Self::One(piece) => piece.take().map(Ok),
+            Self::Many(pieces) => pieces.next(),
+        }
+    }
+}
+
+impl FusedIterator for Pieces<'_> {}
+
+impl<'a> GuestMemorySliceIterator<'a, Dirty> for Pieces<'a> {
+    #[inline]
+    fn stop_on_error(mut self) -> GuestMemoryResult<impl Iterator<Item = VolatileSlice<'a, Dirty>>> {
+        let first = self.next().transpose()?;
+        Ok(first.into_iter().chain(self.map_while(Result::ok)))
     }
 }
 
@@ -156,7 +216,7 @@ mod tests {
         for addr in [0, 0x10_0000, 0xfff, 0x10_1fff, 0x1000, 0x10_2000, 0x0f_ffff, u64::MAX, 0x10_0001, 1] {
             let addr = GuestAddress(addr);
             let expected = view.ram.find_region(addr).map(GuestMemoryRegion::start_addr);
-            assert_eq!(view.find_region(addr).map(GuestMemoryRegion::start_addr), expected, "{addr:?}");
+            assert_eq!(view.region(addr.0).map(GuestMemoryRegion::start_addr), expected, "{addr:?}");
         }
     }
 
@@ -171,10 +231,27 @@ mod tests {
             view.read_bytes(&mut back, addr).unwrap();
 
             assert_eq!(back, [1, 2, 3, 4, 5, 6, 7], "{addr:#x}");
+            assert_eq!(view.read_value::<u32>(addr).unwrap().to_le_bytes(), [1, 2, 3, 4], "{addr:#x}");
         }
         assert!(view.piece(0xffd, 7).is_none());
         assert!(view.read_bytes(&mut [0; 7], 0x1ffd).is_err());
         assert!(view.write_bytes(&[0; 7], u64::MAX - 2).is_err());
+    }
+
+    #[test]
+    fn what_other_crates_do_by_the_view_they_do_as_by_the_ram() {
+        let ram = GuestRam::from_ranges(&[(GuestAddress(0), 0x1000), (GuestAddress(0x1000), 0x1000)]).unwrap();
+        let view = RamView::new(Arc::new(ram));
+        for (addr, len) in [(0, 0), (0, 1), (0xff0, 0x10), (0xff0, 0x20), (0x1ff0, 0x20), (0x5000, 1), (u64::MAX, 2)] {
+            let (at, access) = (GuestAddress(addr), Permissions::ReadWrite);
+            let length = |slice: GuestMemoryResult<VolatileSlice<'_, Dirty>>| slice.ok().map(|slice| slice.len());
+            let ours: Vec<_> = GuestMemory::get_slices(&view, at, len, access).unwrap().map(length).collect();
+            let theirs: Vec<_> = GuestMemory::get_slices(&*view.ram, at, len, access).unwrap().map(length).collect();
+
+            assert_eq!(ours, theirs, "{addr:#x}+{len:#x}");
+            let whole = GuestMemory::check_range(&*view.ram, at, len, access);
+            assert_eq!(GuestMemory::check_range(&view, at, len, access), whole, "{addr:#x}+{len:#x}");
+        }
     }
 
     #[test]

@@ -7,13 +7,13 @@ use std::collections::BTreeSet;
 use std::os::fd::AsRawFd;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, channel};
-use std::time::Instant;
 
 use rhea_block::{Image, ImageQueue, Op, Request};
 use vm_memory::{Bytes, MmapRegion, VolatileMemory};
 
 use crate::block_stats::{BlockStats, Counted};
 use crate::lifecycle::DeviceError;
+use crate::moment::Moment;
 use crate::scsi::bounce::Bounce;
 use crate::virtio::iothread::{IoThread, Next, Ready, Sources, Trigger, Worker, WorkerHandle};
 
@@ -51,7 +51,7 @@ impl Store {
         let size = self.array.size() as u64;
         for offset in (0..size).step_by(STEP as usize) {
             let len = STEP.min(size - offset);
-            let began = Instant::now();
+            let began = Moment::now();
             let read = self.transfer(&link, Op::Read, offset, len).and_then(|bounce| self.fill(offset, &bounce));
             let failed = |errno| below(Box::new(std::io::Error::from_raw_os_error(errno)));
             self.count(Counted::Read, len, began, read).map_err(failed)?;
@@ -87,7 +87,7 @@ impl Store {
             let run = self.dirty.iter().zip(first..).take_while(|(have, want)| *have == want).count() as u64;
             let run = run.min(STEP / SECTOR);
             let (offset, len) = (first * SECTOR, run * SECTOR);
-            let began = Instant::now();
+            let began = Moment::now();
             let written = self.transfer(link, Op::Write { fua: false }, offset, len).map(drop);
             if let Err(errno) = self.count(Counted::Write, len, began, written) {
                 let error = std::io::Error::from_raw_os_error(errno);
@@ -99,10 +99,10 @@ impl Store {
         true
     }
 
-    fn count(&self, kind: Counted, len: u64, began: Instant, outcome: Result<(), i32>) -> Result<(), i32> {
+    fn count(&self, kind: Counted, len: u64, began: Moment, outcome: Result<(), i32>) -> Result<(), i32> {
         match outcome {
-            Ok(()) => self.stats.done(kind, len, began, Instant::now()),
-            Err(_) => self.stats.failed(kind, began, Instant::now()),
+            Ok(()) => self.stats.done(kind, len, began, Moment::now()),
+            Err(_) => self.stats.failed(kind, began, Moment::now()),
         }
         outcome
     }

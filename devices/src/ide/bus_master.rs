@@ -2,7 +2,7 @@
 //! "Programming Interface for Bus Master IDE Controller", revision 1.0).
 
 use serde::{Deserialize, Serialize};
-use vm_memory::{Bytes, GuestAddress, GuestMemoryBackend};
+use vm_memory::{Bytes, GuestAddress, GuestMemory, Permissions};
 
 use crate::memory::RamView;
 use crate::virtio::queue::GuestRange;
@@ -186,7 +186,7 @@ impl BusMaster {
             }
             let len = u32::try_from(want - found).unwrap_or(u32::MAX).min(self.cursor.left);
             let addr = u64::from(self.cursor.address);
-            if !GuestMemoryBackend::check_range(ram, GuestAddress(addr), len as usize) {
+            if !GuestMemory::check_range(ram, GuestAddress(addr), len as usize, Permissions::ReadWrite) {
                 return Err(BadTable);
             }
             into.push(GuestRange { addr, len });

@@ -2,7 +2,6 @@
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
-use std::time::Instant;
 
 use rhea_block::Request;
 use serde::{Deserialize, Serialize};
@@ -15,6 +14,7 @@ use super::transfer::{BUFFER, Sectors, Step, Trim};
 use super::worker::Link;
 use crate::irq::IrqLine;
 use crate::memory::RamView;
+use crate::moment::Moment;
 use crate::scsi::bounce::Bounce;
 use crate::scsi::{Job, Medium};
 use crate::virtio::queue::GuestRange;
@@ -97,7 +97,7 @@ pub(super) struct Channel {
     pub(super) ranges: Vec<GuestRange>,
     pub(super) work: Work,
     pub(super) job: Option<Job>,
-    pub(super) began: Instant,
+    pub(super) began: Moment,
     pub(super) in_flight: bool,
     /// A reset waits for what is in flight.
     reset: Option<Reset>,
@@ -200,7 +200,7 @@ impl Channel {
             ranges: Vec::new(),
             work: Work::default(),
             job: None,
-            began: Instant::now(),
+            began: Moment::now(),
             in_flight: false,
             reset: None,
             paused: false,

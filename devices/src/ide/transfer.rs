@@ -1,7 +1,5 @@
 //! The movement of data: between image, buffer, guest memory and data register, one step at a time.
 
-use std::time::Instant;
-
 use rhea_block::{Buffers, Op, Request};
 use serde::{Deserialize, Serialize};
 use vm_memory::{Bytes, GuestAddress};
@@ -13,6 +11,7 @@ use super::regs::{error, status};
 use crate::block_errors::ErrorAction;
 use crate::block_stats::Counted;
 use crate::memory;
+use crate::moment::Moment;
 use crate::virtio::queue::lend;
 
 /// Bytes of a channel's buffer: as much as is read ahead for the data register.
@@ -129,7 +128,7 @@ impl Channel {
         let Some(medium) = self.drive(self.work.drive).and_then(|drive| drive.medium()) else {
             return self.step_failed(libc::ENOMEDIUM);
         };
-        self.began = Instant::now();
+        self.began = Moment::now();
         self.in_flight = true;
         self.outbox = Some(Order { medium, request });
     }
@@ -154,7 +153,7 @@ impl Channel {
     /// The image is done with the step.
     pub(super) fn step_done(&mut self, result: Result<(), i32>) {
         let Some(step) = self.work.step else { return };
-        let (counted, began, now) = (step.counted(), self.began, Instant::now());
+        let (counted, began, now) = (step.counted(), self.began, Moment::now());
         let n = self.work.drive;
         let Some(drive) = self.drive(n) else { return };
         let Err(errno) = result else {

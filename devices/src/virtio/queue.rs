@@ -202,15 +202,7 @@ impl VirtQueue {
     fn descriptor(&self, table: u64, index: u16) -> Result<Descriptor, ChainError> {
         let size = size_of::<Descriptor>() as u64;
         let addr = table.checked_add(u64::from(index) * size).ok_or(ChainError::Table { addr: table })?;
-        let mut bytes = [0; size_of::<Descriptor>()];
-        self.ram.read_bytes(&mut bytes, addr).map_err(|_| ChainError::Table { addr })?;
-        let [a0, a1, a2, a3, a4, a5, a6, a7, l0, l1, l2, l3, f0, f1, n0, n1] = bytes;
-        Ok(Descriptor::new(
-            u64::from_le_bytes([a0, a1, a2, a3, a4, a5, a6, a7]),
-            u32::from_le_bytes([l0, l1, l2, l3]),
-            u16::from_le_bytes([f0, f1]),
-            u16::from_le_bytes([n0, n1]),
-        ))
+        self.ram.read_value(addr).map_err(|_| ChainError::Table { addr })
     }
 
     /// Gives a chain back; `written` is how many bytes of its device-writable part were written, from its start.

@@ -2,7 +2,6 @@
 
 use std::os::fd::{AsRawFd, RawFd};
 use std::sync::Arc;
-use std::time::Instant;
 
 use rhea_block::{Buffers, Completion, ImageQueue, Op, Request};
 
@@ -12,6 +11,7 @@ use super::{GET_ID_BYTES, Serial};
 use crate::block_errors::{ErrorAction, ErrorPolicy};
 use crate::block_stats::{BlockStats, Counted};
 use crate::memory::RamView;
+use crate::moment::Moment;
 use crate::virtio::queue::{Chain, QueueError, VirtQueue, lend};
 use crate::virtio::worker::QueueHandler;
 
@@ -19,7 +19,7 @@ use crate::virtio::worker::QueueHandler;
 struct Slot {
     chain: Chain,
     kind: Kind,
-    began: Instant,
+    began: Moment,
     /// Bytes moved, discarded or zeroed.
     bytes: u64,
     /// Requests to the image that are not done.
@@ -49,7 +49,7 @@ pub(super) struct BlkQueue {
     held: Vec<u16>,
     segments: Vec<Segment>,
     /// When the batch at hand began.
-    batch: Option<Instant>,
+    batch: Option<Moment>,
 }
 
 impl BlkQueue {
@@ -66,7 +66,7 @@ impl BlkQueue {
     /// A free slot; as many are made as chains are ever in flight.
     fn slot(&mut self) -> usize {
         self.free.pop().unwrap_or_else(|| {
-            let began = Instant::now();
+            let began = Moment::now();
             let chain = Chain::default();
             self.slots.push(Slot { chain, kind: Kind::Flush, began, bytes: 0, parts: 0, error: None });
             self.slots.len() - 1
@@ -97,7 +97,7 @@ impl BlkQueue {
     }
 
     fn submit(&mut self, ram: &RamView, at: usize, parsed: &Parsed, limits: &Limits) -> Result<(), Refused> {
-        let began = *self.batch.get_or_insert_with(Instant::now);
+        let began = *self.batch.get_or_insert_with(Moment::now);
         let fua = !self.fixed.shared.write_cache();
         let ioerr = Refused { status: result::IOERR, kind: Some(parsed.kind) };
         let slot = self.slots.get_mut(at).ok_or(ioerr)?;
@@ -144,7 +144,7 @@ impl BlkQueue {
     }
 
     /// One part of a request is done.
-    fn completed(&mut self, queue: &mut VirtQueue, done: &Completion, now: Instant) -> Result<(), QueueError> {
+    fn completed(&mut self, queue: &mut VirtQueue, done: &Completion, now: Moment) -> Result<(), QueueError> {
         let at = usize::try_from(done.tag).unwrap_or(usize::MAX);
         let Some(slot) = self.slots.get_mut(at).filter(|slot| slot.parts > 0) else {
             log::error!("an image completed a request that it was not given");
@@ -222,7 +222,7 @@ impl QueueHandler for BlkQueue {
 
     fn finish(&mut self, queue: &mut VirtQueue) -> Result<(), QueueError> {
         let Some(first) = self.image.reap() else { return Ok(()) };
-        let now = Instant::now();
+        let now = Moment::now();
         let mut next = Some(first);
         while let Some(done) = next {
             self.completed(queue, &done, now)?;

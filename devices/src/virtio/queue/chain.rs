@@ -7,7 +7,7 @@ use std::sync::Arc;
 use rhea_block::{Buffers, IoVecs};
 use thiserror::Error;
 use virtio_queue::desc::split::Descriptor;
-use vm_memory::{GuestAddress, GuestMemoryBackend};
+use vm_memory::{GuestAddress, GuestMemory, GuestMemoryBackend, Permissions};
 
 use crate::memory::{self, RamView};
 
@@ -126,6 +126,9 @@ impl Chain {
     /// [`ChainError::Short`] when there is less; then nothing is read.
     pub fn read(&self, ram: &RamView, offset: u32, data: &mut [u8]) -> Result<(), ChainError> {
         let want = within(offset, data.len(), self.readable)?;
+        if let Some(range) = whole(self.ranges.get(..self.split).unwrap_or_default(), offset, want) {
+            return ram.read_bytes(data, range.addr).map_err(|_| not_in_ram(range));
+        }
         let mut rest = data;
         for range in self.readable(offset, want) {
             let (now, later) = rest.split_at_mut(range.len as usize);
@@ -141,6 +144,9 @@ impl Chain {
     /// [`ChainError::Short`] when there is less; then nothing is written.
     pub fn write(&self, ram: &RamView, offset: u32, data: &[u8]) -> Result<(), ChainError> {
         let want = within(offset, data.len(), self.writable)?;
+        if let Some(range) = whole(self.ranges.get(self.split..).unwrap_or_default(), offset, want) {
+            return ram.write_bytes(data, range.addr).map_err(|_| not_in_ram(range));
+        }
         let mut rest = data;
         for range in self.writable(offset, want) {
             let (now, later) = rest.split_at(range.len as usize);
@@ -206,7 +212,7 @@ pub fn host_ranges(
             continue;
         }
         // Regions may touch: then a buffer can go on in the next one.
-        for slice in GuestMemoryBackend::get_slices(ram, GuestAddress(range.addr), range.len as usize) {
+        for slice in GuestMemoryBackend::get_slices(&**ram.ram(), GuestAddress(range.addr), range.len as usize) {
             let slice = slice.map_err(|_| not_in_ram(range))?;
             into.push(libc::iovec { iov_base: slice.ptr_guard_mut().as_ptr().cast(), iov_len: slice.len() });
         }
@@ -240,7 +246,7 @@ pub(super) fn indirect_table(descriptor: &Descriptor) -> Result<(u64, u32), Chai
 
 fn in_ram(ram: &RamView, addr: u64, len: u32) -> bool {
     // Regions may touch: then a buffer can go on in the next one.
-    ram.piece(addr, len as usize).is_some() || GuestMemoryBackend::check_range(ram, GuestAddress(addr), len as usize)
+    GuestMemory::check_range(ram, GuestAddress(addr), len as usize, Permissions::ReadWrite)
 }
 
 fn within(offset: u32, wanted: usize, len: u32) -> Result<u32, ChainError> {
@@ -251,6 +257,19 @@ fn within(offset: u32, wanted: usize, len: u32) -> Result<u32, ChainError> {
 
 fn not_in_ram(range: GuestRange) -> ChainError {
     ChainError::NotInRam { addr: range.addr, len: range.len }
+}
+
+/// `len` bytes from byte `offset` of what `ranges` are, if they lie in one of them: headers and status bytes do.
+fn whole(ranges: &[GuestRange], offset: u32, len: u32) -> Option<GuestRange> {
+    let mut skip = offset;
+    for range in ranges {
+        if skip < range.len {
+            // The sum cannot wrap: the range was checked to lie in RAM.
+            return (len <= range.len - skip).then(|| GuestRange { addr: range.addr + u64::from(skip), len });
+        }
+        skip -= range.len;
+    }
+    None
 }
 
 fn cut(ranges: &[GuestRange], offset: u32, len: u32) -> impl Iterator<Item = GuestRange> + '_ {

@@ -4,7 +4,6 @@ use std::collections::BTreeMap;
 use std::io;
 use std::os::fd::{AsRawFd, RawFd};
 use std::sync::Arc;
-use std::time::Instant;
 
 use rhea_block::{Buffers, ImageQueue};
 use vmm_sys_util::epoll::{ControlOperation, Epoll, EpollEvent, EventSet};
@@ -16,6 +15,7 @@ use super::tasks::Tasks;
 use super::wire::{self, Command, RESPONSE_HEAD, response};
 use crate::block_errors::ErrorAction;
 use crate::block_stats::Counted;
+use crate::moment::Moment;
 use crate::scsi::{Cdb, Job, Media, Plan, Reply, Sense, Step, no_such_unit, report_luns};
 use crate::virtio::queue::{Chain, QueueError, VirtQueue, lend};
 use crate::virtio::worker::QueueHandler;
@@ -42,7 +42,7 @@ struct Slot {
     command: Option<Command>,
     job: Option<Job>,
     unit: Option<Arc<ScsiUnit>>,
-    began: Instant,
+    began: Moment,
 }
 
 pub(super) struct RequestQueue {
@@ -65,6 +65,9 @@ pub(super) struct RequestQueue {
     held: Vec<u16>,
     /// Some path has been given requests since the last flush.
     kick: bool,
+    /// When the batch at hand began, and when the completions at hand were found.
+    batch: Option<Moment>,
+    found: Option<Moment>,
 }
 
 impl RequestQueue {
@@ -87,6 +90,8 @@ impl RequestQueue {
             free: Vec::new(),
             held: Vec::new(),
             kick: false,
+            batch: None,
+            found: None,
         })
     }
 
@@ -149,7 +154,7 @@ impl RequestQueue {
 
     fn slot(&mut self) -> usize {
         self.free.pop().unwrap_or_else(|| {
-            let (chain, began) = (Chain::default(), Instant::now());
+            let (chain, began) = (Chain::default(), Moment::now());
             self.slots.push(Slot { chain, command: None, job: None, unit: None, began });
             self.slots.len() - 1
         })
@@ -267,7 +272,7 @@ impl RequestQueue {
             _ => Ok(Buffers::none()),
         };
         let Ok(buffers) = ranges else { return self.answer_code(queue, at, response::FAILURE) };
-        slot.began = Instant::now();
+        slot.began = *self.batch.get_or_insert_with(Moment::now);
         let claim = slot.unit.as_ref().map_or(Ok(None), |unit| unit.unit.claim(&media));
         let Ok(claim) = claim else { return self.answer(queue, at, &Reply::bare(crate::scsi::status::BUSY)) };
         let (job, step) = Job::start(media, at as u64, buffers, claim);
@@ -313,7 +318,8 @@ impl RequestQueue {
             log::error!("an image completed a request that it was not given");
             return Ok(());
         };
-        let (counted, bytes, now) = (job.media().counted(), job.media().bytes(), Instant::now());
+        let now = *self.found.get_or_insert_with(Moment::now);
+        let (counted, bytes) = (job.media().counted(), job.media().bytes());
         let marked = self.tasks.is_marked(self.n, at);
         let step = match result {
             Ok(()) => job.completed(),
@@ -442,6 +448,7 @@ impl QueueHandler for RequestQueue {
     }
 
     fn flush(&mut self) {
+        self.batch = None;
         if std::mem::take(&mut self.kick) {
             let busy = self.known.iter_mut().filter_map(|known| known.path.as_mut());
             busy.filter(|path| path.queue.in_flight() > 0).for_each(|path| path.queue.kick());
@@ -449,10 +456,14 @@ impl QueueHandler for RequestQueue {
     }
 
     fn finish(&mut self, queue: &mut VirtQueue) -> Result<(), QueueError> {
-        // Quiet until the bus changes again.
-        let _ = self.waker.read();
         self.refresh();
+        self.found = None;
         self.reap_all(queue)?;
+        if self.found.is_none() {
+            // Nothing is done, so it may be the bus that woke us: quiet until it changes again.
+            let _ = self.waker.read();
+            self.refresh();
+        }
         let ready = &self.ready;
         self.leaving.retain(|path| {
             let busy = path.queue.in_flight() > 0;
