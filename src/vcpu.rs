@@ -116,10 +116,22 @@ impl VcpuHandle {
     ///
     /// # Errors
     /// When the host gives no thread.
-    pub fn start(index: u32, vcpu: Vcpu, platform: Arc<dyn Platform>, events: EventSender) -> Result<Self, VcpuError> {
+    pub fn start(
+        index: u32,
+        mut vcpu: Vcpu,
+        platform: Arc<dyn Platform>,
+        events: EventSender,
+    ) -> Result<Self, VcpuError> {
         let mailbox = Arc::new(Mailbox::default());
         let (tell, told) = channel();
         let inbox = Arc::clone(&mailbox);
+        let ports = Arc::clone(&platform);
+        vcpu.on_kept_write(Box::new(move |port, data| {
+            let effect = ports.write_port(port, data);
+            if effect != Effect::None {
+                log::error!("a write to port {port:#x} that was kept means {effect:?}, which is lost");
+            }
+        }));
         let work = move || {
             let hello = (current_thread_id(), vcpu.bind_to_this_thread());
             if tell.send(hello).is_ok() {

@@ -2,6 +2,9 @@
 
 mod guest;
 
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
 use guest::{CODE, Guest, Seen, host};
 use rhea_arch::kvm::state::{IrqchipState, VcpuState};
 use rhea_arch::kvm::{Access, Exit, HostKind, HostRange, IrqchipSnapshot, MsrValue, RunState, VcpuSnapshot, Vm};
@@ -68,6 +71,46 @@ fn out_of_each_width_arrives_whole() {
 
     let out = |width, data: &[u8]| Seen::Out { port: 0x1234, width, data: data.to_vec() };
     assert_eq!(seen, [out(1, &[0x11]), out(2, &[0x11, 0x22]), out(4, &[0x11, 0x22, 0x33, 0x44])]);
+}
+
+#[test]
+fn kept_writes_are_done_in_order_before_the_exit_after_them() {
+    // mov dx, 0x1f2; mov al, 1; out dx, al; inc ax; out dx, al; inc dx; inc ax; out dx, al; mov dx, 0x1f7; out dx, al;
+    // mov dx, 0x1f1; mov al, 9; out dx, al; mov dx, 0x1f8; in al, dx
+    let body = [
+        0xba, 0xf2, 0x01, 0xb0, 1, 0xee, 0x40, 0xee, 0x42, 0x40, 0xee, 0xba, 0xf7, 0x01, 0xee, 0xba, 0xf1, 0x01, 0xb0,
+        9, 0xee, 0xba, 0xf8, 0x01, 0xec,
+    ];
+    let mut guest = Guest::new(&code(&body));
+    guest.input.push_back(0);
+    let kept = Arc::new(Mutex::new(Vec::new()));
+    let sink = Arc::clone(&kept);
+    guest.vcpu.on_kept_write(Box::new(move |port, data| sink.lock().unwrap().push((port, data.to_vec()))));
+    guest.vm.keep_port_writes(0x1f1, 6).unwrap();
+
+    assert_eq!(guest.step(), Seen::Out { port: 0x1f7, width: 1, data: vec![3] });
+    assert_eq!(std::mem::take(&mut *kept.lock().unwrap()), [(0x1f2, vec![1]), (0x1f2, vec![2]), (0x1f3, vec![3])]);
+    assert_eq!(guest.step(), Seen::In { port: 0x1f8, width: 1, items: 1 });
+    assert_eq!(*kept.lock().unwrap(), [(0x1f1, vec![9])]);
+}
+
+#[test]
+fn a_kept_write_does_not_stay_behind_when_the_vcpu_is_stopped() {
+    // mov dx, 0x1f2; mov al, 7; out dx, al; here: jmp here
+    let mut guest = Guest::new(&[0xba, 0xf2, 0x01, 0xb0, 7, 0xee, 0xeb, 0xfe]);
+    let kept = Arc::new(Mutex::new(Vec::new()));
+    let sink = Arc::clone(&kept);
+    guest.vcpu.on_kept_write(Box::new(move |port, data| sink.lock().unwrap().push((port, data.to_vec()))));
+    guest.vm.keep_port_writes(0x1f1, 6).unwrap();
+    let kicker = guest.vcpu.bind_to_this_thread();
+    let stopper = std::thread::spawn(move || {
+        std::thread::sleep(Duration::from_millis(500));
+        kicker.kick();
+    });
+
+    assert_eq!(guest.step(), Seen::Interrupted);
+    assert_eq!(*kept.lock().unwrap(), [(0x1f2, vec![7])]);
+    stopper.join().unwrap();
 }
 
 #[test]

@@ -28,6 +28,9 @@ pub trait Accelerator: Send + Sync {
     /// # Errors
     /// When the host refuses.
     fn map(&self, guest: u64, host: HostRange, access: Access) -> Result<Mapping, MemoryError>;
+    /// Writes to the `count` ports from `first` on do nothing by themselves: they may come later than they are made, as
+    /// long as they come before any other access.
+    fn may_keep_writes(&self, _first: u16, _count: u16) {}
 }
 
 /// KVM's virtual machine.
@@ -49,6 +52,13 @@ impl Accelerator for Kvm {
     fn map(&self, guest: u64, host: HostRange, access: Access) -> Result<Mapping, MemoryError> {
         let id = self.0.add_memory(guest, host, access, false)?;
         Ok(Box::new(Slot { vm: Arc::clone(&self.0), id }))
+    }
+
+    fn may_keep_writes(&self, first: u16, count: u16) {
+        // Each then costs an exit, that is all.
+        if let Err(error) = self.0.keep_port_writes(first, count) {
+            log::warn!("writes to ports from {first:#x} on are not kept: {error}");
+        }
     }
 }
 

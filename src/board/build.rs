@@ -5,6 +5,7 @@ use std::sync::Arc;
 use rhea_arch::x86_64::acpi::{AcpiSpec, Processor, SerialPort};
 use rhea_arch::x86_64::layout::{OPTION_ROM_START, ports};
 use rhea_devices::clock::SharedClock;
+use rhea_devices::ide::OPERAND_PORTS;
 use rhea_devices::memory::GuestRam;
 use rhea_devices::pci::host::PciHost;
 use rhea_devices::pci::i440fx::I440fx;
@@ -77,6 +78,11 @@ impl Board {
         let hotplug = attacher.attach_hotplug()?;
         attacher.attach_fw_cfg(Arc::clone(&fw_cfg))?;
         cmos.describe_disks(attacher.attach_ide(&plan.ide)?);
+        for (channel, (first, count)) in plan.ide.iter().zip(OPERAND_PORTS) {
+            if channel.iter().any(Option::is_some) {
+                accel.may_keep_writes(first, count);
+            }
+        }
         plan.isa.iter().try_for_each(|chip| attacher.attach_isa(chip))?;
         plan.pci.iter().try_for_each(|function| attacher.attach_pci(function))?;
         attacher.attach_firmware(rom, &chips)?;

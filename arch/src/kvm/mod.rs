@@ -5,7 +5,8 @@
 //!                      │
 //!                      ├─ memory slots      (memory.rs)
 //!                      ├─ interrupt routes  (routes.rs, msi.rs)
-//!                      └─ doorbells         (doorbell.rs)
+//!                      ├─ doorbells         (doorbell.rs)
+//!                      └─ kept writes       (kept.rs)
 //! ```
 //!
 //! Nothing here knows what a guest runs or which devices it has. The reference throughout is the kernel's
@@ -17,6 +18,7 @@ mod doorbell;
 mod exit;
 mod host;
 mod irqchip;
+mod kept;
 mod kick;
 mod memory;
 mod msi;
@@ -33,6 +35,7 @@ pub use doorbell::{Doorbell, DoorbellAddress, DoorbellMatch};
 pub use exit::{Exit, Failure};
 pub use host::{Host, HostError, HostKind};
 pub use irqchip::IrqchipSnapshot;
+pub use kept::WriteSink;
 pub use kick::{KickError, Kicker, install_kick_signal};
 pub use memory::{Access, HostRange, MemoryError, SlotId};
 pub use msi::MsiRoute;

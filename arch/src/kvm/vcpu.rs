@@ -13,6 +13,7 @@ use thiserror::Error;
 use super::cpuid::CpuidTable;
 use super::debug::DebugExit;
 use super::exit::{Exit, Failure, answer_hyperv, failure, system_event};
+use super::kept::{Kept, WriteSink};
 use super::kick::{KickError, Kicker, RunPage, current_thread};
 use super::msrs::{self, MsrValue};
 use super::snapshot::VcpuSnapshot;
@@ -97,6 +98,7 @@ pub enum RunState {
 pub struct Vcpu {
     id: u32,
     pub(super) fd: VcpuFd,
+    kept: Kept,
     page: Arc<RunPage>,
     pub(super) msr_indices: Arc<[u32]>,
     pub(super) xsave_size: usize,
@@ -109,6 +111,7 @@ impl Vcpu {
     pub(super) fn new(
         id: u32,
         fd: VcpuFd,
+        kept: Kept,
         msr_indices: Arc<[u32]>,
         xsave_size: usize,
         clock_control: bool,
@@ -117,7 +120,7 @@ impl Vcpu {
         #[expect(unsafe_code, reason = "kvm-ioctls gives the descriptor only as a number")]
         let descriptor = unsafe { BorrowedFd::borrow_raw(fd.as_raw_fd()) };
         let page = Arc::new(RunPage::map(descriptor)?);
-        Ok(Self { id, fd, page, msr_indices, xsave_size, clock_control, initial: None })
+        Ok(Self { id, fd, kept, page, msr_indices, xsave_size, clock_control, initial: None })
     }
 
     /// The vCPU's id, which is its APIC id.
@@ -135,6 +138,13 @@ impl Vcpu {
     #[must_use]
     pub fn bind_to_this_thread(&self) -> Kicker {
         Kicker::new(Arc::clone(&self.page), current_thread())
+    }
+
+    /// Where writes go that KVM kept ([`super::Vm::keep_port_writes`]), of this vCPU and of others. They are handed on,
+    /// in order, by [`Vcpu::run`] and [`Vcpu::finish_access`] before these return. Every vCPU needs a sink before any
+    /// runs: one without leaves its writes to the others.
+    pub fn on_kept_write(&mut self, sink: WriteSink) {
+        self.kept.set_sink(sink);
     }
 
     /// Takes back the kicks so far. Call it *before* looking at orders.
@@ -173,8 +183,8 @@ impl Vcpu {
     /// # Errors
     /// When the kernel cannot run the vCPU.
     pub fn run(&mut self) -> Result<Exit<'_>, VcpuError> {
-        let seen = match self.fd.run() {
-            Ok(exit) => Seen::from(exit),
+        let seen = match self.enter() {
+            Ok(seen) => seen,
             Err(e) => match e.errno() {
                 libc::EINTR => return Ok(Exit::Interrupted),
                 // A secondary processor was started or sent INIT while it waited: enter again.
@@ -193,13 +203,20 @@ impl Vcpu {
     /// As [`Vcpu::run`].
     pub fn finish_access(&mut self) -> Result<Option<Exit<'_>>, VcpuError> {
         self.page.set_immediate_exit(true);
-        let result = self.fd.run().map(Seen::from);
+        let result = self.enter();
         self.page.set_immediate_exit(false);
         match result {
             Ok(seen) => Ok(Some(self.exit(seen))),
             Err(e) if matches!(e.errno(), libc::EINTR | libc::EAGAIN) => Ok(None),
             Err(e) => Err(self.failed("KVM_RUN")(e)),
         }
+    }
+
+    /// Enters the guest; what KVM kept is done when this returns.
+    fn enter(&mut self) -> Result<Seen, kvm_ioctls::Error> {
+        let result = self.fd.run().map(Seen::from);
+        self.kept.hand_on(&mut self.fd);
+        result
     }
 
     #[expect(unsafe_code, reason = "exit data lies in memory shared with the kernel")]

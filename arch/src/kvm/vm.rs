@@ -10,6 +10,7 @@ use thiserror::Error;
 
 use super::host::{Host, HostError};
 use super::irqchip::IrqchipSnapshot;
+use super::kept::{self, Kept, Turn};
 use super::kick::KickError;
 use super::memory::{Access, HostRange, MemoryError, SlotId, Slots};
 use super::routes::{Message, RouteError, Routes, split};
@@ -53,6 +54,9 @@ pub struct Vm {
     msr_indices: Arc<[u32]>,
     xsave_size: usize,
     clock_control: bool,
+    /// KVM can keep writes to ports.
+    pub(super) keeps_writes: bool,
+    pub(super) kept: Arc<Turn>,
 }
 
 impl Vm {
@@ -81,6 +85,8 @@ impl Vm {
             msr_indices: host.msr_indices().into(),
             xsave_size: host.xsave_size(),
             clock_control: fd.check_extension(Cap::KvmclockCtrl),
+            keeps_writes: kept::supported(&fd),
+            kept: Arc::default(),
             fd,
         };
         vm.commit_routes().map_err(VmError::Routes)?;
@@ -94,8 +100,13 @@ impl Vm {
     /// When the kernel refuses the id, or has no more vCPUs.
     pub fn create_vcpu(&self, id: u32) -> Result<Vcpu, VcpuError> {
         let refused = |source| VcpuError::Ioctl { what: "KVM_CREATE_VCPU", id, source };
-        let fd = self.fd.create_vcpu(u64::from(id)).map_err(refused)?;
-        Vcpu::new(id, fd, Arc::clone(&self.msr_indices), self.xsave_size, self.clock_control)
+        let mut fd = self.fd.create_vcpu(u64::from(id)).map_err(refused)?;
+        if self.keeps_writes {
+            let unmapped = |source| VcpuError::Ioctl { what: "mapping the ring of kept writes", id, source };
+            fd.map_coalesced_mmio_ring().map_err(unmapped)?;
+        }
+        let kept = Kept::new(Arc::clone(&self.kept));
+        Vcpu::new(id, fd, kept, Arc::clone(&self.msr_indices), self.xsave_size, self.clock_control)
             .map_err(|source: KickError| VcpuError::Kick { id, source })
     }
 

@@ -24,6 +24,10 @@ const DECODE: u16 = 0x8000;
 /// First port of each channel's command and control block.
 const PORTS: [(u64, u64); 2] = [(0x1f0, 0x3f6), (0x170, 0x376)];
 
+/// Where each channel takes the operands of its next command, from features to device: first port and count. Writes to
+/// them do nothing by themselves.
+pub const OPERAND_PORTS: [(u16, u16); 2] = [(0x1f1, 6), (0x171, 6)];
+
 /// What the function is wired to.
 pub struct IdeConnections {
     /// Guest RAM.

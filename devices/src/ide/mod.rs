@@ -30,7 +30,7 @@ mod transfer;
 mod worker;
 
 pub use drive::{IdeDisk, IdeDrive, IdeError};
-pub use function::{IdeConnections, Piix3Ide};
+pub use function::{IdeConnections, OPERAND_PORTS, Piix3Ide};
 pub use shape::shape;
 
 #[cfg(test)]
