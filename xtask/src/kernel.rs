@@ -55,6 +55,7 @@ impl Flavor {
 
     /// Fills `directory` in one rename, so that an interrupted run leaves nothing that looks whole.
     fn fetch(self, directory: &Path) -> Result<()> {
+        packages::ensure(packages::LAB)?;
         let partial = directory.with_extension(format!("partial-{}", std::process::id()));
         fs::create_dir_all(&partial)?;
         let package = packages::resolve(self.package())?;

@@ -17,7 +17,7 @@ use serde::de::DeserializeOwned;
 
 use crate::initramfs::Initramfs;
 use crate::kernel::{Flavor, Kernel};
-use crate::lab::emulator::Emulator;
+use crate::lab::emulator::{Emulator, Silence};
 use crate::lab::lines::Lines;
 use crate::{packages, paths};
 
@@ -57,9 +57,9 @@ const KERNEL_ARGUMENTS: &str = "console=ttyS0 quiet panic=-1 mitigations=off nok
                                 clocksource=tsc no_timer_check";
 
 /// A run of this much host time is a run that has stopped.
-const LIMIT: Duration = Duration::from_secs(900);
-/// So is one that prints nothing for this long; a measured boot takes a tenth of it.
-const SILENCE: Duration = Duration::from_secs(120);
+const LIMIT: Duration = Duration::from_secs(3600);
+/// So is one that prints nothing for this much of the emulator's processor time; a measured boot takes a tenth of it.
+const SILENCE: Silence = Silence::Processor(Duration::from_secs(90));
 
 /// A machine that stops this often without a result has another trouble.
 const ATTEMPTS: u32 = 12;

@@ -10,7 +10,7 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 
 use super::Lab;
-use super::emulator::{Emulator, Show};
+use super::emulator::{Emulator, Show, Silence};
 use crate::initramfs::Initramfs;
 use crate::kernel::{Flavor, Kernel};
 use crate::{command, host, packages};
@@ -43,7 +43,7 @@ pub(super) fn run(lab: &Lab, program: &[String], show: &mut Show<'_>) -> Result<
     let run = RunDirectory::new(program, &kernel)?;
     fs::create_dir_all(super::out())?;
     let mut emulator = Emulator::start(emulator(lab, &kernel, &run))?;
-    let watched = emulator.watch(lab.limit, lab.silence, show);
+    let watched = emulator.watch(lab.limit, Silence::Wall(lab.silence), show);
     watched.with_context(|| {
         let (log, tail) = (kept_log(), run.keep_log());
         format!("the lab machine failed; its log, kept in {}, ends with:\n{tail}", log.display())

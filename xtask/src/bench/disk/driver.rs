@@ -76,6 +76,8 @@ fn read_jobs(monitor: &mut Child) -> Result<BTreeMap<Job, Cost>> {
         }
         if let Some((job, each)) = line.strip_prefix("job ").and_then(|rest| rest.rsplit_once(' ')) {
             let job: Job = serde_json::from_str(job)?;
+            // So that a machine that has stopped is told from one that is at work.
+            println!("{job} is done");
             jobs.insert(job, Counters::read(monitor.id())?.since(before, job, each.parse()?));
         }
         last = line;
