@@ -2,9 +2,11 @@
 
 mod ata;
 mod atapi;
+mod blk;
 mod chips;
 mod machine;
 mod pci;
+mod ring;
 mod scsi;
 mod stage;
 
@@ -42,6 +44,8 @@ enum Device {
     Atapi,
     /// SCSI disks and CD drives
     Scsi,
+    /// Disks on virtio
+    Blk,
     /// PCI configuration space
     Pci,
     /// RTC and fw_cfg
@@ -118,7 +122,8 @@ fn random(device: Device, dice: &mut Dice, n: u64) -> Box<dyn Step> {
     match device {
         Device::Ata => Box::new(ata::AtaStep::random(dice)),
         Device::Atapi => Box::new(atapi::PacketStep::random(dice)),
-        Device::Scsi => Box::new(scsi::ScsiStep::random(dice)),
+        Device::Scsi => scsi::random(dice),
+        Device::Blk => Box::new(blk::BlkStep::random(dice)),
         Device::Pci => Box::new(pci::ConfigStep::random(dice, n)),
         Device::Chips => chips::random(dice),
     }

@@ -2,25 +2,20 @@
 
 use std::fmt;
 
-use anyhow::{Result, bail, ensure};
+use anyhow::{Result, bail};
 
 use super::atapi::{block, lead_out};
 use super::machine::Machine;
-use super::{Seen, Step, note, note_bytes};
+use super::{Seen, Step, note, note_bytes, ring};
 use crate::dice::Dice;
 
-/// Where the controller is: slot 6, its registers as its capabilities say, which both programs say alike.
+/// Slot 6.
 const FUNCTION: u8 = 6 << 3;
-const BAR: u64 = 0xe000_0000;
-const NOTIFY: u64 = BAR + 0x3000;
-/// The request queue's number and size.
+/// Numbers of the control queue and of the request queue.
+const CONTROL: u16 = 0;
 const QUEUE: u16 = 2;
-const SIZE: u16 = 16;
 
 /// Where things are in memory.
-const DESCRIPTORS: u64 = 0x2000;
-const AVAILABLE: u64 = 0x3000;
-const USED: u64 = 0x4000;
 const REQUEST: u64 = 0x5000;
 const RESPONSE: u64 = 0x5100;
 const OUT: u64 = 0x1_0000;
@@ -69,8 +64,13 @@ const DISC: &[&[u8]] = &[
 const UNITS: [(u8, u16, bool); 7] =
     [(0, 0, false), (0, 0, false), (0, 300, false), (1, 0, true), (2, 1, true), (0, 7, false), (9, 0, false)];
 
+/// A command, or now and then what the control queue takes.
+pub(super) fn random(dice: &mut Dice) -> Box<dyn Step> {
+    if dice.roll(6) == 0 { Box::new(ControlStep::random(dice)) } else { Box::new(ScsiStep::random(dice)) }
+}
+
 /// One command.
-pub(super) struct ScsiStep {
+struct ScsiStep {
     target: u8,
     lun: u16,
     block: Vec<u8>,
@@ -79,7 +79,7 @@ pub(super) struct ScsiStep {
 }
 
 impl ScsiStep {
-    pub(super) fn random(dice: &mut Dice) -> Self {
+    fn random(dice: &mut Dice) -> Self {
         let (target, lun, cd) = UNITS[dice.roll(35).min(dice.roll(14)) as usize % 7];
         let there = UNITS[..5].contains(&(target, lun, cd));
         let from = if !there {
@@ -152,42 +152,26 @@ impl fmt::Display for ScsiStep {
     }
 }
 
-/// Sets the request queue up, if it is not yet.
+/// Sets the queues up, if they are not yet.
 fn enable(machine: &mut Machine) -> Result<()> {
-    if machine.config(FUNCTION, 0x20)? & !0xf == BAR as u32 {
-        return Ok(());
-    }
-    machine.set_config(FUNCTION, 0x20, 'l', BAR as u32)?;
-    machine.set_config(FUNCTION, 0x24, 'l', 0)?;
-    machine.set_config(FUNCTION, 0x04, 'w', 6)?;
-    for status in [0, 1, 3] {
-        machine.poke('b', BAR + 0x14, status)?;
-    }
-    // VERSION_1 alone.
-    for (select, features) in [(0, 0), (1, 1)] {
-        machine.poke('l', BAR + 0x08, select)?;
-        machine.poke('l', BAR + 0x0c, features)?;
-    }
-    machine.poke('b', BAR + 0x14, 11)?;
-    machine.poke('w', BAR + 0x16, QUEUE.into())?;
-    machine.poke('w', BAR + 0x18, SIZE.into())?;
-    for (at, address) in [(0x20, DESCRIPTORS), (0x28, AVAILABLE), (0x30, USED)] {
-        machine.poke('l', BAR + at, address)?;
-        machine.poke('l', BAR + at + 4, 0)?;
-    }
-    machine.poke('w', BAR + 0x1c, 1)?;
-    machine.poke('b', BAR + 0x14, 15)?;
-    // Both tell that they were switched on, but not both to a command that is wrong.
-    for (target, lun, _) in UNITS {
-        send(machine, target, lun, &[0; 32], &[], 0)?;
+    if ring::enable(machine, FUNCTION, 0, &[CONTROL, QUEUE])? {
+        // Both tell that they were switched on, but not both to a command that is wrong.
+        for (target, lun, _) in UNITS {
+            send(machine, target, lun, &[0; 32], &[], 0)?;
+        }
     }
     Ok(())
 }
 
+/// A unit's address (virtio 1.2, 5.6.6.1).
+fn address(target: u8, lun: u16) -> [u8; 8] {
+    let [high, low] = lun.to_be_bytes();
+    [1, target, 0x40 | high, low, 0, 0, 0, 0]
+}
+
 /// Sends one command; the response.
 fn send(machine: &mut Machine, target: u8, lun: u16, block: &[u8], out: &[u8], room: u32) -> Result<Vec<u8>> {
-    let [high, low] = lun.to_be_bytes();
-    let mut request = vec![1, target, 0x40 | high, low, 0, 0, 0, 0];
+    let mut request = address(target, lun).to_vec();
     request.resize(19, 0);
     request.extend(block);
     machine.write(REQUEST, &request)?;
@@ -196,24 +180,31 @@ fn send(machine: &mut Machine, target: u8, lun: u16, block: &[u8], out: &[u8], r
         machine.write(OUT, out)?;
     }
     let parts = [
-        (REQUEST, request.len() as u64, 0),
-        (OUT, out.len() as u64, 0),
-        (RESPONSE, RESPONSE_LEN as u64, 2),
-        (IN, u64::from(room), 2),
+        (REQUEST, request.len() as u64, false),
+        (OUT, out.len() as u64, false),
+        (RESPONSE, RESPONSE_LEN as u64, true),
+        (IN, u64::from(room), true),
     ];
-    let parts: Vec<_> = parts.into_iter().filter(|part| part.1 > 0).collect();
-    for (n, (address, len, flags)) in parts.iter().enumerate() {
-        let more = if n + 1 < parts.len() { 1 } else { 0 };
-        machine.poke('q', DESCRIPTORS + 16 * n as u64, *address)?;
-        machine.poke('q', DESCRIPTORS + 16 * n as u64 + 8, len | (flags | more) << 32 | (n as u64 + 1) << 48)?;
-    }
-    let index = machine.peek('w', AVAILABLE + 2)?;
-    machine.poke('w', AVAILABLE + 4 + 2 * (index % u64::from(SIZE)), 0)?;
-    machine.poke('w', AVAILABLE + 2, (index + 1) & 0xffff)?;
-    machine.poke('w', NOTIFY + 4 * u64::from(QUEUE), QUEUE.into())?;
-    let done = machine.wait(|machine| Ok(machine.peek('w', USED + 2)? == (index + 1) & 0xffff))?;
-    ensure!(done, "the request does not come back");
+    ring::send(machine, QUEUE, &parts)?;
     machine.read(RESPONSE, RESPONSE_LEN)
+}
+
+/// The sense data of a response, as far as both tell the same.
+fn sense(response: &[u8]) -> Result<Vec<u8>> {
+    let [a, b, c, d, ..] = *response else { bail!("a short response") };
+    let mut sense = response[12..12 + u32::from_le_bytes([a, b, c, d]).min(96) as usize].to_vec();
+    if let [code, _, _, information @ .., _] = sense.as_mut_slice()
+        && *code & 0x80 != 0
+    {
+        // Which block it is about, one tells and the other does not.
+        *code &= 0x7f;
+        information.iter_mut().take(4).for_each(|byte| *byte = 0);
+    }
+    if let [.., 0x3a, which, _, _, _, _] | [.., 0x30, which, _, _, _, _] = sense.as_mut_slice() {
+        // Whether the tray is open, and why the medium does not fit.
+        *which = 0;
+    }
+    Ok(sense)
 }
 
 impl Step for ScsiStep {
@@ -226,19 +217,7 @@ impl Step for ScsiStep {
         let mut seen = Seen::new();
         machine.fill(IN, ROOM as usize, 0xa5)?;
         let response = send(machine, self.target, self.lun, &self.block, &self.out, self.room)?;
-        let [a, b, c, d, ..] = response[..] else { bail!("a short response") };
-        let mut sense = response[12..12 + u32::from_le_bytes([a, b, c, d]).min(96) as usize].to_vec();
-        if let [code, _, _, information @ .., _] = sense.as_mut_slice()
-            && *code & 0x80 != 0
-        {
-            // Which block it is about, one tells and the other does not.
-            *code &= 0x7f;
-            information.iter_mut().take(4).for_each(|byte| *byte = 0);
-        }
-        if let [.., 0x3a, which, _, _, _, _] | [.., 0x30, which, _, _, _, _] = sense.as_mut_slice() {
-            // Whether the tray is open, and why the medium does not fit.
-            *which = 0;
-        }
+        let sense = sense(&response)?;
         if response[11] == OVERRUN {
             // There was not room for all of it; one says so before it looks at anything else.
             return Ok(Seen::new());
@@ -292,4 +271,64 @@ impl ScsiStep {
 /// Forgets the number of blocks in a block descriptor: QEMU has 24 bits for it.
 fn uncount(data: &mut [u8], at: usize) {
     data.iter_mut().skip(at).take(4).for_each(|byte| *byte = 0);
+}
+
+/// Task management, or a query or subscription of events: no command is in progress meanwhile.
+struct ControlStep {
+    kind: u32,
+    function: u32,
+    address: [u8; 8],
+}
+
+impl ControlStep {
+    fn random(dice: &mut Dice) -> Self {
+        let kind = [0, 0, 0, 0, 0, 1, 2][dice.roll(7) as usize];
+        let function = if dice.roll(12) == 0 { 8 + dice.roll(100) as u32 } else { dice.roll(8) as u32 };
+        // Events and nexus of a target that is not there: one refuses them, the other does not look; and each says in
+        // its own order what is wrong of two things.
+        let looks = kind == 0 && matches!(function, 0 | 1 | 3 | 5..=7);
+        let (target, lun, _) = dice.pick(if looks { &UNITS[..] } else { &UNITS[..5] });
+        Self { kind, function, address: address(target, lun) }
+    }
+}
+
+impl fmt::Display for ControlStep {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { kind, function, address } = self;
+        write!(f, "control request {kind} function {function} unit {address:02x?}")
+    }
+}
+
+impl Step for ControlStep {
+    fn kind(&self) -> String {
+        format!("SCSI control {} {}", self.kind, self.function)
+    }
+
+    fn play(&self, machine: &mut Machine) -> Result<Seen> {
+        enable(machine)?;
+        let mut seen = Seen::new();
+        let mut request = self.kind.to_le_bytes().to_vec();
+        let response = if self.kind == 0 {
+            request.extend(self.function.to_le_bytes());
+            request.extend(self.address);
+            request.extend([9, 0, 0, 0, 0, 0, 0, 0]);
+            1
+        } else {
+            request.extend(self.address);
+            request.extend(0x3fu32.to_le_bytes());
+            5
+        };
+        machine.write(REQUEST, &request)?;
+        machine.fill(RESPONSE, RESPONSE_LEN, 0xa5)?;
+        ring::send(machine, CONTROL, &[(REQUEST, request.len() as u64, false), (RESPONSE, response, true)])?;
+        note_bytes(&mut seen, "response", &machine.read(RESPONSE, response as usize)?);
+        // Who was reset tells so, once.
+        for (target, lun, _) in &UNITS[..5] {
+            for turn in ["first", "second"] {
+                let response = send(machine, *target, *lun, &[0; 32], &[], 0)?;
+                note_bytes(&mut seen, &format!("{target}:{lun} {turn}"), &sense(&response)?);
+            }
+        }
+        Ok(seen)
+    }
 }

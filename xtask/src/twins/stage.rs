@@ -17,6 +17,9 @@ const DISKS: [(&str, u64); 5] =
 /// Bytes at the start of each disk that are not zero.
 const FILLED: u64 = 1 << 20;
 
+/// A clock that stands still.
+const STANDING: &str = "-rtc base=2024-02-28T23:59:57,clock=vm";
+
 pub(super) struct Stage {
     /// Rhea's folder and program, then QEMU's.
     both: [(PathBuf, PathBuf); 2],
@@ -45,7 +48,9 @@ impl Stage {
         let devices = match device {
             Device::Ata | Device::Atapi => ide(dice),
             Device::Scsi => scsi(dice),
-            Device::Pci | Device::Chips => [ide(dice), virtio()].concat(),
+            Device::Blk => virtio(dice),
+            Device::Pci => [ide(dice), virtio(dice)].concat(),
+            Device::Chips => [ide(dice), virtio(dice), vec![STANDING.to_owned()]].concat(),
         };
         if show {
             println!("{}", devices.join(" "));
@@ -153,10 +158,23 @@ fn scsi(dice: &mut Dice) -> Vec<String> {
     ]
 }
 
-fn virtio() -> Vec<String> {
+fn virtio(dice: &mut Dice) -> Vec<String> {
+    let blk = option(
+        dice,
+        &[
+            "",
+            ",serial=abc",
+            ",write-cache=off",
+            ",config-wce=off",
+            ",discard=off",
+            ",write-zeroes=off",
+            ",logical_block_size=4096,physical_block_size=4096",
+            ",cyls=16,heads=4,secs=32",
+        ],
+    );
     vec![
         drive("blk"),
-        "-device virtio-blk-pci,drive=blk,addr=4".to_owned(),
+        format!("-device virtio-blk-pci,drive=blk,addr=4{blk}"),
         "-device virtio-rng-pci,addr=5".to_owned(),
         "-device virtio-scsi-pci,addr=6".to_owned(),
     ]

@@ -120,8 +120,15 @@ fn fixed_fields(config: &BlkConfig, info: &ImageInfo) -> [u8; CONFIG_LEN as usiz
     let min_io = u16::try_from(sizes.min_io / sizes.logical).unwrap_or(u16::MAX);
     let align = config.discard_alignment(info) / SECTOR as u32;
     let Geometry { cylinders, heads, sectors } = config.geometry.unwrap_or_else(|| Geometry::guess(info.size));
+    // Tracks of whole blocks, unless what a track has of the disk is a whole number of them: as QEMU tells it.
+    let track = info.size / u64::from(heads.max(1)) / u64::from(sectors.max(1));
+    let in_block = u8::try_from(sizes.logical / SECTOR as u32 - 1).unwrap_or(0);
+    let sectors = if track.is_multiple_of(sizes.logical.into()) { sectors } else { sectors & !in_block };
+    // Limits of what is not offered are none.
+    let features = config.features(info);
+    let limit = |feature, value: u32| if features & feature != 0 { value } else { 0 }.to_le_bytes();
     let mut bytes = [0; CONFIG_LEN as usize];
-    let fields: [(usize, &[u8]); 15] = [
+    let fields: [(usize, &[u8]); 14] = [
         (12, &config.seg_max().to_le_bytes()),
         (16, &cylinders.to_le_bytes()),
         (18, &[heads, sectors]),
@@ -130,13 +137,13 @@ fn fixed_fields(config: &BlkConfig, info: &ImageInfo) -> [u8; CONFIG_LEN as usiz
         (26, &min_io.to_le_bytes()),
         (28, &(sizes.opt_io / sizes.logical).to_le_bytes()),
         (34, &config.queues.to_le_bytes()),
-        (36, &MAX_RANGE_SECTORS.to_le_bytes()),
-        (40, &MAX_SEGMENTS.to_le_bytes()),
-        (44, &align.to_le_bytes()),
-        (48, &MAX_RANGE_SECTORS.to_le_bytes()),
-        (52, &MAX_SEGMENTS.to_le_bytes()),
-        (56, &[1]),
-        (57, &[0; 3]),
+        (36, &limit(feature::DISCARD, MAX_RANGE_SECTORS)),
+        (40, &limit(feature::DISCARD, MAX_SEGMENTS)),
+        (44, &limit(feature::DISCARD, align)),
+        (48, &limit(feature::WRITE_ZEROES, MAX_RANGE_SECTORS)),
+        (52, &limit(feature::WRITE_ZEROES, MAX_SEGMENTS)),
+        // Zeroes may be unmapped, and nothing after it.
+        (56, &limit(feature::WRITE_ZEROES, 1)),
     ];
     for (at, value) in fields {
         put(&mut bytes, at, value);

@@ -63,9 +63,17 @@ pub(super) struct Refused {
 pub(super) struct Limits {
     /// Size of the disk in sectors of 512 bytes.
     pub(super) capacity: u64,
-    /// Unit of reads and writes, in bytes.
+    /// Unit of reads, writes, discards and zeroes, in bytes.
     pub(super) block: u32,
     pub(super) read_only: bool,
+}
+
+impl Limits {
+    /// Whether a range has whole blocks only.
+    fn is_whole(&self, range: &Range<u64>) -> bool {
+        let block = u64::from(self.block);
+        range.start.is_multiple_of(block) && range.end.is_multiple_of(block)
+    }
 }
 
 /// One range of a discard or write-zeroes request, in bytes.
@@ -111,12 +119,8 @@ fn check(kind: Kind, sector: u64, chain: &Chain, limits: &Limits) -> Result<Pars
     }
     let mut offset = 0;
     if matches!(kind, Kind::Read | Kind::Write) {
-        let range = bytes(sector, u64::from(data), limits.capacity).ok_or(refused)?;
-        let block = u64::from(limits.block);
-        if !range.start.is_multiple_of(block) || !u64::from(data).is_multiple_of(block) {
-            return Err(refused);
-        }
-        offset = range.start;
+        let range = bytes(sector, u64::from(data), limits.capacity);
+        offset = range.filter(|range| limits.is_whole(range)).ok_or(refused)?.start;
     }
     Ok(Parsed { kind, offset, data })
 }
@@ -141,16 +145,17 @@ pub(super) fn segments(
         let [s0, s1, s2, s3, s4, s5, s6, s7, n0, n1, n2, n3, flags @ ..] = segment;
         let flags = u32::from_le_bytes(flags);
         let may_unmap = parsed.kind == Kind::WriteZeroes;
-        // Section 5.2.6.2: an unknown flag, and unmap of a discard, are not supported.
-        if flags & !UNMAP != 0 || (flags & UNMAP != 0 && !may_unmap) {
-            return Err(refused(result::UNSUPP));
-        }
         let sectors = u32::from_le_bytes([n0, n1, n2, n3]);
         let sector = u64::from_le_bytes([s0, s1, s2, s3, s4, s5, s6, s7]);
         let range = (sectors <= MAX_RANGE_SECTORS)
             .then(|| bytes(sector, u64::from(sectors) * SECTOR, limits.capacity))
             .flatten()
+            .filter(|range| limits.is_whole(range))
             .ok_or(refused(result::IOERR))?;
+        // Section 5.2.6.2: an unknown flag, and unmap of a discard, are not supported. QEMU looks at the range first.
+        if flags & !UNMAP != 0 || (flags & UNMAP != 0 && !may_unmap) {
+            return Err(refused(result::UNSUPP));
+        }
         into.push(Segment { offset: range.start, len: range.end - range.start, unmap: flags & UNMAP != 0 });
     }
     Ok(())

@@ -320,6 +320,7 @@ fn bad_ranges_fail_before_any_is_carried_out() {
         (11, segment(0, u32::MAX, 0), 1),
         (11, segment(0, 1, 1), 2),
         (11, segment(0, 1, 2), 2),
+        (11, segment(end, 1, 2), 1),
         (13, segment(0, 1, 0x8000_0000), 2),
         (13, segment(end - 1, 2, 0), 1),
     ];
@@ -330,6 +331,17 @@ fn bad_ranges_fail_before_any_is_carried_out() {
     assert_eq!(rig.out(11, 0, &good[..8]), 1);
     assert_eq!(rig.out(11, 0, &good.repeat(MAX_SEGMENTS as usize + 1)), 1);
     assert_eq!(rig.image.take_seen(), []);
+}
+
+#[test]
+fn ranges_of_no_whole_blocks_are_refused() {
+    let config = BlkConfig { sizes: BlockSizes { physical: 4096, ..BlockSizes::of(4096) }, ..BlkConfig::new("d", 1) };
+    let mut rig = Setup { config, ..Setup::default() }.rig();
+    for kind in [11, 13] {
+        let status = [(8, 8), (9, 8), (8, 4)].map(|(sector, count)| rig.out(kind, 0, &segment(sector, count, 0)));
+        assert_eq!(status, [0, 1, 1], "{kind}");
+    }
+    assert_eq!(rig.image.take_seen().len(), 2);
 }
 
 #[test]
@@ -360,6 +372,20 @@ fn configuration_tells_the_properties() {
     assert_eq!((read(36, 4), read(40, 4), read(44, 4)), (4_194_303, 32, 8));
     assert_eq!((read(48, 4), read(52, 4), read(56, 1)), (4_194_303, 32, 1));
     assert_eq!(read(60, 8), 0);
+}
+
+#[test]
+fn limits_of_what_is_not_offered_are_none() {
+    let config = BlkConfig { discard: false, write_zeroes: false, ..BlkConfig::new("d", 1) };
+    let rig = Setup { config, ..Setup::default() }.rig();
+    assert_eq!([36, 40, 44, 48, 52, 56].map(|at| rig.guest.read(0x2000 + at, 4)), [0; 6]);
+}
+
+#[test]
+fn tracks_have_whole_blocks() {
+    let config = BlkConfig { sizes: BlockSizes { physical: 4096, ..BlockSizes::of(4096) }, ..BlkConfig::new("d", 1) };
+    let rig = Setup { config, ..Setup::default() }.rig();
+    assert_eq!((rig.guest.read(0x2000 + 18, 1), rig.guest.read(0x2000 + 19, 1)), (16, 56));
 }
 
 #[test]

@@ -10,6 +10,7 @@ use super::interrupts::NO_VECTOR;
 use super::layout::{COMMON, DEVICE, ISR, MODERN_LEN, NOTIFY, NOTIFY_MULTIPLIER, PART};
 use crate::bus::{BusDevice, BusFault, Effect};
 use crate::virtio::device::RingLayout;
+use crate::virtio::features;
 
 /// `struct virtio_pci_common_cfg` (section 4.1.4.3): offsets.
 mod reg {
@@ -131,7 +132,7 @@ fn read_field(core: &Core, control: &mut Control, at: u64) -> u32 {
     let select = control.queue_select;
     match at {
         reg::DEVICE_FEATURE_SELECT => control.device_feature_select,
-        reg::DEVICE_FEATURE => dword(control.offered, control.device_feature_select),
+        reg::DEVICE_FEATURE => dword(control.offered & !features::ANY_LAYOUT, control.device_feature_select),
         reg::DRIVER_FEATURE_SELECT => control.driver_feature_select,
         reg::DRIVER_FEATURE => dword(control.driver_features, control.driver_feature_select),
         reg::CONFIG_VECTOR => core.interrupts.config_vector.load(Ordering::Acquire).into(),

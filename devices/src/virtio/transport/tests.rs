@@ -240,6 +240,15 @@ fn features_that_were_not_offered_are_refused() {
 }
 
 #[test]
+fn modern_registers_offer_nothing_of_the_legacy_interface() {
+    let guest = guest();
+    assert_eq!(guest.device_features() & features::ANY_LAYOUT, 0);
+    let mut legacy = [0; 4];
+    guest.legacy().read(0, &mut legacy).unwrap();
+    assert_ne!(u64::from(u32::from_le_bytes(legacy)) & features::ANY_LAYOUT, 0);
+}
+
+#[test]
 fn modern_driver_must_know_version_1() {
     let guest = guest();
     guest.set_status(3 | status::FEATURES_OK);
