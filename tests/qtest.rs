@@ -187,7 +187,7 @@ fn flash_programs_its_image_and_refuses_to_program_a_read_only_one() {
 
     let byte = |value| format!("OK 0x{value:016x}");
     assert_eq!(places, [byte(0x11), byte(0x22), byte(0x22), byte(0x11)]);
-    assert_eq!((&done[2], &array[1], &refused[2]), (&byte(0x80), &byte(0xab), &byte(0x92)));
+    assert_eq!((&done[2], &array[1], &refused[2]), (&byte(0x80), &byte(0xab), &byte(0x90)));
     let written = std::fs::read(&variables).expect("image");
     assert_eq!((written[0x3f], written[0x40], written[0x41]), (0x22, 0xab, 0x22));
 }

@@ -94,7 +94,7 @@ fn drives_answer_the_tools(stage: &Stage<'_>) -> Result<()> {
         .with(&["-device", "virtio-scsi-pci,id=scsi0,num_queues=2", "-drive", &image("first", "raw")?])
         .with(&[
             "-device",
-            "scsi-hd,drive=first,scsi-id=1,lun=2,serial=abc,device_id=first,wwn=0x5000c50015ea71ac,rotation_rate=1",
+            "scsi-hd,drive=first,scsi-id=1,lun=2,serial=abc,device_id=first,wwn=0x5000c50015ea71ac,rotation_rate=1,dpofua=on",
         ])
         .with(&["-drive", &image("second", "qcow2")?, "-device", "scsi-hd,drive=second,bus=scsi0.0,scsi-id=255"])
         .with(&["-drive", &format!("file={disc},format=raw,if=none,media=cdrom,id=cd"), "-device", "scsi-cd,drive=cd"])
