@@ -169,6 +169,33 @@ fn test_devices_pull_interrupts_hold_bytes_and_count_writes() {
     assert_eq!(counted, ["OK", "OK 0x0000000000000804", "OK", "OK 0x0000000000000001"]);
 }
 
+/// IDENTIFY DEVICE of the drive on the first channel, by word.
+fn identify(machine: &mut Qtest) -> Vec<u16> {
+    machine.all(&["outb 0x1f6 0xa0", "outb 0x1f7 0xec"]);
+    while machine.ask("inb 0x3f6") != "OK 0x0058" {}
+    (0..256).map(|_| u16::from_str_radix(&machine.ask("inw 0x1f0")[5..], 16).expect("a word")).collect()
+}
+
+#[test]
+fn properties_of_an_ide_disk_reach_the_guest() {
+    let image = tempfile::NamedTempFile::new().expect("image");
+    image.as_file().set_len(1 << 20).expect("image");
+    let drive = format!("if=none,id=d,format=raw,file={}", image.path().display());
+    let device = "ide-hd,drive=d,bus=ide.0,unit=0,serial=abc,ver=1.2,model=Disk,wwn=0x5000c50015ea71ab,cyls=8,heads=4,\
+                  secs=32,rotation_rate=1,write-cache=off,physical_block_size=4096";
+    let mut machine = Qtest::start(&["-drive", &drive, "-device", device]);
+
+    let words = identify(&mut machine);
+
+    let text = |at: usize, len: usize| -> String {
+        words[at..at + len].iter().flat_map(|word| word.to_be_bytes()).map(char::from).collect()
+    };
+    assert_eq!((text(10, 10).trim(), text(23, 4).trim(), text(27, 20).trim()), ("abc", "1.2", "Disk"));
+    assert_eq!(words[108..112], [0x5000, 0xc500, 0x15ea, 0x71ab]);
+    assert_eq!((words[1], words[3], words[6], words[54], words[55], words[56]), (8, 4, 32, 8, 4, 32));
+    assert_eq!((words[217], words[85] & 0x20, words[106]), (1, 0, 0x6003));
+}
+
 #[test]
 fn flash_programs_its_image_and_refuses_to_program_a_read_only_one() {
     let dir = tempfile::tempdir().expect("directory");

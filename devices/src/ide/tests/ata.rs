@@ -191,6 +191,42 @@ fn unknown_and_max_address_commands_are_aborted() {
     }
 }
 
+/// Codes that a disk and a packet drive know, as ATA8-ACS and ATA/ATAPI-7 have them; NOP is one that is aborted.
+const DISK_KNOWS: [&[u8]; 6] = [
+    &[0x06, 0x20, 0x21, 0x24, 0x25, 0x27, 0x29, 0x30, 0x31, 0x34, 0x35, 0x39, 0x40, 0x41, 0x42, 0x70],
+    &[0x10, 0x11, 0x12, 0x13, 0x14, 0x15, 0x16, 0x17, 0x18, 0x19, 0x1a, 0x1b, 0x1c],
+    &[0x90, 0x91, 0x94, 0x95, 0x96, 0x97, 0x98, 0x99, 0xb0, 0xc4, 0xc5, 0xc6, 0xc8, 0xc9, 0xca, 0xcb],
+    &[0xe0, 0xe1, 0xe2, 0xe3, 0xe5, 0xe6],
+    &[0xe7, 0xea, 0xec, 0xef],
+    &[0xf8],
+];
+const CD_KNOWS: [&[u8]; 2] =
+    [&[0x08, 0x90, 0x94, 0x95, 0x96, 0x97, 0x98, 0x99, 0xa0, 0xa1], &[0xe0, 0xe1, 0xe2, 0xe3, 0xe5, 0xe6, 0xef]];
+
+#[test]
+fn commands_that_a_drive_does_not_know_are_aborted() {
+    let guest = guest();
+    for (second, knows) in [(false, &DISK_KNOWS[..]), (true, &CD_KNOWS)] {
+        for code in (0..=0xff).filter(|code| !knows.iter().any(|some| some.contains(code))) {
+            guest.choose(second);
+            guest.out(7, code);
+            assert_eq!((guest.interrupt(), guest.inb(1)), (0x41, 4), "{code:#x}");
+        }
+    }
+    assert_eq!(guest.image.take_seen(), []);
+}
+
+#[test]
+fn recalibrate_and_seek_only_look() {
+    let guest = guest();
+    for (code, lba, status) in [(0x10, 0, READY), (0x1c, 0, READY), (0x70, 2047, READY), (0x70, 2048, 0x41)] {
+        guest.command28(code, lba, 0);
+        assert_eq!(guest.interrupt(), status, "{code:#x}");
+    }
+    assert_eq!(guest.inb(1), 0x10);
+    assert_eq!(guest.image.take_seen(), []);
+}
+
 #[test]
 fn native_max_address_in_both_forms() {
     let guest = guest();

@@ -111,6 +111,20 @@ fn read_error_is_uncorrectable_and_names_the_sector() {
 }
 
 #[test]
+fn write_error_is_aborted_and_names_the_sector() {
+    let guest = guest();
+    guest.image.fail(Some(libc::EIO));
+    guest.set_table(&[(0x2_0000, 512, true)]);
+    guest.command48(0x35, 0x345, 1);
+    guest.start_dma(false);
+    assert_eq!((guest.interrupt(), guest.inb(1)), (0x41, 4));
+    assert_eq!([guest.inb(3), guest.inb(4)], [0x45, 3]);
+    assert_eq!(guest.bus_master(2) & 7, 4, "the interrupt, and nothing active");
+    guest.control(0x80);
+    assert_eq!([guest.inb(3), guest.inb(4), guest.inb(5)], [0, 0, 0]);
+}
+
+#[test]
 fn software_reset_stays_busy_until_the_image_is_done() {
     let guest = guest();
     guest.image.hold();

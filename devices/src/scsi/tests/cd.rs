@@ -84,6 +84,26 @@ fn configuration_names_the_profile_of_the_medium() {
 }
 
 #[test]
+fn what_players_and_burners_ask_is_answered() {
+    let (unit, _) = loaded();
+    good(&unit, &[0xbb, 0, 0xff, 0xff, 0xff, 0xff, 0, 0, 0, 0, 0, 0], &[]);
+    good(&unit, &[0x2b, 0, 0, 0, 1, 0xff, 0, 0, 0, 0], &[]);
+    assert_eq!(bad(&unit, &[0x2b, 0, 0, 0, 2, 0, 0, 0, 0, 0], &[]), sense::LBA_OUT_OF_RANGE.at(512));
+    good(&unit, &[0x35, 0, 0, 0, 0, 0, 0, 0, 0, 0], &[]);
+    good(&unit, &[0x2f, 0, 0, 0, 0, 1, 0, 0, 2, 0], &[]);
+    assert_eq!(good(&unit, &[0x44, 0, 0, 0, 0, 5, 0, 0, 8, 0], &[]), [1, 0, 0, 0, 0, 0, 0, 5]);
+}
+
+#[test]
+fn structure_of_a_dvd_tells_where_it_ends_and_a_cd_has_none() {
+    let dvd = cd(Some(MemImage::new(1 << 30)));
+    let physical = [0xad, 0, 0, 0, 0, 0, 0, 0, 8, 4, 0, 0];
+    let data = good(&dvd, &physical, &[]);
+    assert_eq!(u32::from_be_bytes([0, data[13], data[14], data[15]]), 0x3_0000 + (1 << 30) / 2048 - 1);
+    bad(&loaded().0, &physical, &[]);
+}
+
+#[test]
 fn empty_drive_answers_what_needs_no_medium() {
     let image = MemImage::new(MIB);
     let unit = LogicalUnit::new(UnitConfig::cd("cd0"), None, &Reservations::new()).unwrap();

@@ -209,6 +209,71 @@ fn verify_compares_and_says_where_it_differs() {
 }
 
 #[test]
+fn verify_and_write_and_verify_in_every_length() {
+    let (unit, image) = disk();
+    let forms = |code: u8| match code {
+        0x2e | 0x2f => vec![code, 2, 0, 0, 0, 9, 0, 0, 1, 0],
+        0xae | 0xaf => vec![code, 2, 0, 0, 0, 9, 0, 0, 0, 1, 0, 0],
+        _ => vec![code, 2, 0, 0, 0, 0, 0, 0, 0, 9, 0, 0, 0, 1, 0, 0],
+    };
+    for (write, verify, byte) in [(0x2e, 0x2f, 1), (0xae, 0xaf, 2), (0x8e, 0x8f, 3)] {
+        let _ = image.take_seen();
+        good(&unit, &forms(write), &[byte; 512]);
+        assert!(
+            image.take_seen().iter().any(|seen| seen.op == Op::Write { fua: true }),
+            "durable before it is verified"
+        );
+        assert_eq!(image.bytes(9 * 512, 512), [byte; 512]);
+        good(&unit, &forms(verify), &[byte; 512]);
+        assert_eq!(bad(&unit, &forms(verify), &[byte + 1; 512]), sense::MISCOMPARE.at(0));
+    }
+}
+
+#[test]
+fn synchronize_cache_flushes_in_both_lengths_and_checks_its_range() {
+    let (unit, image) = disk();
+    let (short, mut long) = ([0x35, 0, 0, 0, 0, 0, 0, 0, 0, 0], [0; 16]);
+    long[0] = 0x91;
+    let _ = image.take_seen();
+    good(&unit, &short, &[]);
+    good(&unit, &long, &[]);
+    let ops: Vec<Op> = image.take_seen().into_iter().map(|seen| seen.op).collect();
+    assert_eq!(ops, [Op::Flush, Op::Flush]);
+    assert_eq!(bad(&unit, &[0x35, 0, 0, 0, 8, 1, 0, 0, 0, 0], &[]), sense::LBA_OUT_OF_RANGE.at(2049));
+}
+
+#[test]
+fn commands_that_only_look_at_an_address_find_what_is_there_and_no_more() {
+    let (unit, image) = disk();
+    let _ = image.take_seen();
+    for code in [0x34u8, 0x2b] {
+        good(&unit, &[code, 0, 0, 0, 7, 0xff, 0, 0, 0, 0], &[]);
+        assert_eq!(bad(&unit, &[code, 0, 0, 0, 8, 1, 0, 0, 1, 0], &[]), sense::LBA_OUT_OF_RANGE.at(2049), "{code:#x}");
+    }
+    good(&unit, &[0x90, 0, 0, 0, 0, 0, 0, 0, 7, 0xff, 0, 0, 0, 1, 0, 0], &[]);
+    good(&unit, &[0x01, 0, 0, 0, 0, 0], &[]);
+    assert_eq!(image.take_seen(), []);
+}
+
+#[test]
+fn longer_mode_select_switches_the_cache_too() {
+    let (unit, _) = disk();
+    let mut list = vec![0, 0, 0, 0, 0, 0, 0, 0, 8, 18];
+    list.extend([0; 18]);
+    good(&unit, &[0x55, 0x10, 0, 0, 0, 0, 0, 0, 28, 0], &list);
+    assert_eq!(good(&unit, &[0x5a, 8, 0x08, 0, 0, 0, 0, 0, 96, 0], &[])[8..11], [8, 18, 0]);
+}
+
+#[test]
+fn self_test_finds_nothing_and_the_log_has_no_pages_but_its_list() {
+    let (unit, _) = disk();
+    good(&unit, &[0x1d, 4, 0, 0, 0, 0], &[]);
+    assert_eq!(bad(&unit, &[0x1d, 0, 0, 0, 8, 0], &[]), sense::INVALID_FIELD);
+    assert_eq!(good(&unit, &[0x4d, 0, 0, 0, 0, 0, 0, 0, 64, 0], &[]), [0, 0, 0, 1, 0]);
+    assert_eq!(bad(&unit, &[0x4d, 0, 0x0d, 0, 0, 0, 0, 0, 64, 0], &[]), sense::INVALID_FIELD);
+}
+
+#[test]
 fn compare_and_write_writes_only_what_matches() {
     let (unit, image) = disk();
     let cdb = [0x89, 0, 0, 0, 0, 0, 0, 0, 0, 5, 0, 0, 0, 1, 0, 0];
