@@ -140,7 +140,11 @@ pub(crate) fn run(args: &FuzzArgs) -> Result<u8> {
         let corpus = paths::root().join("fuzz/corpus").join(name);
         seed(name, &corpus)?;
         let mut fuzz = Command::new("cargo");
-        fuzz.args(["fuzz", "run", "--sanitizer", "none", name]);
+        fuzz.args(["fuzz", "run", "--sanitizer", "none"]);
+        if matches!(*name, "options" | "qmp") {
+            fuzz.args(["--features", "monitor"]);
+        }
+        fuzz.arg(name);
         if args.inputs.is_empty() {
             // As for the tests of hostile images: 10 s and 1 GiB are too much.
             let time = format!("-max_total_time={}", args.seconds);

@@ -48,7 +48,7 @@ impl Time {
 
     /// What a register holds for a value.
     fn encode(format: u8, register: u8, value: u8) -> u8 {
-        let digits = |value: u8| if format & BINARY != 0 { value } else { value / 10 << 4 | value % 10 };
+        let digits = |value: u8| if format & BINARY != 0 { value } else { ((value / 10) << 4) | (value % 10) };
         match (register, value) {
             (4, hour) if format & HOURS_24 == 0 => {
                 let afternoon = if hour >= 12 { 0x80 } else { 0 };
