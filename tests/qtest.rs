@@ -181,7 +181,7 @@ fn properties_of_an_ide_disk_reach_the_guest() {
     let image = tempfile::NamedTempFile::new().expect("image");
     image.as_file().set_len(1 << 20).expect("image");
     let drive = format!("if=none,id=d,format=raw,file={}", image.path().display());
-    let device = "ide-hd,drive=d,bus=ide.0,unit=0,serial=abc,ver=1.2,model=Disk,wwn=0x5000c50015ea71ab,cyls=8,heads=4,\
+    let device = "ide-hd,drive=d,bus=ide.0,unit=0,serial=abc,ver=1.2,model=Disk,wwn=0x5000c50015ea71ab,cyls=16,heads=4,\
                   secs=32,rotation_rate=1,write-cache=off,physical_block_size=4096";
     let mut machine = Qtest::start(&["-drive", &drive, "-device", device]);
 
@@ -192,7 +192,7 @@ fn properties_of_an_ide_disk_reach_the_guest() {
     };
     assert_eq!((text(10, 10).trim(), text(23, 4).trim(), text(27, 20).trim()), ("abc", "1.2", "Disk"));
     assert_eq!(words[108..112], [0x5000, 0xc500, 0x15ea, 0x71ab]);
-    assert_eq!((words[1], words[3], words[6], words[54], words[55], words[56]), (8, 4, 32, 8, 4, 32));
+    assert_eq!((words[1], words[3], words[6], words[54], words[55], words[56]), (16, 4, 32, 16, 4, 32));
     assert_eq!((words[217], words[85] & 0x20, words[106]), (1, 0, 0x6003));
 }
 
