@@ -15,5 +15,6 @@ pub mod qmp;
 pub mod qtest;
 pub mod seccomp;
 pub mod secret;
+pub mod sentence;
 pub mod spec;
 pub mod vcpu;

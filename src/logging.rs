@@ -8,6 +8,8 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use log::{Level, LevelFilter, Log, Metadata, Record};
 
+use crate::sentence::plain;
+
 /// How messages are written.
 #[derive(Debug, Clone, Default)]
 pub struct Settings {
@@ -67,7 +69,7 @@ impl Logger {
             Level::Debug => ": debug: ",
             Level::Trace => ": trace: ",
         });
-        line.push_str(&record.args().to_string());
+        line.push_str(&plain(&record.args().to_string()));
         line.push('\n');
         line
     }

@@ -12,6 +12,7 @@ use rhea::cli::{self, Invocation};
 use rhea::ctl::{self, CtlArgs};
 use rhea::img;
 use rhea::machine::start;
+use rhea::sentence::sentence;
 
 fn main() -> ExitCode {
     let mut args = env::args_os();
@@ -71,16 +72,6 @@ fn print(text: &str) -> ExitCode {
 
 /// Says why in one sentence, with the causes behind it.
 fn fail(program: &str, error: &dyn Error) -> ExitCode {
-    let mut sentence = error.to_string();
-    let mut cause = error.source();
-    while let Some(inner) = cause {
-        let text = inner.to_string();
-        if !sentence.ends_with(&text) {
-            sentence.push_str(": ");
-            sentence.push_str(&text);
-        }
-        cause = inner.source();
-    }
-    eprintln!("{program}: {sentence}");
+    eprintln!("{program}: {}", sentence(error));
     ExitCode::FAILURE
 }

@@ -6,6 +6,8 @@ use std::sync::OnceLock;
 
 use rhea_block::BlockError;
 
+use crate::sentence::plain;
+
 /// A failure of a verb.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum ImgError {
@@ -83,10 +85,7 @@ pub(super) fn chain(error: &(dyn Error + 'static)) -> String {
     let mut parts: Vec<String> = Vec::new();
     let mut next = Some(error);
     while let Some(e) = next {
-        let part = match e.downcast_ref::<io::Error>() {
-            Some(e) => host(e),
-            None => capital(e.to_string()),
-        };
+        let part = capital(plain(&e.to_string()));
         // The format names its file, too. As in QEMU only a file that the host refuses is named behind the image.
         let refused = e.source().is_some_and(<dyn Error>::is::<io::Error>);
         if refused || parts.is_empty() || !part.starts_with("Could not open '") {
@@ -95,15 +94,6 @@ pub(super) fn chain(error: &(dyn Error + 'static)) -> String {
         next = e.source();
     }
     parts.join(": ")
-}
-
-/// The host's words for an error, without the number that Rust adds.
-fn host(error: &io::Error) -> String {
-    let text = error.to_string();
-    match error.raw_os_error() {
-        Some(number) => text.strip_suffix(&format!(" (os error {number})")).unwrap_or(&text).to_owned(),
-        None => text,
-    }
 }
 
 /// "Could not open ..." begins like that wherever it stands: scripts look for it.

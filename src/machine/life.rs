@@ -9,6 +9,7 @@ use crate::qmp::event::{
     BlockErrorAction, BlockIoErrorData, GuestPanicAction, GuestPanickedData, IoOperationType, ShutdownCause,
 };
 use crate::qmp::{Event, RunState};
+use crate::sentence::plain;
 use crate::vcpu::{Pausing, VcpuHandle};
 
 impl Machine {
@@ -236,7 +237,7 @@ impl Machine {
             operation: if error.write { IoOperationType::Write } else { IoOperationType::Read },
             action,
             nospace: Some(error.errno == libc::ENOSPC),
-            reason: std::io::Error::from_raw_os_error(error.errno).to_string(),
+            reason: plain(&std::io::Error::from_raw_os_error(error.errno).to_string()),
         }));
         if !error.stop {
             return Ok(());

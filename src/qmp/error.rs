@@ -4,6 +4,8 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
+use crate::sentence::{plain, sentence};
+
 /// The classes of QMP errors. Everything that needs no class of its own is [`ErrorClass::GenericError`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum ErrorClass {
@@ -33,20 +35,13 @@ pub struct QmpError {
 
 impl QmpError {
     /// A `GenericError` with this sentence.
-    pub fn generic(desc: impl Into<String>) -> Self {
-        Self { class: ErrorClass::GenericError, desc: desc.into() }
+    pub fn generic(desc: impl AsRef<str>) -> Self {
+        Self { class: ErrorClass::GenericError, desc: plain(desc.as_ref()) }
     }
 
     /// A `GenericError` that says an error and all its causes in one sentence.
     pub fn from_error(error: &dyn std::error::Error) -> Self {
-        let mut desc = error.to_string();
-        let mut cause = error.source();
-        while let Some(next) = cause {
-            desc.push_str(": ");
-            desc.push_str(&next.to_string());
-            cause = next.source();
-        }
-        Self::generic(desc)
+        Self::generic(sentence(error))
     }
 
     /// A `CommandNotFound` for `name`.
