@@ -4,6 +4,7 @@ use std::ffi::CString;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Write};
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 use thiserror::Error;
@@ -54,7 +55,7 @@ pub enum ProcessError {
 /// The background process's promise to say when it is ready; the foreground process waits for it.
 pub struct Readiness(Option<File>);
 
-/// With `-daemonize`: forks. The child returns; the parent stays until the child is [`Readiness::ready`], and then
+/// With `-daemonize`: forks, twice. The last child returns; the parent stays until the child is [`Readiness::ready`], and then
 /// exits with 0, or, if the child ends before, with 1 (the child has said why on standard error).
 ///
 /// Called while there is one thread only.
@@ -67,7 +68,11 @@ pub fn daemonize() -> Result<Readiness, ProcessError> {
         0 => {
             drop(read);
             new_session().map_err(ProcessError::Daemonize)?;
-            Ok(Readiness(Some(write)))
+            // The leader of a session without a terminal gets one by opening it, so it goes.
+            match fork().map_err(ProcessError::Daemonize)? {
+                0 => Ok(Readiness(Some(write))),
+                _ => std::process::exit(0),
+            }
         }
         _ => {
             drop(write);
@@ -195,8 +200,14 @@ impl PidFile {
     /// When the file cannot be made, or another living process has it.
     pub fn create(path: &Path) -> Result<Self, ProcessError> {
         let refused = |source| ProcessError::PidFile { path: path.to_owned(), source };
-        let mut file =
-            OpenOptions::new().read(true).write(true).create(true).truncate(false).open(path).map_err(refused)?;
+        let mut file = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .mode(0o600)
+            .open(path)
+            .map_err(refused)?;
         if !lock(&file) {
             return Err(ProcessError::PidFileLocked { path: path.to_owned() });
         }

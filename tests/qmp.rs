@@ -2,6 +2,8 @@
 
 #[path = "qmp/backup.rs"]
 mod backup;
+#[path = "qmp/chardevs.rs"]
+mod chardevs;
 #[path = "qmp/disks.rs"]
 mod disks;
 #[path = "qmp/jobs.rs"]

@@ -7,14 +7,14 @@
 //! | `x` | ends the process |
 //! | `c` | gives the input to the next front end |
 //! | `b` | sends a break condition |
-//! | `t` | turns timestamps before lines on or off |
+//! | `t` | puts the time since the first such line before lines, or not |
 //! | `h`, `?` | says all this |
 //! | Ctrl-A | is Ctrl-A |
 
 use std::collections::VecDeque;
 use std::os::fd::OwnedFd;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant};
 
 use rhea_devices::chardev::{CharBackend, CharEvent, CharFrontend};
 
@@ -53,6 +53,7 @@ struct Inner {
     is_open: bool,
     has_escape: bool,
     timestamps: bool,
+    first_stamp: Option<Instant>,
     at_line_start: bool,
 }
 
@@ -272,7 +273,8 @@ impl Inner {
         let mut text = Vec::with_capacity(data.len() + 16);
         for byte in data {
             if std::mem::replace(&mut self.at_line_start, *byte == b'\n') {
-                text.extend(timestamp().as_bytes());
+                let first = *self.first_stamp.get_or_insert_with(Instant::now);
+                text.extend(timestamp(first.elapsed()).as_bytes());
             }
             text.push(*byte);
         }
@@ -280,11 +282,10 @@ impl Inner {
     }
 }
 
-/// The time of day in UTC.
-fn timestamp() -> String {
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    let seconds = now.as_secs() % 86400;
-    format!("[{:02}:{:02}:{:02}.{:03}] ", seconds / 3600, seconds / 60 % 60, seconds % 60, now.subsec_millis())
+/// The time since the first stamped line.
+fn timestamp(since: Duration) -> String {
+    let seconds = since.as_secs();
+    format!("[{:02}:{:02}:{:02}.{:03}] ", seconds / 3600, seconds / 60 % 60, seconds % 60, since.subsec_millis())
 }
 
 impl CharFrontend for Mux {

@@ -48,7 +48,7 @@ pub(super) fn open(config: &Config, fds: &FdTable, io: &Arc<IoLoop>) -> Result<O
         }
         Backend::File { path, append, input } => Box::new(file(path, *append, input.as_deref(), fds)?),
         Backend::Pipe { path } => Box::new(pipe(path)?),
-        Backend::Socket(config) => Box::new(Socket::open(config, fds)?),
+        Backend::Socket(socket) => Box::new(Socket::open(&config.label, socket, fds)?),
     };
     Ok(Opened { device: Port::new(&config.label, end, log, io), pty })
 }
@@ -141,7 +141,7 @@ fn without_waiting(fd: impl AsFd, access: OFlags) -> io::Result<OwnedFd> {
     if matches!(kind, FileType::CharacterDevice | FileType::Fifo) {
         let name = format!("/proc/self/fd/{}", fd.as_raw_fd());
         let flags = access | OFlags::NONBLOCK | OFlags::CLOEXEC | OFlags::NOCTTY;
-        if let Ok(again) = rustix::fs::open(name, flags, Mode::empty()) {
+        if let Ok(again) = rustix::fs::openat(rustix::fs::CWD, name, flags, Mode::empty()) {
             return Ok(again);
         }
     }

@@ -8,8 +8,8 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::fs::{Mode, OFlags, fcntl_getfl, fcntl_setfl};
-use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
+use rustix::fs::{CWD, Mode, OFlags, fcntl_getfl, fcntl_setfl, openat};
+use rustix::pty::{grantpt, ptsname, unlockpt};
 use rustix::termios::{OptionalActions, tcgetattr, tcsetattr};
 use vmm_sys_util::epoll::EventSet;
 use vmm_sys_util::timerfd::TimerFd;
@@ -64,11 +64,13 @@ pub(crate) fn timer_fd(timer: &TimerFd) -> BorrowedFd<'_> {
 
 /// A raw pseudo terminal and the name of its other side.
 fn make() -> rustix::io::Result<(OwnedFd, String)> {
-    let master = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC)?;
+    let flags = OFlags::RDWR | OFlags::NOCTTY | OFlags::CLOEXEC;
+    // As openpt does, by the call that the filters of system calls have in their lists.
+    let master = openat(CWD, "/dev/ptmx", flags, Mode::empty())?;
     grantpt(&master)?;
     unlockpt(&master)?;
     let path = ptsname(&master, Vec::new())?;
-    let peer = rustix::fs::open(&path, OFlags::RDWR | OFlags::NOCTTY | OFlags::CLOEXEC, Mode::empty())?;
+    let peer = openat(CWD, &path, flags, Mode::empty())?;
     let mut modes = tcgetattr(&peer)?;
     modes.make_raw();
     tcsetattr(&peer, OptionalActions::Now, &modes)?;

@@ -33,6 +33,7 @@ const KEPT_FDS: usize = 16;
 
 /// A socket's end.
 pub(crate) struct Socket {
+    label: String,
     config: SocketConfig,
     listener: Option<OwnedFd>,
     destination: Option<Destination>,
@@ -40,6 +41,8 @@ pub(crate) struct Socket {
     bound: Option<PathBuf>,
     timer: TimerFd,
     state: State,
+    /// It was said that nobody can be reached: once is enough until someone is.
+    complained: bool,
     telnet: Telnet,
     fds: VecDeque<OwnedFd>,
 }
@@ -53,16 +56,18 @@ enum State {
 
 impl Socket {
     /// Listens or connects; a server that waits has its client when this returns.
-    pub(crate) fn open(config: &SocketConfig, fds: &FdTable) -> Result<Self, ChardevError> {
+    pub(crate) fn open(label: &str, config: &SocketConfig, fds: &FdTable) -> Result<Self, ChardevError> {
         let timer =
             TimerFd::new().map_err(|error| ChardevError::Io { what: "make a timer".into(), source: error.into() })?;
         let mut socket = Self {
+            label: label.to_owned(),
             config: config.clone(),
             listener: None,
             destination: None,
             bound: None,
             timer,
             state: State::Idle,
+            complained: false,
             telnet: Telnet::default(),
             fds: VecDeque::new(),
         };
@@ -81,8 +86,13 @@ impl Socket {
             address => address::listen(address).map_err(failed)?,
         };
         rustix::io::ioctl_fionbio(&listener, true).map_err(|error| failed(error.into()))?;
+        if let SocketAddress::Inet { port, .. } = &mut self.config.address {
+            // The host may have chosen one: for port 0, and between two with `to`.
+            *port = address::port_of(&listener).unwrap_or_else(|| port.clone());
+        }
         if let SocketAddress::Unix { path, is_abstract: false, .. } = &self.config.address {
-            self.bound = Some(path.clone());
+            // -daemonize leaves the directory that the name is seen from.
+            self.bound = Some(std::path::absolute(path).unwrap_or_else(|_| path.clone()));
         }
         self.listener = Some(listener);
         if self.config.wait {
@@ -92,7 +102,8 @@ impl Socket {
     }
 
     fn wait_for_client(&mut self) -> Result<(), ChardevError> {
-        eprintln!("rhea: info: waiting for a connection on: {}", self.filename());
+        // Programs that start us look for these words.
+        eprintln!("rhea: info: QEMU waiting for connection on: {}", self.filename());
         let failed = |source: rustix::io::Errno| ChardevError::Io {
             what: "wait for a connection".into(),
             source: source.into(),
@@ -149,6 +160,7 @@ impl Socket {
             let _ = rustix::net::sockopt::set_tcp_nodelay(&connection, true);
         }
         self.telnet = Telnet::begin(self.config.telnet);
+        self.complained = false;
         self.state = State::Connected(connection);
         Change::Opened
     }
@@ -161,7 +173,7 @@ impl Socket {
                 self.finish_connecting()
             }
             Err(error) => {
-                log::debug!("{}: cannot connect: {error}", address::name(&self.config));
+                self.complain(&error);
                 self.wait_to_reconnect();
                 Change::None
             }
@@ -178,11 +190,18 @@ impl Socket {
             Ok(Ok(())) if is_done => return self.connected(connection),
             Ok(Ok(())) => self.state = State::Connecting(connection),
             Ok(Err(error)) | Err(error) => {
-                log::debug!("{}: cannot connect: {error}", address::name(&self.config));
+                self.complain(&error.into());
                 self.wait_to_reconnect();
             }
         }
         Change::None
+    }
+
+    fn complain(&mut self, error: &io::Error) {
+        if !std::mem::replace(&mut self.complained, true) {
+            let to = address::name(&self.config);
+            log::error!("Unable to connect character device {}: Failed to connect to '{to}': {error}", self.label);
+        }
     }
 
     fn wait_to_reconnect(&mut self) {

@@ -92,8 +92,9 @@ impl AsRawFd for Signals {
 impl Arrived {
     /// Says who ended the process, in QEMU's words, which logs are searched for.
     pub(super) fn announce(&self) {
-        let name = fs::read_to_string(format!("/proc/{}/comm", self.sender)).unwrap_or_default();
-        let name = if name.is_empty() { "<unknown process>" } else { name.trim_end() };
+        let line = fs::read(format!("/proc/{}/cmdline", self.sender)).unwrap_or_default();
+        let name = String::from_utf8_lossy(line.split(|byte| *byte == 0).next().unwrap_or_default());
+        let name = if name.is_empty() { "<unknown process>" } else { &name };
         log::error!("terminating on signal {} from pid {} ({name})", self.number, self.sender);
     }
 }

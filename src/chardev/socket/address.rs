@@ -63,6 +63,12 @@ pub(super) fn connected_name(config: &SocketConfig, connection: &OwnedFd) -> Str
     }
 }
 
+/// The port that a TCP socket is on.
+pub(super) fn port_of(socket: &OwnedFd) -> Option<String> {
+    let here = rustix::net::getsockname(socket).ok()?;
+    SocketAddr::try_from(here).ok().map(|here| here.port().to_string())
+}
+
 /// Makes a listener; a socket file that is in the way is removed.
 pub(super) fn listen(address: &SocketAddress) -> io::Result<OwnedFd> {
     match address {

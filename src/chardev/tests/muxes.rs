@@ -95,7 +95,7 @@ fn escape_t_puts_the_time_before_lines() {
     let text = String::from_utf8(read_exactly(&mut shared.person, 33)).unwrap();
     let lines: Vec<&str> = text.split('\n').collect();
     assert_eq!(lines.len(), 2, "{text}");
-    assert!(lines[0].starts_with('[') && lines[0].ends_with("] a"), "{text}");
+    assert!(lines[0].starts_with("[00:00:00.0") && lines[0].ends_with("] a"), "{text}");
     assert!(lines[1].starts_with('[') && lines[1].ends_with("] b"), "{text}");
 }
 

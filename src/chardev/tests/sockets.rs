@@ -257,3 +257,16 @@ fn what_the_program_opened_itself_is_not_to_be_had_by_number() {
         assert!(fixture.chardevs.fds().claim(standard).is_err());
     }
 }
+
+#[test]
+fn port_that_the_host_chose_is_told() {
+    let fixture = Fixture::new();
+    let address = SocketAddress::Inet { host: "127.0.0.1".into(), port: "0".into(), to: None, ipv4: None, ipv6: None };
+    let device = fixture.add(Backend::Socket(SocketConfig { address, ..unix(&fixture.path("unused")) }));
+
+    let name = device.filename();
+
+    let port: u16 = name.trim_end_matches(",server=on").rsplit(':').next().unwrap().parse().unwrap();
+    assert!(name.starts_with("disconnected:tcp:127.0.0.1:") && port != 0, "{name}");
+    assert!(std::net::TcpStream::connect(("127.0.0.1", port)).is_ok());
+}
