@@ -63,6 +63,19 @@ fn ask(monitor: &mut BufReader<UnixStream>, commands: &[&str]) -> String {
     line
 }
 
+/// What a line of the human monitor prints.
+fn human(monitor: &mut BufReader<UnixStream>, line: &str) -> String {
+    let command = serde_json::json!({"execute": "human-monitor-command", "arguments": {"command-line": line}});
+    writeln!(monitor.get_mut(), "{command}").expect("written");
+    let mut answer = serde_json::Value::Null;
+    while answer.get("return").is_none() {
+        let mut line = String::new();
+        assert!(monitor.read_line(&mut line).expect("read") > 0, "the monitor closed the connection");
+        answer = serde_json::from_str(&line).expect("JSON");
+    }
+    answer["return"].as_str().expect("text").replace('\r', "")
+}
+
 /// The end of a process that ends by itself.
 fn end(child: Child) -> Output {
     child.wait_with_output().expect("ended")
@@ -96,4 +109,53 @@ fn what_cannot_be_loaded_ends_a_paused_machine_with_a_sentence() {
     assert_eq!(output.status.code(), Some(1), "{said}");
     assert!(said.lines().last().unwrap_or_default().contains("initrd"), "{said}");
     assert!(!dir.path().join("qmp").exists(), "the socket is left behind");
+}
+
+#[test]
+fn registers_and_interrupt_controllers_can_be_looked_at() {
+    let dir = tempfile::tempdir().expect("directory");
+    let child = start(dir.path(), &["-smp", "2"]);
+    let mut monitor = connect(dir.path());
+    ask(&mut monitor, &["qmp_capabilities"]);
+
+    let mut look = |line: &str| human(&mut monitor, line);
+    let (registers, none) = (look("info registers 1"), look("info registers 7"));
+    let (memory, pages) = (look("info mem"), look("info tlb"));
+    let (chips, local, counts) = (look("info pic"), look("info lapic 1"), look("info irq"));
+    ask(&mut monitor, &["quit"]);
+
+    assert_eq!(end(child).status.code(), Some(0));
+    // The version that CPUID answers for qemu64 (SDM volume 3, table 10-1).
+    assert!(registers.contains("\nCPU#1\nEAX=00000000 EBX=00000000 ECX=00000000 EDX=00060fb1\n"), "{registers}");
+    assert!(registers.contains("EFL=00000002 [-------] CPL=0 II=0 A20=1 SMM=0 HLT=0\n"), "{registers}");
+    assert_eq!(none, "CPU#7 not available\n");
+    // The other vCPU's: the direct boot's entry has paging on.
+    assert!(memory.starts_with("0000000000000000-"), "{memory}");
+    assert!(pages.starts_with("0000000000000000: 0000000000000000 "), "{pages}");
+    assert!(chips.contains("  pin 23 ") && chips.contains("\npic0: irr="), "{chips}");
+    assert!(local.starts_with("dumping local APIC state for CPU 1 \n"), "{local}");
+    assert!(counts.starts_with("IRQ statistics for kvm-ioapic:\n"), "{counts}");
+}
+
+#[test]
+fn socket_named_from_where_it_started_goes_with_a_daemon() {
+    let dir = tempfile::tempdir().expect("directory");
+
+    let output = end(start(dir.path(), &["-daemonize", "-pidfile", "pid"]));
+    let session = {
+        let pid = fs::read_to_string(dir.path().join("pid")).expect("a number");
+        let stat = fs::read_to_string(format!("/proc/{}/stat", pid.trim())).expect("a process");
+        let session = stat.split(' ').nth(5).expect("a session").to_owned();
+        (session, pid.trim().to_owned())
+    };
+    ask(&mut connect(dir.path()), &["qmp_capabilities", "quit"]);
+
+    let since = Instant::now();
+    let left = || ["pid", "qmp"].iter().any(|name| dir.path().join(name).exists());
+    while left() && since.elapsed() < PATIENCE {
+        sleep(Duration::from_millis(5));
+    }
+    assert_eq!(output.status.code(), Some(0), "{}", String::from_utf8_lossy(&output.stderr));
+    assert_ne!(session.0, session.1, "a session's leader could get a terminal");
+    assert!(!left(), "files are left behind");
 }

@@ -1,5 +1,6 @@
 //! `info`: what the machine is and does, for people.
 
+use crate::qmp::channel::ApicOf;
 use crate::qmp::reply::cpu::CpuInfoFast;
 use crate::qmp::reply::machine::{IoThreadInfo, KvmInfo, Memdev, NameInfo, StatusInfo, UuidInfo};
 use crate::qmp::reply::monitor::ChardevInfo;
@@ -10,6 +11,13 @@ use super::{Context, info_block, info_pci};
 
 /// All topics, by name.
 pub(crate) const TOPICS: &[Entry] = &[
+    Entry {
+        names: "balloon",
+        parameters: "",
+        words: 0,
+        help: "show balloon information",
+        run: |context, _| Ok(format!("{}\n", context.run(Command::QueryBalloon)?)),
+    },
     Entry {
         names: "block",
         parameters: "[-n] [-v] [device]",
@@ -34,7 +42,31 @@ pub(crate) const TOPICS: &[Entry] = &[
     Entry { names: "chardev", parameters: "", words: 0, help: "show the character devices", run: chardev },
     Entry { names: "cpus", parameters: "", words: 0, help: "show infos for each CPU", run: cpus },
     Entry { names: "iothreads", parameters: "", words: 0, help: "show iothreads", run: iothreads },
+    Entry {
+        names: "irq",
+        parameters: "",
+        words: 0,
+        help: "show the interrupts statistics",
+        run: |context, _| text(context, Inspect::InterruptCounts),
+    },
     Entry { names: "kvm", parameters: "", words: 0, help: "show KVM information", run: kvm },
+    Entry {
+        names: "lapic",
+        parameters: "[apic-id]",
+        words: 1,
+        help: "show local apic state (apic-id: local apic to read, default is which of current CPU)",
+        run: lapic,
+    },
+    Entry {
+        names: "mem",
+        parameters: "",
+        words: 0,
+        help: "show the active virtual memory mappings",
+        run: |context, _| {
+            let cpu = context.cpu;
+            text(context, Inspect::Paging { cpu, pages: false })
+        },
+    },
     Entry { names: "memdev", parameters: "", words: 0, help: "show memory backends", run: memdev },
     Entry {
         names: "mtree",
@@ -45,7 +77,21 @@ pub(crate) const TOPICS: &[Entry] = &[
     },
     Entry { names: "name", parameters: "", words: 0, help: "show the current VM name", run: name },
     Entry { names: "network", parameters: "", words: 0, help: "show the network state", run: |_, _| Ok(String::new()) },
+    Entry {
+        names: "numa",
+        parameters: "",
+        words: 0,
+        help: "show NUMA information",
+        run: |context, _| text(context, Inspect::NumaNodes),
+    },
     Entry { names: "pci", parameters: "", words: 0, help: "show PCI info", run: info_pci::pci },
+    Entry {
+        names: "pic",
+        parameters: "",
+        words: 0,
+        help: "show PIC state",
+        run: |context, _| text(context, Inspect::InterruptControllers),
+    },
     Entry {
         names: "qtree",
         parameters: "",
@@ -73,6 +119,16 @@ pub(crate) const TOPICS: &[Entry] = &[
         words: 0,
         help: "show the current VM status (running|paused)",
         run: status,
+    },
+    Entry {
+        names: "tlb",
+        parameters: "",
+        words: 0,
+        help: "show virtual to physical memory mappings",
+        run: |context, _| {
+            let cpu = context.cpu;
+            text(context, Inspect::Paging { cpu, pages: true })
+        },
     },
     Entry { names: "uuid", parameters: "", words: 0, help: "show the current VM UUID", run: uuid },
     Entry {
@@ -176,4 +232,12 @@ fn registers(context: &mut Context<'_>, words: &Words<'_>) -> Printed {
         Some(word) => Some(word.parse().map_err(|_| Failure::Usage("invalid CPU index".into()))?),
     };
     text(context, Inspect::Registers { cpu })
+}
+
+fn lapic(context: &mut Context<'_>, words: &Words<'_>) -> Printed {
+    let of = match words.get(0) {
+        None => ApicOf::Cpu(context.cpu),
+        Some(word) => ApicOf::Id(word.parse().map_err(|_| Failure::Usage("invalid APIC id".into()))?),
+    };
+    text(context, Inspect::LocalApic { of })
 }

@@ -26,6 +26,7 @@ impl Target for Machine {
             Command::QueryMachines => answer(&Self::machine_types()),
             Command::QueryMemorySizeSummary => answer(&self.memory_info()),
             Command::QueryMemdev => answer(&self.memdevs()),
+            Command::QueryBalloon => Err(QmpError::device_not_active("balloon")),
             Command::QueryIothreads => answer(&self.iothreads()),
             Command::QueryCpusFast => answer(&self.cpus()),
             Command::QueryHotpluggableCpus => self.cpu_places(),

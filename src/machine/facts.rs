@@ -32,6 +32,8 @@ pub struct Facts {
     pub cpu_type: String,
     /// Places for vCPUs, those filled from the start first.
     pub cpus: Vec<CpuPlace>,
+    /// Bytes of memory of each NUMA node; none on a machine without.
+    pub numa_nodes: Vec<u64>,
     /// Disks.
     pub disks: Vec<Disk>,
     /// Devices that the user named or plugged: id and type.

@@ -66,7 +66,7 @@ pub enum StartError {
     AddFd { fd: i32, why: String },
     #[error(transparent)]
     Spec(#[from] SpecError),
-    #[error("-chardev {label}")]
+    #[error("character device \"{label}\"")]
     Chardev {
         label: String,
         #[source]
@@ -415,6 +415,7 @@ fn facts(spec: &VmSpec) -> Facts {
         machine: spec.machine.kind.name.to_owned(),
         memory: if spec.machine.kind.board == BoardKind::None { 0 } else { spec.memory.size.0 },
         memory_backends: backends.collect(),
+        numa_nodes: spec.numa.nodes.iter().map(|node| node.memory).collect(),
         cpu_type: "qemu64-x86_64-cpu".to_owned(),
         ..Facts::default()
     }

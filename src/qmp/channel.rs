@@ -52,6 +52,24 @@ pub enum Inspect {
         /// Which vCPU; all of them without.
         cpu: Option<u32>,
     },
+    /// What a vCPU's page tables map, as text.
+    Paging {
+        /// Which vCPU.
+        cpu: u32,
+        /// Each page with its entry rather than ranges.
+        pages: bool,
+    },
+    /// How often interrupt lines rose, as text.
+    InterruptCounts,
+    /// The PICs and the I/O APIC, as text.
+    InterruptControllers,
+    /// A local APIC, as text.
+    LocalApic {
+        /// Which vCPU's.
+        of: ApicOf,
+    },
+    /// The NUMA nodes, as text.
+    NumaNodes,
     /// The map of buses and what is on them, as text.
     MemoryTree,
     /// The tree of devices with their properties, as text.
@@ -81,6 +99,15 @@ pub enum Inspect {
         /// What to do.
         order: HoldOrder,
     },
+}
+
+/// Whose local APIC is meant.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ApicOf {
+    /// This vCPU's.
+    Cpu(u32),
+    /// The one with this id.
+    Id(u32),
 }
 
 /// What to do with requests that come to a `blkdebug` node.

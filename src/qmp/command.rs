@@ -111,6 +111,8 @@ commands! {
     "query-memory-size-summary" QueryMemorySizeSummary -> machine::MemoryInfo,
     /// The memory backends.
     "query-memdev" QueryMemdev -> Vec<machine::Memdev>,
+    /// How far the guest's balloon is blown up: there is none.
+    "query-balloon" QueryBalloon -> machine::BalloonInfo,
     /// The I/O threads.
     "query-iothreads" QueryIothreads -> Vec<machine::IoThreadInfo>,
     /// The vCPUs.

@@ -6,6 +6,7 @@ use kvm_bindings::{
 };
 use kvm_ioctls::VmFd;
 
+use super::pins::PINS;
 use super::vm::VmError;
 
 /// PIC pair, IOAPIC and PIT of one machine, as the kernel hands them over.
@@ -14,6 +15,40 @@ pub struct IrqchipSnapshot {
     /// Master PIC, slave PIC, IOAPIC: the content of `struct kvm_irqchip`, 512 bytes each.
     pub(super) chips: [Vec<u8>; 3],
     pub(super) pit: kvm_pit_state2,
+}
+
+/// A PIC's registers (82C59A).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PicView {
+    /// Interrupts that wait.
+    pub irr: u8,
+    /// Those masked.
+    pub imr: u8,
+    /// Those being served.
+    pub isr: u8,
+    /// The input with the highest priority.
+    pub priority: u8,
+    /// The first vector.
+    pub base: u8,
+    /// Reads give the interrupts being served.
+    pub reads_isr: u8,
+    /// Special fully nested mode.
+    pub fully_nested: u8,
+    /// Inputs that are level-triggered.
+    pub elcr: u8,
+}
+
+/// The I/O APIC's registers (82093AA).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct IoapicView {
+    /// The register that the window shows.
+    pub select: u32,
+    /// Its APIC id.
+    pub id: u32,
+    /// Pins that wait.
+    pub irr: u32,
+    /// Redirection table.
+    pub pins: [u64; PINS],
 }
 
 /// Where `struct kvm_pic_state` has the edge/level control register: fourteen fields of a byte come before it.
@@ -56,6 +91,40 @@ impl IrqchipSnapshot {
             chip[ELCR] = bits;
         }
         with
+    }
+
+    /// The PICs, the master first: the bytes of `struct kvm_pic_state`.
+    #[must_use]
+    pub fn pics(&self) -> [PicView; 2] {
+        let view = |chip: &[u8]| {
+            let at = |index: usize| chip.get(index).copied().unwrap_or(0);
+            PicView {
+                irr: at(1),
+                imr: at(2),
+                isr: at(3),
+                priority: at(4),
+                base: at(5),
+                reads_isr: at(6),
+                fully_nested: at(12),
+                elcr: at(ELCR),
+            }
+        };
+        [view(&self.chips[0]), view(&self.chips[1])]
+    }
+
+    /// The I/O APIC: the bytes of `struct kvm_ioapic_state`.
+    #[must_use]
+    pub fn ioapic(&self) -> IoapicView {
+        let number = |at: usize, length: usize| {
+            let bytes = self.chips[2].get(at..at + length).unwrap_or_default();
+            bytes.iter().rev().fold(0, |value, byte| value << 8 | u64::from(*byte))
+        };
+        IoapicView {
+            select: number(8, 4) as u32,
+            id: number(12, 4) as u32,
+            irr: number(16, 4) as u32,
+            pins: std::array::from_fn(|pin| number(24 + 8 * pin, 8)),
+        }
     }
 
     /// The PIT's channels.

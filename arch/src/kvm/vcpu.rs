@@ -152,8 +152,8 @@ impl Vcpu {
         self.page.set_immediate_exit(false);
     }
 
-    /// Sets what CPUID answers and the MSRs that differ from KVM's own, once, before the first entry; then records the
-    /// state at power-on for [`Vcpu::reset`]. MSRs that the kernel refuses are logged: older kernels know fewer.
+    /// Sets what CPUID answers and the MSRs that differ from KVM's own, once, before the first entry, and EDX to the version
+    /// that CPUID answers, as processors have it at power-on (SDM volume 3, table 10-1); then records the state at power-on for [`Vcpu::reset`]. MSRs that the kernel refuses are logged: older kernels know fewer.
     ///
     /// # Errors
     /// When the kernel refuses the table, or does not hand out the vCPU's state.
@@ -164,6 +164,10 @@ impl Vcpu {
         for MsrValue { index, value } in msrs::write_all(msrs, |msrs| self.fd.set_msrs(msrs)) {
             log::warn!("vCPU {}: KVM refused {value:#x} for MSR {index:#x}", self.id);
         }
+        let version = cpuid.entries().iter().find(|entry| entry.function == 1).map_or(0, |entry| entry.eax);
+        let mut regs = self.regs()?;
+        regs.rdx = version.into();
+        self.set_regs(&regs)?;
         self.initial = Some(Box::new(self.snapshot()?));
         Ok(())
     }

@@ -13,6 +13,7 @@ use super::irqchip::IrqchipSnapshot;
 use super::kept::{self, Kept, Turn};
 use super::kick::KickError;
 use super::memory::{Access, HostRange, MemoryError, SlotId, Slots};
+use super::pins::{PINS, Pins};
 use super::routes::{Message, RouteError, Routes, split};
 use super::vcpu::{Vcpu, VcpuError};
 use crate::x86_64::layout::{KVM_IDENTITY_MAP_START, KVM_TSS_START};
@@ -57,6 +58,7 @@ pub struct Vm {
     /// KVM can keep writes to ports.
     pub(super) keeps_writes: bool,
     pub(super) kept: Arc<Turn>,
+    pins: Pins,
 }
 
 impl Vm {
@@ -87,6 +89,7 @@ impl Vm {
             clock_control: fd.check_extension(Cap::KvmclockCtrl),
             keeps_writes: kept::supported(&fd),
             kept: Arc::default(),
+            pins: Pins::default(),
             fd,
         };
         vm.commit_routes().map_err(VmError::Routes)?;
@@ -154,7 +157,14 @@ impl Vm {
     /// # Errors
     /// When there is no such pin.
     pub fn set_irq_line(&self, gsi: u32, high: bool) -> Result<(), VmError> {
+        self.pins.set(gsi, high);
         self.fd.set_irq_line(gsi, high).map_err(ioctl("KVM_IRQ_LINE"))
+    }
+
+    /// How often each pin rose by [`Vm::set_irq_line`].
+    #[must_use]
+    pub fn irq_counts(&self) -> [u64; PINS] {
+        self.pins.rises()
     }
 
     /// Delivers one message without a route: for messages that are sent rarely. Returns whether a vCPU took it.

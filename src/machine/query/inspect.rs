@@ -2,12 +2,15 @@
 
 use std::fmt::Write as _;
 
-use kvm_bindings::{kvm_regs, kvm_segment, kvm_sregs};
+use rhea_arch::kvm::VcpuSnapshot;
 use vm_memory::{Bytes, GuestAddress};
 
-use crate::machine::Machine;
+use super::registers::Shown;
+use super::{interrupts, paging};
+use crate::machine::{KvmGuest, Machine};
 use crate::qmp::QmpError;
-use crate::qmp::channel::{Inspect, Inspection};
+use crate::qmp::channel::{ApicOf, Inspect, Inspection};
+use crate::vcpu::VcpuHandle;
 
 const PAGE: u64 = 4096;
 
@@ -19,6 +22,14 @@ impl Machine {
     pub(in crate::machine) fn look(&self, query: &Inspect) -> Result<Inspection, QmpError> {
         match *query {
             Inspect::Registers { cpu } => self.register_dump(cpu).map(Inspection::Text),
+            Inspect::Paging { cpu, pages } => self.paging(cpu, pages).map(Inspection::Text),
+            Inspect::InterruptCounts => Ok(Inspection::Text(interrupts::counts(&self.kvm()?.vm.irq_counts()))),
+            Inspect::InterruptControllers => {
+                let chips = self.kvm()?.vm.irqchip().map_err(|e| QmpError::from_error(&e))?;
+                Ok(Inspection::Text(interrupts::controllers(&chips)))
+            }
+            Inspect::LocalApic { of } => self.local_apic(of).map(Inspection::Text),
+            Inspect::NumaNodes => Ok(Inspection::Text(self.numa_nodes())),
             Inspect::MemoryTree => Ok(Inspection::Text(self.memory_tree())),
             Inspect::DeviceTree => Ok(Inspection::Text(self.device_tree())),
             Inspect::Roms => Ok(Inspection::Text(self.roms())),
@@ -31,12 +42,52 @@ impl Machine {
     fn register_dump(&self, cpu: Option<u32>) -> Result<String, QmpError> {
         let mut text = String::new();
         for vcpu in self.vcpus().iter().filter(|vcpu| cpu.is_none_or(|wanted| wanted == vcpu.index())) {
-            let read = vcpu.call(|v| v.regs().and_then(|regs| v.sregs().map(|sregs| (regs, sregs))));
-            let (regs, sregs) = read.map_err(|e| QmpError::from_error(&e))?.map_err(|e| QmpError::from_error(&e))?;
+            let state = snapshot(vcpu)?;
             let _ = writeln!(text, "\nCPU#{}", vcpu.index());
-            dump(&mut text, &regs, &sregs);
+            Shown::from(&state).write(&mut text);
         }
-        if text.is_empty() { Err(QmpError::generic("No CPU available")) } else { Ok(text) }
+        match cpu {
+            Some(cpu) if text.is_empty() => Ok(format!("CPU#{cpu} not available\n")),
+            _ => Ok(text),
+        }
+    }
+
+    fn kvm(&self) -> Result<&KvmGuest, QmpError> {
+        let kvm = self.guest.as_ref().and_then(|guest| guest.kvm.as_ref());
+        kvm.ok_or_else(|| QmpError::generic("there are no interrupt controllers of KVM's without -accel kvm"))
+    }
+
+    fn paging(&self, cpu: u32, pages: bool) -> Result<String, QmpError> {
+        let found = self.vcpus().iter().find(|vcpu| vcpu.index() == cpu).zip(self.guest.as_ref());
+        let Some((vcpu, guest)) = found else { return Ok("No CPU available\n".into()) };
+        let sregs = vcpu.call(|v| v.sregs()).map_err(|e| QmpError::from_error(&e))?;
+        let sregs = sregs.map_err(|e| QmpError::from_error(&e))?;
+        let read = |at, into: &mut [u8]| guest.board.ram().read_slice(into, GuestAddress(at)).is_ok();
+        Ok(if pages { paging::pages(&sregs, &read) } else { paging::ranges(&sregs, &read) })
+    }
+
+    fn local_apic(&self, of: ApicOf) -> Result<String, QmpError> {
+        let mut vcpus = self.vcpus().iter();
+        let found = match of {
+            ApicOf::Cpu(index) => vcpus.find(|vcpu| vcpu.index() == index),
+            ApicOf::Id(id) => vcpus.find(|vcpu| vcpu.call(|v| v.id()).is_ok_and(|known| known == id)),
+        };
+        let Some(vcpu) = found else { return Ok("No CPU available\n".into()) };
+        let state = snapshot(vcpu)?;
+        Ok(interrupts::local(vcpu.index(), state.sregs().apic_base, |offset| state.lapic(offset)))
+    }
+
+    fn numa_nodes(&self) -> String {
+        let nodes = &self.facts.numa_nodes;
+        let mut text = format!("{} nodes\n", nodes.len());
+        for (node, memory) in (0u32..).zip(nodes) {
+            let cpus = self.facts.cpus.iter().enumerate();
+            let here = cpus.filter(|(_, place)| place.present && place.node == Some(node));
+            let here: String = here.map(|(index, _)| format!(" {index}")).collect();
+            let _ = writeln!(text, "node {node} cpus:{here}\nnode {node} size: {} MB", memory >> 20);
+            let _ = writeln!(text, "node {node} plugged: 0 MB");
+        }
+        text
     }
 
     fn memory_tree(&self) -> String {
@@ -98,6 +149,12 @@ impl Machine {
     }
 }
 
+/// The whole state of a vCPU.
+fn snapshot(vcpu: &VcpuHandle) -> Result<VcpuSnapshot, QmpError> {
+    let state = vcpu.call(|v| v.snapshot()).map_err(|e| QmpError::from_error(&e))?;
+    state.map_err(|e| QmpError::from_error(&e))
+}
+
 /// Cuts `bytes`, which stand for memory from `address` on, at page boundaries.
 pub(in crate::machine) fn pages(bytes: &mut [u8], address: u64) -> Vec<(u64, &mut [u8])> {
     let mut parts = Vec::new();
@@ -110,40 +167,4 @@ pub(in crate::machine) fn pages(bytes: &mut [u8], address: u64) -> Vec<(u64, &mu
         (at, rest) = (next, behind);
     }
     parts
-}
-
-/// In the form that people know from QEMU.
-fn dump(text: &mut String, regs: &kvm_regs, sregs: &kvm_sregs) {
-    let rows = [
-        [("RAX", regs.rax), ("RBX", regs.rbx), ("RCX", regs.rcx), ("RDX", regs.rdx)],
-        [("RSI", regs.rsi), ("RDI", regs.rdi), ("RBP", regs.rbp), ("RSP", regs.rsp)],
-        [("R8 ", regs.r8), ("R9 ", regs.r9), ("R10", regs.r10), ("R11", regs.r11)],
-        [("R12", regs.r12), ("R13", regs.r13), ("R14", regs.r14), ("R15", regs.r15)],
-    ];
-    for row in rows {
-        let cells: Vec<_> = row.iter().map(|(name, value)| format!("{name}={value:016x}")).collect();
-        let _ = writeln!(text, "{}", cells.join(" "));
-    }
-    let _ = writeln!(text, "RIP={:016x} RFL={:08x} CPL={}", regs.rip, regs.rflags, sregs.cs.selector & 3);
-    let segments = [
-        ("ES ", sregs.es),
-        ("CS ", sregs.cs),
-        ("SS ", sregs.ss),
-        ("DS ", sregs.ds),
-        ("FS ", sregs.fs),
-        ("GS ", sregs.gs),
-        ("LDT", sregs.ldt),
-        ("TR ", sregs.tr),
-    ];
-    for (name, segment) in segments {
-        let kvm_segment { selector, base, limit, .. } = segment;
-        let _ = writeln!(text, "{name}={selector:04x} {base:016x} {limit:08x}");
-    }
-    let _ = writeln!(text, "GDT=     {:016x} {:08x}", sregs.gdt.base, sregs.gdt.limit);
-    let _ = writeln!(text, "IDT=     {:016x} {:08x}", sregs.idt.base, sregs.idt.limit);
-    let _ = writeln!(
-        text,
-        "CR0={:08x} CR2={:016x} CR3={:016x} CR4={:08x}\nEFER={:016x}",
-        sregs.cr0, sregs.cr2, sregs.cr3, sregs.cr4, sregs.efer
-    );
 }

@@ -88,6 +88,14 @@ qapi_struct! {
     }
 }
 
+qapi_struct! {
+    /// `query-balloon`.
+    pub struct BalloonInfo {
+        /// Bytes that the guest has.
+        pub actual: i64,
+    }
+}
+
 qapi_enum! {
     /// How memory is spread over the host's NUMA nodes.
     pub enum HostMemPolicy {
