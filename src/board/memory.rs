@@ -54,6 +54,8 @@ pub struct RamPlan {
     pub sources: Vec<RamSource>,
     /// Which source has which addresses, ascending.
     pub shares: Vec<Share>,
+    /// Objects that no guest memory is taken from: made and held like the others.
+    pub spare: Vec<RamSource>,
     /// Pin it (`-overcommit mem-lock=on`).
     pub lock: bool,
 }
@@ -164,6 +166,11 @@ pub fn map(plan: &RamPlan) -> Result<GuestRam, RamError> {
         let start = map_share(source, file, share)?;
         advise(source, start, length(share), plan.lock)?;
         regions.push(region(source, file, share, start)?);
+    }
+    for source in &plan.spare {
+        let whole = Share { owner: 0, range: 0..source.size, offset: 0 };
+        let start = map_share(source, &Opened::new(source)?, &whole)?;
+        advise(source, start, length(&whole), plan.lock)?;
     }
     let refused = |e| RamError::Map { id: String::new(), size: 0, source: Box::new(e) };
     GuestRam::from_regions(regions).map_err(refused)

@@ -226,7 +226,10 @@ impl Draft {
 
     fn devices(&mut self) -> Result<(), CliError> {
         globals::resolve(std::mem::take(&mut self.globals), &mut self.spec)?;
-        for PendingDevice { arg, object, source } in std::mem::take(&mut self.devices) {
+        let (json, text): (Vec<_>, Vec<_>) =
+            std::mem::take(&mut self.devices).into_iter().partition(|device| device.source == Source::Json);
+        self.spec.json_devices = json.len();
+        for PendingDevice { arg, object, source } in text.into_iter().chain(json) {
             let device = DeviceSpec::read_with(object, source, &self.spec.globals).map_err(|error| arg.wrong(error))?;
             self.spec.devices.push(device);
         }

@@ -93,8 +93,11 @@ pub struct VmSpec {
     pub drives: Vec<DriveSpec>,
     /// `-snapshot`: what guests write is thrown away, on every drive that does not say otherwise.
     pub snapshot: bool,
-    /// `-device`.
+    /// `-device`: as QEMU takes them, first those given as `k=v`, then those in JSON.
     pub devices: Vec<DeviceSpec>,
+    /// How many of `devices`, the last ones, were given in JSON. The devices that `-drive if=virtio` makes come before
+    /// them.
+    pub json_devices: usize,
     /// `-global` for devices; `devices` has them already, those that are plugged later get them by
     /// [`DeviceSpec::read_with`].
     pub globals: Vec<GlobalSpec>,

@@ -62,9 +62,8 @@ fn tree_of_devices_shows_each_on_its_bus_with_type_and_name() {
          -device virtio-rng-pci -device ide-cd,id=cd",
     );
 
-    let tree = machine.ask("human-monitor-command", &json!({"command-line": "info qtree"})).expect("a tree");
+    let tree = machine.human("info qtree");
 
-    let tree = tree.as_str().expect("text").replace('\r', "");
     let lines: Vec<&str> = tree.lines().filter(|line| line.contains("dev: ") || line.contains("bus: ")).collect();
     let part =
         |wanted: &str| lines.iter().position(|line| *line == wanted).unwrap_or_else(|| panic!("{wanted}:\n{tree}"));
@@ -92,4 +91,50 @@ fn ports_are_read_as_a_guest_reads_them() {
     assert_eq!(answers[1], "portw[0x03fc] = 0x6008\n");
     assert_eq!(answers[2], "portl[0x0300] = 0xffffffff\n");
     assert!(answers[3].starts_with("0x10000 is no port\n"), "{}", answers[3]);
+}
+
+#[test]
+fn devices_in_json_come_behind_all_others() {
+    let mut machine = Machine::start(
+        r#"-device {"driver":"virtio-rng-pci","id":"json"} -drive if=virtio,format=raw,file.driver=null-co
+           -device virtio-rng-pci,id=text"#,
+    );
+
+    let pci = machine.ask("query-pci", &json!({})).expect("functions");
+
+    let functions = pci[0]["devices"].as_array().expect("functions");
+    let names: Vec<&str> = functions
+        .iter()
+        .filter(|function| function["slot"].as_u64() > Some(1))
+        .map(|function| function["qdev_id"].as_str().expect("a name"))
+        .collect();
+    assert_eq!(names, ["text", "", "json"]);
+}
+
+#[test]
+fn memory_that_nobody_uses_is_made_nevertheless() {
+    let dir = tempfile::tempdir().expect("directory");
+    let path = dir.path().join("spare");
+    let mut machine = Machine::start(&format!("-object memory-backend-file,id=m,size=4M,mem-path={}", path.display()));
+    machine.ask("query-memdev", &json!({})).expect("memory");
+
+    let length = std::fs::metadata(&path).expect("the file").len();
+    let refused = std::process::Command::new(env!("CARGO_BIN_EXE_rhea"))
+        .args(["-accel", "qtest", "-m", "16", "-display", "none"])
+        .args(["-object", "memory-backend-file,id=m,size=4M,mem-path=/nonexistent/m"])
+        .output()
+        .expect("the program runs");
+
+    assert_eq!(length, 4 << 20);
+    assert_eq!(refused.status.code(), Some(1));
+    let said = String::from_utf8_lossy(&refused.stderr).into_owned();
+    assert!(said.ends_with("cannot open /nonexistent/m: No such file or directory\n"), "{said}");
+}
+
+#[test]
+fn balloon_is_said_not_to_be_there() {
+    let mut machine = Machine::start("-S");
+
+    assert_eq!(machine.ask("query-balloon", &json!({})), Err("No balloon device has been activated".to_owned()));
+    assert_eq!(machine.human("info balloon"), "Error: No balloon device has been activated\n");
 }

@@ -38,6 +38,12 @@ impl Machine {
         serde_json::from_str(&line).expect("JSON")
     }
 
+    /// What a line of the human monitor prints.
+    pub(crate) fn human(&mut self, line: &str) -> String {
+        let text = self.ask("human-monitor-command", &json!({"command-line": line})).expect("a text");
+        text.as_str().expect("text").replace('\r', "")
+    }
+
     /// Waits for something to happen.
     pub(crate) fn wait(&mut self) {
         let message = self.line();

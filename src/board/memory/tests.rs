@@ -14,7 +14,7 @@ fn source(id: &str, size: u64) -> RamSource {
 fn plan(sources: Vec<RamSource>) -> RamPlan {
     let sizes: Vec<u64> = sources.iter().map(|source| source.size).collect();
     let layout = MemoryLayout::new(sizes.iter().sum(), 40).unwrap();
-    RamPlan { shares: layout.deal(&sizes), sources, lock: false }
+    RamPlan { shares: layout.deal(&sizes), sources, spare: Vec::new(), lock: false }
 }
 
 /// What the kernel says of the mapping at `address`: a field of `/proc/self/smaps`.

@@ -327,12 +327,16 @@ pub(super) fn of_drive(
     DeviceSpec::read_with(properties.collect(), Source::Json, &spec.globals).map_err(PlanError::Drive)
 }
 
-/// The functions of `-device`, those with an address first, and then, as in QEMU, of `-drive if=virtio`.
+/// The functions, those with an address first, and then, as in QEMU, of `-device`, of `-drive if=virtio` and of `-device`
+/// in JSON.
 pub(super) fn functions(spec: &VmSpec, disks: &[DrivePlan], places: &mut Places) -> Result<Vec<PciPlan>, PlanError> {
-    let mut functions: Vec<_> = spec.devices.iter().filter(|device| device.pci().is_some()).cloned().collect();
+    let (before, behind) = spec.devices.split_at(spec.devices.len().saturating_sub(spec.json_devices));
+    let mut functions = before.to_vec();
     for drive in disks.iter().filter(|drive| drive.interface == DriveInterface::Virtio) {
         functions.push(of_drive(spec, "virtio-blk-pci", drive, &[])?);
     }
+    functions.extend_from_slice(behind);
+    functions.retain(|device| device.pci().is_some());
     // A device that says where it is goes there, whoever comes first on the command line.
     functions.sort_by_key(|device| device.pci().is_none_or(|pci| pci.addr.is_none()));
     let mut planned = Vec::new();

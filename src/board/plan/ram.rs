@@ -27,7 +27,9 @@ pub(super) fn ram(spec: &VmSpec, layout: &MemoryLayout) -> Result<RamPlan, PlanE
         }],
     };
     let sizes: Vec<u64> = sources.iter().map(|source| source.size).collect();
-    Ok(RamPlan { shares: layout.deal(&sizes), sources, lock: spec.overcommit.mem_lock })
+    let is_used = |id: &str| sources.iter().any(|source| source.id == id);
+    let spare = spec.objects.iter().filter(|object| !is_used(object.id())).filter_map(of_object).collect();
+    Ok(RamPlan { shares: layout.deal(&sizes), sources, spare, lock: spec.overcommit.mem_lock })
 }
 
 /// One object for all memory has to have its size.
@@ -42,17 +44,20 @@ fn whole(source: RamSource, asked: u64) -> Result<RamSource, PlanError> {
 /// The object `id` as a source of memory.
 fn backend(spec: &VmSpec, id: &str) -> Result<RamSource, PlanError> {
     let object = spec.objects.iter().find(|object| object.id() == id);
+    object.and_then(of_object).ok_or_else(|| PlanError::NoMemoryBackend(id.to_owned()))
+}
+
+/// An object as a source of memory; nothing for one that is no memory.
+fn of_object(object: &ObjectSpec) -> Option<RamSource> {
     match object {
-        Some(ObjectSpec::MemoryRam(ram)) => Ok(source(&ram.common, Backing::Anonymous, ram.share)),
-        Some(ObjectSpec::MemoryMemfd(memfd)) => {
+        ObjectSpec::MemoryRam(ram) => Some(source(&ram.common, Backing::Anonymous, ram.share)),
+        ObjectSpec::MemoryMemfd(memfd) => {
             let size = memfd.hugetlbsize.map_or(0, |size| size.0);
             let backing = Backing::Memfd { hugetlb: memfd.hugetlb.then_some(size) };
-            Ok(source(&memfd.common, backing, memfd.share))
+            Some(source(&memfd.common, backing, memfd.share))
         }
-        Some(ObjectSpec::MemoryFile(file)) => {
-            Ok(source(&file.common, Backing::File(file.mem_path.clone()), file.share))
-        }
-        _ => Err(PlanError::NoMemoryBackend(id.to_owned())),
+        ObjectSpec::MemoryFile(file) => Some(source(&file.common, Backing::File(file.mem_path.clone()), file.share)),
+        _ => None,
     }
 }
 

@@ -4,7 +4,7 @@ use crate::chardev::config::{Backend, SocketAddress};
 use crate::qmp::command::args::ShutdownAction;
 use crate::spec::machine::{Accel, Board};
 use crate::spec::process::MonitorMode;
-use crate::spec::{ByteSize, DeviceSpec, ObjectSpec, PciAddr};
+use crate::spec::{ByteSize, DeviceSpec, ObjectSpec, PciAddr, VmSpec};
 
 use super::{Invocation, config, list, vm};
 
@@ -146,7 +146,14 @@ fn domain_with_text_arguments_is_the_same_as_with_json() {
         })
         .collect();
 
-    assert_eq!(list(&text).ok(), list(HEADLESS).ok());
+    let spec = |args: &[&str]| match list(args) {
+        Ok(Invocation::Run(spec)) => *spec,
+        other => panic!("{other:?}"),
+    };
+    let (text, json) = (spec(&text), spec(HEADLESS));
+    // The order in which devices are plugged follows from how they were written; see `VmSpec::devices`.
+    assert_eq!((text.json_devices, json.json_devices), (0, 2));
+    assert_eq!(text, VmSpec { json_devices: 0, ..json });
 }
 
 #[test]
