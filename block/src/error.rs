@@ -22,6 +22,8 @@ pub enum ErrorKind {
     NoSpace,
     /// Another request is in the way and the thread must not wait for it; never told to a caller outside.
     WouldWait,
+    /// The image was found to be damaged and is no longer used.
+    NoMedium,
     /// Input or output failed.
     Io,
 }
@@ -87,6 +89,7 @@ impl BlockError {
             ErrorKind::Unsupported => libc::ENOTSUP,
             ErrorKind::Invalid => libc::EINVAL,
             ErrorKind::NoSpace => libc::ENOSPC,
+            ErrorKind::NoMedium => libc::ENOMEDIUM,
             ErrorKind::Corrupt | ErrorKind::Io => libc::EIO,
         }
     }

@@ -8,9 +8,11 @@ use serde::{Deserialize, Serialize};
 use crate::format;
 
 mod nbd;
+mod overlap;
 mod text;
 
 pub use nbd::SocketAddress;
+pub use overlap::{OverlapChecks, OverlapFlags, OverlapMode};
 pub use text::{Backing, FileRef, NodeRef};
 
 /// `discard`: what happens to discards.
@@ -237,6 +239,9 @@ driver! {
         /// Seconds after which unused cache entries are dropped (600); 0 never.
         #[serde(default, deserialize_with = "text::size", skip_serializing_if = "Option::is_none")]
         cache_clean_interval: Option<u64>,
+        /// Which metadata is kept from being overwritten (`cached`).
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        overlap_check: Option<OverlapChecks>,
         /// How it is encrypted.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         encrypt: Option<Encrypt>,

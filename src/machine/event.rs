@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, channel};
 
 use rhea_arch::kvm::DebugExit;
+use rhea_block::format::qcow2::Corruption;
 use rhea_block::job::Halt;
 use rhea_devices::bus::{Crash, PowerRequest};
 use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
@@ -40,6 +41,13 @@ pub enum MachineEvent {
     Debugger(DebuggerInput),
     /// A disk request failed and the disk's error policy wants to be heard.
     DiskError(DiskError),
+    /// A write found the image of a node damaged.
+    ImageCorrupted {
+        /// The node's name.
+        node: String,
+        /// What was found.
+        corruption: Corruption,
+    },
     /// The guest moved the tray of a drive.
     TrayMoved {
         /// `id=` of the drive.

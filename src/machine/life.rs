@@ -1,12 +1,14 @@
 //! The machine's life: run, stop, reset, power off; and what the guest's requests lead to.
 
+use rhea_block::format::qcow2::Corruption;
 use rhea_devices::bus::{Crash, PowerRequest};
 
 use super::event::{DiskError, MachineEvent};
 use super::{Ending, Machine, MachineError, SOFTWARE_KVM};
 use crate::qmp::command::args::{PanicAction, RebootAction, ShutdownAction};
 use crate::qmp::event::{
-    BlockErrorAction, BlockIoErrorData, GuestPanicAction, GuestPanickedData, IoOperationType, ShutdownCause,
+    BlockErrorAction, BlockImageCorruptedData, BlockIoErrorData, GuestPanicAction, GuestPanickedData, IoOperationType,
+    ShutdownCause,
 };
 use crate::qmp::{Event, RunState};
 use crate::sentence::plain;
@@ -165,6 +167,10 @@ impl Machine {
                 Ok(())
             }
             MachineEvent::DiskError(error) => self.disk_failed(error),
+            MachineEvent::ImageCorrupted { node, corruption } => {
+                self.image_corrupted(node, corruption);
+                Ok(())
+            }
             MachineEvent::TrayMoved { device, open } => {
                 self.tray_moved(&device, open);
                 Ok(())
@@ -222,6 +228,18 @@ impl Machine {
             PanicAction::Shutdown => self.turn_off(ShutdownCause::GuestPanic),
             PanicAction::Pause | PanicAction::None => state.map_or(Ok(()), |state| self.stop(state)),
         }
+    }
+
+    fn image_corrupted(&self, node: String, corruption: Corruption) {
+        let number = |bytes: u64| i64::try_from(bytes).ok();
+        self.bus.emit(&Event::BlockImageCorrupted(BlockImageCorruptedData {
+            device: self.facts.disk_on(&node).map(|disk| disk.drive.clone()).unwrap_or_default(),
+            node_name: Some(node),
+            msg: corruption.message,
+            offset: number(corruption.offset),
+            size: number(corruption.size),
+            fatal: true,
+        }));
     }
 
     fn disk_failed(&mut self, error: DiskError) -> Result<(), MachineError> {

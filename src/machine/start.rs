@@ -185,6 +185,10 @@ impl Session<'_> {
     fn run(self, news: super::event::EventQueue, readiness: Readiness, sandboxed: bool) -> Result<u8, StartError> {
         let spec = self.spec;
         let graph = Arc::new(Graph::new());
+        let events = self.events.clone();
+        graph.on_corruption(move |node, corruption| {
+            events.send(MachineEvent::ImageCorrupted { node: node.to_owned(), corruption: corruption.clone() });
+        });
         for object in &spec.objects {
             if let ObjectSpec::Secret(secret) = object {
                 let refused = |source| StartError::Secret { id: secret.id.clone(), source };

@@ -101,6 +101,24 @@ qapi_struct! {
 }
 
 qapi_struct! {
+    /// Data of `BLOCK_IMAGE_CORRUPTED`.
+    pub struct BlockImageCorruptedData {
+        /// The `id=` of the `-drive` that has the image at its top, or empty.
+        pub device: String,
+        /// The node of the image.
+        pub node_name: Option<String>,
+        /// What was found, for people.
+        pub msg: String,
+        /// First byte of the image file that would have been written.
+        pub offset: Option<i64>,
+        /// How many.
+        pub size: Option<i64>,
+        /// The image is not used any more.
+        pub fatal: bool,
+    }
+}
+
+qapi_struct! {
     /// Data of `DEVICE_DELETED` and `DEVICE_UNPLUG_GUEST_ERROR`.
     pub struct DevicePathData {
         /// The `id=` of the device, if it has one.
@@ -307,6 +325,8 @@ events! {
     "WAKEUP" Wakeup,
     /// A disk request failed.
     "BLOCK_IO_ERROR" BlockIoError(BlockIoErrorData),
+    /// A write would have destroyed metadata of a damaged image.
+    "BLOCK_IMAGE_CORRUPTED" BlockImageCorrupted(BlockImageCorruptedData),
     /// A device is gone.
     "DEVICE_DELETED" DeviceDeleted(DevicePathData),
     /// The guest refused to let a device go.

@@ -307,3 +307,44 @@ fn disk_is_mirrored_elsewhere_and_goes_over_or_stays() {
     tool("qemu-img", "compare -f qcow2 -F raw source left", folder.path());
     tool("qemu-img", "compare -f qcow2 -F raw source taken", folder.path());
 }
+
+#[test]
+fn write_that_would_destroy_metadata_of_a_damaged_image_is_refused_and_told() {
+    let folder = tempfile::tempdir().expect("directory");
+    let path = |name: &str| folder.path().join(name).display().to_string();
+    tool("qemu-img", "create -q -f raw source 1M", folder.path());
+    tool("qemu-io", "-f raw -c write_-P_7_0_1M source", folder.path());
+    tool("qemu-img", "create -q -f qcow2 target 1M", folder.path());
+    tool("qemu-io", "-f qcow2 -c write_-P_1_0_64k target", folder.path());
+    let mut bytes = std::fs::read(path("target")).expect("the image");
+    let word = |bytes: &[u8], at: usize| u64::from_be_bytes(bytes[at..at + 8].try_into().expect("eight bytes"));
+    let l1 = word(&bytes, 40);
+    let l2 = word(&bytes, l1 as usize) as usize & 0xffff_fe00;
+    // The guest's first cluster is the L1 table.
+    bytes[l2..l2 + 8].copy_from_slice(&(l1 | 1 << 63).to_be_bytes());
+    std::fs::write(path("target"), &bytes).expect("written");
+    let mut machine = Machine::start(&format!(
+        "-blockdev driver=raw,node-name=source,file.driver=file,file.filename={} -device virtio-blk-pci,drive=source,id=d",
+        path("source")
+    ));
+
+    let checks = json!({"template": "none", "active-l1": true});
+    let node = json!({"driver": "qcow2", "node-name": "target", "overlap-check": checks,
+        "file": {"driver": "file", "filename": path("target")}});
+    machine.ask("blockdev-add", &node).expect("a node");
+    let job = json!({"job-id": "m", "device": "source", "target": "target", "sync": "full"});
+    machine.ask("blockdev-mirror", &job).expect("a job");
+    machine.until("m", "null");
+
+    let is_told = |event: &&Value| event["event"] == "BLOCK_IMAGE_CORRUPTED";
+    let told: Vec<_> = machine.events.iter().filter(is_told).map(|event| event["data"].clone()).collect();
+    assert_eq!(told.len(), 1);
+    let message = "Preventing invalid write on metadata (overlaps with active L1 table)";
+    assert_eq!((&told[0]["msg"], &told[0]["fatal"]), (&message.into(), &true.into()));
+    assert_eq!((&told[0]["device"], &told[0]["node-name"]), (&"".into(), &"target".into()));
+    assert_eq!(told[0]["offset"], l1);
+    drop(machine);
+    let now = std::fs::read(path("target")).expect("the image");
+    assert_eq!(now[l1 as usize..l1 as usize + 65536], bytes[l1 as usize..l1 as usize + 65536]);
+    assert_eq!(word(&now, 72), 2);
+}

@@ -63,6 +63,7 @@ impl Graph {
                 EncryptFormat::Luks => Encryption::Luks,
             }),
             password: self.password(settings)?,
+            overlap_check: spec.overlap_check.unwrap_or_default().kinds(),
             no_data: spec.look.no_data,
             snapshot: spec.look.snapshot.clone(),
         };

@@ -11,6 +11,7 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock};
 use crate::crypto::Secrets;
 use crate::disk::Disk;
 use crate::error::{BlockError, ErrorKind};
+use crate::format::qcow2::{Corruption, Qcow2};
 use crate::layer::Layer;
 use crate::lock::Access;
 use crate::nbd::NbdClient;
@@ -207,6 +208,9 @@ impl Drop for Attached {
     }
 }
 
+/// Who is told of damage: the node's name, and what was found.
+type DamageListener = Box<dyn Fn(&str, &Corruption) + Send + Sync>;
+
 /// All nodes of a machine, or of one run of the image tool.
 #[derive(Default)]
 pub struct Graph {
@@ -215,6 +219,7 @@ pub struct Graph {
     next: AtomicU64,
     probe_backing: bool,
     secrets: Secrets,
+    damage: Arc<OnceLock<DamageListener>>,
 }
 
 impl Graph {
@@ -241,6 +246,24 @@ impl Graph {
     #[must_use]
     pub fn probing() -> Self {
         Self { probe_backing: true, ..Self::default() }
+    }
+
+    /// Has `listener` told when a write finds an image damaged, with the node's name; once for each image, on the
+    /// thread of the request: it must not wait. The first listener stays.
+    pub fn on_corruption(&self, listener: impl Fn(&str, &Corruption) + Send + Sync + 'static) {
+        let _ = self.damage.set(Box::new(listener));
+    }
+
+    /// Has the listener told of damage of the image in `layer`, if it is one.
+    fn watch(&self, name: &str, layer: &Arc<dyn Layer>) {
+        if let Some(image) = layer.as_any().downcast_ref::<Qcow2>() {
+            let (name, damage) = (name.to_owned(), self.damage.clone());
+            image.on_corruption(move |corruption| {
+                if let Some(listener) = damage.get() {
+                    listener(&name, corruption);
+                }
+            });
+        }
     }
 
     fn lock(&self) -> MutexGuard<'_, BTreeMap<String, Arc<Node>>> {

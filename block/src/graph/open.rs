@@ -193,6 +193,7 @@ impl Graph {
         parts: Parts,
     ) -> Result<Arc<Node>, BlockError> {
         let name = self.name_for(name)?;
+        self.watch(&name, &parts.layer);
         let read_only = settings.read_only || parts.layer.limits().read_only;
         let layer = Policy::over(parts.layer, settings.discard, settings.detect_zeroes, read_only);
         self.keep(Node {

@@ -97,6 +97,8 @@ impl Graph {
         let data = below("data-file")?;
         let image = self.open_image(&recipe.spec, &settings, &file, data.as_ref())?;
         image.set_backing(node.child("backing").map(|backing| backing.layer().clone()));
+        let image: Arc<dyn Layer> = image;
+        self.watch(&node.name, &image);
         Ok(image)
     }
 }

@@ -4,7 +4,7 @@
 //! The options themselves are the block library's ([`rhea_block::spec`]), which knows nothing of QMP; a test compares the
 //! names here with those that it reads.
 
-use Kind::{Flag, List, Node, NodeOrNull, Number, Object, Server, Text, Words};
+use Kind::{Either, Flag, List, Node, NodeOrNull, Number, Object, Server, Text, Words};
 
 use crate::qmp::qapi::{Case, Member, Qapi, Schema, TypeRef};
 
@@ -20,6 +20,7 @@ enum Kind {
     NodeOrNull,
     Object(&'static str, &'static [Opt]),
     List(&'static str, &'static [Opt]),
+    Either(&'static str, &'static [Self]),
     /// Where a server is.
     Server,
 }
@@ -59,6 +60,21 @@ const RAW: &[Opt] = &[must("file", Node), may("offset", Number), may("size", Num
 
 const ENCRYPT: &[Opt] = &[may("format", Words("EncryptFormat", &["aes", "luks"])), may("key-secret", Text)];
 
+const OVERLAP_MODE: Kind = Words("OverlapMode", &["none", "constant", "cached", "all"]);
+
+const OVERLAP: &[Opt] = &[
+    may("template", OVERLAP_MODE),
+    may("main-header", Flag),
+    may("active-l1", Flag),
+    may("active-l2", Flag),
+    may("refcount-table", Flag),
+    may("refcount-block", Flag),
+    may("snapshot-table", Flag),
+    may("inactive-l1", Flag),
+    may("inactive-l2", Flag),
+    may("bitmap-directory", Flag),
+];
+
 const QCOW2: &[Opt] = &[
     must("file", Node),
     may("backing", NodeOrNull),
@@ -72,6 +88,7 @@ const QCOW2: &[Opt] = &[
     may("l2-cache-entry-size", Number),
     may("refcount-cache-size", Number),
     may("cache-clean-interval", Number),
+    may("overlap-check", Either("OverlapChecks", &[Object("OverlapFlags", OVERLAP), OVERLAP_MODE])),
     may("encrypt", Object("Encrypt", ENCRYPT)),
 ];
 
@@ -142,11 +159,11 @@ fn members(schema: &mut Schema, options: &[Opt]) -> Vec<Member> {
     options.iter().map(|option| Member::new(option.name, kind(schema, &option.kind), option.optional)).collect()
 }
 
-fn kind(schema: &mut Schema, kind: &Kind) -> TypeRef {
+fn kind(schema: &mut Schema, asked: &Kind) -> TypeRef {
     let object = |schema: &mut Schema, name: &str, options: &[Opt]| {
         schema.object(&format!("spec::Blockdev::{name}"), |schema| members(schema, options))
     };
-    match kind {
+    match asked {
         Text => String::describe(schema),
         Flag => bool::describe(schema),
         Number => u64::describe(schema),
@@ -160,6 +177,9 @@ fn kind(schema: &mut Schema, kind: &Kind) -> TypeRef {
             let element = object(schema, name, options);
             schema.array(&element)
         }
+        Either(name, kinds) => schema.alternate(&format!("spec::Blockdev::{name}"), |schema| {
+            kinds.iter().map(|choice| kind(schema, choice)).collect()
+        }),
         Server => server(schema),
     }
 }

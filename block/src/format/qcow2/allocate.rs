@@ -1,8 +1,5 @@
 //! Handing out host clusters: the search for those without references.
 
-use std::ops::Range;
-
-use super::header::corrupt;
 use super::refcount::{Freed, Refcounts, Taken};
 use crate::error::{BlockError, ErrorKind};
 use crate::layer::Layer;
@@ -26,22 +23,11 @@ impl Refcounts {
             if offset + bytes > 1 << 56 {
                 return Err(BlockError::new(ErrorKind::NoSpace, "the image file is at the format's largest size"));
             }
-            self.check_free(offset..offset + bytes)?;
+            self.guard.check_free(offset..offset + bytes)?;
             (first..first + count).for_each(|i| self.poke(number, i, 1));
             let fresh = offset >= self.written_end;
             self.written_end = self.written_end.max(offset + bytes);
             return Ok(Taken { offset, clusters: count, fresh });
-        }
-    }
-
-    /// Refuses to hand out a range of the file with tables in it, whose counts must be wrong.
-    pub(super) fn check_free(&self, range: Range<u64>) -> Result<(), BlockError> {
-        let fixed = self.fixed.iter().find(|fixed| fixed.start < range.end && range.start < fixed.end);
-        match fixed.map(|fixed| fixed.start).or_else(|| self.tables.first_in(range)) {
-            None => Ok(()),
-            Some(table) => Err(corrupt(format!(
-                "the table at host offset {table:#x} has no references: check -r all repairs that"
-            ))),
         }
     }
 
@@ -52,7 +38,7 @@ impl Refcounts {
         }
         let per = self.per_block();
         if count >= per {
-            return self.take_regions(file, count);
+            return self.take_regions(count);
         }
         let mut start = self.cursor;
         let mut have = 0;
@@ -66,7 +52,7 @@ impl Refcounts {
                 have = 0;
             }
         }
-        self.check_free(start << self.cluster_bits..(start + count) << self.cluster_bits)?;
+        self.guard.check_free(start << self.cluster_bits..(start + count) << self.cluster_bits)?;
         // A block that was made on the way lies in the run's own region and was counted before it was looked at.
         for cluster in start..start + count {
             self.load(file, cluster / per)?;
@@ -79,19 +65,19 @@ impl Refcounts {
     }
 
     /// Takes a run that no region has room for beside its own block: whole new regions, their blocks first.
-    fn take_regions(&mut self, file: &dyn Layer, count: u64) -> Result<Taken, BlockError> {
+    fn take_regions(&mut self, count: u64) -> Result<Taken, BlockError> {
         let per = self.per_block();
         let number = self.table.iter().rposition(|block| *block != 0).map_or(0, |last| last as u64 + 1);
         let blocks = (1..).find(|blocks| blocks * per >= blocks + count).unwrap_or(1);
         if number + blocks > self.table.len() as u64 {
             // The larger table goes to the first new region; the run goes behind it.
-            self.grow_table(file, number)?;
-            return self.take_regions(file, count);
+            self.grow_table(number)?;
+            return self.take_regions(count);
         }
         let end = number * per + blocks + count;
-        self.check_free((number * per) << self.cluster_bits..end << self.cluster_bits)?;
+        self.guard.check_free((number * per) << self.cluster_bits..end << self.cluster_bits)?;
         self.capacity = self.capacity.max(blocks as usize + 2);
-        self.make_room(file)?;
+        self.make_room()?;
         for n in number..number + blocks {
             self.put_new_block(n, (number * per + n - number) << self.cluster_bits);
         }

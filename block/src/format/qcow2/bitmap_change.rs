@@ -13,6 +13,7 @@ use super::bitmap_live::Live;
 use super::entry::OFFSET;
 use super::header::{AUTOCLEAR_BITMAPS, EXT_BITMAPS, Extension, corrupt};
 use super::open::read_words;
+use super::overlap::Kind;
 use super::{Alloc, Qcow2, lock};
 use crate::error::{BlockError, ErrorKind};
 use crate::layer::{Layer, read_vec};
@@ -389,6 +390,7 @@ impl Qcow2 {
         }
         self.switch_header(alloc, 0, &header.encode()?)?;
         alloc.header = header;
+        self.guard.metadata.replace(Kind::BitmapDirectory, offset..offset + bytes.len() as u64);
         Ok(())
     }
 }

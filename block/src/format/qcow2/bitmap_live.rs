@@ -14,10 +14,11 @@ use std::sync::atomic::Ordering;
 use super::bitmap::{BitmapEntry, directory};
 use super::bitmap_change::{Bits, encode};
 use super::header::AUTOCLEAR_BITMAPS;
+use super::overlap::Kinds;
 use super::refcount::Freed;
 use super::{Alloc, Qcow2, lock};
 use crate::error::BlockError;
-use crate::layer::{Layer, write_all};
+use crate::layer::Layer;
 
 /// Most bytes of bitmaps in memory, all together.
 const MOST_BYTES: usize = 512 << 20;
@@ -100,7 +101,7 @@ impl Qcow2 {
             }
             loaded.push(Live { entry, bits, stored: true, persistent: true, taken: None });
         }
-        write_all(self.file.as_ref(), &marked, offset)?;
+        self.guard.write(Kinds::BITMAPS, &marked, offset)?;
         self.file.flush()?;
         let mut tracked = lock(&self.tracked);
         tracked.live.extend(loaded);
@@ -149,7 +150,7 @@ impl Qcow2 {
             && let Some((offset, ..)) = directory(self.file.as_ref(), &alloc.header)?
         {
             let bytes: Vec<u8> = persistent.flat_map(|live| encode(&live.entry)).collect();
-            write_all(self.file.as_ref(), &bytes, offset)?;
+            self.guard.write(Kinds::BITMAPS, &bytes, offset)?;
             self.file.flush()?;
         }
         // The next write begins again.

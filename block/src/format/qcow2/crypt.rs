@@ -7,6 +7,7 @@
 use std::sync::Mutex;
 
 use super::header::{EXT_CRYPTO, Extension, Header, corrupt, unsupported};
+use super::overlap::{Kind, Kinds};
 use super::{OpenOptions, Qcow2, lock};
 use crate::crypto::{Luks, LuksInfo, LuksOptions, Secret, SlotChange, Volume};
 use crate::error::{BlockError, ErrorKind};
@@ -161,6 +162,9 @@ impl Qcow2 {
 
     /// Writes guest data to `host`, where the guest's byte `guest` is.
     pub(super) fn write_data(&self, from: Source<'_>, host: u64, guest: u64) -> Result<(), BlockError> {
+        if !self.geometry.external {
+            self.guard.check(host..host + from.len() as u64, Kinds::NONE)?;
+        }
         match &self.crypt {
             None => self.data.write(from, host),
             Some(crypt) => crypt.volume.write(self.data.as_ref(), from, host, crypt.number(host, guest)),
@@ -220,6 +224,9 @@ impl Qcow2 {
         };
         write_all(self.file.as_ref(), &header.encode()?, 0)?;
         self.file.flush()?;
+        if let Some(place) = header.crypto_range() {
+            self.guard.metadata.add(Kind::Header, place);
+        }
         lock(&self.alloc).header = header;
         self.crypt = Some(Crypt { volume: Volume::new(Some(cipher)), luks });
         Ok(())

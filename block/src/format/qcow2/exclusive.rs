@@ -5,9 +5,9 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use super::maps::Gate;
+use super::overlap::Kinds;
 use super::{Alloc, Qcow2, lock};
 use crate::error::{BlockError, ErrorKind};
-use crate::layer::write_all;
 
 /// How long to sleep between looks at I/O that is still going on.
 const NAP: Duration = Duration::from_millis(1);
@@ -26,9 +26,9 @@ impl Qcow2 {
             self.dirty.store(true, Ordering::Release);
             let mut alloc = lock(&self.alloc);
             alloc.counts.packed_end = 0;
-            // Tables come and go in there; from now on only the header's own place is known.
-            self.tables.clear();
-            work(&mut alloc)
+            let result = work(&mut alloc);
+            self.guard.metadata.load(self.file.as_ref(), &alloc.header, &self.maps().l1, &alloc.counts.table);
+            result
         });
         let result = result.and_then(|done| self.write_back().map(|()| done));
         let mut alloc = lock(&self.alloc);
@@ -49,8 +49,8 @@ impl Qcow2 {
     /// Writes header fields that turn the image over, and syncs. After a failure the disk may say either: nothing is
     /// written any more, so that what it says stays true.
     pub(super) fn switch_header(&self, alloc: &mut Alloc, offset: u64, fields: &[u8]) -> Result<(), BlockError> {
-        let file = self.file.as_ref();
-        write_all(file, fields, offset).and_then(|()| file.flush()).inspect_err(|_| {
+        let written = self.guard.write(Kinds::HEADER, fields, offset);
+        written.and_then(|()| self.file.flush()).inspect_err(|_| {
             alloc.lost = true;
             self.dirty.store(true, Ordering::Release);
             self.touched.store(false, Ordering::Release);

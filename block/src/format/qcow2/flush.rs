@@ -17,10 +17,10 @@ use std::sync::atomic::Ordering;
 
 use super::entry::OFFSET;
 use super::maps::SliceImage;
+use super::overlap::Kinds;
 use super::refcount::{Batch, Freed};
 use super::{Alloc, Qcow2, lock};
 use crate::error::BlockError;
-use crate::layer::write_all;
 
 /// What steps 3 to 6 work on.
 struct Work {
@@ -42,6 +42,7 @@ impl Qcow2 {
         let _flushing = lock(&self.flushing);
         let work = {
             let mut alloc = lock(&self.alloc);
+            self.guard.alive()?;
             alloc.check_not_lost()?;
             self.release_drained(&mut alloc)?;
             let work = self.gather(&mut alloc);
@@ -90,10 +91,10 @@ impl Qcow2 {
     /// Steps 1 and 2.
     pub(super) fn write_counts(&self, alloc: &mut Alloc) -> Result<(), BlockError> {
         let file = self.file.as_ref();
-        if alloc.counts.write_back(file, &|| file.flush())? {
+        if alloc.counts.write_back(&|| file.flush())? {
             let mut fields = alloc.counts.table_offset.to_be_bytes().to_vec();
             fields.extend(alloc.counts.table_clusters.to_be_bytes());
-            write_all(file, &fields, 48)?;
+            self.guard.write(Kinds::HEADER, &fields, 48)?;
             alloc.header.reftable_offset = alloc.counts.table_offset;
             alloc.header.reftable_clusters = alloc.counts.table_clusters;
             // The old table is only freed by a flush that syncs after this.
@@ -112,11 +113,11 @@ impl Qcow2 {
             return Ok(());
         }
         for (offset, image) in &work.slices {
-            write_all(self.file.as_ref(), &image.bytes, *offset)?;
+            self.guard.write(Kinds::L2, &image.bytes, *offset)?;
         }
         let l1_offset = lock(&self.alloc).header.l1_offset;
         for (index, entry) in &work.l1 {
-            write_all(self.file.as_ref(), &entry.to_be_bytes(), l1_offset + 8 * *index as u64)?;
+            self.guard.write(Kinds::L1, &entry.to_be_bytes(), l1_offset + 8 * *index as u64)?;
         }
         self.file.flush()
     }
@@ -170,6 +171,7 @@ fn put_back(alloc: &mut Alloc, work: Work) {
 impl Drop for Qcow2 {
     fn drop(&mut self) {
         if !self.read_only
+            && !self.guard.is_dead()
             && let Err(e) = self.settle()
         {
             log::error!("qcow2: could not write back metadata at the end: {e}");

@@ -6,6 +6,7 @@ use std::sync::atomic::Ordering;
 use super::entry::{Entry, Mapping, OFFSET, SUBCLUSTERS};
 use super::header::corrupt;
 use super::maps::{Gate, Maps, Slice};
+use super::overlap::Kinds;
 use super::{Qcow2, SHARDS, lock};
 use crate::error::BlockError;
 use crate::layer::{Fast, FastOp, read_vec};
@@ -131,26 +132,8 @@ impl Qcow2 {
         let bytes = (self.geometry.entry_bytes() << self.geometry.slice_bits) as usize;
         let bytes = read_vec(self.file.as_ref(), table + self.geometry.slice_place(key), bytes)?;
         let words: Box<[u64]> = bytes.as_chunks::<8>().0.iter().map(|word| u64::from_be_bytes(*word)).collect();
-        let slice = Slice::new(words);
-        self.check_overlap(key, &slice)?;
-        self.maps_mut().insert(key, slice);
+        self.maps_mut().insert(key, Slice::new(words));
         Ok(())
-    }
-
-    /// Refuses a slice that sends the guest's writes into tables: a guest could then write tables of its own.
-    fn check_overlap(&self, key: u64, slice: &Slice) -> Result<(), BlockError> {
-        let g = self.geometry;
-        if g.external || self.read_only {
-            return Ok(());
-        }
-        let entries = (0..1usize << g.slice_bits).map(|index| slice.entry(index, g.extended));
-        match self.tables.find_in(entries.filter_map(Entry::host)) {
-            None => Ok(()),
-            Some(host) => Err(corrupt(format!(
-                "qcow2 L2 table of guest offset {:#x} names the table at host offset {host:#x}",
-                key << g.slice_bits << g.cluster_bits
-            ))),
-        }
     }
 
     /// Host offset of the L2 table that an L1 entry names, 0 for none.
@@ -187,6 +170,8 @@ impl Qcow2 {
             return Fast::Slow;
         }
         match run.mapping {
+            // The slow way tells what is wrong.
+            Mapping::Data(_) if op == FastOp::Write && self.overlaps(&run) => Fast::Slow,
             Mapping::Data(_) if op == FastOp::Read || run.copied => match self.data.fast(op, run.host, len) {
                 Fast::Direct(mut direct) if direct.pass.token.is_none() => {
                     direct.pass.token = Some(maps.token.clone());
@@ -206,5 +191,10 @@ impl Qcow2 {
             },
             _ => Fast::Slow,
         }
+    }
+
+    /// Whether a write to the run would overwrite metadata.
+    fn overlaps(&self, run: &Run) -> bool {
+        !self.geometry.external && self.guard.metadata.find(run.host..run.host + run.len, Kinds::NONE).is_some()
     }
 }

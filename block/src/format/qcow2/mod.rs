@@ -40,6 +40,7 @@ mod bitmap_live;
 mod busy;
 mod check;
 mod clean;
+mod corrupt;
 mod create;
 mod crypt;
 mod describe;
@@ -51,6 +52,7 @@ mod header;
 mod lookup;
 mod maps;
 mod open;
+mod overlap;
 mod pack;
 mod packed;
 mod read;
@@ -59,7 +61,6 @@ mod repair;
 mod resize;
 mod snapshot;
 mod status;
-mod tables;
 mod write;
 mod zero;
 
@@ -68,17 +69,19 @@ pub use bitmap::{BitmapEntry, DirtyBitmap};
 pub use bitmap_change::{BitmapChange, Bits, FormerBitmap, NewBitmap};
 pub use check::{CheckReport, MOST_MESSAGES, check};
 pub use clean::CLEAN_INTERVAL;
+pub use corrupt::Corruption;
 pub use create::{CreateOptions, create};
 pub use crypt::{EncryptOptions, Encryption};
 pub use header::Compression;
 pub use open::{OpenOptions, data_file_of};
+pub use overlap::{Kind, Kinds};
 pub use repair::{Repair, Repaired, repair};
 pub use snapshot::{NO_SNAPSHOT, Snapshot, SnapshotRef};
 
+use corrupt::Guard;
 use header::Header;
 use maps::Maps;
 use refcount::Refcounts;
-use tables::Tables;
 
 /// Shards of the locks that keep two readers from loading one slice twice.
 const SHARDS: usize = 16;
@@ -178,8 +181,8 @@ pub struct Qcow2 {
     read_only: bool,
     /// Which freed host space is given back to the host.
     discard: Discards,
-    /// Clusters with tables: none is the guest's.
-    tables: Tables,
+    /// Stands before what is written to `file`.
+    guard: Arc<Guard>,
     size: AtomicU64,
     maps: RwLock<Maps>,
     loading: [Mutex<()>; SHARDS],
@@ -214,7 +217,7 @@ impl Qcow2 {
 
     /// Notes that clusters no longer hold tables.
     fn forget_metadata(&self, freed: refcount::Freed) {
-        self.tables.forget(freed.offset..freed.offset + (freed.clusters << self.geometry.cluster_bits));
+        self.guard.metadata.forget(freed.offset..freed.offset + (freed.clusters << self.geometry.cluster_bits));
     }
 
     fn maps_mut(&self) -> RwLockWriteGuard<'_, Maps> {
@@ -240,6 +243,7 @@ impl Qcow2 {
     }
 
     fn writable(&self) -> Result<(), BlockError> {
+        self.guard.alive()?;
         if self.read_only {
             return Err(BlockError::new(ErrorKind::Permission, "the qcow2 image is read-only"));
         }
@@ -267,6 +271,7 @@ impl Layer for Qcow2 {
     }
 
     fn read(&self, into: Sink<'_>, offset: u64) -> Result<(), BlockError> {
+        self.guard.alive()?;
         self.read_range(into, offset)
     }
 
@@ -276,6 +281,7 @@ impl Layer for Qcow2 {
     }
 
     fn flush(&self) -> Result<(), BlockError> {
+        self.guard.alive()?;
         if self.read_only { Ok(()) } else { self.write_back() }
     }
 
@@ -294,11 +300,12 @@ impl Layer for Qcow2 {
     }
 
     fn status(&self, offset: u64, len: u64) -> Result<Status, BlockError> {
+        self.guard.alive()?;
         self.status_below(offset, len)
     }
 
     fn fast(&self, op: FastOp, offset: u64, len: u64) -> Fast {
-        self.fast_range(op, offset, len)
+        if self.guard.is_dead() { Fast::Slow } else { self.fast_range(op, offset, len) }
     }
 
     fn wants_ring(&self) -> bool {
@@ -320,7 +327,7 @@ impl Layer for Qcow2 {
     }
 
     fn close(&self) -> Result<(), BlockError> {
-        if self.read_only { Ok(()) } else { self.settle() }
+        if self.read_only || self.guard.is_dead() { Ok(()) } else { self.settle() }
     }
 
     fn allocated_bytes(&self) -> Option<u64> {

@@ -3,13 +3,14 @@
 use std::sync::atomic::{AtomicBool, AtomicU64};
 use std::sync::{Arc, Condvar, Mutex, RwLock};
 
+use super::corrupt::Guard;
 use super::crypt::{Crypt, Encryption};
 use super::header::{Header, LAZY_REFCOUNTS, corrupt, incompatible};
 use super::maps::Maps;
+use super::overlap::{Kinds, Metadata};
 use super::refcount::Refcounts;
 use super::repair::{Repair, repair};
 use super::snapshot::{SnapshotRef, at_snapshot};
-use super::tables::Tables;
 use super::{Alloc, Discards, Geometry, Qcow2, pack};
 use crate::crypto::Secret;
 use crate::error::{BlockError, ErrorKind};
@@ -46,6 +47,8 @@ pub struct OpenOptions {
     pub password: Option<Secret>,
     /// Only metadata will be asked for: an encrypted image needs no password.
     pub no_data: bool,
+    /// What writes are kept from overwriting (`cached`).
+    pub overlap_check: Kinds,
     /// Show the disk as it was at this snapshot; implies `read_only`.
     pub snapshot: Option<SnapshotRef>,
 }
@@ -140,23 +143,15 @@ impl Qcow2 {
         let table =
             if read_only { Vec::new() } else { read_words(file.as_ref(), header.reftable_offset, table_entries)? };
         check_count_table(&table, &header, file.size())?;
-        let tables = if read_only { Tables::default() } else { Tables::of(file.as_ref(), &header, &l1, &table) };
+        let watched = if read_only { Kinds::NONE } else { options.overlap_check };
+        let guard = Guard::new(file.clone(), header.version, Metadata::new(watched, geometry.cluster()));
+        guard.metadata.load(file.as_ref(), &header, &l1, &table);
+        let guard = Arc::new(guard);
         let l2_bytes = header.size.div_ceil(geometry.cluster()).saturating_mul(geometry.entry_bytes());
         let (l2_cache, counts_cache) = cache_sizes(options, geometry.cluster(), l2_bytes)?;
         let slice_bytes = geometry.entry_bytes() << geometry.slice_bits;
-        let mut counts = Refcounts::new(
-            header.cluster_bits,
-            header.refcount_order,
-            table,
-            header.reftable_offset,
-            header.reftable_clusters,
-            (counts_cache >> header.cluster_bits) as usize,
-            file.size(),
-        );
-        counts.tables = tables.clone();
-        counts.fixed.push(0..geometry.cluster());
-        counts.fixed.push(header.l1_offset..header.l1_offset + 8 * u64::from(header.l1_size));
-        counts.fixed.extend(header.crypto_range());
+        let held = (counts_cache >> header.cluster_bits) as usize;
+        let counts = Refcounts::new(&header, table, held, file.size(), guard.clone());
         let lazy = options.lazy_refcounts.unwrap_or(header.compatible & LAZY_REFCOUNTS != 0);
         if lazy && header.version < 3 {
             let text = "Lazy refcounts require a qcow2 image with at least qcow2 version 3 (compat=1.1)";
@@ -173,7 +168,7 @@ impl Qcow2 {
                 snapshot: options.discard_snapshot.unwrap_or(options.discard) && file.limits().discard,
                 other: options.discard_other && file.limits().discard,
             },
-            tables,
+            guard,
             size: AtomicU64::new(header.size),
             maps: RwLock::new(maps),
             loading: Default::default(),

@@ -108,7 +108,6 @@ impl Qcow2 {
             entry.bitmap = ALL_ALLOCATED;
         }
         self.set_entry(guest, entry)?;
-        self.free_entry(alloc, old, false);
-        Ok(())
+        self.free_entry(alloc, old, false)
     }
 }

@@ -4,13 +4,13 @@
 //! when no table on disk names the cluster any more and no I/O to it is in flight: see `flush.rs`.
 
 use std::collections::{BTreeMap, VecDeque};
-use std::ops::Range;
 use std::sync::Arc;
 
+use super::corrupt::Guard;
 use super::header::{Header, corrupt};
-use super::tables::Tables;
+use super::overlap::{Kind, Kinds};
 use crate::error::{BlockError, ErrorKind};
-use crate::layer::{Layer, read_vec, write_all};
+use crate::layer::{Layer, read_vec};
 
 /// A run of host clusters that lost one reference.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -65,10 +65,8 @@ pub(super) struct Refcounts {
     pub(super) pending: Vec<Freed>,
     /// What lost its last name on disk.
     pub(super) batches: VecDeque<Batch>,
-    /// Clusters with tables, which must not be handed out either.
-    pub(super) tables: Tables,
-    /// Host ranges (bytes) that must never be handed out, whatever the counts say.
-    pub(super) fixed: Vec<Range<u64>>,
+    /// Knows the clusters with metadata, which must not be handed out either.
+    pub(super) guard: Arc<Guard>,
     /// The table moved: the header must be written.
     pub(super) table_moved: bool,
 }
@@ -77,21 +75,13 @@ pub(super) struct Refcounts {
 const MOST_TABLE: u64 = 8 << 20;
 
 impl Refcounts {
-    pub(super) fn new(
-        cluster_bits: u32,
-        order: u32,
-        table: Vec<u64>,
-        table_offset: u64,
-        table_clusters: u32,
-        capacity: usize,
-        file_size: u64,
-    ) -> Self {
+    pub(super) fn new(header: &Header, table: Vec<u64>, capacity: usize, file_size: u64, guard: Arc<Guard>) -> Self {
         Self {
-            cluster_bits,
-            order,
+            cluster_bits: header.cluster_bits,
+            order: header.refcount_order,
             table,
-            table_offset,
-            table_clusters,
+            table_offset: header.reftable_offset,
+            table_clusters: header.reftable_clusters,
             blocks: BTreeMap::new(),
             new_blocks: Vec::new(),
             capacity: capacity.max(4),
@@ -102,8 +92,7 @@ impl Refcounts {
             packed_end: 0,
             pending: Vec::new(),
             batches: VecDeque::new(),
-            tables: Tables::default(),
-            fixed: Vec::new(),
+            guard,
             table_moved: false,
         }
     }
@@ -112,18 +101,7 @@ impl Refcounts {
     pub(super) fn anew(&self, file: &dyn Layer, header: &Header) -> Result<Self, BlockError> {
         let entries = u64::from(header.reftable_clusters) << (header.cluster_bits - 3);
         let table = super::open::read_words(file, header.reftable_offset, entries)?;
-        let mut counts = Self::new(
-            header.cluster_bits,
-            header.refcount_order,
-            table,
-            header.reftable_offset,
-            header.reftable_clusters,
-            self.capacity,
-            file.size(),
-        );
-        counts.tables = self.tables.clone();
-        counts.fixed.clone_from(&self.fixed);
-        Ok(counts)
+        Ok(Self::new(header, table, self.capacity, file.size(), self.guard.clone()))
     }
 
     pub(super) fn cluster(&self) -> u64 {
@@ -165,17 +143,17 @@ impl Refcounts {
             return Err(corrupt(format!("refcount table entry {number} has the impossible offset {offset:#x}")));
         }
         let bytes = read_vec(file, offset, self.cluster() as usize)?;
-        self.make_room(file)?;
+        self.make_room()?;
         self.blocks.insert(number, Block { bytes, dirty: false, used: clock });
         Ok(true)
     }
 
     /// Drops the block that was not used for longest. Counts on disk may be high at any time, so when it is written
     /// does not matter.
-    pub(super) fn make_room(&mut self, file: &dyn Layer) -> Result<(), BlockError> {
+    pub(super) fn make_room(&mut self) -> Result<(), BlockError> {
         while self.blocks.len() >= self.capacity {
             let Some((&number, _)) = self.blocks.iter().min_by_key(|(_, b)| b.used) else { break };
-            self.write_block(file, number)?;
+            self.write_block(number)?;
             self.blocks.remove(&number);
         }
         Ok(())
@@ -189,12 +167,12 @@ impl Refcounts {
         before - self.blocks.len()
     }
 
-    fn write_block(&mut self, file: &dyn Layer, number: u64) -> Result<(), BlockError> {
+    fn write_block(&mut self, number: u64) -> Result<(), BlockError> {
         let offset = self.table.get(number as usize).copied().unwrap_or(0);
         if let Some(block) = self.blocks.get_mut(&number)
             && block.dirty
         {
-            write_all(file, &block.bytes, offset)?;
+            self.guard.write(Kinds::COUNT_BLOCK, &block.bytes, offset)?;
             block.dirty = false;
         }
         Ok(())
@@ -283,11 +261,11 @@ impl Refcounts {
             return Ok(());
         }
         if number >= self.table.len() as u64 {
-            return self.grow_table(file, number);
+            return self.grow_table(number);
         }
         let offset = (number * self.per_block()) << self.cluster_bits;
-        self.check_free(offset..offset + self.cluster())?;
-        self.make_room(file)?;
+        self.guard.check_free(offset..offset + self.cluster())?;
+        self.make_room()?;
         self.put_new_block(number, offset);
         self.poke(number, 0, 1);
         self.written_end = self.written_end.max(offset + self.cluster());
@@ -299,13 +277,14 @@ impl Refcounts {
         let block = Block { bytes: vec![0; self.cluster() as usize], dirty: true, used: self.clock };
         self.blocks.insert(number, block);
         self.table[number as usize] = offset;
+        self.guard.metadata.add(Kind::CountBlock, offset..offset + self.cluster());
         self.new_blocks.push(number);
     }
 
     /// Moves the table to a larger place, in the region of block `number`, which nothing uses yet.
     ///
     /// Order: blocks and new table, sync, then the header (which `flush.rs` writes at once), then the old table is free.
-    pub(super) fn grow_table(&mut self, file: &dyn Layer, number: u64) -> Result<(), BlockError> {
+    pub(super) fn grow_table(&mut self, number: u64) -> Result<(), BlockError> {
         let (per, cluster) = (self.per_block(), self.cluster());
         let start = number * per;
         // The new blocks and the table must themselves be counted.
@@ -323,11 +302,11 @@ impl Refcounts {
         if clusters * cluster > MOST_TABLE {
             return Err(BlockError::new(ErrorKind::NoSpace, "the image is at the largest size its refcounts allow"));
         }
-        self.check_free(start << self.cluster_bits..(start + blocks + clusters) << self.cluster_bits)?;
+        self.guard.check_free(start << self.cluster_bits..(start + blocks + clusters) << self.cluster_bits)?;
         let old = Freed { offset: self.table_offset, clusters: u64::from(self.table_clusters), discard: false };
         self.table.resize((clusters * cluster / 8) as usize, 0);
         self.capacity = self.capacity.max(blocks as usize + 2);
-        self.make_room(file)?;
+        self.make_room()?;
         for n in 0..blocks {
             self.put_new_block(number + n, (start + n) << self.cluster_bits);
         }
@@ -337,6 +316,7 @@ impl Refcounts {
         self.table_offset = (start + blocks) << self.cluster_bits;
         self.table_clusters = clusters as u32;
         self.table_moved = true;
+        self.guard.metadata.add(Kind::CountTable, self.table_offset..self.table_offset + clusters * cluster);
         self.written_end = self.written_end.max(self.table_offset + clusters * cluster);
         if old.clusters > 0 {
             self.pending.push(old);
@@ -347,18 +327,14 @@ impl Refcounts {
     /// Writes dirty blocks and the table's new entries, a block before the entry that names it. `sync` is the file's.
     ///
     /// Returns whether the header must be written (the table moved).
-    pub(super) fn write_back(
-        &mut self,
-        file: &dyn Layer,
-        sync: &dyn Fn() -> Result<(), BlockError>,
-    ) -> Result<bool, BlockError> {
+    pub(super) fn write_back(&mut self, sync: &dyn Fn() -> Result<(), BlockError>) -> Result<bool, BlockError> {
         let dirty: Vec<u64> = self.blocks.iter().filter(|(_, b)| b.dirty).map(|(n, _)| *n).collect();
         for number in dirty {
-            self.write_block(file, number)?;
+            self.write_block(number)?;
         }
         if self.table_moved {
             let bytes: Vec<u8> = self.table.iter().flat_map(|e| e.to_be_bytes()).collect();
-            write_all(file, &bytes, self.table_offset)?;
+            self.guard.write(Kinds::COUNT_TABLE, &bytes, self.table_offset)?;
             sync()?;
             self.new_blocks.clear();
             return Ok(true);
@@ -367,7 +343,7 @@ impl Refcounts {
             sync()?;
             for number in &self.new_blocks {
                 let entry = self.table[*number as usize];
-                write_all(file, &entry.to_be_bytes(), self.table_offset + number * 8)?;
+                self.guard.write(Kinds::COUNT_TABLE, &entry.to_be_bytes(), self.table_offset + number * 8)?;
             }
             self.new_blocks.clear();
         }

@@ -5,6 +5,7 @@ use std::sync::atomic::Ordering;
 
 use super::entry::{ALL_ALLOCATED, Entry, Mapping, OFFSET};
 use super::header::corrupt;
+use super::overlap::Kind;
 use super::refcount::Freed;
 use super::{Qcow2, lock};
 use crate::error::{BlockError, ErrorKind};
@@ -127,8 +128,7 @@ impl Qcow2 {
         alloc.header.l1_size = needed as u32;
         alloc.header.l1_offset = taken.offset;
         alloc.unlinked = unlinked;
-        alloc.counts.fixed.retain(|r| r.start != old.offset);
-        alloc.counts.fixed.push(taken.offset..taken.offset + needed * 8);
+        self.guard.metadata.replace(Kind::ActiveL1, taken.offset..taken.offset + needed * 8);
         if old.clusters > 0 {
             alloc.counts.pending.push(old);
         }

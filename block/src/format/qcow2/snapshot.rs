@@ -6,6 +6,7 @@
 
 use super::entry::{COPIED, Entry, OFFSET};
 use super::header::{Header, corrupt};
+use super::overlap::{Kind, Kinds};
 use super::refcount::Freed;
 use super::{Alloc, Qcow2};
 use crate::error::{BlockError, ErrorKind};
@@ -226,8 +227,7 @@ impl Qcow2 {
             alloc.header.size = snapshot.disk_size;
             alloc.header.l1_size = self.maps().l1.len() as u32;
             alloc.header.l1_offset = new;
-            alloc.counts.fixed.retain(|r| r.start != old_at);
-            alloc.counts.fixed.push(new..new + 8 * u64::from(alloc.header.l1_size));
+            self.guard.metadata.replace(Kind::ActiveL1, new..new + 8 * u64::from(alloc.header.l1_size));
             self.size.store(snapshot.disk_size, std::sync::atomic::Ordering::Release);
             self.for_each_run(&old, |counts, file, run| counts.release(file, run), alloc)?;
             self.free_table(alloc, old_at, old_size * 8)?;
@@ -329,13 +329,13 @@ impl Qcow2 {
                 bytes[n * step * 8..][..8].copy_from_slice(&word.to_be_bytes());
             }
             if changed {
-                write_all(file, &bytes, table)?;
+                self.guard.write(Kinds::ANY_L2, &bytes, table)?;
             }
             let single = alloc.counts.get(file, table >> g.cluster_bits)? == 1;
             let new = if single { *l1_entry | COPIED } else { *l1_entry & OFFSET };
             if new != *l1_entry {
                 *l1_entry = new;
-                write_all(file, &new.to_be_bytes(), alloc.header.l1_offset + 8 * index as u64)?;
+                self.guard.write(Kinds::L1, &new.to_be_bytes(), alloc.header.l1_offset + 8 * index as u64)?;
             }
         }
         file.flush()?;

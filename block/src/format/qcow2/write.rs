@@ -6,6 +6,7 @@ use std::sync::atomic::Ordering;
 
 use super::entry::{ALL_ALLOCATED, COPIED, Entry, Mapping, OFFSET};
 use super::header::{AUTOCLEAR_BITMAPS, incompatible};
+use super::overlap::{Kind, Kinds};
 use super::refcount::{Freed, Taken};
 use super::{Alloc, Qcow2, lock};
 use crate::error::BlockError;
@@ -83,6 +84,7 @@ impl Qcow2 {
         if self.touched.load(Ordering::Acquire) {
             return Ok(());
         }
+        self.guard.alive()?;
         alloc.check_not_lost()?;
         if alloc.header.incompatible & incompatible::CORRUPT != 0 {
             return Err(super::header::corrupt("the image is marked corrupt and is not written to"));
@@ -93,7 +95,7 @@ impl Qcow2 {
         let kept = alloc.header.autoclear & ours;
         if alloc.header.autoclear != kept {
             alloc.header.autoclear = kept;
-            write_all(self.file.as_ref(), &kept.to_be_bytes(), 88)?;
+            self.guard.write(Kinds::HEADER, &kept.to_be_bytes(), 88)?;
             self.file.flush()?;
         }
         if alloc.lazy {
@@ -107,7 +109,7 @@ impl Qcow2 {
     pub(super) fn set_dirty_bit(&self, alloc: &mut Alloc, on: bool) -> Result<(), BlockError> {
         let bits = alloc.header.incompatible;
         let bits = if on { bits | incompatible::DIRTY } else { bits & !incompatible::DIRTY };
-        write_all(self.file.as_ref(), &bits.to_be_bytes(), 72)?;
+        self.guard.write(Kinds::HEADER, &bits.to_be_bytes(), 72)?;
         self.file.flush()?;
         alloc.header.incompatible = bits;
         Ok(())
@@ -263,7 +265,7 @@ impl Qcow2 {
             let bitmap = if g.extended { self.filled_bitmap(old, prepared, at) } else { ALL_ALLOCATED };
             self.set_entry(at, Entry::data(host, bitmap))?;
             if prepared.taken.is_some() {
-                self.free_entry(alloc, old, false);
+                self.free_entry(alloc, old, false)?;
             }
         }
         Ok(())
@@ -292,7 +294,10 @@ impl Qcow2 {
     }
 
     /// Notes that `old` is no longer named, because the guest discarded it or for another reason.
-    pub(super) fn free_entry(&self, alloc: &mut Alloc, old: Entry, by_guest: bool) {
+    ///
+    /// # Errors
+    /// It named metadata: the image is damaged, and not used any more.
+    pub(super) fn free_entry(&self, alloc: &mut Alloc, old: Entry, by_guest: bool) -> Result<(), BlockError> {
         let g = self.geometry;
         let discard = if by_guest { self.discard.request } else { self.discard.other };
         if old.is_compressed() {
@@ -300,10 +305,12 @@ impl Qcow2 {
             let first = offset >> g.cluster_bits;
             let last = (offset + len - 1) >> g.cluster_bits;
             let freed = Freed { offset: first << g.cluster_bits, clusters: last - first + 1, discard: false };
+            self.guard.check(freed.offset..(last + 1) << g.cluster_bits, Kinds::NONE)?;
             alloc.counts.pending.push(freed);
         } else if let Some(host) = old.host()
             && !g.external
         {
+            self.guard.check(host..host + g.cluster(), Kinds::NONE)?;
             let pending = &mut alloc.counts.pending;
             match pending.last_mut() {
                 Some(last) if last.discard == discard && last.offset + last.clusters * g.cluster() == host => {
@@ -312,6 +319,7 @@ impl Qcow2 {
                 _ => pending.push(Freed { offset: host, clusters: 1, discard }),
             }
         }
+        Ok(())
     }
 
     /// Makes an L2 table for `at` that may be changed: a new one, or a copy of one that a snapshot shares.
@@ -320,7 +328,9 @@ impl Qcow2 {
         let index = g.l1_index(at);
         let l1 = self.maps().l1.get(index).copied().unwrap_or(0);
         if l1 & COPIED != 0 && l1 & OFFSET != 0 {
-            return Ok(());
+            // Before an entry changes, not when the table is written: the flush that does that may be far.
+            let table = l1 & OFFSET;
+            return self.guard.check(table..table + g.cluster(), Kinds::L2);
         }
         let old = self.checked_table(l1)?;
         self.release_drained(alloc)?;
@@ -337,6 +347,7 @@ impl Qcow2 {
             alloc.counts.untake(taken);
             return Err(e);
         }
+        self.guard.metadata.add(Kind::ActiveL2, taken.offset..taken.offset + g.cluster());
         // The disk learns of it by the next flush, after the table itself.
         alloc.unlinked.insert(index);
         if let Some(entry) = self.maps_mut().l1.get_mut(index) {

@@ -140,7 +140,7 @@ impl Qcow2 {
                     }
                     self.set_entry(at, new)?;
                     if old.is_compressed() || old.host() != new.host() {
-                        self.free_entry(&mut alloc, old, true);
+                        self.free_entry(&mut alloc, old, true)?;
                     }
                 }
                 at += g.cluster();

@@ -281,7 +281,12 @@ fn number_of(error: BlockError) -> u32 {
         ErrorKind::NoSpace => ENOSPC,
         ErrorKind::Invalid => EINVAL,
         ErrorKind::Unsupported => ENOTSUP,
-        ErrorKind::Locked | ErrorKind::NotFound | ErrorKind::Corrupt | ErrorKind::WouldWait | ErrorKind::Io => EIO,
+        ErrorKind::Locked
+        | ErrorKind::NotFound
+        | ErrorKind::Corrupt
+        | ErrorKind::NoMedium
+        | ErrorKind::WouldWait
+        | ErrorKind::Io => EIO,
     }
 }
 

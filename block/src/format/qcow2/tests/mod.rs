@@ -5,6 +5,7 @@ mod crowd;
 mod crypt;
 mod hostile;
 mod model;
+mod overlap;
 mod packed;
 mod qemu;
 mod regress;

@@ -1,0 +1,222 @@
+//! `overlap-check`: which host clusters hold metadata, and that nothing else is written there, whatever a damaged image
+//! says.
+//!
+//! All of it is in memory and follows the tables as they come and go, so that a look costs O(log n) of the clusters
+//! with metadata, for every kind of structure: no write walks a table.
+
+use std::collections::BTreeMap;
+use std::ops::Range;
+use std::sync::{PoisonError, RwLock};
+
+use super::bitmap;
+use super::entry::OFFSET;
+use super::header::Header;
+use super::open::read_words;
+use super::snapshot::read_table;
+use crate::layer::Layer;
+
+/// More clusters are not watched: those of an image of a petabyte are fewer, and no header may make us remember more.
+const MOST: usize = 4 << 20;
+
+/// A kind of metadata; where a cluster holds several, the first is named.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// The header, and that of LUKS.
+    Header,
+    /// The L1 table.
+    ActiveL1,
+    /// An L2 table of it.
+    ActiveL2,
+    /// A block of reference counts.
+    CountBlock,
+    /// The table of these.
+    CountTable,
+    /// The list of snapshots.
+    SnapshotTable,
+    /// The L1 table of a snapshot.
+    InactiveL1,
+    /// An L2 table of a snapshot.
+    InactiveL2,
+    /// The list of bitmaps.
+    BitmapDirectory,
+}
+
+impl Kind {
+    const ALL: [Self; 9] = [
+        Self::Header,
+        Self::ActiveL1,
+        Self::ActiveL2,
+        Self::CountBlock,
+        Self::CountTable,
+        Self::SnapshotTable,
+        Self::InactiveL1,
+        Self::InactiveL2,
+        Self::BitmapDirectory,
+    ];
+
+    /// What QEMU calls it in its messages.
+    pub(super) fn name(self) -> &'static str {
+        match self {
+            Self::Header => "qcow2_header",
+            Self::ActiveL1 => "active L1 table",
+            Self::ActiveL2 => "active L2 table",
+            Self::CountBlock => "refcount block",
+            Self::CountTable => "refcount table",
+            Self::SnapshotTable => "snapshot table",
+            Self::InactiveL1 => "inactive L1 table",
+            Self::InactiveL2 => "inactive L2 table",
+            Self::BitmapDirectory => "bitmap directory",
+        }
+    }
+}
+
+/// Some kinds of metadata: those that `overlap-check` asks to be looked after.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Kinds(u16);
+
+impl Kinds {
+    /// `none`.
+    pub const NONE: Self = Self(0);
+    pub(super) const HEADER: Self = Self::NONE.with(Kind::Header, true);
+    pub(super) const L1: Self = Self::NONE.with(Kind::ActiveL1, true);
+    pub(super) const L2: Self = Self::NONE.with(Kind::ActiveL2, true);
+    /// A table that the disk and snapshots may share.
+    pub(super) const ANY_L2: Self = Self::L2.with(Kind::InactiveL2, true);
+    pub(super) const COUNT_BLOCK: Self = Self::NONE.with(Kind::CountBlock, true);
+    pub(super) const COUNT_TABLE: Self = Self::NONE.with(Kind::CountTable, true);
+    pub(super) const BITMAPS: Self = Self::NONE.with(Kind::BitmapDirectory, true);
+    /// `constant`: those that are in one piece.
+    pub const CONSTANT: Self = Self::NONE
+        .with(Kind::Header, true)
+        .with(Kind::ActiveL1, true)
+        .with(Kind::CountTable, true)
+        .with(Kind::SnapshotTable, true)
+        .with(Kind::BitmapDirectory, true);
+    /// `cached`: those that are known without reading more of the image than its opening does.
+    pub const CACHED: Self =
+        Self::CONSTANT.with(Kind::ActiveL2, true).with(Kind::CountBlock, true).with(Kind::InactiveL1, true);
+    /// `all`: with the L2 tables of snapshots, whose L1 tables are read for it.
+    pub const ALL: Self = Self::CACHED.with(Kind::InactiveL2, true);
+
+    /// The same with or without `kind`.
+    #[must_use]
+    pub const fn with(self, kind: Kind, on: bool) -> Self {
+        let bit = 1 << kind as u16;
+        Self(if on { self.0 | bit } else { self.0 & !bit })
+    }
+
+    fn has(self, kind: Kind) -> bool {
+        self.0 & 1 << kind as u16 != 0
+    }
+
+    fn first(self) -> Option<Kind> {
+        Kind::ALL.into_iter().find(|kind| self.has(*kind))
+    }
+}
+
+impl Default for Kinds {
+    fn default() -> Self {
+        Self::CACHED
+    }
+}
+
+/// The host clusters with metadata, by their offset.
+pub(super) struct Metadata {
+    watched: Kinds,
+    cluster: u64,
+    clusters: RwLock<BTreeMap<u64, Kinds>>,
+}
+
+impl Metadata {
+    /// Nothing yet: kinds of `watched` will be looked after.
+    pub(super) fn new(watched: Kinds, cluster: u64) -> Self {
+        Self { watched, cluster, clusters: RwLock::default() }
+    }
+
+    /// Looks for all metadata again. `l1` and `counts` are the image's L1 and refcount tables.
+    pub(super) fn load(&self, file: &dyn Layer, header: &Header, l1: &[u64], counts: &[u64]) {
+        self.write(BTreeMap::clear);
+        if self.watched == Kinds::NONE {
+            return;
+        }
+        let end = file.size();
+        let add = |kind, offset: u64, bytes: u64| self.add(kind, offset..offset.saturating_add(bytes).min(end));
+        let tables = |kind, l1: &[u64]| {
+            l1.iter().map(|entry| entry & OFFSET).filter(|at| *at != 0).for_each(|at| add(kind, at, self.cluster));
+        };
+        self.add(Kind::Header, 0..self.cluster);
+        header.crypto_range().into_iter().for_each(|place| add(Kind::Header, place.start, place.end - place.start));
+        add(Kind::ActiveL1, header.l1_offset, u64::from(header.l1_size) * 8);
+        tables(Kind::ActiveL2, l1);
+        tables(Kind::CountBlock, counts);
+        add(Kind::CountTable, header.reftable_offset, u64::from(header.reftable_clusters) * self.cluster);
+        // Who needs these two says what is wrong with them.
+        if let Ok((snapshots, bytes)) = read_table(file, header) {
+            add(Kind::SnapshotTable, header.snapshots_offset, bytes);
+            for snapshot in snapshots {
+                add(Kind::InactiveL1, snapshot.l1_offset, u64::from(snapshot.l1_size) * 8);
+                if self.watched.has(Kind::InactiveL2)
+                    && let Ok(l1) = read_words(file, snapshot.l1_offset, u64::from(snapshot.l1_size))
+                {
+                    tables(Kind::InactiveL2, &l1);
+                }
+            }
+        }
+        if let Ok(Some((offset, bytes, _))) = bitmap::directory(file, header) {
+            add(Kind::BitmapDirectory, offset, bytes);
+        }
+    }
+
+    /// A range of the file holds metadata from now on.
+    pub(super) fn add(&self, kind: Kind, range: Range<u64>) {
+        if !self.watched.has(kind) {
+            return;
+        }
+        self.write(|clusters| {
+            for offset in self.clusters_of(range) {
+                if clusters.len() >= MOST {
+                    return;
+                }
+                let kinds = clusters.entry(offset).or_insert(Kinds::NONE);
+                *kinds = kinds.with(kind, true);
+            }
+        });
+    }
+
+    /// A range of the file holds no metadata any more.
+    pub(super) fn forget(&self, range: Range<u64>) {
+        self.write(|clusters| {
+            let first = range.start & !(self.cluster - 1);
+            while let Some((&offset, _)) = clusters.range(first..range.end.max(first)).next() {
+                clusters.remove(&offset);
+            }
+        });
+    }
+
+    /// All metadata of one kind is in `range` from now on.
+    pub(super) fn replace(&self, kind: Kind, range: Range<u64>) {
+        self.write(|clusters| {
+            clusters.retain(|_, kinds| {
+                *kinds = kinds.with(kind, false);
+                *kinds != Kinds::NONE
+            });
+        });
+        self.add(kind, range);
+    }
+
+    /// What a write to a range of the file would overwrite, `writing` (which belongs there) apart.
+    pub(super) fn find(&self, range: Range<u64>, writing: Kinds) -> Option<Kind> {
+        let first = range.start & !(self.cluster - 1);
+        let clusters = self.clusters.read().unwrap_or_else(PoisonError::into_inner);
+        let mut found = clusters.range(first..range.end.max(first));
+        found.find_map(|(_, kinds)| Kinds(kinds.0 & !writing.0).first())
+    }
+
+    fn clusters_of(&self, range: Range<u64>) -> impl Iterator<Item = u64> + use<> {
+        (range.start & !(self.cluster - 1)..range.end).step_by(self.cluster as usize)
+    }
+
+    fn write(&self, change: impl FnOnce(&mut BTreeMap<u64, Kinds>)) {
+        change(&mut self.clusters.write().unwrap_or_else(PoisonError::into_inner));
+    }
+}
