@@ -82,6 +82,24 @@ pub(crate) fn write_some(fd: i32, iovecs: &[libc::iovec], offset: u64) -> io::Re
     check(n as i64).map(|n| n as i32)
 }
 
+/// `copy_file_range(2)`, continued until all is copied.
+pub(crate) fn copy_range(from: (i32, u64), to: (i32, u64), len: u64) -> io::Result<()> {
+    let (mut source, mut target) = (to_off(from.1)?, to_off(to.1)?);
+    let mut left = usize::try_from(len).map_err(|_| io::Error::from_raw_os_error(libc::EFBIG))?;
+    while left > 0 {
+        // SAFETY: both offsets are valid for reads and writes until the call returns, which takes no other memory.
+        let n = unsafe { libc::copy_file_range(from.0, &raw mut source, to.0, &raw mut target, left, 0) };
+        match check(n as i64) {
+            // The source ends here.
+            Ok(0) => return Err(io::Error::from_raw_os_error(libc::EIO)),
+            Ok(n) => left -= n,
+            Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+            Err(e) => return Err(e),
+        }
+    }
+    Ok(())
+}
+
 /// `fdatasync(2)`.
 pub(crate) fn sync_data(fd: i32) -> io::Result<i32> {
     // SAFETY: the call takes a number and no memory.

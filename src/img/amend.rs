@@ -68,7 +68,8 @@ pub(super) fn run(parsed: &Parsed) -> Result<(), ImgError> {
     if let Some(change) = slots {
         qcow2.change_slots(&password(parsed, &image)?, &change).map_err(|e| told(&e))?;
     }
-    let size = asked.size.filter(|bytes| *bytes != image.layer().size());
+    // As in QEMU a size of 0 is none: it would be the end of all data.
+    let size = asked.size.filter(|bytes| *bytes != 0 && *bytes != image.layer().size());
     qcow2.amend(&asked.format).map_err(|e| told(&e))?;
     if let Some(bytes) = size {
         image.layer().resize(bytes, Preallocation::Off).map_err(|e| told(&e))?;

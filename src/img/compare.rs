@@ -104,7 +104,8 @@ impl Comparison<'_> {
         let first = self.status(self.images[0], at, end - at)?;
         let second = self.status(self.images[1], at, end - at)?;
         let len = first.len.min(second.len);
-        let kind = |run: &Extent| (run.present, run.zero, run.data, run.compressed);
+        // As in QEMU what lies past the end of the image beneath counts as that image's zeroes.
+        let kind = |run: &Extent| (run.present || run.past_end, run.zero, run.data, run.compressed);
         if self.strict && kind(&first) != kind(&second) {
             self.differ(&format!("Strict mode: Offset {at} block status mismatch!"))?;
         }

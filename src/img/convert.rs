@@ -6,7 +6,7 @@ use rhea_block::BlockError;
 use rhea_block::crypto::Secrets;
 use rhea_block::graph::CacheMode;
 use rhea_block::layer::Layer;
-use rhea_block::ops::copy::{CopyOptions, MOST_WORKERS, Watcher, copy};
+use rhea_block::ops::copy::{CopyOptions, DEFAULT_WORKERS, MOST_WORKERS, Watcher, copy};
 
 use super::args::{Opt, Parsed};
 use super::error::{ImgError, chain, tell};
@@ -124,6 +124,9 @@ pub(super) fn run(parsed: &Parsed) -> Result<(), ImgError> {
     if parsed.has("bitmaps") {
         bitmap_copy::check_target(&output)?;
     }
+    if parsed.has("c") && output.node.child("data-file").is_some() {
+        return Err(said("Compression not supported for an image with an external data file"));
+    }
     if output.layer().size() < total {
         return Err(said("output file is smaller than input file"));
     }
@@ -132,7 +135,7 @@ pub(super) fn run(parsed: &Parsed) -> Result<(), ImgError> {
         workers,
         any_order: parsed.has("W"),
         sparse,
-        look_for_zeroes: !parsed.has("C"),
+        offload: parsed.has("C"),
         target_is_zero: (create && is_new_zero(&output)) || parsed.has("target-is-zero"),
         over_backing,
         compress: parsed.has("c"),
@@ -155,6 +158,9 @@ fn check_combinations(parsed: &Parsed) -> Result<(), ImgError> {
     if parsed.has("C") && (parsed.has("c") || parsed.get("S").is_some()) {
         let other = if parsed.has("c") { "-c" } else { "-S" };
         return Err(said(format!("Cannot enable copy offloading when {other} is used")));
+    }
+    if parsed.has("C") && parsed.has("salvage") {
+        return Err(said("Cannot use copy offloading in salvaging mode"));
     }
     if parsed.has("n") && parsed.get("o").is_some() {
         return Err(said("-o has no effect when skipping image creation"));
@@ -233,8 +239,8 @@ fn is_new_zero(output: &Image) -> bool {
 fn workers(parsed: &Parsed) -> Result<usize, ImgError> {
     let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
     let Some(text) = parsed.get("m") else {
-        // Compression keeps every core busy; copying alone is done by a few.
-        return Ok(if parsed.has("c") { cores.min(MOST_WORKERS) } else { cores.clamp(2, 8) });
+        // Compression keeps every core busy.
+        return Ok(if parsed.has("c") { cores.clamp(DEFAULT_WORKERS, MOST_WORKERS) } else { DEFAULT_WORKERS });
     };
     match text.parse() {
         Ok(number) if (1..=MOST_WORKERS).contains(&number) => Ok(number),

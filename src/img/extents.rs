@@ -16,6 +16,8 @@ pub(super) struct Extent {
     pub(super) depth: u64,
     /// Some image of the chain decides; without, it is zero because none does.
     pub(super) present: bool,
+    /// It is zero because the image beneath has ended.
+    pub(super) past_end: bool,
     pub(super) zero: bool,
     pub(super) data: bool,
     pub(super) compressed: bool,
@@ -29,8 +31,8 @@ impl Extent {
     /// No bytes at `start`.
     pub(super) fn empty(start: u64) -> Self {
         let file = PathBuf::new();
-        let (len, depth, offset) = (0, 0, None);
-        Self { start, len, depth, present: false, zero: false, data: false, compressed: false, offset, file }
+        let (len, depth, offset, past_end) = (0, 0, None, false);
+        Self { start, len, depth, present: false, past_end, zero: false, data: false, compressed: false, offset, file }
     }
 
     /// Whether `next` goes on where this ends, alike in all.
@@ -55,10 +57,8 @@ pub(super) fn extent_at(top: &Arc<Node>, start: u64, len: u64) -> Result<Extent,
     loop {
         let status = node.layer().status(start, len)?;
         len = status.len.clamp(1, len);
-        if !status.allocated
-            && let Some(below) = node.child("backing")
-            && start < below.layer().size()
-        {
+        let below = node.child("backing").filter(|_| !status.allocated);
+        if let Some(below) = below.clone().filter(|below| start < below.layer().size()) {
             len = len.min(below.layer().size() - start);
             node = below;
             depth += 1;
@@ -73,6 +73,7 @@ pub(super) fn extent_at(top: &Arc<Node>, start: u64, len: u64) -> Result<Extent,
             len,
             depth,
             present: status.allocated,
+            past_end: below.is_some(),
             zero: status.zero,
             data: status.data,
             compressed: status.compressed,

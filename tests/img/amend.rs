@@ -138,3 +138,31 @@ fn images_are_read_as_they_were_at_a_snapshot() {
         }
     }
 }
+
+#[test]
+fn zstd_image_becomes_version_2_unless_a_cluster_is_packed() {
+    let rig = Rig::empty();
+    rig.qemu("create -q -f qcow2 -o compression_type=zstd,cluster_size=4k plain.qcow2 1M");
+    rig.io("plain.qcow2", &["write -P 5 0 100k"]);
+    rig.qemu("convert -c -O qcow2 -o compression_type=zstd plain.qcow2 packed.qcow2");
+    rig.qemu("create -q -f raw before.raw 1M");
+    rig.qemu("convert -O raw plain.qcow2 before.raw");
+
+    rig.works("amend -o compat=0.10 plain.qcow2");
+
+    rig.same("amend -o compat=0.10 packed.qcow2");
+    assert!(rig.real("info plain.qcow2").out.contains("compat: 0.10"));
+    rig.sound("plain.qcow2");
+    rig.alike("plain.qcow2", "before.raw");
+}
+
+#[test]
+fn size_of_zero_is_no_size() {
+    let rig = Rig::empty();
+    rig.qemu("create -q -f qcow2 plain.qcow2 1M");
+    rig.io("plain.qcow2", &["write -P 5 0 100k"]);
+
+    rig.works("amend -o size=0 plain.qcow2");
+
+    assert!(rig.real("info plain.qcow2").out.contains("virtual size: 1 MiB"));
+}

@@ -268,3 +268,36 @@ fn dd_copies_the_same_part() {
         assert!(read("ours") == read("real"), "{words}");
     }
 }
+
+#[test]
+fn copy_left_to_the_host_is_whole_and_nobody_looks_for_zeroes_in_it() {
+    use std::os::unix::fs::MetadataExt;
+    let rig = Rig::empty();
+    rig.write("source.raw", 8 << 20, &[(0, 1 << 20, 5), (2 << 20, 2 << 20, 0), (5 << 20, 5000, 7)]);
+    rig.qemu("convert -O qcow2 -S 0 source.raw source.qcow2");
+    let held = |name: &str| std::fs::metadata(rig.path(name)).unwrap().blocks() * 512;
+
+    for source in ["source.raw", "source.qcow2"] {
+        rig.works(&format!("convert -O raw {source} plain.raw"));
+        rig.works(&format!("convert -C -O raw {source} offloaded.raw"));
+
+        rig.alike("source.raw", "offloaded.raw");
+        assert!(held("plain.raw") < 2 << 20, "{source}");
+        assert!(held("offloaded.raw") >= 3 << 20, "{source}");
+    }
+    rig.works("convert -C -O qcow2 source.raw new.qcow2");
+    rig.alike("source.raw", "new.qcow2");
+    for words in ["-C -c", "-C -S 4k", "-C --salvage"] {
+        rig.same(&format!("convert {words} -O qcow2 source.raw refused"));
+    }
+}
+
+#[test]
+fn clusters_are_not_compressed_into_an_external_data_file() {
+    let rig = Rig::new();
+
+    let ran = rig.ours("convert -c -O qcow2 -o data_file=data empty.qcow2 apart.qcow2");
+
+    assert_eq!(ran.code, rig.real("convert -c -O qcow2 -o data_file=data empty.qcow2 apart.qcow2").code);
+    assert!(ran.err.contains("external data file"), "{ran:?}");
+}

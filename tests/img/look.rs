@@ -243,3 +243,23 @@ fn mistakes_are_told_in_the_same_words() {
         rig.same(words);
     }
 }
+
+#[test]
+fn order_of_clusters_in_an_external_data_file_is_told_the_same() {
+    let rig = Rig::empty();
+    rig.qemu("create -q -f qcow2 -o data_file=data apart.qcow2 1M");
+    rig.io("apart.qcow2", &["write -P 1 0 4k", "write -P 2 512k 4k"]);
+
+    rig.same("check apart.qcow2");
+}
+
+#[test]
+fn strict_comparison_tells_zeroes_past_the_end_of_what_lies_beneath() {
+    let rig = Rig::empty();
+    rig.qemu("create -q -f qcow2 base.qcow2 1M");
+    rig.qemu("create -q -f qcow2 -b base.qcow2 -F qcow2 top.qcow2 3M");
+    rig.qemu("create -q -f qcow2 alone.qcow2 3M");
+
+    rig.same("compare -s top.qcow2 alone.qcow2");
+    rig.same("compare top.qcow2 alone.qcow2");
+}

@@ -11,14 +11,17 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
 use crate::error::{BlockError, ErrorKind};
 use crate::format::qcow2::Qcow2;
-use crate::layer::Layer;
+use crate::layer::{Fast, FastOp, Layer};
 use crate::mem::{Sink, Source, is_zero};
+use crate::sys;
 use crate::thread::{self, ThreadKind};
 
 /// Most bytes that one worker has in hand.
 const PIECE: u64 = 2 << 20;
 /// Most workers.
 pub const MOST_WORKERS: usize = 16;
+/// Workers without a wish, as many as qemu-img has requests at once.
+pub const DEFAULT_WORKERS: usize = 8;
 /// Bytes at a time where a read failed and the rest is to be saved.
 const SALVAGE: u64 = 512;
 
@@ -31,8 +34,9 @@ pub struct CopyOptions {
     pub any_order: bool,
     /// Runs of zeroes of this many bytes are not written as data; 0 writes everything as data.
     pub sparse: u64,
-    /// Look for zeroes in what the source calls data; without, only its holes are holes.
-    pub look_for_zeroes: bool,
+    /// Leave copying to the host (`copy_file_range`) where the bytes are in files on both sides and are overwritten in
+    /// place: it can share them, or copy without moving them through memory. Nobody looks for zeroes in those.
+    pub offload: bool,
     /// The target reads as zeroes where nothing is written.
     pub target_is_zero: bool,
     /// The target has the first source's backing image (of this many bytes) beneath it: what the source does not hold
@@ -49,10 +53,10 @@ pub struct CopyOptions {
 impl Default for CopyOptions {
     fn default() -> Self {
         Self {
-            workers: 8,
+            workers: DEFAULT_WORKERS,
             any_order: false,
             sparse: 4096,
-            look_for_zeroes: true,
+            offload: false,
             target_is_zero: false,
             over_backing: None,
             compress: false,
@@ -108,6 +112,8 @@ struct Copy {
     turned: Condvar,
     done: AtomicU64,
     stop: AtomicBool,
+    /// The host has not refused so far.
+    can_offload: AtomicBool,
     failure: Mutex<Option<BlockError>>,
     watcher: Arc<dyn Watcher>,
 }
@@ -180,6 +186,7 @@ impl Copy {
             turned: Condvar::new(),
             done: AtomicU64::new(0),
             stop: AtomicBool::new(false),
+            can_offload: AtomicBool::new(options.offload && !options.compress),
             failure: Mutex::new(None),
             watcher,
         })
@@ -298,6 +305,7 @@ impl Copy {
         match piece.kind {
             Kind::Keep => self.in_turn(piece, || Ok(())),
             Kind::Zero => self.in_turn(piece, || self.write_zeroes(piece.offset, piece.len)),
+            Kind::Data if self.offloads(piece) => Ok(()),
             Kind::Data => {
                 let len = piece.len as usize;
                 if buffer.len() < len {
@@ -350,6 +358,26 @@ impl Copy {
             self.read_one(source, part, offset + n as u64 * SALVAGE)?;
         }
         Ok(())
+    }
+
+    /// Whether the host copied the piece; it may be copied again if not.
+    fn offloads(&self, piece: Piece) -> bool {
+        let Some((start, source)) = self.source_at(piece.offset).filter(|_| self.can_offload.load(Ordering::Relaxed))
+        else {
+            return false;
+        };
+        let from = source.fast(FastOp::Read, piece.offset - start, piece.len);
+        let (Fast::Direct(from), Fast::Direct(to)) = (from, self.target.fast(FastOp::Write, piece.offset, piece.len))
+        else {
+            return false;
+        };
+        let copied = self.in_turn(piece, || {
+            sys::copy_range((from.fd, from.offset), (to.fd, to.offset), piece.len)
+                .map_err(|e| BlockError::io("copy_file_range", e))
+        });
+        // What the host cannot do once (another file system) it is not asked again.
+        self.can_offload.fetch_and(copied.is_ok(), Ordering::Relaxed);
+        copied.is_ok()
     }
 
     /// Compresses cluster by cluster, then writes in turn.
@@ -405,7 +433,7 @@ impl Copy {
     /// Writes the runs that are not zero as data, the others as zeroes.
     fn write_sparse(&self, bytes: &[u8], offset: u64) -> Result<(), BlockError> {
         let step = self.options.sparse as usize;
-        if step == 0 || !self.options.look_for_zeroes {
+        if step == 0 {
             return self.target.write(Source::of(bytes), offset);
         }
         let mut at = 0;

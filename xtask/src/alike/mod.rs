@@ -117,7 +117,7 @@ impl Field {
             let line = if looks { speaker.look() } else { speaker.change() }.replace("@base", base);
             lines.push(line.clone());
             let (ours, real) = if looks { self.look(speaker, &line)? } else { self.change(&line)? };
-            if ours.worked() && real.cannot_grow() {
+            if ours.is_known_to_differ(&real, &line) {
                 self.settle()?;
                 continue;
             }

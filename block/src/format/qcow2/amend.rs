@@ -1,7 +1,7 @@
 //! Changes of the header and of the whole map, for `rebase`, `commit`, `amend` and `measure`.
 
 use super::entry::{ALL_ALLOCATED, Entry};
-use super::header::{AUTOCLEAR_RAW_DATA, Header, LAZY_REFCOUNTS, incompatible};
+use super::header::{AUTOCLEAR_RAW_DATA, Compression, Header, LAZY_REFCOUNTS, incompatible};
 use super::repair::rebuild;
 use super::{CreateOptions, EncryptOptions, Qcow2, lock};
 use crate::error::{BlockError, ErrorKind};
@@ -86,6 +86,8 @@ impl Qcow2 {
     /// When the wishes contradict each other or the image, or metadata cannot be read or written.
     pub fn amend(&self, asked: &Amend) -> Result<(), BlockError> {
         self.writable()?;
+        // What is looked at is on disk.
+        self.write_back()?;
         self.check_amend(asked)?;
         let old = lock(&self.alloc).header.clone();
         let version = asked.version.unwrap_or(old.version);
@@ -124,7 +126,8 @@ impl Qcow2 {
         let downgrade = version < header.version;
         // In version 2 a snapshot has the disk's size, whatever that becomes.
         let resized = downgrade && header.snapshots > 0 && self.has_snapshot_of_another_size(header)?;
-        let left = header.incompatible & (incompatible::EXTENDED_L2 | incompatible::COMPRESSION);
+        let packed = downgrade && header.compression == Compression::Zstd && self.has_packed_clusters(header)?;
+        let left = header.incompatible & incompatible::EXTENDED_L2;
         let incompatible = format!("Cannot downgrade an image with incompatible features {left:#x} set");
         let wrong = [
             (
@@ -143,6 +146,7 @@ impl Qcow2 {
             ),
             (downgrade && external, "Cannot downgrade an image with a data file"),
             (downgrade && left != 0, incompatible.as_str()),
+            (packed, "Cannot downgrade an image with zstd compression type and existing compressed clusters"),
             (resized, "Internal snapshots prevent downgrade of image"),
         ];
         match wrong.iter().find(|(is, _)| *is) {

@@ -93,7 +93,7 @@ pub(super) struct Walk<'a> {
     file_clusters: u64,
     /// Entries to look at for the copied flag, once all names are counted.
     pub(super) flags: Vec<Flagged>,
-    last: u64,
+    last: Option<u64>,
     /// L2 tables by host offset: how many L1 entries name them. Each is walked once, however often it is shared.
     tables: BTreeMap<u64, Shared>,
     /// Bytes of L1 tables looked at. They cannot overlap, so together they fit into the file.
@@ -154,7 +154,7 @@ impl<'a> Walk<'a> {
             report,
             file_clusters,
             flags: Vec::new(),
-            last: 0,
+            last: None,
             tables: BTreeMap::new(),
             l1_bytes: 0,
         })
@@ -251,7 +251,7 @@ impl<'a> Walk<'a> {
     fn l2(&mut self, table: u64, shared: Shared) {
         let Shared { times, active } = shared;
         // Tables lie between the runs of data that they name, so each begins a new one.
-        self.last = 0;
+        self.last = None;
         let extended = self.header.incompatible & incompatible::EXTENDED_L2 != 0;
         let external = self.header.incompatible & incompatible::DATA_FILE != 0;
         let words = self.words("L2 table", table, self.cluster() / 8);
@@ -295,10 +295,10 @@ impl<'a> Walk<'a> {
         }
         self.report.allocated_clusters += 1;
         self.report.compressed_clusters += u64::from(compressed);
-        if compressed || (self.last != 0 && host != self.last + self.cluster()) {
+        if compressed || (self.last.is_some_and(|last| host != last + self.cluster())) {
             self.report.fragmented_clusters += 1;
         }
-        self.last = host;
+        self.last = Some(host);
     }
 
     fn snapshots(&mut self) {

@@ -7,11 +7,12 @@
 use std::collections::BTreeSet;
 
 use super::entry::{Entry, Mapping};
-use super::header::{Header, LAZY_REFCOUNTS};
+use super::header::{Compression, Header, LAZY_REFCOUNTS};
+use super::overlap::Kinds;
 use super::refcount::Freed;
 use super::{Alloc, Qcow2};
 use crate::error::BlockError;
-use crate::layer::{Layer, read_vec, write_all};
+use crate::layer::{Layer, read_vec};
 
 impl Qcow2 {
     /// Makes a version 3 image a version 2 one.
@@ -35,6 +36,7 @@ impl Qcow2 {
             header.version = 2;
             // Version 2 has neither these fields nor what they stand for.
             header.incompatible = 0;
+            header.compression = Compression::Zlib;
             header.compatible &= !LAZY_REFCOUNTS;
             header.autoclear = 0;
             header.unknown_fields.clear();
@@ -46,6 +48,22 @@ impl Qcow2 {
     pub(super) fn has_snapshot_of_another_size(&self, header: &Header) -> Result<bool, BlockError> {
         let (snapshots, _) = super::snapshot::read_table(self.file.as_ref(), header)?;
         Ok(snapshots.iter().any(|snapshot| snapshot.disk_size != header.size))
+    }
+
+    /// Whether the disk, or a snapshot, has a compressed cluster.
+    pub(super) fn has_packed_clusters(&self, header: &Header) -> Result<bool, BlockError> {
+        let file = self.file.as_ref();
+        let (snapshots, _) = super::snapshot::read_table(file, header)?;
+        let places = snapshots.iter().map(|snapshot| (snapshot.l1_offset, snapshot.l1_size));
+        for (offset, entries) in places.chain([(header.l1_offset, header.l1_size)]) {
+            for entry in super::open::read_words(file, offset, u64::from(entries))? {
+                let table = self.checked_table(entry)?;
+                if table != 0 && self.table_entries(table)?.into_iter().any(Entry::is_compressed) {
+                    return Ok(true);
+                }
+            }
+        }
+        Ok(false)
     }
 
     /// Expands the zero clusters of the disk as it is now.
@@ -100,7 +118,7 @@ impl Qcow2 {
         }
         self.write_counts(alloc)?;
         file.flush()?;
-        write_all(file, &bytes, table)?;
+        self.guard.write(Kinds::ANY_L2, &bytes, table)?;
         file.flush()?;
         for offset in freed {
             for _ in 0..times {
