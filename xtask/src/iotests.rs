@@ -4,7 +4,6 @@ mod report;
 mod suite;
 
 use std::path::PathBuf;
-use std::time::Duration;
 
 use anyhow::Result;
 use clap::Args;
@@ -26,6 +25,10 @@ pub(crate) struct IotestsArgs {
     /// Take Rhea for qemu-system-x86_64, too
     #[arg(long)]
     machine: bool,
+    /// Folder with the qemu-img, qemu-io, qemu-nbd, qemu-storage-daemon and qemu-system-x86_64 to use beside Rhea; the
+    /// suite is that of QEMU 7.2
+    #[arg(long, default_value = "/usr/bin")]
+    judge: PathBuf,
     /// What the suite is told, such as "-qcow2 -o compat=0.10" or "-raw -c none"; by default -raw, -qcow2 and -luks are
     /// run one after another
     #[arg(long, allow_hyphen_values = true)]
@@ -52,7 +55,7 @@ pub(crate) fn run(args: &IotestsArgs) -> Result<u8> {
         Some(path) => std::path::absolute(path)?,
         None => build()?,
     };
-    let suite = suite::Suite::new(&source, &program, args.machine, Duration::from_secs(args.limit))?;
+    let suite = suite::Suite::new(&source, &program, args)?;
     let flags = if args.flags.is_empty() {
         ["-raw", "-qcow2", "-luks"].map(str::to_owned).to_vec()
     } else {

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 
+use super::IotestsArgs;
 use crate::{command, paths};
 
 /// How one test went.
@@ -37,6 +38,8 @@ pub(super) struct Suite {
     work: PathBuf,
     image_tool: PathBuf,
     machine: PathBuf,
+    /// Where QEMU's programs are.
+    judge: PathBuf,
     limit: Duration,
 }
 
@@ -44,7 +47,7 @@ pub(super) struct Suite {
 /// of the suite, not of a user: the word stands alone.)
 const MACHINE: &str = "#!/bin/bash
 for word; do [ \"$word\" = qtest ] && word=tcg; words+=(\"$word\"); done
-exec /usr/bin/qemu-system-x86_64 \"${words[@]}\"
+exec JUDGE/qemu-system-x86_64 \"${words[@]}\"
 ";
 
 /// The suite of QEMU 7.2 does not know the member `compressed`, which later ones print: it is taken out for it.
@@ -56,7 +59,7 @@ exit \"${PIPESTATUS[0]}\"
 ";
 
 impl Suite {
-    pub(super) fn new(source: &Path, program: &Path, machine: bool, limit: Duration) -> Result<Self> {
+    pub(super) fn new(source: &Path, program: &Path, args: &IotestsArgs) -> Result<Self> {
         let work = paths::target().join("iotests");
         let rhea = work.join("rhea");
         fs::create_dir_all(&rhea)?;
@@ -69,9 +72,12 @@ impl Suite {
             fs::copy(program, copy)?;
         }
         let image_tool = script(&work, "qemu-img", IMAGE_TOOL)?;
-        let emulator = script(&work, "qemu-system-x86_64", MACHINE)?;
-        let machine = if machine { rhea.join("qemu-system-x86_64") } else { emulator };
-        Ok(Self { tests: source.join("tests/qemu-iotests"), work, image_tool, machine, limit })
+        let judge = std::path::absolute(&args.judge)?;
+        let emulator = MACHINE.replace("JUDGE", &judge.display().to_string());
+        let emulator = script(&work, "qemu-system-x86_64", &emulator)?;
+        let machine = if args.machine { rhea.join("qemu-system-x86_64") } else { emulator };
+        let limit = Duration::from_secs(args.limit);
+        Ok(Self { tests: source.join("tests/qemu-iotests"), work, image_tool, machine, judge, limit })
     }
 
     /// Runs the tests of `only`, or all.
@@ -81,7 +87,7 @@ impl Suite {
             .into_iter()
             .map(|test| {
                 let end = match self.one(flags, &test, &self.image_tool)? {
-                    End::Failed(why) => match self.one(flags, &test, Path::new("/usr/bin/qemu-img"))? {
+                    End::Failed(why) => match self.one(flags, &test, &self.judge.join("qemu-img"))? {
                         End::Failed(_) => End::NoJudge,
                         _ => End::Failed(why),
                     },
@@ -130,7 +136,7 @@ impl Suite {
         for (variable, program) in
             [("QEMU_IO_PROG", "qemu-io"), ("QEMU_NBD_PROG", "qemu-nbd"), ("QSD_PROG", "qemu-storage-daemon")]
         {
-            check.env(variable, Path::new("/usr/bin").join(program));
+            check.env(variable, self.judge.join(program));
         }
         check.env("TEST_DIR", self.work.join("scratch")).env("SOCK_DIR", std::env::temp_dir().join("rhea-iotests"));
         check
