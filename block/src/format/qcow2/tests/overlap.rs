@@ -5,7 +5,9 @@ use std::sync::{Arc, Mutex};
 
 use crate::ErrorKind;
 use crate::format::qcow2::header::{Header, incompatible};
-use crate::format::qcow2::{BitmapChange, Corruption, CreateOptions, Kind, Kinds, OpenOptions, Qcow2, bitmap, create};
+use crate::format::qcow2::{
+    BitmapChange, Corruption, CreateOptions, Kind, Kinds, NewBitmap, OpenOptions, Qcow2, bitmap, create,
+};
 use crate::layer::{Fast, FastOp, Layer, read_vec, write_all};
 use crate::protocol::file::{FileOptions, HostFile};
 use crate::protocol::memory::Memory;
@@ -40,7 +42,7 @@ fn sound() -> Sound {
     write_all(&disk, &[1; 100_000], 0).unwrap();
     disk.snapshot_create("s", (0, 0)).unwrap();
     write_all(&disk, &[2; 50_000], 0).unwrap();
-    disk.change_bitmap("b", &BitmapChange::Add(None)).unwrap();
+    disk.change_bitmap("b", &BitmapChange::Add(NewBitmap::stored(None))).unwrap();
     drop(disk);
     let bytes = memory.bytes();
     let header = Header::read(file.as_ref()).unwrap();
@@ -282,7 +284,7 @@ fn snapshots_and_resizes_do_not_take_old_metadata_for_new() {
             disk.snapshot_create(&format!("t{round}"), (0, 0)).unwrap();
             write_all(&disk, &vec![round + 1; 70_000], 0).unwrap();
             disk.resize(SIZE + (u64::from(round) << 20), crate::layer::Preallocation::Off).unwrap();
-            disk.change_bitmap(&format!("b{round}"), &BitmapChange::Add(None)).unwrap();
+            disk.change_bitmap(&format!("b{round}"), &BitmapChange::Add(NewBitmap::stored(None))).unwrap();
             disk.close().unwrap();
             disk.snapshot_apply("s").unwrap();
             write_all(&disk, &vec![round + 2; 200_000], 1_000_000).unwrap();
