@@ -144,7 +144,8 @@ impl Qcow2 {
             if read_only { Vec::new() } else { read_words(file.as_ref(), header.reftable_offset, table_entries)? };
         check_count_table(&table, &header, file.size())?;
         let watched = if read_only { Kinds::NONE } else { options.overlap_check };
-        let guard = Guard::new(file.clone(), header.version, Metadata::new(watched, geometry.cluster()));
+        let metadata = Metadata::new(watched, geometry.cluster(), l1.len() + table.len());
+        let guard = Guard::new(file.clone(), header.version, metadata);
         guard.metadata.load(file.as_ref(), &header, &l1, &table);
         let guard = Arc::new(guard);
         let l2_bytes = header.size.div_ceil(geometry.cluster()).saturating_mul(geometry.entry_bytes());

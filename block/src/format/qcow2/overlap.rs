@@ -1,11 +1,13 @@
 //! `overlap-check`: which host clusters hold metadata, and that nothing else is written there, whatever a damaged image
 //! says.
 //!
-//! All of it is in memory and follows the tables as they come and go, so that a look costs O(log n) of the clusters
-//! with metadata, for every kind of structure: no write walks a table.
+//! All of it is in memory and follows the tables as they come and go. A write that meets no metadata, which is every
+//! write to a sound image, looks at one bit for each of its clusters; what that lets through costs O(log n) of the
+//! clusters with metadata, for every kind of structure: no write walks a table.
 
 use std::collections::BTreeMap;
 use std::ops::Range;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{PoisonError, RwLock};
 
 use super::bitmap;
@@ -120,22 +122,64 @@ impl Default for Kinds {
     }
 }
 
+/// Bits of the filter for each cluster that an image can have metadata in: one false alarm in some sixteen.
+const FILTER_BITS: usize = 16;
+/// A write to more clusters asks the map at once.
+const MOST_FILTERED: u64 = 32;
+
+/// Says quickly, and without a lock, that a cluster holds no metadata. A bit stays when its cluster is freed, which
+/// costs a look into the map.
+struct Filter(Box<[AtomicU64]>);
+
+impl Filter {
+    /// For about so many clusters.
+    fn new(clusters: usize) -> Self {
+        let words = (clusters.clamp(64, MOST) * FILTER_BITS / 64).next_power_of_two();
+        Self((0..words).map(|_| AtomicU64::new(0)).collect())
+    }
+
+    /// The word and the bit of a cluster, by its number.
+    fn place(&self, number: u64) -> (&AtomicU64, u64) {
+        // The upper bits of the product depend on all bits of the number: as many as the filter has bits.
+        let bits = 64 * self.0.len() as u64;
+        let mixed = number.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> (64 - bits.trailing_zeros());
+        (&self.0[(mixed / 64) as usize], 1 << (mixed % 64))
+    }
+
+    fn add(&self, number: u64) {
+        let (word, bit) = self.place(number);
+        word.fetch_or(bit, Ordering::Release);
+    }
+
+    fn may_have(&self, number: u64) -> bool {
+        let (word, bit) = self.place(number);
+        word.load(Ordering::Acquire) & bit != 0
+    }
+
+    fn clear(&self) {
+        self.0.iter().for_each(|word| word.store(0, Ordering::Release));
+    }
+}
+
 /// The host clusters with metadata, by their offset.
 pub(super) struct Metadata {
     watched: Kinds,
     cluster: u64,
+    filter: Filter,
     clusters: RwLock<BTreeMap<u64, Kinds>>,
 }
 
 impl Metadata {
-    /// Nothing yet: kinds of `watched` will be looked after.
-    pub(super) fn new(watched: Kinds, cluster: u64) -> Self {
-        Self { watched, cluster, clusters: RwLock::default() }
+    /// Nothing yet: kinds of `watched` will be looked after, in about `expected` clusters.
+    pub(super) fn new(watched: Kinds, cluster: u64, expected: usize) -> Self {
+        let filter = Filter::new(if watched == Kinds::NONE { 0 } else { expected });
+        Self { watched, cluster, filter, clusters: RwLock::default() }
     }
 
     /// Looks for all metadata again. `l1` and `counts` are the image's L1 and refcount tables.
     pub(super) fn load(&self, file: &dyn Layer, header: &Header, l1: &[u64], counts: &[u64]) {
         self.write(BTreeMap::clear);
+        self.filter.clear();
         if self.watched == Kinds::NONE {
             return;
         }
@@ -179,6 +223,7 @@ impl Metadata {
                 }
                 let kinds = clusters.entry(offset).or_insert(Kinds::NONE);
                 *kinds = kinds.with(kind, true);
+                self.filter.add(offset / self.cluster);
             }
         });
     }
@@ -207,6 +252,11 @@ impl Metadata {
     /// What a write to a range of the file would overwrite, `writing` (which belongs there) apart.
     pub(super) fn find(&self, range: Range<u64>, writing: Kinds) -> Option<Kind> {
         let first = range.start & !(self.cluster - 1);
+        let bits = self.cluster.trailing_zeros();
+        let numbers = range.start >> bits..(range.end + (self.cluster - 1)) >> bits;
+        if numbers.end - numbers.start <= MOST_FILTERED && !numbers.into_iter().any(|n| self.filter.may_have(n)) {
+            return None;
+        }
         let clusters = self.clusters.read().unwrap_or_else(PoisonError::into_inner);
         let mut found = clusters.range(first..range.end.max(first));
         found.find_map(|(_, kinds)| Kinds(kinds.0 & !writing.0).first())
