@@ -11,8 +11,7 @@ use std::time::{Duration, Instant};
 const SIGNATURE: [u8; 2] = [0x55, 0xaa];
 /// `isa-debug-exit` makes this of the value 0x10.
 const EXIT_STATUS: i32 = 0x21;
-/// Software KVM emulates what 255 processors do to come up: 30 s on two quick processors, and 120 s on slow ones that do
-/// something else beside it.
+/// Software KVM emulates what 255 processors do to come up, which took more than two minutes on a machine with other work.
 const PATIENCE_WITH_MANY: Duration = Duration::from_secs(400);
 
 /// Real-mode code of a boot sector.
