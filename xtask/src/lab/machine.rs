@@ -28,9 +28,10 @@ const MODULES: &[&str] = &[
     "kvm_amd",
 ];
 
-/// Quiet, and trusting the emulated clock instead of measuring it.
-const KERNEL_ARGUMENTS: &str =
-    "console=ttyS0 quiet panic=-1 mitigations=off nokaslr tsc=reliable clocksource=tsc no_timer_check";
+/// Quiet, and trusting the emulated clock instead of measuring it. A kernel that goes round in circles is given up after
+/// twice the threshold, with its call trace in the log.
+const KERNEL_ARGUMENTS: &str = "console=ttyS0 quiet panic=-1 softlockup_panic=1 watchdog_thresh=20 \
+                                mitigations=off nokaslr tsc=reliable clocksource=tsc no_timer_check";
 
 /// The size of the scratch disk. It is sparse.
 const SCRATCH_BYTES: u64 = 8 << 30;

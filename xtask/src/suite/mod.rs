@@ -25,7 +25,7 @@ use stage::{Programs, Stage};
 
 /// The lab machine itself fails now and then: an emulated processor's virtualization is an unusual host. What was not
 /// played then is played in another, but not for ever.
-const LABS: u32 = 6;
+const LABS: u32 = 12;
 /// No scenario takes this long, so a lab machine that is silent for so long has failed: those of every run, and those
 /// that are played by name.
 const SILENCE: Duration = Duration::from_secs(180);
