@@ -89,7 +89,12 @@ pub(super) fn disk(disk: &Disk, modes: Modes) -> Vec<u8> {
     words.text(10, 10, &config.serial);
     words.text(23, 4, &config.version);
     words.text(27, 20, &config.model);
-    let cylinders = (sectors / (u64::from(current.heads) * u64::from(current.sectors)).max(1)).min(16383);
+    // As long as nobody set another shape, it is the one that the disk came with (ATA/ATAPI-5, 8.16).
+    let cylinders = if current == default {
+        default.cylinders.into()
+    } else {
+        (sectors / (u64::from(current.heads) * u64::from(current.sectors)).max(1)).min(16383)
+    };
     let capacity = cylinders * u64::from(current.heads) * u64::from(current.sectors);
     words.set(&[
         (54, u16::try_from(cylinders).unwrap_or(u16::MAX)),

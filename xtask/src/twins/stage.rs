@@ -104,6 +104,8 @@ fn ide(dice: &mut Dice) -> Vec<String> {
             ",serial=abc,ver=1.2,model=Disk",
             ",wwn=0x5000c50015ea71ab",
             ",cyls=16,heads=4,secs=32",
+            // Not as many sectors as the disk has.
+            ",cyls=8,heads=4,secs=32",
             ",rotation_rate=1",
         ],
     );

@@ -54,6 +54,25 @@ fn identify_tells_wwn_and_physical_sectors() {
 }
 
 #[test]
+fn current_shape_is_the_disks_own_until_another_is_set() {
+    let mut disk = IdeDisk::new("disk0", 1);
+    disk.geometry = Some(crate::geometry::Geometry { cylinders: 8, heads: 4, sectors: 32 });
+    let guest = Setup { disk, ..Setup::default() }.build();
+    let shape = || {
+        guest.command28(0xec, 0, 0);
+        guest.interrupt();
+        let data = guest.read_data(512);
+        [1, 3, 6, 54, 55, 56, 57].map(|at| word(&data, at))
+    };
+    assert_eq!(shape(), [8, 4, 32, 8, 4, 32, 1024]);
+    guest.out(2, 64);
+    guest.out(6, 0xa0 | 1);
+    guest.out(7, 0x91);
+    guest.interrupt();
+    assert_eq!(shape(), [8, 4, 32, 16, 2, 64, 2048]);
+}
+
+#[test]
 fn disk_whose_discards_have_no_granularity_offers_no_trim() {
     let mut disk = IdeDisk::new("disk0", 1);
     disk.sizes.discard_granularity = Some(0);
