@@ -197,8 +197,7 @@ impl Node {
 
     fn dirty_bitmaps(&self) -> Vec<DirtyBitmap> {
         let image = self.layer().as_any().downcast_ref::<Qcow2>();
-        // What cannot be read was said when the image was opened, and is said by who asks for a bitmap.
-        image.and_then(|image| image.dirty_bitmaps().ok()).unwrap_or_default()
+        image.map_or_else(Vec::new, Qcow2::dirty_bitmaps)
     }
 
     /// What `ImageInfo` says of this node.

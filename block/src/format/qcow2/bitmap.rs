@@ -2,14 +2,18 @@
 
 use serde::Serialize;
 
-use super::header::{EXT_BITMAPS, Header, corrupt};
+use super::Alloc;
+use super::bitmap_live::{Live, MOST_BYTES, Tracked};
+use super::header::{AUTOCLEAR_BITMAPS, EXT_BITMAPS, Header, corrupt};
 use crate::error::BlockError;
 use crate::layer::{Layer, read_vec};
 
 /// Largest bitmap directory and table, in bytes.
 const MOST_DIRECTORY: u64 = 64 << 20;
 const MOST_TABLE_ENTRIES: u64 = (32 << 20) / 8;
-const MOST_BITMAPS: u32 = 65535;
+pub(super) const MOST_BITMAPS: u32 = 65535;
+/// Bytes of the disk for one bit, as powers of two.
+pub(super) const GRANULARITIES: std::ops::RangeInclusive<u8> = 9..=31;
 
 /// One entry of the directory.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -76,6 +80,9 @@ pub(super) fn directory(file: &dyn Layer, header: &Header) -> Result<Option<(u64
         if u64::from(entry.table_size) > MOST_TABLE_ENTRIES || entry.table_offset >> 56 != 0 {
             return Err(corrupt(format!("bitmap '{}' has an impossible table", entry.name)));
         }
+        if !GRANULARITIES.contains(&entry.granularity_bits) {
+            return Err(corrupt(format!("bitmap '{}' has the granularity 2^{}", entry.name, entry.granularity_bits)));
+        }
         entries.push(entry);
         at += (24 + extra + name_len).next_multiple_of(8);
     }
@@ -116,33 +123,60 @@ impl super::Qcow2 {
         Ok(directory(self.file.as_ref(), &alloc.header)?.map_or_else(Vec::new, |(_, _, entries)| entries))
     }
 
-    /// All bitmaps, those of the file and those in memory, as `query-block` tells of them.
+    /// All bitmaps, those in memory and those of the file, as `query-block` tells of them; those of the file are not
+    /// among them if its directory cannot be read.
     ///
-    /// # Errors
-    /// When those of the file cannot be read.
-    pub fn dirty_bitmaps(&self) -> Result<Vec<DirtyBitmap>, BlockError> {
-        let stored = self.bitmaps()?;
-        let in_memory: Vec<_> = {
-            let tracked = super::lock(&self.tracked);
-            tracked.live.iter().map(|live| (live.entry.clone(), live.persistent, live.taken.is_some())).collect()
+    /// The bits of the file are counted once, O(bytes of bitmaps, of at most [`MOST_BYTES`] altogether), and no more
+    /// until they change.
+    pub fn dirty_bitmaps(&self) -> Vec<DirtyBitmap> {
+        let alloc = super::lock(&self.alloc);
+        let mut tracked = super::lock(&self.tracked);
+        let told = |live: &Live| DirtyBitmap {
+            busy: live.taken.is_some(),
+            persistent: live.persistent,
+            ..DirtyBitmap::of(&live.entry, live.all_bits(self.size()).map(|bits| bits.count()))
         };
-        let unloaded = stored.into_iter().filter(|entry| in_memory.iter().all(|(known, ..)| known.name != entry.name));
-        let unloaded: Vec<_> = unloaded.map(|entry| (entry, true, false)).collect();
-        let all = in_memory.into_iter().chain(unloaded);
-        Ok(all.map(|(entry, persistent, busy)| self.dirty_bitmap(&entry, persistent, busy)).collect())
+        let mut all: Vec<_> = tracked.live.iter().map(told).collect();
+        if !tracked.loaded {
+            let Tracked { live, in_file, .. } = &mut *tracked;
+            let in_file = in_file.get_or_insert_with(|| self.count_stored(&alloc).unwrap_or_default());
+            let in_memory = |bitmap: &DirtyBitmap| live.iter().any(|live| live.entry.name == bitmap.name);
+            all.extend(in_file.iter().filter(|bitmap| !in_memory(bitmap)).cloned());
+        }
+        all
     }
 
-    fn dirty_bitmap(&self, entry: &BitmapEntry, persistent: bool, busy: bool) -> DirtyBitmap {
-        // One that cannot be read is as good as one that was not stored.
-        let bits = self.bitmap_bits(&entry.name).ok();
+    /// What is to be told of the bitmaps that only the file has.
+    fn count_stored(&self, alloc: &Alloc) -> Result<Vec<DirtyBitmap>, BlockError> {
+        let Some((_, _, entries)) = directory(self.file.as_ref(), &alloc.header)? else { return Ok(Vec::new()) };
+        let stored = alloc.header.autoclear & AUTOCLEAR_BITMAPS != 0;
+        let mut left = MOST_BYTES as u64;
+        let mut told = |entry: &BitmapEntry| {
+            // One that cannot be read is as good as one that was not stored.
+            let affordable = stored && !entry.in_use && take(&mut left, self.bits_len(entry).ok()?).is_some();
+            if affordable { self.count_bits(entry).ok() } else { None }
+        };
+        Ok(entries.iter().map(|entry| DirtyBitmap::of(entry, told(entry))).collect())
+    }
+}
+
+/// Takes `len` of what is `left`, if there is as much.
+fn take(left: &mut u64, len: u64) -> Option<()> {
+    *left = left.checked_sub(len)?;
+    Some(())
+}
+
+impl DirtyBitmap {
+    /// A bitmap of the file that nobody has in his hands, with how many bits are set: None if they mean nothing.
+    fn of(entry: &BitmapEntry, bits: Option<u64>) -> Self {
         let granularity = 1 << entry.granularity_bits;
-        DirtyBitmap {
+        Self {
             name: entry.name.clone(),
-            count: bits.as_ref().map_or(0, |bits| bits.count() * granularity),
+            count: bits.map_or(0, |bits| bits * granularity),
             granularity,
             recording: entry.auto && bits.is_some(),
-            busy,
-            persistent,
+            busy: false,
+            persistent: true,
             inconsistent: bits.is_none().then_some(true),
         }
     }

@@ -8,7 +8,7 @@ use std::borrow::Cow;
 use std::ops::Range;
 use std::sync::atomic::Ordering;
 
-use super::bitmap::{BitmapEntry, directory};
+use super::bitmap::{BitmapEntry, GRANULARITIES, MOST_BITMAPS, directory};
 use super::bitmap_live::Live;
 use super::entry::OFFSET;
 use super::header::{AUTOCLEAR_BITMAPS, EXT_BITMAPS, Extension, corrupt};
@@ -20,8 +20,6 @@ use crate::layer::{Layer, read_vec};
 
 /// Longest name, in bytes ("name_size" in the specification).
 const MOST_NAME: usize = 1023;
-/// Granularities that can be stored, as powers of two.
-const GRANULARITIES: std::ops::RangeInclusive<u32> = 9..=31;
 /// Largest bitmap that is merged in memory, in bytes.
 const MOST_BYTES: u64 = 256 << 20;
 /// A table entry without a cluster whose bits are all set.
@@ -61,6 +59,13 @@ impl NewBitmap {
     pub fn stored(granularity_bits: Option<u32>) -> Self {
         Self { granularity_bits, persistent: true, enabled: true }
     }
+}
+
+/// Bytes of a bitmap of the file.
+enum Part<'a> {
+    /// So many of the same.
+    All(u8, usize),
+    Bytes(&'a [u8]),
 }
 
 /// What a bitmap was before a change: nothing, or itself.
@@ -117,7 +122,7 @@ impl Bits {
     /// How many are set.
     #[must_use]
     pub fn count(&self) -> u64 {
-        self.bytes.iter().map(|byte| u64::from(byte.count_ones())).sum()
+        count_ones(&self.bytes)
     }
 
     /// Makes it one for a disk of `size` bytes, new bits clear; false if it was.
@@ -144,6 +149,10 @@ impl Bits {
             }
         }
     }
+}
+
+fn count_ones(bytes: &[u8]) -> u64 {
+    bytes.iter().map(|byte| u64::from(byte.count_ones())).sum()
 }
 
 fn invalid(text: impl Into<String>) -> BlockError {
@@ -197,6 +206,10 @@ impl Qcow2 {
         tracked.loaded |= !in_memory;
         let former = match (change, tracked.find(name)) {
             (BitmapChange::Add(new), _) => {
+                let persistent = tracked.live.iter().filter(|live| live.persistent).count();
+                if new.persistent && persistent >= MOST_BITMAPS as usize {
+                    return Err(invalid("Maximum number of persistent bitmaps is already reached"));
+                }
                 let new = self.new_bitmap(name, *new)?;
                 tracked.live.push(new);
                 None
@@ -299,7 +312,7 @@ impl Qcow2 {
         }
         // QEMU's default: a cluster, from 4 KiB to 64 KiB.
         let granularity = new.granularity_bits.unwrap_or(self.geometry.cluster_bits.clamp(12, 16));
-        if !GRANULARITIES.contains(&granularity) {
+        if !u8::try_from(granularity).is_ok_and(|bits| GRANULARITIES.contains(&bits)) {
             return Err(invalid("Granularity must be a power of two from 512 bytes to 2 GiB"));
         }
         let bytes = self.size().div_ceil(1 << granularity).div_ceil(8);
@@ -328,26 +341,50 @@ impl Qcow2 {
         Ok(places)
     }
 
-    pub(super) fn load_bits(&self, entry: &BitmapEntry) -> Result<Bits, BlockError> {
-        let cluster = self.geometry.cluster();
-        let granularity_bits = u32::from(entry.granularity_bits);
-        if !GRANULARITIES.contains(&granularity_bits) {
-            return Err(corrupt(format!("bitmap '{}' has the granularity 2^{granularity_bits}", entry.name)));
-        }
-        let len = self.size().div_ceil(1 << granularity_bits).div_ceil(8);
-        if len.div_ceil(cluster) > u64::from(entry.table_size) || len > MOST_BYTES {
+    /// Bytes of a bitmap of the file.
+    pub(super) fn bits_len(&self, entry: &BitmapEntry) -> Result<u64, BlockError> {
+        let len = self.size().div_ceil(1 << entry.granularity_bits).div_ceil(8);
+        if len.div_ceil(self.geometry.cluster()) > u64::from(entry.table_size) || len > MOST_BYTES {
             return Err(corrupt(format!("the table of bitmap '{}' does not fit the disk", entry.name)));
         }
-        let mut bytes = vec![0; len as usize];
-        let table = read_words(self.file.as_ref(), entry.table_offset, u64::from(entry.table_size))?;
-        for (part, word) in bytes.chunks_mut(cluster as usize).zip(table) {
+        Ok(len)
+    }
+
+    pub(super) fn load_bits(&self, entry: &BitmapEntry) -> Result<Bits, BlockError> {
+        let mut bytes = Vec::with_capacity(self.bits_len(entry)? as usize);
+        self.read_bits(entry, |part| match part {
+            Part::All(byte, len) => bytes.resize(bytes.len() + len, byte),
+            Part::Bytes(part) => bytes.extend_from_slice(part),
+        })?;
+        Ok(Bits { granularity_bits: entry.granularity_bits.into(), bytes })
+    }
+
+    /// How many bits of a bitmap of the file are set.
+    pub(super) fn count_bits(&self, entry: &BitmapEntry) -> Result<u64, BlockError> {
+        let mut count = 0;
+        self.read_bits(entry, |part| {
+            count += match part {
+                Part::All(byte, len) => len as u64 * u64::from(byte.count_ones()),
+                Part::Bytes(part) => count_ones(part),
+            }
+        })?;
+        Ok(count)
+    }
+
+    /// Gives the bytes of a bitmap of the file to `take`, a cluster at a time.
+    fn read_bits(&self, entry: &BitmapEntry, mut take: impl FnMut(Part<'_>)) -> Result<(), BlockError> {
+        let cluster = self.geometry.cluster();
+        let len = self.bits_len(entry)?;
+        let table = read_words(self.file.as_ref(), entry.table_offset, len.div_ceil(cluster))?;
+        for (at, word) in (0..len).step_by(cluster as usize).zip(table) {
+            let part = (len - at).min(cluster) as usize;
             match word & OFFSET {
-                0 if word & ALL_ONES != 0 => part.fill(0xff),
-                0 => {}
-                offset => part.copy_from_slice(&read_vec(self.file.as_ref(), offset, part.len())?),
+                0 if word & ALL_ONES != 0 => take(Part::All(0xff, part)),
+                0 => take(Part::All(0, part)),
+                offset => take(Part::Bytes(&read_vec(self.file.as_ref(), offset, part)?)),
             }
         }
-        Ok(Bits { granularity_bits, bytes })
+        Ok(())
     }
 
     /// Writes bits to new clusters, but for those that are all 0 or all 1; gives the new table's place and entries.

@@ -11,7 +11,7 @@
 use std::borrow::Cow;
 use std::sync::atomic::Ordering;
 
-use super::bitmap::{BitmapEntry, directory};
+use super::bitmap::{BitmapEntry, DirtyBitmap, directory};
 use super::bitmap_change::{Bits, encode};
 use super::header::AUTOCLEAR_BITMAPS;
 use super::overlap::Kinds;
@@ -21,7 +21,7 @@ use crate::error::BlockError;
 use crate::layer::Layer;
 
 /// Most bytes of bitmaps in memory, all together.
-const MOST_BYTES: usize = 512 << 20;
+pub(super) const MOST_BYTES: usize = 512 << 20;
 
 /// One bitmap in memory.
 pub(super) struct Live {
@@ -61,6 +61,8 @@ pub(super) struct Tracked {
     pub(super) freed: Vec<(u64, u64)>,
     /// The directory is no longer what the file has.
     pub(super) changed: bool,
+    /// What was last told of those of the file while they are not loaded.
+    pub(super) in_file: Option<Vec<DirtyBitmap>>,
 }
 
 impl Tracked {
@@ -81,6 +83,7 @@ impl Tracked {
 impl Qcow2 {
     /// Before the first write: loads all bitmaps and marks them in use. False when they cannot be kept up.
     pub(super) fn begin_bitmaps(&self, alloc: &Alloc) -> Result<bool, BlockError> {
+        lock(&self.tracked).in_file = None;
         if alloc.header.autoclear & AUTOCLEAR_BITMAPS == 0 {
             return Ok(false);
         }
@@ -94,11 +97,11 @@ impl Qcow2 {
         let mut bytes = 0;
         let mut loaded = Vec::new();
         for entry in entries {
-            let bits = if entry.in_use { None } else { Some(self.load_bits(&entry)?) };
-            bytes += bits.as_ref().map_or(0, |bits| bits.bytes.len());
-            if bytes > MOST_BYTES {
+            bytes += if entry.in_use { 0 } else { self.bits_len(&entry)? };
+            if bytes > MOST_BYTES as u64 {
                 return Ok(false);
             }
+            let bits = if entry.in_use { None } else { Some(self.load_bits(&entry)?) };
             loaded.push(Live { entry, bits, stored: true, persistent: true, taken: None });
         }
         self.guard.write(Kinds::BITMAPS, &marked, offset)?;

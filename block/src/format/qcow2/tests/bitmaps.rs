@@ -1,8 +1,14 @@
 //! Bitmaps of an image in use.
 
-use super::rig::{image, reopen};
-use crate::format::qcow2::{BitmapChange, CreateOptions, NewBitmap};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use super::rig::{Recorder, image, reopen};
+use crate::format::qcow2::bitmap::BitmapEntry;
+use crate::format::qcow2::bitmap_change::encode;
+use crate::format::qcow2::{BitmapChange, CreateOptions, NewBitmap, OpenOptions, Qcow2};
 use crate::layer::{Layer, Preallocation, write_all};
+use crate::protocol::memory::Memory;
 
 fn options() -> CreateOptions {
     CreateOptions { size: 1 << 20, ..CreateOptions::default() }
@@ -49,8 +55,7 @@ fn bitmap_in_memory_goes_on_when_the_image_was_closed_and_leaves_nothing_in_the_
     disk.close().unwrap();
     write_all(disk.as_ref(), &[7; 512], 65536).unwrap();
 
-    let counts: Vec<_> =
-        disk.dirty_bitmaps().unwrap().iter().map(|b| (b.name.clone(), b.count, b.persistent)).collect();
+    let counts: Vec<_> = disk.dirty_bitmaps().iter().map(|b| (b.name.clone(), b.count, b.persistent)).collect();
     disk.close().unwrap();
     drop(disk);
 
@@ -63,7 +68,7 @@ fn change_of_a_bitmap_that_is_taken_back_leaves_it_as_it_was() {
     let (_, disk) = image(&options(), 0);
     disk.change_bitmap("since", &BitmapChange::Add(NewBitmap::stored(None))).unwrap();
     write_all(disk.as_ref(), &[7; 512], 0).unwrap();
-    let before = disk.dirty_bitmaps().unwrap();
+    let before = disk.dirty_bitmaps();
 
     for change in [BitmapChange::Clear, BitmapChange::Disable] {
         let former = disk.change_bitmap("since", &change).unwrap();
@@ -72,5 +77,85 @@ fn change_of_a_bitmap_that_is_taken_back_leaves_it_as_it_was() {
     let former = disk.change_bitmap("new", &BitmapChange::Add(NewBitmap::stored(None))).unwrap();
     disk.put_bitmap_back("new", former);
 
-    assert_eq!(disk.dirty_bitmaps().unwrap(), before);
+    assert_eq!(disk.dirty_bitmaps(), before);
+}
+
+/// An image of `size` bytes with `count` stored bitmaps, each with its first bit set.
+fn with_bitmaps(size: u64, count: usize) -> Arc<Recorder> {
+    let (store, disk) = image(&CreateOptions { size, ..CreateOptions::default() }, 0);
+    for n in 0..count {
+        disk.change_bitmap(&format!("bitmap-{n}"), &BitmapChange::Add(NewBitmap::stored(None))).unwrap();
+    }
+    write_all(disk.as_ref(), &[7; 512], 0).unwrap();
+    disk.close().unwrap();
+    store
+}
+
+/// Changes the entries of the directory, not their lengths.
+fn patch_entries(store: &Recorder, change: impl Fn(&mut BitmapEntry)) {
+    let entries = Qcow2::open(Arc::new(Memory::new(store.memory.bytes())), &OpenOptions::default());
+    for mut entry in entries.unwrap().bitmaps().unwrap() {
+        let old = encode(&entry);
+        change(&mut entry);
+        let bytes = store.memory.bytes();
+        let at = bytes.windows(old.len()).rposition(|bytes| bytes == old).unwrap();
+        write_all(&store.memory, &encode(&entry), at as u64).unwrap();
+    }
+}
+
+#[test]
+fn stored_bitmaps_are_counted_once_with_three_reads_each_at_most() {
+    const COUNT: u64 = 100;
+    let store = with_bitmaps(1 << 20, COUNT as usize);
+    let disk = reopen(store.clone(), 0).unwrap();
+    *store.fail_after.lock().unwrap() = Some(1 + 3 * COUNT);
+
+    let first = disk.dirty_bitmaps();
+    store.fail_one_in.store(1, Ordering::Relaxed);
+    let again = disk.dirty_bitmaps();
+
+    assert_eq!(
+        first.iter().map(|bitmap| (bitmap.count, bitmap.inconsistent)).collect::<Vec<_>>(),
+        [(65536, None); 100]
+    );
+    assert_eq!(first, again);
+}
+
+#[test]
+fn counts_follow_what_is_written_and_stored() {
+    let store = with_bitmaps(1 << 20, 1);
+    let disk = reopen(store, 0).unwrap();
+    let count = || disk.dirty_bitmaps()[0].count >> 16;
+
+    let before = count();
+    write_all(&disk, &[7; 512], 3 << 16).unwrap();
+    let written = count();
+    disk.close().unwrap();
+    let stored = count();
+    write_all(&disk, &[7; 512], 5 << 16).unwrap();
+    disk.close().unwrap();
+
+    assert_eq!((before, written, stored, count()), (1, 2, 2, 3));
+}
+
+#[test]
+fn no_more_bits_are_counted_than_would_be_kept_in_memory() {
+    // 256 MiB of bits each.
+    let store = with_bitmaps(1 << 40, 3);
+    patch_entries(&store, |entry| (entry.granularity_bits, entry.table_size) = (9, 4096));
+    let disk = reopen(store, 0).unwrap();
+
+    let inconsistent: Vec<_> = disk.dirty_bitmaps().iter().map(|bitmap| bitmap.inconsistent).collect();
+
+    assert_eq!(inconsistent, [None, None, Some(true)]);
+}
+
+#[test]
+fn impossible_granularity_is_told_and_counts_for_nothing() {
+    let store = with_bitmaps(1 << 20, 1);
+    patch_entries(&store, |entry| entry.granularity_bits = 200);
+    let disk = reopen(store, 0).unwrap();
+
+    assert_eq!(disk.dirty_bitmaps(), []);
+    assert!(disk.bitmaps().unwrap_err().to_string().contains("granularity 2^200"));
 }
