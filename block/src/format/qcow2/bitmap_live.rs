@@ -12,7 +12,8 @@ use std::borrow::Cow;
 use std::sync::atomic::Ordering;
 
 use super::bitmap::{BitmapEntry, DirtyBitmap, directory};
-use super::bitmap_change::{Bits, encode};
+use super::bitmap_bits::Bits;
+use super::bitmap_change::encode;
 use super::header::AUTOCLEAR_BITMAPS;
 use super::overlap::Kinds;
 use super::refcount::Freed;

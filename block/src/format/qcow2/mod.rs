@@ -35,6 +35,7 @@ use crate::mem::{Sink, Source};
 mod allocate;
 mod amend;
 mod bitmap;
+mod bitmap_bits;
 mod bitmap_change;
 mod bitmap_live;
 mod busy;
@@ -66,7 +67,8 @@ mod zero;
 
 pub use amend::{Amend, Measure, measure};
 pub use bitmap::{BitmapEntry, DirtyBitmap};
-pub use bitmap_change::{BitmapChange, Bits, FormerBitmap, NewBitmap};
+pub use bitmap_bits::Bits;
+pub use bitmap_change::{BitmapChange, FormerBitmap, NewBitmap};
 pub use check::{CheckReport, MOST_MESSAGES, check};
 pub use clean::CLEAN_INTERVAL;
 pub use corrupt::Corruption;
