@@ -47,12 +47,7 @@ impl Machine {
         self.check_job_id(id)?;
         let nodes = vec![source.clone(), target.clone()];
         let held = self.host.graph.hold_for_job(nodes, "backup").map_err(|error| QmpError::from_error(&error))?;
-        let order = Order {
-            speed: args.speed.unwrap_or(0),
-            auto_finalize: args.auto_finalize.unwrap_or(true),
-            auto_dismiss: args.auto_dismiss.unwrap_or(true),
-            ..Order::on_nodes("backup", id, held)
-        };
+        let order = Order::on_nodes("backup", id, held).with(args.speed, args.auto_finalize, args.auto_dismiss);
         let marks = take_marks(&source, args)?;
         let part = match (args.sync, &marks) {
             (BackupSyncMode::Top, _) => Part::Top,

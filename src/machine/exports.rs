@@ -20,6 +20,7 @@ use crate::qmp::command::backup::BlockExportType;
 use crate::qmp::event::BlockExportDeletedData;
 use crate::qmp::reply::block::BlockExportInfo;
 use crate::qmp::{Event, QmpError};
+use crate::spec::check_id;
 
 /// Clients at a time, where nothing is said: QEMU's number.
 const MOST_CLIENTS: u32 = 100;
@@ -80,9 +81,7 @@ impl Machine {
         if self.exports.all.contains_key(&args.id) {
             return Err(QmpError::generic(format!("Block export id '{}' is already in use", args.id)));
         }
-        if args.id.is_empty() || !args.id.starts_with(|c: char| c.is_ascii_alphabetic()) {
-            return Err(QmpError::generic(format!("Invalid block export id '{}'", args.id)));
-        }
+        check_id(&args.id).map_err(|_| QmpError::generic(format!("Invalid block export id '{}'", args.id)))?;
         let Some(server) = &self.exports.server else { return Err(not_running()) };
         let node = self.node_of(&args.node_name)?;
         let writable = args.writable.unwrap_or(false);

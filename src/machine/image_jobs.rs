@@ -91,12 +91,11 @@ impl Machine {
         let nodes = std::iter::once(top.clone()).chain(between).chain(base.clone()).collect();
         let held = self.host.graph.hold_for_job(nodes, "stream").map_err(|error| failed(&error))?;
         let name = args.backing_file.clone();
-        let order = Order {
-            speed: args.speed.unwrap_or(0),
-            auto_finalize: args.auto_finalize.unwrap_or(true),
-            auto_dismiss: args.auto_dismiss.unwrap_or(true),
-            ..Order::on_nodes("stream", args.job_id.as_ref().unwrap_or(&args.device), held)
-        };
+        let order = Order::on_nodes("stream", args.job_id.as_ref().unwrap_or(&args.device), held).with(
+            args.speed,
+            args.auto_finalize,
+            args.auto_dismiss,
+        );
         let finish = move |machine: &mut Self, closing| match closing {
             Closing::Done => machine.rebase(&top, base.as_ref(), name),
             Closing::Undone => Ok(()),
@@ -129,12 +128,11 @@ impl Machine {
             graph.close_base(&closed);
             failed(&error)
         })?;
-        let order = Order {
-            speed: args.speed.unwrap_or(0),
-            auto_finalize: args.auto_finalize.unwrap_or(true),
-            auto_dismiss: args.auto_dismiss.unwrap_or(true),
-            ..Order::on_nodes("commit", args.job_id.as_ref().unwrap_or(&args.device), held)
-        };
+        let order = Order::on_nodes("commit", args.job_id.as_ref().unwrap_or(&args.device), held).with(
+            args.speed,
+            args.auto_finalize,
+            args.auto_dismiss,
+        );
         let started = match above {
             Some(above) => self.start_commit(order, commit, above, base, args.backing_file.clone()),
             None => self.start_copy(order, commit, top, base),
@@ -156,12 +154,11 @@ impl Machine {
         let copy = Copying::mirror_to(source.clone(), target.clone(), extent).map_err(|error| failed(&error))?;
         let nodes = vec![source.clone(), target.clone()];
         let held = graph.hold_for_job(nodes, "mirror").map_err(|error| failed(&error))?;
-        let order = Order {
-            speed: args.speed.unwrap_or(0),
-            auto_finalize: args.auto_finalize.unwrap_or(true),
-            auto_dismiss: args.auto_dismiss.unwrap_or(true),
-            ..Order::on_nodes("mirror", args.job_id.as_ref().unwrap_or(&args.device), held)
-        };
+        let order = Order::on_nodes("mirror", args.job_id.as_ref().unwrap_or(&args.device), held).with(
+            args.speed,
+            args.auto_finalize,
+            args.auto_dismiss,
+        );
         self.start_copy(order, copy, source, target)?;
         done()
     }

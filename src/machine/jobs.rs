@@ -23,6 +23,7 @@ use crate::qmp::channel::{Answer, answer, done};
 use crate::qmp::event::{BlockJobData, BlockJobPendingData, BlockJobReadyData, JobStatus, JobStatusData};
 use crate::qmp::reply::block::{BlockDeviceIoStatus, BlockJobInfo, JobInfo};
 use crate::qmp::{Event, QmpError};
+use crate::spec::check_id;
 
 /// How the work ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -59,6 +60,12 @@ impl Order {
     /// For a job of the kind `kind` called `id`, with `held` in hand: as fast as it goes, with nobody's help to its end.
     pub(super) fn on_nodes(kind: &'static str, id: &str, held: Held) -> Self {
         Self { id: id.to_owned(), kind, speed: 0, auto_finalize: true, auto_dismiss: true, held: Some(held) }
+    }
+
+    /// With what a command says of its job's speed and end, QEMU's defaults where it says nothing.
+    pub(super) fn with(self, speed: Option<u64>, auto_finalize: Option<bool>, auto_dismiss: Option<bool>) -> Self {
+        let (finalize, dismiss) = (auto_finalize.unwrap_or(true), auto_dismiss.unwrap_or(true));
+        Self { speed: speed.unwrap_or(0), auto_finalize: finalize, auto_dismiss: dismiss, ..self }
     }
 }
 
@@ -207,15 +214,12 @@ impl Machine {
     /// Refuses an id that a new job cannot have.
     ///
     /// # Errors
-    /// It is taken, or does not begin with a letter.
+    /// It is taken, or not an identifier.
     pub(super) fn check_job_id(&self, id: &str) -> Result<(), QmpError> {
         if self.jobs.all.contains_key(id) {
             return Err(QmpError::generic(format!("Job ID '{id}' already in use")));
         }
-        if !id.starts_with(|c: char| c.is_ascii_alphabetic()) {
-            return Err(QmpError::generic(format!("Invalid job ID '{id}'")));
-        }
-        Ok(())
+        check_id(id).map_err(|_| QmpError::generic(format!("Invalid job ID '{id}'")))
     }
 
     fn job_is(&mut self, id: &str, status: JobStatus) {

@@ -67,14 +67,15 @@ impl Machine {
     }
 
     fn perform(&mut self, action: &Action, progress: &mut Progress) -> Result<(), QmpError> {
-        let change =
-            |machine: &Self, bitmap: &DirtyBitmap, change| machine.change_bitmap(&bitmap.node, &bitmap.name, change);
+        if let Some(name) = wanted_still(action) {
+            self.hold_still(name, progress);
+        }
+        let change = |bitmap: &DirtyBitmap, change| self.change_bitmap(&bitmap.node, &bitmap.name, change);
         let undo = match action {
             Action::Abort(_) => return Err(QmpError::generic("Transaction aborted using Abort action")),
             Action::BlockdevSnapshot(args) => return self.prepare_snapshot(args, progress),
             Action::BlockdevSnapshotSync(args) => return self.prepare_overlay(args, progress),
             Action::BlockdevBackup(args) => {
-                self.hold_still(&args.device, progress);
                 progress.jobs.push(self.backup(args)?);
                 return Ok(());
             }
@@ -83,28 +84,13 @@ impl Machine {
                 progress.removals.push(bitmap.clone());
                 return Ok(());
             }
-            Action::BlockDirtyBitmapAdd(args) => {
-                self.hold_still(&args.node, progress);
-                self.add_bitmap(args)
-            }
-            Action::BlockDirtyBitmapClear(bitmap) => {
-                self.hold_still(&bitmap.node, progress);
-                change(self, bitmap, &BitmapChange::Clear)
-            }
-            Action::BlockDirtyBitmapEnable(bitmap) => {
-                self.hold_still(&bitmap.node, progress);
-                change(self, bitmap, &BitmapChange::Enable)
-            }
-            Action::BlockDirtyBitmapDisable(bitmap) => {
-                self.hold_still(&bitmap.node, progress);
-                change(self, bitmap, &BitmapChange::Disable)
-            }
-            Action::BlockDirtyBitmapMerge(args) => {
-                self.hold_still(&args.node, progress);
-                self.merge_bitmaps(args)
-            }
+            Action::BlockDirtyBitmapAdd(args) => self.add_bitmap(args)?,
+            Action::BlockDirtyBitmapClear(bitmap) => change(bitmap, &BitmapChange::Clear)?,
+            Action::BlockDirtyBitmapEnable(bitmap) => change(bitmap, &BitmapChange::Enable)?,
+            Action::BlockDirtyBitmapDisable(bitmap) => change(bitmap, &BitmapChange::Disable)?,
+            Action::BlockDirtyBitmapMerge(args) => self.merge_bitmaps(args)?,
         };
-        progress.bitmaps.push(undo?);
+        progress.bitmaps.push(undo);
         Ok(())
     }
 
@@ -146,5 +132,22 @@ impl Machine {
             drop(held);
             attached.disk().announce();
         }
+    }
+}
+
+/// The node or device whose disk must be still before an action begins. A snapshot looks first whether it can be taken,
+/// and a bitmap that goes does so at the end.
+fn wanted_still(action: &Action) -> Option<&str> {
+    match action {
+        Action::BlockdevBackup(args) => Some(&args.device),
+        Action::BlockDirtyBitmapAdd(args) => Some(&args.node),
+        Action::BlockDirtyBitmapMerge(args) => Some(&args.node),
+        Action::BlockDirtyBitmapClear(bitmap)
+        | Action::BlockDirtyBitmapEnable(bitmap)
+        | Action::BlockDirtyBitmapDisable(bitmap) => Some(&bitmap.node),
+        Action::Abort(_)
+        | Action::BlockDirtyBitmapRemove(_)
+        | Action::BlockdevSnapshot(_)
+        | Action::BlockdevSnapshotSync(_) => None,
     }
 }
