@@ -1,9 +1,11 @@
 //! The machine's vCPUs: the CPU model and the topology, met with the host's KVM.
 
 use rhea_arch::kvm::{Host, Vcpu, VcpuError, Vm, VmError};
+use rhea_arch::x86_64::cpu::features::{named, names as feature_names};
 use rhea_arch::x86_64::cpu::{
     CpuConfig, CpuError as ModelError, CpuPlan, HostCpu, Topology, TopologyError, models, unavailable_features,
 };
+use serde_json::{Value, json};
 use thiserror::Error;
 
 use crate::machine::facts::CpuPlace;
@@ -42,6 +44,9 @@ pub enum CpuError {
     Vcpu(#[from] VcpuError),
 }
 
+/// A property of vCPUs: its name, QOM's name of its type, and what it is.
+pub type ModelProperty = (&'static str, &'static str, Value);
+
 /// The vCPUs of a machine, checked.
 pub struct Cpus {
     plan: CpuPlan,
@@ -50,6 +55,7 @@ pub struct Cpus {
     present: u32,
     max: u32,
     nodes: Vec<u32>,
+    unavailable: Vec<&'static str>,
 }
 
 impl Cpus {
@@ -74,6 +80,7 @@ impl Cpus {
         plan.warnings().iter().for_each(|warning| log::warn!("{warning}"));
         Ok(Self {
             plan,
+            unavailable: unavailable_features(&config.model, cpu).unwrap_or_default(),
             model: config.model,
             topology,
             present: smp.cpus,
@@ -110,6 +117,40 @@ impl Cpus {
             }
         };
         (0..self.max).map(describe).collect()
+    }
+
+    /// What the model came to on this host, by the names that `-cpu` has for it.
+    #[must_use]
+    pub fn model_properties(&self) -> Vec<ModelProperty> {
+        let table = self.plan.cpuid(0);
+        let leaf = |number| table.entries().iter().find(|entry| entry.function == number);
+        let registers = |number| leaf(number).map_or([0; 4], |e| [e.eax, e.ebx, e.ecx, e.edx]);
+        let text = |words: &[u32]| {
+            let bytes: Vec<u8> =
+                words.iter().flat_map(|word| word.to_le_bytes()).take_while(|byte| *byte != 0).collect();
+            String::from_utf8_lossy(&bytes).trim().to_owned()
+        };
+        let [level, first, third, second] = registers(0);
+        let [version, ..] = registers(1);
+        let [xlevel, ..] = registers(0x8000_0000);
+        let name: Vec<u32> = (0x8000_0002..=0x8000_0004).flat_map(registers).collect();
+        // Family and model have an extended part (SDM volume 2, CPUID, figure 3-6).
+        let (family, model) = (version >> 8 & 15, version >> 4 & 15 | version >> 12 & 0xf0);
+        let family = if family == 15 { family + (version >> 20 & 0xff) } else { family };
+        let mut properties = vec![
+            ("family", "int", json!(family)),
+            ("model", "int", json!(model)),
+            ("stepping", "int", json!(version & 15)),
+            ("vendor", "string", json!(text(&[first, second, third]))),
+            ("model-id", "string", json!(text(&name))),
+            ("level", "uint32", json!(level)),
+            ("xlevel", "uint32", json!(xlevel)),
+            ("phys-bits", "uint32", json!(self.plan.phys_bits())),
+            ("unavailable-features", "strList", json!(self.unavailable)),
+        ];
+        let has = |name: &str| named(name).any(|feature| self.plan.features().has(feature));
+        properties.extend(feature_names().into_iter().map(|name| (name, "bool", json!(has(name)))));
+        properties
     }
 
     /// APIC ID of each place, and whether a vCPU is there.

@@ -93,6 +93,16 @@ pub(crate) const TOPICS: &[Entry] = &[
         run: |context, _| text(context, Inspect::InterruptControllers),
     },
     Entry {
+        names: "qom-tree",
+        parameters: "[path]",
+        words: 1,
+        help: "show QOM composition tree",
+        run: |context, words| {
+            let path = words.get(0).unwrap_or("/machine").to_owned();
+            text(context, Inspect::ObjectTree { path })
+        },
+    },
+    Entry {
         names: "qtree",
         parameters: "",
         words: 0,

@@ -8,6 +8,7 @@ use rhea_devices::block_stats::BlockStats;
 use super::host::Host;
 use crate::board::memory::RamPlan;
 use crate::board::plan::{DiskKind, DrivePlan, StoragePlan, is_made_up, named_in, object_path};
+use crate::cpu::ModelProperty;
 
 /// Facts for `query-…` and `info …`.
 #[derive(Debug, Default)]
@@ -36,8 +37,8 @@ pub struct Facts {
     pub numa_nodes: Vec<u64>,
     /// Disks.
     pub disks: Vec<Disk>,
-    /// Devices that the user named or plugged: id and type.
-    pub peripherals: Vec<(String, String)>,
+    /// What the vCPUs' model came to: features, version, name.
+    pub cpu_model: Vec<ModelProperty>,
 }
 
 impl Facts {

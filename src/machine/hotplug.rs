@@ -26,9 +26,6 @@ impl Machine {
             return Err(error);
         }
         self.facts.add_disks(plan.disks(), &self.host);
-        if let Some(id) = device.id() {
-            self.facts.peripherals.push((id.to_owned(), device.driver().to_owned()));
-        }
         done()
     }
 
@@ -42,9 +39,6 @@ impl Machine {
             return Err(QmpError::from_error(&error));
         }
         self.facts.add_disks(std::iter::once(plan.disk()), &self.host);
-        if let Some(id) = device.id() {
-            self.facts.peripherals.push((id.to_owned(), device.driver().to_owned()));
-        }
         done()
     }
 
@@ -71,7 +65,6 @@ impl Machine {
             self.failed_disks.remove(*id);
         }
         self.facts.disks.retain(|disk| !gone.contains(&disk.id.as_str()));
-        self.facts.peripherals.retain(|(known, _)| !gone.contains(&known.as_str()));
     }
 
     fn plug(&mut self, plan: &PciPlan) -> Result<(), QmpError> {
@@ -87,10 +80,13 @@ impl Machine {
         if self.take_unit_out(id) {
             return done();
         }
-        let known = self.facts.peripherals.iter().find(|(known, _)| known == id);
-        let (_, driver) = known.ok_or_else(|| QmpError::device_not_found(name))?;
+        let known = self.planner.places().devices().find(|(known, _)| *known == id);
+        let (_, taken) = known.ok_or_else(|| QmpError::device_not_found(name))?;
         let Some((guest, bdf)) = self.guest.as_ref().zip(self.planner.places().of(id)) else {
-            let desc = format!("Device '{driver}' does not support hotplugging; it stays until the machine ends");
+            let desc = format!(
+                "Device '{}' does not support hotplugging; it stays until the machine ends",
+                taken.device.driver()
+            );
             return Err(QmpError::generic(desc));
         };
         guest.board.ask_back(bdf);

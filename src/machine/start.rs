@@ -295,6 +295,7 @@ impl Session<'_> {
         facts.host_cpu = Some(host_cpu);
         facts.cpu_type = cpus.type_name();
         facts.cpus = cpus.places();
+        facts.cpu_model = cpus.model_properties();
         let plan = plan::check(self.spec, Processors { all: cpus.processors(), phys_bits: cpus.phys_bits() }, disks)?;
         let ram = Arc::new(memory::map(&plan.ram)?);
         let vm = Arc::new(Vm::create(&kvm)?);
@@ -308,7 +309,7 @@ impl Session<'_> {
         for (index, vcpu) in (0..).zip(cpus.create(&vm)?) {
             vcpus.push(VcpuHandle::start(index, vcpu, board.platform(), self.events.clone())?);
         }
-        add_devices(facts, &plan, disks, host, self.spec);
+        add_devices(facts, &plan, disks, host);
         *planner = Planner::new(self.spec.clone(), disks.to_vec(), &plan);
         Ok(Guest { board, kvm: Some(KvmGuest { vm, irqchip }), vcpus })
     }
@@ -329,7 +330,7 @@ impl Session<'_> {
         let clock = Arc::new(ManualClock::new(HostClock::stopped().wall()));
         let accel: Arc<dyn Accelerator> = Arc::clone(&wires) as _;
         let board = Board::build(&plan, &accel, ram, Arc::clone(&clock) as _, host)?;
-        add_devices(facts, &plan, disks, host, self.spec);
+        add_devices(facts, &plan, disks, host);
         *planner = Planner::new(self.spec.clone(), disks.to_vec(), &plan);
         let harness =
             self.prepare_test(board.platform(), Arc::clone(board.ram()), Some(qtest::Vacant { wires, clock }))?;
@@ -437,10 +438,8 @@ fn look_for_kvm(facts: &mut Facts) {
 }
 
 /// The devices as `query-block`, `qom-list` and others tell of them.
-fn add_devices(facts: &mut Facts, plan: &Plan, drives: &[plan::DrivePlan], host: &Host, spec: &VmSpec) {
+fn add_devices(facts: &mut Facts, plan: &Plan, drives: &[plan::DrivePlan], host: &Host) {
     facts.add_disks(plan.disks(), host);
     facts.order_disks(drives);
     facts.add_memory(&plan.ram);
-    let named = spec.devices.iter().filter_map(|device| Some((device.id()?.to_owned(), device.driver().to_owned())));
-    facts.peripherals = named.collect();
 }

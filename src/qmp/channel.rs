@@ -74,6 +74,11 @@ pub enum Inspect {
     MemoryTree,
     /// The tree of devices with their properties, as text.
     DeviceTree,
+    /// The tree of objects from a path on, as text.
+    ObjectTree {
+        /// The path.
+        path: String,
+    },
     /// What was put into the guest's memory at start, as text.
     Roms,
     /// Bytes of guest memory.

@@ -77,6 +77,17 @@ impl Kind {
             Self::Any => "any",
         }
     }
+
+    /// The same for properties of what is no device: QOM has fewer names for these.
+    #[must_use]
+    pub fn object_name(&self) -> &'static str {
+        match self {
+            Self::Str => "string",
+            Self::Int { .. } | Self::Size => "int",
+            Self::List(kind) => kind.object_name(),
+            other => other.name(),
+        }
+    }
 }
 
 /// A property.

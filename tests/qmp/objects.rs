@@ -70,9 +70,20 @@ fn tree_of_devices_shows_each_on_its_bus_with_type_and_name() {
     assert_eq!(part("bus: main-system-bus"), 0);
     assert_eq!(part("        bus: ide.0"), part("          dev: ide-cd, id \"cd\"") - 1);
     let adapter = part("      dev: virtio-scsi-pci, id \"adapter\"");
-    assert_eq!(part("        bus: adapter.0"), adapter + 1);
-    assert_eq!(part("          dev: scsi-hd, id \"unit\""), adapter + 2);
-    part("      dev: virtio-rng-pci, id \"\"");
+    assert_eq!(lines[adapter + 1], "        bus: virtio-bus");
+    assert_eq!(part("          dev: virtio-scsi-device, id \"\""), adapter + 2);
+    assert_eq!(part("            bus: adapter.0"), adapter + 3);
+    assert_eq!(part("              dev: scsi-hd, id \"unit\""), adapter + 4);
+    // What came last is shown first.
+    assert!(part("      dev: virtio-rng-pci, id \"\"") < adapter);
+    for line in [
+        "                drive = \"n\"",
+        "                lun = 0 (0x0)",
+        "        addr = 02.0",
+        "        multifunction = false",
+    ] {
+        assert!(tree.lines().any(|known| known == line), "{line}:\n{tree}");
+    }
 }
 
 #[test]
@@ -137,4 +148,88 @@ fn balloon_is_said_not_to_be_there() {
 
     assert_eq!(machine.ask("query-balloon", &json!({})), Err("No balloon device has been activated".to_owned()));
     assert_eq!(machine.human("info balloon"), "Error: No balloon device has been activated\n");
+}
+
+/// Values of properties that QEMU 7.2.22 answered for the same command line.
+#[test]
+fn properties_are_told_as_in_qemu() {
+    let mut machine = Machine::start(
+        "-blockdev null-co,node-name=n0,size=1048576 -object iothread,id=it0 -object rng-random,id=r0
+         -object memory-backend-ram,id=mb,size=16M -machine memory-backend=mb
+         -device virtio-blk-pci,drive=n0,id=k1,serial=abc,iothread=it0 -device virtio-scsi-pci,id=j2
+         -blockdev null-co,node-name=n1,size=1048576 -device scsi-hd,drive=n1,id=sh,lun=3
+         -device isa-debug-exit,id=ex -chardev null,id=c0 -device isa-serial,id=port,chardev=c0
+         -device ide-cd,id=ide,bus=ide.1,unit=1",
+    );
+    machine.ask("device_add", &json!({"driver": "virtio-rng-pci", "id": "late"})).expect("plugged");
+
+    for (path, property, value) in [
+        ("/machine/peripheral/k1", "type", json!("virtio-blk-pci")),
+        ("/machine/peripheral/k1", "realized", json!(true)),
+        ("/machine/peripheral/k1", "hotplugged", json!(false)),
+        ("/machine/peripheral/k1", "hotpluggable", json!(true)),
+        ("/machine/peripheral/k1", "addr", json!(16)),
+        ("/machine/peripheral/k1", "legacy-addr", json!("02.0")),
+        ("/machine/peripheral/k1", "serial", json!("abc")),
+        ("/machine/peripheral/k1", "iothread", json!("/objects/it0")),
+        ("/machine/peripheral/k1", "queue-size", json!(256)),
+        ("/machine/peripheral/k1", "virtio-backend", json!("/machine/peripheral/k1/virtio-backend")),
+        ("/machine/peripheral/k1", "num-queues", json!(1)),
+        ("/machine/peripheral/k1", "vectors", json!(2)),
+        ("/machine/peripheral/k1", "bootindex", json!(-1)),
+        ("/machine/peripheral/k1", "logical_block_size", json!(512)),
+        ("/machine/peripheral/k1", "disable-legacy", json!("off")),
+        ("/machine/peripheral/k1/virtio-backend", "type", json!("virtio-blk-device")),
+        ("/machine/peripheral/k1/virtio-backend", "serial", json!("abc")),
+        ("/machine/peripheral//j2/", "vectors", json!(4)),
+        ("sh", "ver", json!("2.5+")),
+        ("peripheral/sh", "product", json!("QEMU HARDDISK")),
+        ("/machine/peripheral/port", "iobase", json!(0x3f8)),
+        ("/machine/peripheral/port", "irq", json!(4)),
+        ("/machine/peripheral/ide", "unit", json!(1)),
+        ("/machine/peripheral/ide", "serial", json!("QM00004")),
+        ("/machine/peripheral/late", "hotplugged", json!(true)),
+        ("/machine/peripheral/sh", "drive", json!("n1")),
+        ("/machine/peripheral/sh", "scsi-id", json!(0)),
+        ("/machine/peripheral/sh", "lun", json!(3)),
+        ("/machine/peripheral/ex", "iobase", json!(1281)),
+        ("/machine/peripheral/ex", "hotpluggable", json!(false)),
+        ("/objects/mb", "size", json!(16 << 20)),
+        ("/objects/mb", "policy", json!("default")),
+        ("/objects/it0", "thread-pool-max", json!(64)),
+        ("/objects/r0", "filename", json!("/dev/urandom")),
+        ("/machine", "memory-backend", json!("/objects/mb")),
+        ("/machine", "memory", json!({"size": 16 << 20})),
+        ("/", "machine", json!("/machine")),
+    ] {
+        assert_eq!(
+            machine.ask("qom-get", &json!({"path": path, "property": property})),
+            Ok(value),
+            "{path} {property}"
+        );
+    }
+    let behind = json!({"path": "/machine/peripheral/k1/virtio-backend", "property": "addr"});
+    assert_eq!(machine.ask("qom-get", &behind), Err("Property 'virtio-blk-device.addr' not found".to_owned()));
+    let lost = machine.ask("qom-get", &json!({"path": "k2", "property": "type"}));
+    assert_eq!(lost, Err("Device 'k2' not found".to_owned()));
+    assert_eq!(machine.ask("qom-list", &json!({"path": ""})), Err("Path '' is ambiguous".to_owned()));
+    let unknown = machine.ask("qom-get", &json!({"path": "/machine/peripheral/k1", "property": "nope"}));
+    assert_eq!(unknown, Err("Property 'virtio-blk-pci.nope' not found".to_owned()));
+    let listed = entries(&mut machine, "/machine/peripheral/k1");
+    for (name, r#type) in [("serial", "str"), ("realized", "bool"), ("virtio-backend", "child<virtio-blk-device>")] {
+        assert!(listed.contains(&(name.to_owned(), r#type.to_owned())), "{name}: {listed:?}");
+    }
+}
+
+#[test]
+fn tree_of_objects_is_shown_from_a_path_on() {
+    let mut machine = Machine::start("-device virtio-rng-pci,id=dice -object iothread,id=io0");
+
+    assert_eq!(
+        machine.human("info qom-tree"),
+        "/machine (pc-i440fx-7.2-machine)\n  /peripheral (container)\n    /dice (virtio-rng-pci)\n      /virtio-backend \
+         (virtio-rng-device)\n  /peripheral-anon (container)\n  /unattached (container)\n"
+    );
+    assert_eq!(machine.human("info qom-tree /objects"), "/objects (container)\n  /io0 (iothread)\n");
+    assert_eq!(machine.human("info qom-tree nowhere"), "Path 'nowhere' could not be resolved.\n");
 }

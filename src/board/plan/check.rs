@@ -273,12 +273,13 @@ fn isa(spec: &VmSpec, names: &mut Names) -> Result<Vec<IsaPlan>, PlanError> {
     for (index, chardev) in spec.serials.iter().enumerate() {
         let Some(chardev) = chardev else { continue };
         let serial = IsaSerialSpec { chardev: chardev.clone(), index: u32::try_from(index).ok(), ..Default::default() };
-        chips.push(serial_port(&serial, names, &mut used)?);
+        let id = names.reserve(format!("serial{index}"))?;
+        chips.push(serial_port(id, &serial, &mut used)?);
     }
     for device_spec in &spec.devices {
         let device = match device_spec {
             DeviceSpec::IsaSerial(serial) => {
-                chips.push(serial_port(serial, names, &mut used)?);
+                chips.push(serial_port(names.take(device_spec)?, serial, &mut used)?);
                 continue;
             }
             DeviceSpec::IsaDebugExit(exit) => IsaDevice::DebugExit { base: exit.iobase, size: exit.iosize },
@@ -290,12 +291,12 @@ fn isa(spec: &VmSpec, names: &mut Names) -> Result<Vec<IsaPlan>, PlanError> {
             DeviceSpec::PcTestDev(_) => IsaDevice::Test,
             _ => continue,
         };
-        chips.push(IsaPlan { id: names.take(device_spec.id(), device_spec.driver())?, device });
+        chips.push(IsaPlan { id: names.take(device_spec)?, device });
     }
     Ok(chips)
 }
 
-fn serial_port(spec: &IsaSerialSpec, names: &mut Names, used: &mut [bool; COM.len()]) -> Result<IsaPlan, PlanError> {
+fn serial_port(id: String, spec: &IsaSerialSpec, used: &mut [bool; COM.len()]) -> Result<IsaPlan, PlanError> {
     let wanted = spec.index.and_then(|index| usize::try_from(index).ok());
     let index = wanted.or_else(|| used.iter().position(|used| !used)).ok_or(PlanError::SerialPorts)?;
     let place = used.get_mut(index).filter(|used| !**used).ok_or(PlanError::SerialPorts)?;
@@ -306,10 +307,6 @@ fn serial_port(spec: &IsaSerialSpec, names: &mut Names, used: &mut [bool; COM.le
         base: spec.iobase.unwrap_or(base),
         irq: spec.irq.unwrap_or(irq),
         chardev: spec.chardev.clone(),
-    };
-    let id = match spec.isa.id.as_deref() {
-        None => names.take(Some(&format!("serial{index}")), "isa-serial")?,
-        given => names.take(given, "isa-serial")?,
     };
     Ok(IsaPlan { id, device })
 }
@@ -354,7 +351,7 @@ pub(super) fn function(
     disks: &[DrivePlan],
     places: &mut Places,
 ) -> Result<PciPlan, PlanError> {
-    let id = places.names.take(device.id(), device.driver())?;
+    let id = places.names.take(device)?;
     let pci = device.pci().cloned().unwrap_or_default();
     let bdf = places.slots.claim(&id, &pci)?;
     let kind = match device {

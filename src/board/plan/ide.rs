@@ -42,7 +42,7 @@ fn add(channels: &mut Channels, device: &DeviceSpec, disks: &[DrivePlan], names:
         DeviceSpec::IdeCd(cd) => &cd.ide,
         _ => return Ok(()),
     };
-    let id = names.take(part.id.as_deref(), device.driver())?;
+    let id = names.take(device)?;
     let (bus, unit) = place(channels, &id, part)?;
     // Serial numbers count places, taken or not.
     let number = u32::try_from(2 * bus + unit).unwrap_or(0) + 1;

@@ -15,7 +15,7 @@ pub use boot::{BootPlan, FirmwarePlan, FlashPlan, Told};
 pub use check::{DrivePlan, PlanError, Processors, check};
 pub use ide::Channels;
 pub(crate) use places::Called;
-pub use places::{PERIPHERAL, PERIPHERAL_ANON, PLUGGABLE_SLOTS, Places, is_made_up, named_in, object_path};
+pub use places::{PERIPHERAL, PERIPHERAL_ANON, PLUGGABLE_SLOTS, Places, Taken, is_made_up, named_in, object_path};
 pub use plug::Planner;
 pub use roms::KERNEL_ROM;
 

@@ -1,11 +1,13 @@
 //! Who has which name and which PCI slot: from the plan of the machine on, for as long as it lives.
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::fmt;
 
 use rhea_devices::pci::Bdf;
 
 use super::check::PlanError;
+use crate::spec::DeviceSpec;
 use crate::spec::pci::PciSpec;
 
 /// Slots 0 and 1 are the board's own.
@@ -38,12 +40,14 @@ impl Places {
         self.slots.taken.iter().filter(|(bdf, _)| is_there(bdf)).map(|(_, id)| id.clone()).collect()
     }
 
-    /// The devices that the user gave no name: what [`PERIPHERAL_ANON`] calls each, and its driver.
-    #[must_use]
-    pub fn unnamed(&self) -> Vec<(String, &str)> {
-        let mut unnamed: Vec<_> = self.names.taken.iter().filter_map(|name| counted(name)).collect();
-        unnamed.sort_unstable_by_key(|(_, count)| *count);
-        unnamed.into_iter().map(|(driver, count)| (anonymous(count), driver)).collect()
+    /// The devices that were asked for, by their names.
+    pub fn devices(&self) -> impl Iterator<Item = (&str, &Taken)> {
+        self.names.taken.iter().filter_map(|(name, taken)| Some((name.as_str(), taken.as_ref()?)))
+    }
+
+    /// The machine is there: devices from now on are plugged into it.
+    pub(super) fn complete(&mut self) {
+        self.names.is_complete = true;
     }
 
     /// The device called `id` is gone: its name, and its place if it has one here, are free.
@@ -56,8 +60,36 @@ impl Places {
 /// Names of devices, each once.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Names {
-    taken: BTreeSet<String>,
+    /// Who has each; nobody for those of the board's own chips.
+    taken: BTreeMap<String, Option<Taken>>,
     counter: usize,
+    order: usize,
+    is_complete: bool,
+}
+
+/// A device that was asked for.
+#[derive(Debug, Clone)]
+pub struct Taken {
+    /// What was asked for.
+    pub device: DeviceSpec,
+    /// It was plugged into the machine that was there.
+    pub is_hotplugged: bool,
+    /// Counts devices in the order in which they came.
+    pub order: usize,
+}
+
+impl Taken {
+    /// It is a virtio device behind a transport.
+    #[must_use]
+    pub fn is_virtio(&self) -> bool {
+        matches!(self.device, DeviceSpec::VirtioBlk(_) | DeviceSpec::VirtioRng(_) | DeviceSpec::VirtioScsi(_))
+    }
+
+    /// The type of the device behind the transport: `virtio-blk-device`.
+    #[must_use]
+    pub fn backend_type(&self) -> String {
+        format!("{}-device", self.device.driver().trim_end_matches("-pci"))
+    }
 }
 
 /// What made-up names begin with; no user can give such a name.
@@ -65,15 +97,32 @@ const MADE_UP: char = '#';
 
 impl Names {
     /// The user's name, or one made up of the driver's.
-    pub(super) fn take(&mut self, id: Option<&str>, driver: &str) -> Result<String, PlanError> {
-        let name = match id {
+    pub(super) fn take(&mut self, device: &DeviceSpec) -> Result<String, PlanError> {
+        let name = match device.id() {
             Some(id) => id.to_owned(),
             None => {
                 self.counter += 1;
-                format!("{MADE_UP}{driver}.{}", self.counter)
+                format!("{MADE_UP}{}.{}", device.driver(), self.counter)
             }
         };
-        if self.taken.insert(name.clone()) { Ok(name) } else { Err(PlanError::DuplicateId(name)) }
+        self.order += 1;
+        let taken = Taken { device: device.clone(), is_hotplugged: self.is_complete, order: self.order };
+        self.put(name, Some(taken))
+    }
+
+    /// A name for a chip of the board's own.
+    pub(super) fn reserve(&mut self, name: String) -> Result<String, PlanError> {
+        self.put(name, None)
+    }
+
+    fn put(&mut self, name: String, taken: Option<Taken>) -> Result<String, PlanError> {
+        match self.taken.entry(name.clone()) {
+            Entry::Occupied(_) => Err(PlanError::DuplicateId(name)),
+            Entry::Vacant(place) => {
+                place.insert(taken);
+                Ok(name)
+            }
+        }
     }
 }
 
@@ -164,14 +213,20 @@ impl PciSlots {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::spec::device::VirtioRngSpec;
+
+    fn rng(id: Option<&str>) -> DeviceSpec {
+        let pci = PciSpec { id: id.map(Into::into), ..PciSpec::default() };
+        DeviceSpec::VirtioRng(VirtioRngSpec { pci, ..VirtioRngSpec::default() })
+    }
 
     #[test]
     fn device_without_a_name_is_called_by_its_driver() {
         let mut names = Names::default();
-        let made_up = names.take(None, "virtio-blk-pci").unwrap();
-        let given = names.take(Some("disk0"), "virtio-blk-pci").unwrap();
+        let made_up = names.take(&rng(None)).unwrap();
+        let given = names.take(&rng(Some("disk0"))).unwrap();
 
-        assert_eq!(Called(&made_up).to_string(), "device virtio-blk-pci");
+        assert_eq!(Called(&made_up).to_string(), "device virtio-rng-pci");
         assert_eq!(Called(&given).to_string(), "device \"disk0\"");
         assert!(is_made_up(&made_up) && !is_made_up(&given));
         assert_eq!(object_path(&made_up), "/machine/peripheral-anon/device[0]");
@@ -181,32 +236,16 @@ mod tests {
     }
 
     #[test]
-    fn unnamed_devices_are_listed_in_their_order() {
-        let mut places = Places::default();
-        for _ in 0..10 {
-            places.names.take(None, "virtio-blk-pci").unwrap();
-        }
-        places.names.take(Some("named"), "pvpanic").unwrap();
-        places.names.take(None, "pvpanic").unwrap();
-
-        let unnamed = places.unnamed();
-
-        assert_eq!(unnamed.len(), 11);
-        assert_eq!(unnamed[1], ("device[1]".to_owned(), "virtio-blk-pci"));
-        assert_eq!(unnamed[10], ("device[10]".to_owned(), "pvpanic"));
-    }
-
-    #[test]
     fn place_and_name_are_free_again() {
         let mut places = Places::default();
         let spec = PciSpec { addr: "5".parse().ok(), ..PciSpec::default() };
-        places.names.take(Some("a"), "x").unwrap();
+        places.names.take(&rng(Some("a"))).unwrap();
         places.slots.claim("a", &spec).unwrap();
         assert_eq!(places.in_slots(1 << 5), ["a"]);
 
         places.free("a");
 
-        assert!(places.names.take(Some("a"), "x").is_ok());
+        assert!(places.names.take(&rng(Some("a"))).is_ok());
         assert!(places.slots.claim("b", &spec).is_ok());
         assert_eq!(places.of("a"), None);
     }

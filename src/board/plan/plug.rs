@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::check::{self, DrivePlan, PlanError};
-use super::{BootPlan, Channels, PciDevice, PciPlan, Places, Plan, ScsiUnitPlan, Told, scsi};
+use super::{BootPlan, Channels, IsaPlan, PciDevice, PciPlan, Places, Plan, ScsiUnitPlan, Told, scsi};
 use crate::spec::{DeviceSpec, ObjectSpec, VmSpec};
 
 /// What the machine was asked to be, kept up to date: devices and objects that come later are planned beside it.
@@ -14,6 +14,7 @@ pub struct Planner {
     places: Places,
     functions: BTreeMap<String, PciPlan>,
     ide: Channels,
+    isa: Vec<IsaPlan>,
     boot: BootPlan,
     has_firmware: bool,
 }
@@ -23,8 +24,11 @@ impl Planner {
     #[must_use]
     pub fn new(spec: VmSpec, drives: Vec<DrivePlan>, plan: &Plan) -> Self {
         let functions = plan.pci.iter().map(|function| (function.id.clone(), function.clone())).collect();
-        let (ide, boot, has_firmware) = (plan.ide.clone(), plan.boot.clone(), plan.firmware.is_some());
-        Self { spec, drives, places: plan.places.clone(), functions, ide, boot, has_firmware }
+        let (ide, isa) = (plan.ide.clone(), plan.isa.clone());
+        let (boot, has_firmware) = (plan.boot.clone(), plan.firmware.is_some());
+        let mut places = plan.places.clone();
+        places.complete();
+        Self { spec, drives, places, functions, ide, isa, boot, has_firmware }
     }
 
     /// What firmware is told at the next start, with the devices that are there now.
@@ -55,9 +59,33 @@ impl Planner {
         }
     }
 
-    /// Objects: `id=` and type of each.
-    pub fn objects(&self) -> impl Iterator<Item = (&str, &'static str)> {
-        self.spec.objects.iter().map(|object| (object.id(), object.type_name()))
+    /// What the machine was asked to be, with the objects that came later.
+    #[must_use]
+    pub fn spec(&self) -> &VmSpec {
+        &self.spec
+    }
+
+    /// The PCI function called `id`.
+    #[must_use]
+    pub fn function(&self, id: &str) -> Option<&PciPlan> {
+        self.functions.get(id)
+    }
+
+    /// The SCSI unit called `id`.
+    #[must_use]
+    pub fn unit(&self, id: &str) -> Option<&ScsiUnitPlan> {
+        self.functions.values().flat_map(PciPlan::units).find(|unit| unit.id == id)
+    }
+
+    /// The chips on the ISA bus that were asked for.
+    #[must_use]
+    pub fn isa(&self) -> &[IsaPlan] {
+        &self.isa
+    }
+
+    /// The objects.
+    pub fn objects(&self) -> impl Iterator<Item = &ObjectSpec> {
+        self.spec.objects.iter()
     }
 
     /// Gives the device its name and its place.

@@ -67,7 +67,7 @@ pub(super) fn add_unit(
 ) -> Result<(String, ScsiUnitPlan), PlanError> {
     let not_here = || PlanError::NotPluggable { driver: device.driver() };
     let part = device.scsi().ok_or_else(not_here)?;
-    let id = names.take(part.id.as_deref(), device.driver())?;
+    let id = names.take(device)?;
     let adapter = find(adapters, device, part)?;
     let address = place(&id, part, |address| {
         adapter.units.iter().find(|unit| unit.address == address).map(|unit| unit.id.clone())

@@ -32,6 +32,7 @@ impl Machine {
             Inspect::NumaNodes => Ok(Inspection::Text(self.numa_nodes())),
             Inspect::MemoryTree => Ok(Inspection::Text(self.memory_tree())),
             Inspect::DeviceTree => Ok(Inspection::Text(self.device_tree())),
+            Inspect::ObjectTree { ref path } => Ok(Inspection::Text(self.object_tree(path))),
             Inspect::Roms => Ok(Inspection::Text(self.roms())),
             Inspect::Memory { cpu, address, length } => self.memory(cpu, address, length).map(Inspection::Bytes),
             Inspect::Port { port, size } => Ok(Inspection::Bytes(self.port(port, size))),

@@ -8,6 +8,7 @@ mod interrupts;
 pub(super) mod objects;
 mod paging;
 pub(super) mod pci;
+mod properties;
 mod registers;
 pub(super) mod status;
 pub(super) mod tree;
