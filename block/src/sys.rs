@@ -191,6 +191,14 @@ pub(crate) fn wait_readable(fd: BorrowedFd<'_>) {
     unsafe { libc::poll(&raw mut poll, 1, -1) };
 }
 
+/// Whether the other end of the connection `fd` has closed it, or will send no more.
+pub(crate) fn is_hung_up(fd: BorrowedFd<'_>) -> bool {
+    let mut poll = libc::pollfd { fd: fd.as_raw_fd(), events: libc::POLLRDHUP, revents: 0 };
+    // SAFETY: one entry, writable.
+    unsafe { libc::poll(&raw mut poll, 1, 0) };
+    poll.revents & (libc::POLLRDHUP | libc::POLLHUP | libc::POLLERR) != 0
+}
+
 /// Waits until one of the two can be read.
 pub(crate) fn wait_either(one: &impl AsFd, other: &impl AsRawFd) {
     let poll = |fd| libc::pollfd { fd, events: libc::POLLIN, revents: 0 };

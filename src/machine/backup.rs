@@ -39,8 +39,8 @@ impl Marks {
 }
 
 impl Machine {
-    /// Starts the backup that `args` ask for, of a disk that is held still; gives the job's id.
-    pub(super) fn backup(&mut self, args: &args::Backup) -> Result<String, QmpError> {
+    /// Starts the backup that `args` ask for, of a disk that is held still, as one of a `group` of jobs; gives the job's id.
+    pub(super) fn backup(&mut self, args: &args::Backup, group: Option<u64>) -> Result<String, QmpError> {
         let (source, target) = (self.node_of(&args.device)?, self.node(&args.target)?);
         self.host.graph.check_unused(&target).map_err(|error| QmpError::from_error(&error))?;
         let id = args.job_id.as_ref().unwrap_or(&args.device);
@@ -48,6 +48,7 @@ impl Machine {
         let nodes = vec![source.clone(), target.clone()];
         let held = self.host.graph.hold_for_job(nodes, "backup").map_err(|error| QmpError::from_error(&error))?;
         let order = Order::on_nodes("backup", id, held).with(args.speed, args.auto_finalize, args.auto_dismiss);
+        let order = Order { group, ..order };
         let marks = take_marks(&source, args)?;
         let part = match (args.sync, &marks) {
             (BackupSyncMode::Top, _) => Part::Top,

@@ -55,8 +55,7 @@ impl Machine {
             // Who asked waits for the job, and finds the reason there.
             Err(error) => (Box::new(|| Err(error)) as Make, None),
         };
-        let order =
-            Order { id: args.job_id.clone(), kind: "create", speed: 0, auto_finalize: true, auto_dismiss: false, held };
+        let order = Order { auto_dismiss: false, ..Order::on_nodes("create", &args.job_id, held) };
         let work = move |control: &Control| {
             control.set_total(1);
             let made = make();

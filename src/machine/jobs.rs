@@ -54,12 +54,22 @@ pub(super) struct Order {
     pub(super) auto_dismiss: bool,
     /// The nodes that nobody else may change meanwhile.
     pub(super) held: Option<Held>,
+    /// The jobs with this number end well together, or not at all.
+    pub(super) group: Option<u64>,
 }
 
 impl Order {
     /// For a job of the kind `kind` called `id`, with `held` in hand: as fast as it goes, with nobody's help to its end.
-    pub(super) fn on_nodes(kind: &'static str, id: &str, held: Held) -> Self {
-        Self { id: id.to_owned(), kind, speed: 0, auto_finalize: true, auto_dismiss: true, held: Some(held) }
+    pub(super) fn on_nodes(kind: &'static str, id: &str, held: impl Into<Option<Held>>) -> Self {
+        Self {
+            id: id.to_owned(),
+            kind,
+            speed: 0,
+            auto_finalize: true,
+            auto_dismiss: true,
+            held: held.into(),
+            group: None,
+        }
     }
 
     /// With what a command says of its job's speed and end, QEMU's defaults where it says nothing.
@@ -106,6 +116,23 @@ fn to_signed(bytes: u64) -> i64 {
 #[derive(Default)]
 pub(super) struct Jobs {
     all: BTreeMap<String, Job>,
+    /// The number of the last group.
+    groups: u64,
+}
+
+impl Jobs {
+    /// The number of a new group.
+    pub(super) fn new_group(&mut self) -> u64 {
+        self.groups += 1;
+        self.groups
+    }
+
+    /// The job `id` and those that end with it, by id.
+    fn group_of(&self, id: &str) -> Vec<String> {
+        let group = self.all.get(id).and_then(|job| job.order.group);
+        let belongs = |job: &&Job| job.order.id == id || (group.is_some() && job.order.group == group);
+        self.all.values().filter(belongs).map(|job| job.order.id.clone()).collect()
+    }
 }
 
 impl Drop for Jobs {
@@ -155,9 +182,7 @@ impl Verb {
     /// Whether a job in this state takes it.
     fn fits(self, status: JobStatus) -> bool {
         match self {
-            Self::Cancel | Self::Leave => {
-                matches!(status, JobStatus::Running | JobStatus::Paused | JobStatus::Ready | JobStatus::Pending)
-            }
+            Self::Cancel | Self::Leave => status.is_active(),
             Self::Complete => status == JobStatus::Ready,
             Self::Pause | Self::Resume => matches!(status, JobStatus::Running | JobStatus::Paused),
             Self::SetSpeed(_) => matches!(status, JobStatus::Running | JobStatus::Paused | JobStatus::Ready),
@@ -248,21 +273,46 @@ impl Machine {
         join(job);
         match result {
             Ok(()) => {
-                let (by_itself, pending) = (job.order.auto_finalize, job.of_block().then_some(job.order.kind));
                 self.job_is(id, JobStatus::Waiting);
-                self.job_is(id, JobStatus::Pending);
-                if by_itself {
-                    self.finalize(id);
-                } else if let Some(kind) = pending {
-                    let data = BlockJobPendingData { r#type: kind.to_owned(), id: id.to_owned() };
-                    self.bus.emit(&Event::BlockJobPending(data));
-                }
+                self.group_may_be_done(id);
             }
             Err(Halt::Cancelled) => self.abort(id),
             Err(Halt::Failed(error)) => {
                 job.error = Some(QmpError::from_error(&error).desc);
                 self.abort(id);
             }
+        }
+    }
+
+    /// The jobs of a group wait for each other, and for whoever wants to finalize one of them.
+    fn group_may_be_done(&mut self, id: &str) {
+        let group = self.jobs.group_of(id);
+        let all = |jobs: &Jobs, is: fn(&Job) -> bool| group.iter().filter_map(|id| jobs.all.get(id)).all(is);
+        if !all(&self.jobs, |job| job.status == JobStatus::Waiting) {
+            return;
+        }
+        group.iter().for_each(|id| self.job_is(id, JobStatus::Pending));
+        for job in group.iter().filter_map(|id| self.jobs.all.get(id)).filter(|job| !job.order.auto_finalize) {
+            if job.of_block() {
+                let data = BlockJobPendingData { r#type: job.order.kind.to_owned(), id: job.order.id.clone() };
+                self.bus.emit(&Event::BlockJobPending(data));
+            }
+        }
+        if all(&self.jobs, |job| job.order.auto_finalize) {
+            self.finalize_group(id);
+        }
+    }
+
+    fn finalize_group(&mut self, id: &str) {
+        self.jobs.group_of(id).iter().for_each(|id| self.finalize(id));
+    }
+
+    /// Has a job end without its result: now if its work is done, otherwise when its thread comes to it.
+    fn cancel(&mut self, id: &str) {
+        match self.jobs.all.get(id) {
+            Some(job) if matches!(job.status, JobStatus::Waiting | JobStatus::Pending) => self.abort(id),
+            Some(job) if job.status.is_active() => job.control.cancel(),
+            _ => {}
         }
     }
 
@@ -286,8 +336,9 @@ impl Machine {
         }
     }
 
-    /// It was cancelled, or failed.
+    /// It was cancelled, or failed: so will be the others of its group.
     fn abort(&mut self, id: &str) {
+        let group = self.jobs.group_of(id);
         self.job_is(id, JobStatus::Aborting);
         if let Some(finish) = self.jobs.all.get_mut(id).and_then(|job| job.finish.take())
             && let Err(error) = finish(self, Closing::Undone)
@@ -305,6 +356,7 @@ impl Machine {
             job.error = Some("Operation canceled".to_owned());
         }
         self.conclude(id);
+        group.iter().for_each(|id| self.cancel(id));
     }
 
     fn conclude(&mut self, id: &str) {
@@ -335,8 +387,7 @@ impl Machine {
         }
         match verb {
             Verb::Leave if job.status == JobStatus::Ready => job.control.end(End::Leave),
-            Verb::Cancel | Verb::Leave if job.status == JobStatus::Pending => self.abort(id),
-            Verb::Cancel | Verb::Leave => job.control.cancel(),
+            Verb::Cancel | Verb::Leave => self.cancel(id),
             Verb::Complete => job.control.end(End::Pivot),
             Verb::Pause if job.control.is_paused() => return Err(QmpError::generic("Job is already paused")),
             Verb::Pause => {
@@ -349,7 +400,7 @@ impl Machine {
                 self.job_is(id, JobStatus::Running);
             }
             Verb::SetSpeed(speed) => job.control.set_speed(speed),
-            Verb::Finalize => self.finalize(id),
+            Verb::Finalize => self.finalize_group(id),
             Verb::Dismiss => self.dismiss(id),
         }
         done()

@@ -16,7 +16,7 @@ use super::snapshot::Ready;
 use crate::qmp::QmpError;
 use crate::qmp::channel::{Answer, done};
 use crate::qmp::command::args::{ActionCompletionMode, DirtyBitmap, Transaction};
-use crate::qmp::command::transaction::TransactionAction as Action;
+use crate::qmp::command::transaction::{TransactionAction as Action, TransactionActionKind as Kind};
 
 /// A device's end of a disk, held still.
 pub(super) struct Front {
@@ -34,28 +34,34 @@ pub(super) struct Progress {
     /// Bitmaps that go when nothing can fail any more.
     removals: Vec<DirtyBitmap>,
     jobs: Vec<String>,
+    group: Option<u64>,
 }
 
 impl Machine {
     /// One action, as a command of its own.
     pub(super) fn act(&mut self, action: Action) -> Answer {
-        self.all_or_nothing(&[action])
+        self.all_or_nothing(&[action], None)
     }
 
     /// `transaction`.
     pub(super) fn transaction(&mut self, args: &Transaction) -> Answer {
         let mode = args.properties.as_ref().and_then(|properties| properties.completion_mode);
-        let starts_job = |action: &Action| matches!(action, Action::BlockdevBackup(_));
-        if mode == Some(ActionCompletionMode::Grouped) && args.actions.iter().filter(|a| starts_job(a)).count() > 1 {
-            return Err(QmpError::generic(
-                "jobs of a transaction end each by itself here: leave completion-mode out, or set it to 'individual'",
-            ));
+        if mode != Some(ActionCompletionMode::Grouped) {
+            return self.all_or_nothing(&args.actions, None);
         }
-        self.all_or_nothing(&args.actions)
+        // What starts no job cannot wait for others to end.
+        let at_once = |kind: &Kind| !matches!(kind, Kind::Abort | Kind::BlockdevBackup);
+        if let Some(kind) = args.actions.iter().map(Action::kind).find(at_once) {
+            let text = format!("Action '{kind}' does not support Transaction property completion-mode = grouped");
+            return Err(QmpError::generic(text));
+        }
+        let group = self.jobs.new_group();
+        self.all_or_nothing(&args.actions, Some(group))
     }
 
-    fn all_or_nothing(&mut self, actions: &[Action]) -> Answer {
-        let mut progress = Progress::default();
+    /// Jobs belong to `group`.
+    fn all_or_nothing(&mut self, actions: &[Action], group: Option<u64>) -> Answer {
+        let mut progress = Progress { group, ..Progress::default() };
         for action in actions {
             if let Err(error) = self.perform(action, &mut progress) {
                 self.take_back(progress);
@@ -76,7 +82,7 @@ impl Machine {
             Action::BlockdevSnapshot(args) => return self.prepare_snapshot(args, progress),
             Action::BlockdevSnapshotSync(args) => return self.prepare_overlay(args, progress),
             Action::BlockdevBackup(args) => {
-                progress.jobs.push(self.backup(args)?);
+                progress.jobs.push(self.backup(args, progress.group)?);
                 return Ok(());
             }
             Action::BlockDirtyBitmapRemove(bitmap) => {

@@ -178,6 +178,17 @@ qapi_enum! {
     }
 }
 
+impl JobStatus {
+    /// The job may still come to a good end.
+    #[must_use]
+    pub fn is_active(self) -> bool {
+        match self {
+            Self::Running | Self::Paused | Self::Ready | Self::Standby | Self::Waiting | Self::Pending => true,
+            Self::Undefined | Self::Created | Self::Aborting | Self::Concluded | Self::Null => false,
+        }
+    }
+}
+
 qapi_struct! {
     /// Data of `JOB_STATUS_CHANGE`.
     pub struct JobStatusData {

@@ -169,6 +169,15 @@ macro_rules! qapi_wrapped {
             $( $(#[$value_meta])* #[serde(rename = $wire)] $value($data) ),*
         }
 
+        impl $name {
+            /// Which of them it is.
+            $vis fn kind(&self) -> $kind {
+                match self {
+                    $( Self::$value(_) => $kind::$value ),*
+                }
+            }
+        }
+
         impl $crate::qmp::Qapi for $name {
             fn describe(schema: &mut $crate::qmp::qapi::Schema) -> $crate::qmp::qapi::TypeRef {
                 use $crate::qmp::qapi::{Case, Member};

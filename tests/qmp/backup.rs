@@ -158,6 +158,66 @@ fn transaction_that_fails_leaves_bitmaps_as_they_were() {
     assert_eq!(machine.bitmaps("disk"), before);
 }
 
+/// A bitmap and two backups of two disks that end together, the second one as slow as can be.
+fn grouped(folder: &Path, second: &Value) -> Machine {
+    let mut machine = machine(folder, &["one", "two", "copy-1", "copy-2"], &[]);
+    machine.works("block-dirty-bitmap-add", &json!({"node": "one", "name": "since"}));
+    for disk in ["one", "two"] {
+        machine.write(folder, disk, "write_-P_2_1M_4M");
+    }
+    let first = json!({"job-id": "b1", "device": "one", "target": "copy-1", "sync": "incremental", "bitmap": "since"});
+    let mut both = json!({"job-id": "b2", "device": "two", "target": "copy-2", "sync": "full"});
+    both.as_object_mut().expect("an object").extend(second.as_object().expect("an object").clone());
+    let actions = json!([{"type": "blockdev-backup", "data": first}, {"type": "blockdev-backup", "data": both}]);
+    machine.works("transaction", &json!({"actions": actions, "properties": {"completion-mode": "grouped"}}));
+    machine
+}
+
+#[test]
+fn grouped_backups_wait_for_each_other() {
+    let folder = temporary();
+    let mut machine = grouped(folder.path(), &json!({"auto-finalize": false}));
+    machine.until("b2", "BLOCK_JOB_PENDING");
+
+    machine.works("job-finalize", &json!({"id": "b1"}));
+    let (one, two) = (machine.until("b1", "null"), machine.until("b2", "null"));
+
+    assert_eq!(story(&one), ["created", "running", "waiting", "pending", "BLOCK_JOB_COMPLETED", "concluded", "null"]);
+    assert_eq!(story(&two), ["BLOCK_JOB_COMPLETED", "concluded", "null"]);
+    assert_eq!(machine.bitmaps("one")[0].1, 0);
+    machine.end();
+    tool("qemu-img", "compare -f qcow2 -F qcow2 one copy-1", folder.path());
+    tool("qemu-img", "compare -f qcow2 -F qcow2 two copy-2", folder.path());
+}
+
+#[test]
+fn grouped_backup_that_is_cancelled_takes_the_other_with_it_and_its_bitmap_comes_back() {
+    let folder = temporary();
+    let mut machine = grouped(folder.path(), &json!({"speed": 1}));
+    machine.until("b1", "waiting");
+
+    machine.works("job-cancel", &json!({"id": "b2"}));
+    let (one, two) = (machine.until("b1", "null"), machine.until("b2", "null"));
+
+    assert_eq!(story(&one), ["aborting", "BLOCK_JOB_CANCELLED", "concluded", "null"]);
+    assert_eq!(story(&two), ["created", "running", "aborting", "BLOCK_JOB_CANCELLED", "concluded", "null"]);
+    assert_eq!(machine.bitmaps("one")[0].1, 4 << 20);
+}
+
+#[test]
+fn what_is_done_at_once_is_refused_in_a_group() {
+    let folder = temporary();
+    let mut machine = machine(folder.path(), &["disk"], &[]);
+    let action = json!({"type": "block-dirty-bitmap-add", "data": {"node": "disk", "name": "new"}});
+
+    let refused =
+        machine.ask("transaction", &json!({"actions": [action], "properties": {"completion-mode": "grouped"}}));
+
+    let text = "Action 'block-dirty-bitmap-add' does not support Transaction property completion-mode = grouped";
+    assert_eq!(refused, Err(text.into()));
+    assert_eq!(machine.bitmaps("disk"), []);
+}
+
 #[test]
 fn bitmaps_are_merged_disabled_and_removed_by_their_commands() {
     let folder = temporary();

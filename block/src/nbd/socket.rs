@@ -9,6 +9,8 @@ use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use crate::sys;
+
 /// A connection.
 #[derive(Debug)]
 pub(crate) enum Socket {
@@ -23,6 +25,15 @@ impl Socket {
             Self::Tcp(s) => s.set_read_timeout(patience).and_then(|()| s.set_write_timeout(patience)),
             Self::Unix(s) => s.set_read_timeout(patience).and_then(|()| s.set_write_timeout(patience)),
         }
+    }
+
+    /// Whether the other end has closed the connection, or will send no more.
+    pub(crate) fn has_left(&self) -> bool {
+        let fd = match self {
+            Self::Tcp(s) => s.as_fd(),
+            Self::Unix(s) => s.as_fd(),
+        };
+        sys::is_hung_up(fd)
     }
 
     /// Ends the connection: who waits on it, on any thread, is woken.

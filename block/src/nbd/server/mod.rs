@@ -130,13 +130,14 @@ impl Server {
         Ok(())
     }
 
-    /// How many clients use the export `name`; `None` when there is no such export.
+    /// How many clients use the export `name`, without those that have left and whose thread has not seen it yet; `None`
+    /// when there is no such export.
     #[must_use]
     pub fn users(&self, name: &str) -> Option<usize> {
         let export = self.shared.exports.get(name)?;
         let clients = self.shared.clients();
         let uses = |client: &&Present| client.export.as_ref().is_some_and(|used| Arc::ptr_eq(used, &export));
-        Some(clients.present.values().filter(uses).count())
+        Some(clients.present.values().filter(uses).filter(|client| !client.socket.has_left()).count())
     }
 
     /// Shows the export `name` no more and hangs up on who uses it.

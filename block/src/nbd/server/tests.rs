@@ -183,6 +183,22 @@ fn clients_beyond_the_limit_wait_for_a_place() {
 }
 
 #[test]
+fn client_counts_until_it_leaves() {
+    let rig = rig(0);
+    let [first, second] = [(); 2].map(|()| {
+        let mut stream = rig.transmit();
+        request(&mut stream, command::READ, 0, 4096);
+        assert_eq!(simple_reply(&mut stream), 0);
+        stream
+    });
+    let both = rig.server.users("");
+    drop(first);
+    let one = rig.server.users("");
+    drop(second);
+    assert_eq!((both, one, rig.server.users("")), (Some(2), Some(1), Some(0)));
+}
+
+#[test]
 fn removed_export_is_hung_up_on() {
     let rig = rig(0);
     let mut stream = rig.transmit();
