@@ -118,6 +118,10 @@ impl AtaStep {
             registers[0][1] = 0;
             registers[1][1] = registers[1][1] & 0x7f | 1;
         }
+        if command == 0xb0 && registers[1][0] == 0xd5 {
+            // One has a directory of logs.
+            registers[1][2] = registers[1][2].max(1);
+        }
         if command == 0xef && registers[1][0] == 0x03 && !is_told_alike(registers[1][1]) {
             registers[1][1] = 0x45;
         }

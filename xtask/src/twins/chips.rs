@@ -21,9 +21,21 @@ pub(super) fn random(dice: &mut Dice) -> Box<dyn Step> {
 }
 
 /// Bits of the RTC's register B: the update is held, binary, 24 hours.
-const SET: u8 = 0x80;
-const BINARY: u8 = 0x04;
-const HOURS_24: u8 = 0x02;
+pub(super) const SET: u8 = 0x80;
+pub(super) const BINARY: u8 = 0x04;
+pub(super) const HOURS_24: u8 = 0x02;
+
+/// What a register of the time holds for a value.
+pub(super) fn encode(format: u8, register: u8, value: u8) -> u8 {
+    let digits = |value: u8| if format & BINARY != 0 { value } else { ((value / 10) << 4) | (value % 10) };
+    match (register, value) {
+        (4, hour) if format & HOURS_24 == 0 => {
+            let afternoon = if hour >= 12 { 0x80 } else { 0 };
+            digits(if hour % 12 == 0 { 12 } else { hour % 12 }) | afternoon
+        }
+        _ => digits(value),
+    }
+}
 
 /// The time, set in one format and read in another.
 struct Time {
@@ -44,18 +56,6 @@ impl Time {
         // From 1970 on: before that, QEMU is one second late.
         let (century, year) = (19 + (70 + year) / 100, (70 + year) % 100);
         Self { formats, time: [second, minute, hour, week + 1, day + 1, month + 1, year, century] }
-    }
-
-    /// What a register holds for a value.
-    fn encode(format: u8, register: u8, value: u8) -> u8 {
-        let digits = |value: u8| if format & BINARY != 0 { value } else { ((value / 10) << 4) | (value % 10) };
-        match (register, value) {
-            (4, hour) if format & HOURS_24 == 0 => {
-                let afternoon = if hour >= 12 { 0x80 } else { 0 };
-                digits(if hour % 12 == 0 { 12 } else { hour % 12 }) | afternoon
-            }
-            _ => digits(value),
-        }
     }
 }
 
@@ -80,7 +80,7 @@ impl Step for Time {
         write(machine, 0x0a, 0x26)?;
         write(machine, 0x0b, SET | first)?;
         for (register, value) in TIME.into_iter().zip(self.time) {
-            write(machine, register, Self::encode(first, register, value))?;
+            write(machine, register, encode(first, register, value))?;
         }
         for format in [first, second] {
             write(machine, 0x0b, format)?;

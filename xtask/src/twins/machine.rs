@@ -17,14 +17,24 @@ pub(super) struct Machine {
     output: BufReader<ChildStdout>,
     /// Levels of the interrupt pins that ever changed.
     pins: BTreeMap<u32, bool>,
+    time: Time,
+}
+
+/// How time passes.
+#[derive(Clone, Copy)]
+pub(super) enum Time {
+    /// By command.
+    Stepped,
+    /// As for everybody.
+    Real,
 }
 
 impl Machine {
-    pub(super) fn start(command: &mut Command) -> Result<Self> {
+    pub(super) fn start(command: &mut Command, time: Time) -> Result<Self> {
         let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn()?;
         let input = child.stdin.take().context("no standard input")?;
         let output = BufReader::new(child.stdout.take().context("no standard output")?);
-        let mut machine = Self { child, input, output, pins: BTreeMap::new() };
+        let mut machine = Self { child, input, output, pins: BTreeMap::new(), time };
         machine.ask("irq_intercept_in ioapic")?;
         Ok(machine)
     }
@@ -125,6 +135,17 @@ impl Machine {
     pub(super) fn set_config(&mut self, function: u8, register: u8, width: char, value: u32) -> Result<()> {
         self.output('l', 0xcf8, 0x8000_0000 | u32::from(function) << 8 | u32::from(register & !3))?;
         self.output(width, 0xcfc + u16::from(register & 3), value)
+    }
+
+    /// Has this much time pass.
+    pub(super) fn pass(&mut self, time: Duration) -> Result<()> {
+        match self.time {
+            Time::Stepped => self.ask(&format!("clock_step {}", time.as_nanos())).map(drop),
+            Time::Real => {
+                std::thread::sleep(time);
+                Ok(())
+            }
+        }
     }
 
     /// Asks until it is so; whether it came to be.

@@ -1,5 +1,6 @@
 //! `cargo xtask twins`: the same registers and commands for the devices of Rhea and of QEMU, and what each answers.
 
+mod alarms;
 mod ata;
 mod atapi;
 mod blk;
@@ -28,8 +29,9 @@ use stage::Stage;
 const PACKAGES: &[Package] =
     &[Package { name: "qemu-system-x86", program: "qemu-system-x86_64", why: "is what the devices are compared with" }];
 
-/// Steps of one round, on machines that are started for it.
+/// Steps of one round, on machines that are started for it; and of one whose steps take seconds.
 const STEPS: u64 = 60;
+const SLOW_STEPS: u64 = 5;
 /// Digits of data that are shown.
 const SHORT: usize = 80;
 /// Differences of one step that are shown.
@@ -50,6 +52,8 @@ enum Device {
     Pci,
     /// RTC and fw_cfg
     Chips,
+    /// Interrupts of the RTC, in real time
+    Alarms,
 }
 
 /// Drive the devices of Rhea and of QEMU alike, and compare what a driver would see
@@ -126,6 +130,7 @@ fn random(device: Device, dice: &mut Dice, n: u64) -> Box<dyn Step> {
         Device::Blk => Box::new(blk::BlkStep::random(dice)),
         Device::Pci => Box::new(pci::ConfigStep::random(dice, n)),
         Device::Chips => chips::random(dice),
+        Device::Alarms => Box::new(alarms::AlarmStep::random(dice)),
     }
 }
 
@@ -133,7 +138,8 @@ fn random(device: Device, dice: &mut Dice, n: u64) -> Box<dyn Step> {
 fn round(stage: &Stage, device: Device, seed: u64, show: bool, faults: &mut Faults) -> Result<u64> {
     let dice = &mut Dice::new(seed);
     let mut machines = stage.machines(device, dice, show)?;
-    for n in 0..STEPS {
+    let steps = if device == Device::Alarms { SLOW_STEPS } else { STEPS };
+    for n in 0..steps {
         let step = random(device, dice, n);
         if show {
             println!("seed {seed} step {n}: {step}");
@@ -149,7 +155,7 @@ fn round(stage: &Stage, device: Device, seed: u64, show: bool, faults: &mut Faul
     if let Some(fault) = stage.differs()? {
         faults.entry(fault.clone()).or_insert_with(|| format!("seed {seed}: {fault}"));
     }
-    Ok(STEPS)
+    Ok(steps)
 }
 
 /// The first things that are not the same, and the name of the first. Who saw nothing was not asked the same.

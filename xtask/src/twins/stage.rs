@@ -8,7 +8,7 @@ use std::process::Command;
 use anyhow::{Result, bail};
 
 use super::Device;
-use super::machine::Machine;
+use super::machine::{Machine, Time};
 use crate::dice::Dice;
 
 /// Disks: name and size. One of them is longer than 28 bits of sectors reach.
@@ -17,8 +17,9 @@ const DISKS: [(&str, u64); 5] =
 /// Bytes at the start of each disk that are not zero.
 const FILLED: u64 = 1 << 20;
 
-/// A clock that stands still.
+/// A clock that stands still in a machine that does not run, and one that goes on.
 const STANDING: &str = "-rtc base=2024-02-28T23:59:57,clock=vm";
+const GOING: &str = "-rtc base=2024-02-28T23:59:57,clock=host";
 
 pub(super) struct Stage {
     /// Rhea's folder and program, then QEMU's.
@@ -51,21 +52,22 @@ impl Stage {
             Device::Blk => virtio(dice),
             Device::Pci => [ide(dice), virtio(dice)].concat(),
             Device::Chips => [ide(dice), virtio(dice), vec![STANDING.to_owned()]].concat(),
+            Device::Alarms => vec![GOING.to_owned()],
         };
         if show {
             println!("{}", devices.join(" "));
         }
         let devices: Vec<&str> = devices.iter().flat_map(|text| text.split(' ')).collect();
-        let start = |(folder, program): &(PathBuf, PathBuf), how: &[&str]| {
+        let start = |(folder, program): &(PathBuf, PathBuf), time: Time, how: &[&str]| {
             let mut command = Command::new(program);
             command.args(["-M", "pc", "-m", "16", "-nodefaults", "-display", "none", "-no-shutdown"]);
             command.args(["-qtest", "stdio", "-qtest-log", "/dev/null"]).args(how).args(&devices);
             command.current_dir(folder).stderr(File::create(folder.join("errors"))?);
-            Machine::start(&mut command)
+            Machine::start(&mut command, time)
         };
         // Debian's QEMU comes without its accelerator for tests; one that stands still does as well.
-        let ours = start(&self.both[0], &["-accel", "qtest"])?;
-        let real = start(&self.both[1], &["-accel", "tcg", "-S", "-vga", "none"])?;
+        let ours = start(&self.both[0], Time::Stepped, &["-accel", "qtest"])?;
+        let real = start(&self.both[1], Time::Real, &["-accel", "tcg", "-S", "-vga", "none"])?;
         Ok([ours, real])
     }
 
