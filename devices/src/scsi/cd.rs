@@ -144,7 +144,8 @@ pub(super) fn raw_sectors(lba: u32, count: u32, bounce: &Bounce) -> Vec<u8> {
 }
 
 /// READ CAPACITY (MMC-6, 6.22).
-fn read_capacity(run: &mut Run<'_>, _cdb: &Cdb) -> Result<Plan, Sense> {
+fn read_capacity(run: &mut Run<'_>, cdb: &Cdb) -> Result<Plan, Sense> {
+    cdb.check_capacity(4, 8)?;
     let last = address(sectors(run)?.saturating_sub(1));
     let mut data = last.to_be_bytes().to_vec();
     data.extend(SECTOR.to_be_bytes());

@@ -83,4 +83,13 @@ impl Cdb {
     pub fn length(&self, at: usize, len: usize) -> usize {
         usize::try_from(self.be(at, len.min(4))).unwrap_or(usize::MAX)
     }
+
+    /// READ CAPACITY has an address of `len` bytes at 2 only with PMI, in byte `pmi`; both are the end of the medium here
+    /// (SBC-2, 5.10).
+    ///
+    /// # Errors
+    /// [`sense::INVALID_FIELD`] for an address without PMI.
+    pub fn check_capacity(&self, len: usize, pmi: usize) -> Result<(), Sense> {
+        if self.be(2, len) != 0 && !self.has(pmi, 1) { Err(sense::INVALID_FIELD) } else { Ok(()) }
+    }
 }

@@ -97,9 +97,7 @@ fn discard_granularity(run: &Run<'_>, info: &ImageInfo) -> Option<u32> {
 
 /// READ CAPACITY (10) (SBC-4, 5.20): all ones for what does not fit.
 fn read_capacity10(run: &mut Run<'_>, cdb: &Cdb) -> Result<Plan, Sense> {
-    if cdb.has(8, 1) || cdb.be(2, 4) != 0 {
-        return Err(sense::INVALID_FIELD);
-    }
+    cdb.check_capacity(4, 8)?;
     let facts = Facts::of(run)?;
     let last = u32::try_from(facts.blocks.saturating_sub(1)).unwrap_or(u32::MAX);
     let mut data = last.to_be_bytes().to_vec();
@@ -109,6 +107,7 @@ fn read_capacity10(run: &mut Run<'_>, cdb: &Cdb) -> Result<Plan, Sense> {
 
 /// READ CAPACITY (16) (SBC-4, 5.21).
 fn read_capacity16(run: &mut Run<'_>, cdb: &Cdb) -> Result<Plan, Sense> {
+    cdb.check_capacity(8, 14)?;
     let facts = Facts::of(run)?;
     let sizes = &run.unit.config.sizes;
     let mut data = facts.blocks.saturating_sub(1).to_be_bytes().to_vec();

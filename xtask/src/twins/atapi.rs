@@ -23,6 +23,9 @@ const PACKETS: &[&[u8]] = &[
     &[0xad, 0, 0, 0, 0, 0, 0, 1, 0, 8], &[0xbd, 0, 0, 0, 0, 0, 0, 0, 0, 8], &[0xbb, 0, 0xff, 0xff], &[0x0b], &[0xd8, 1, 2, 3],
 ];
 
+/// Bytes that are taken by programmed I/O: each two are a line of text both ways.
+const MOST_DATA: usize = 0x2_0000;
+
 /// A block of `len` bytes after one of these, now and then with another byte.
 pub(super) fn block(dice: &mut Dice, from: &[&[u8]], len: usize) -> Vec<u8> {
     let template = from[dice.roll(from.len() as u64) as usize];
@@ -57,8 +60,13 @@ pub(super) struct PacketStep {
 /// A packet of which both make the same.
 fn told_alike(mut packet: Vec<u8>) -> Vec<u8> {
     match packet[0] {
-        // Features come in other lengths after the header.
-        0x46 => packet[7..9].copy_from_slice(&[0, 8]),
+        // On IDE, QEMU does not look at the address.
+        0x25 => packet[2..6].fill(0),
+        // Features come in other lengths after the header, and QEMU tells them only from the first on.
+        0x46 => {
+            packet[2..4].fill(0);
+            packet[7..9].copy_from_slice(&[0, 8]);
+        }
         // One has no sub-channels, the other does not look.
         0xbe => packet[10] = 0,
         _ => {}
@@ -139,7 +147,7 @@ fn send(machine: &mut Machine, base: u16, packet: &[u8], dma: bool, limit: u16, 
     let (mut blocks, mut data) = (0, Vec::new());
     let mut status = settle(machine, base)?;
     look(machine, base, seen, "after the packet", false)?;
-    while status & DRQ != 0 && blocks < 300 && !dma {
+    while status & DRQ != 0 && blocks < 300 && data.len() < MOST_DATA && !dma {
         note(seen, "status", format!("{:#04x}", machine.input('b', base + 7)? & !SEEK));
         let len = machine.input('b', base + 4)? | machine.input('b', base + 5)? << 8;
         if machine.input('b', base + 2)? & 2 != 0 {

@@ -94,6 +94,15 @@ impl ScsiStep {
             // Without a block to write, QEMU writes nothing at all.
             block[1] &= !1;
         }
+        if matches!(block[0], 0x1a | 0x5a) {
+            // Subpages, of which there are none: QEMU does not look.
+            block[3] = 0;
+        }
+        if let (0x2f | 0x8f, 0) = (block[0], block[1] & 2) {
+            // Without data to compare, QEMU does not look at the address.
+            let address = if block[0] == 0x2f { 2..5 } else { 2..9 };
+            block[address].fill(0);
+        }
         let mut out = parameters(dice, &block);
         let wants = if cd { None } else { wanted(&block) };
         let (out_len, room) = match wants {
@@ -261,6 +270,8 @@ impl ScsiStep {
                 uncount(&mut data, 8);
             }
             (0x43, _) => lead_out(&mut data),
+            // QEMU fills the rest of a longer allocation with zeroes.
+            (0xbd, _) => data.truncate(8),
             (0x51, _) => data.truncate(34),
             _ => {}
         }

@@ -33,6 +33,7 @@ fn reads_sectors_of_2048_bytes() {
     assert_eq!(good(&unit, &read10(3, 2), &[]), image.bytes(3 * 2048, 4096));
     assert_eq!(good(&unit, &[0xa8, 0, 0, 0, 0, 3, 0, 0, 0, 2, 0, 0], &[]), image.bytes(3 * 2048, 4096));
     assert_eq!(good(&unit, &[0x25, 0, 0, 0, 0, 0, 0, 0, 0, 0], &[]), [0, 0, 1, 0xff, 0, 0, 8, 0]);
+    assert_eq!(bad(&unit, &[0x25, 0, 0, 0, 0, 9, 0, 0, 0, 0], &[]), sense::INVALID_FIELD);
     assert_eq!(bad(&unit, &read10(511, 2), &[]), sense::LBA_OUT_OF_RANGE.at(511));
 }
 

@@ -70,6 +70,19 @@ fn capacity_in_both_forms() {
 }
 
 #[test]
+fn capacity_has_an_address_only_with_pmi() {
+    let unit = disk_with(&MemImage::new(MIB), |_| {});
+    let short = [0x25, 0, 0, 0, 0, 9, 0, 0, 0, 0];
+    let long = [0x9e, 0x10, 0, 0, 0, 0, 0, 0, 0, 9, 0, 0, 0, 32, 0, 0];
+    assert_eq!(bad(&unit, &short, &[]), sense::INVALID_FIELD);
+    assert_eq!(bad(&unit, &long, &[]), sense::INVALID_FIELD);
+    let with =
+        |cdb: &[u8], at: usize| cdb.iter().enumerate().map(|(n, byte)| byte | u8::from(n == at)).collect::<Vec<_>>();
+    assert_eq!(good(&unit, &with(&short, 8), &[])[..4], [0, 0, 7, 0xff]);
+    assert_eq!(good(&unit, &with(&long, 14), &[])[..8], [0, 0, 0, 0, 0, 0, 7, 0xff]);
+}
+
+#[test]
 fn capacity_beyond_32_bits_reads_as_all_ones_in_the_short_form() {
     let image = MemImage::new(512);
     let info = ImageInfo { size: 1 << 42, ..image.info() };
