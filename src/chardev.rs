@@ -32,7 +32,7 @@ mod tests;
 
 pub use fdset::{Access, FdTable};
 pub use io_loop::IoLoop;
-pub use mux::QuitHook;
+pub use mux::{Escape, EscapeHook};
 pub use outbox::Outbox;
 pub use registry::Chardevs;
 pub use terminal::restore as restore_terminal;

@@ -129,7 +129,7 @@ fn public_python_client_drives_the_monitor() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("qmp");
     let (requests, queue) = request_channel().unwrap();
-    let chardevs = Arc::new(Chardevs::new(Arc::new(FdTable::new()), Arc::new(|| {})).unwrap());
+    let chardevs = Arc::new(Chardevs::new(Arc::new(FdTable::new()), Arc::new(|_| {})).unwrap());
     let bus = EventBus::new();
     let services = Arc::new(Services::new(Offer::all(), "rhea-test", Arc::clone(&chardevs)));
     let monitors = Monitors::start(requests, services, &bus).unwrap();

@@ -5,6 +5,7 @@
 //! | after Ctrl-A | |
 //! |---|---|
 //! | `x` | ends the process |
+//! | `s` | saves what overlays hold |
 //! | `c` | gives the input to the next front end |
 //! | `b` | sends a break condition |
 //! | `t` | puts the time since the first such line before lines, or not |
@@ -29,19 +30,29 @@ pub(crate) const MAX_FACES: usize = 4;
 const HELP: &str = "\n\r\
     C-a h    print this help\n\r\
     C-a x    exit emulator\n\r\
+    C-a s    save disk data back to file (if -snapshot)\n\r\
     C-a t    toggle console timestamps\n\r\
     C-a b    send break (magic sysrq)\n\r\
     C-a c    switch between console and monitor\n\r\
     C-a C-a  sends C-a\n\r";
 
-/// What Ctrl-A x does; called on the console thread.
-pub type QuitHook = Arc<dyn Fn() + Send + Sync>;
+/// What someone at the console wants of the whole machine.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Escape {
+    /// Its end (`x`).
+    Quit,
+    /// What overlays hold written into the images beneath (`s`).
+    Commit,
+}
+
+/// Is told of [`Escape`]s; called on the console thread.
+pub type EscapeHook = Arc<dyn Fn(Escape) + Send + Sync>;
 
 /// The shared part.
 pub(crate) struct Mux {
     label: String,
     below: Arc<dyn Chardev>,
-    quit: QuitHook,
+    escapes: EscapeHook,
     // Not held while a front end or the host end is called.
     inner: Mutex<Inner>,
 }
@@ -75,15 +86,19 @@ pub(crate) struct Face {
 enum Todo {
     Event(Arc<dyn CharFrontend>, CharEvent),
     Write(Vec<u8>),
-    Quit,
+    Escape(Escape),
 }
 
 impl Mux {
     /// Takes `below` for itself.
-    pub(crate) fn new(label: &str, below: Arc<dyn Chardev>, quit: QuitHook) -> Arc<Self> {
+    pub(crate) fn new(label: &str, below: Arc<dyn Chardev>, escapes: EscapeHook) -> Arc<Self> {
         let label = label.to_owned();
-        let mux =
-            Arc::new(Self { label, below, quit, inner: Mutex::new(Inner { at_line_start: true, ..Inner::default() }) });
+        let mux = Arc::new(Self {
+            label,
+            below,
+            escapes,
+            inner: Mutex::new(Inner { at_line_start: true, ..Inner::default() }),
+        });
         // Nobody else has attached: the host end was made for this mux, or found free.
         let attached = mux.below.attach(Some(mux.clone()));
         debug_assert!(attached);
@@ -121,7 +136,7 @@ impl Mux {
                     // Help and the like: what does not fit is not worth waiting for.
                     let _ = self.below.write(&text);
                 }
-                Todo::Quit => (self.quit)(),
+                Todo::Escape(escape) => (self.escapes)(escape),
             }
         }
     }
@@ -237,8 +252,9 @@ impl Inner {
             ESCAPE => self.hold(ESCAPE),
             b'x' => {
                 todo.push(Todo::Write(b"QEMU: Terminated\n\r".to_vec()));
-                todo.push(Todo::Quit);
+                todo.push(Todo::Escape(Escape::Quit));
             }
+            b's' => todo.push(Todo::Escape(Escape::Commit)),
             b'c' => {
                 let old = self.focus;
                 // What was typed before the switch is held for the one that had the input.

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use super::config::{Backend, Config};
 use super::fdset::FdTable;
 use super::io_loop::IoLoop;
-use super::mux::{Mux, QuitHook};
+use super::mux::{EscapeHook, Mux};
 use super::open::open;
 use super::{Chardev, ChardevError};
 use crate::qmp::reply::monitor::{ChardevBackendInfo, ChardevInfo};
@@ -21,7 +21,7 @@ const LAST_WORDS: Duration = Duration::from_millis(500);
 pub struct Chardevs {
     io: Arc<IoLoop>,
     fds: Arc<FdTable>,
-    quit: QuitHook,
+    escapes: EscapeHook,
     devices: Mutex<BTreeMap<String, Entry>>,
 }
 
@@ -49,13 +49,13 @@ impl Entry {
 }
 
 impl Chardevs {
-    /// Starts the console thread. `quit` is what Ctrl-A x does on a mux.
+    /// Starts the console thread. `escapes` is told what is typed on a mux for the whole machine.
     ///
     /// # Errors
     ///
     /// The process is out of descriptors or threads.
-    pub fn new(fds: Arc<FdTable>, quit: QuitHook) -> std::io::Result<Self> {
-        Ok(Self { io: IoLoop::start()?, fds, quit, devices: Mutex::default() })
+    pub fn new(fds: Arc<FdTable>, escapes: EscapeHook) -> std::io::Result<Self> {
+        Ok(Self { io: IoLoop::start()?, fds, escapes, devices: Mutex::default() })
     }
 
     fn lock(&self) -> MutexGuard<'_, BTreeMap<String, Entry>> {
@@ -92,7 +92,7 @@ impl Chardevs {
     }
 
     fn mux(&self, config: &Config, below: Arc<dyn Chardev>) -> Entry {
-        Entry::Muxed(Mux::new(&config.label, below, Arc::clone(&self.quit)))
+        Entry::Muxed(Mux::new(&config.label, below, Arc::clone(&self.escapes)))
     }
 
     /// The line that tells where a new terminal is; tools look for it.

@@ -3,7 +3,7 @@
 use std::io::{Read, Write};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex};
 use std::time::Duration;
 
@@ -86,16 +86,16 @@ impl CharFrontend for Recorder {
 struct Fixture {
     chardevs: Chardevs,
     dir: TempDir,
-    has_quit: Arc<AtomicBool>,
+    escapes: Arc<Mutex<Vec<Escape>>>,
 }
 
 impl Fixture {
     fn new() -> Self {
-        let has_quit = Arc::new(AtomicBool::new(false));
-        let flag = Arc::clone(&has_quit);
-        let quit: QuitHook = Arc::new(move || flag.store(true, Ordering::SeqCst));
-        let chardevs = Chardevs::new(Arc::new(FdTable::new()), quit).unwrap();
-        Self { chardevs, dir: tempfile::tempdir().unwrap(), has_quit }
+        let escapes = Arc::new(Mutex::new(Vec::new()));
+        let heard = Arc::clone(&escapes);
+        let hook: EscapeHook = Arc::new(move |escape| heard.lock().unwrap().push(escape));
+        let chardevs = Chardevs::new(Arc::new(FdTable::new()), hook).unwrap();
+        Self { chardevs, dir: tempfile::tempdir().unwrap(), escapes }
     }
 
     fn path(&self, name: &str) -> PathBuf {

@@ -113,6 +113,13 @@ pub(crate) const COMMANDS: &[Entry] = &[
         },
     },
     Entry {
+        names: "commit",
+        parameters: "device|all",
+        words: 1,
+        help: "commit changes to the disk images (if -snapshot is used) or backing files",
+        run: commit,
+    },
+    Entry {
         names: "cont|c",
         parameters: "",
         words: 0,
@@ -343,6 +350,12 @@ fn change(context: &mut Context<'_>, words: &Words<'_>) -> Printed {
         context,
         Command::BlockdevChangeMedium(ChangeMedium { device, id: None, filename, format, force, read_only_mode }),
     )
+}
+
+fn commit(context: &mut Context<'_>, words: &Words<'_>) -> Printed {
+    let disk = Some(words.need(0, "device")?.to_owned()).filter(|disk| disk != "all");
+    // What went wrong is told without a word before it.
+    Ok(context.inspect(Inspect::Commit { disk }).map_or_else(|error| format!("{error}\n"), |_| String::new()))
 }
 
 fn block_resize(context: &mut Context<'_>, words: &Words<'_>) -> Printed {

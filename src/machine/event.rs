@@ -66,6 +66,8 @@ pub enum MachineEvent {
         /// How.
         result: Result<(), Halt>,
     },
+    /// Someone at the console typed the escape for saving what overlays hold (Ctrl-a s).
+    Commit,
     /// SIGINT, SIGTERM or SIGHUP.
     Signal(i32),
     /// Someone at the console typed the escape for leaving (Ctrl-a x).

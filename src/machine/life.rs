@@ -191,6 +191,12 @@ impl Machine {
                 self.quit(ShutdownCause::HostSignal);
                 Ok(())
             }
+            MachineEvent::Commit => {
+                if let Err(error) = self.commit_all() {
+                    log::error!("{error}");
+                }
+                Ok(())
+            }
             MachineEvent::Quit => {
                 self.quit(ShutdownCause::HostUi);
                 Ok(())

@@ -10,6 +10,7 @@
 
 mod backup;
 mod bitmaps;
+mod commit;
 pub mod debug;
 pub mod drives;
 pub mod event;

@@ -1,4 +1,4 @@
-//! SIGINT, SIGTERM and SIGHUP as events of the main thread: a clean end, disks flushed.
+//! SIGINT, SIGTERM and SIGHUP as events of the main thread: a clean end, disks flushed. Some others are without effect.
 
 use std::io;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
@@ -7,6 +7,8 @@ use std::{fs, mem, ptr};
 use rustix::event::{PollFd, PollFlags, poll};
 
 const SIGNALS: [i32; 3] = [libc::SIGINT, libc::SIGTERM, libc::SIGHUP];
+/// What QEMU uses for itself and therefore lives through, when someone else sends it.
+const DEAF_TO: [i32; 3] = [libc::SIGUSR1, libc::SIGALRM, libc::SIGIO];
 
 /// The descriptor that signals arrive on.
 pub(super) struct Signals(OwnedFd);
@@ -17,15 +19,16 @@ pub(super) struct Arrived {
     sender: u32,
 }
 
-/// Blocks the signals in the calling thread and those it makes later, so that only the descriptor sees them. Called
-/// before the first thread starts.
+/// Blocks the signals in the calling thread and those it makes later, so that only the descriptor sees some of them and
+/// nobody the others. Called before the first thread starts.
 ///
 /// # Errors
 /// When the kernel refuses the mask.
 #[expect(unsafe_code, reason = "signal masks have no safe wrapper")]
 pub fn block() -> io::Result<()> {
     // SAFETY: `set` is a valid mask; the old one is not asked for.
-    let refused = unsafe { libc::pthread_sigmask(libc::SIG_BLOCK, &set(), ptr::null_mut()) };
+    let refused =
+        unsafe { libc::pthread_sigmask(libc::SIG_BLOCK, &set(SIGNALS.into_iter().chain(DEAF_TO)), ptr::null_mut()) };
     if refused == 0 { Ok(()) } else { Err(io::Error::from_raw_os_error(refused)) }
 }
 
@@ -46,13 +49,13 @@ pub fn wait() -> io::Result<()> {
 }
 
 #[expect(unsafe_code, reason = "signal sets have no safe wrapper")]
-fn set() -> libc::sigset_t {
+fn set(signals: impl IntoIterator<Item = i32>) -> libc::sigset_t {
     // SAFETY: sigset_t is plain data; sigemptyset then gives it its proper value.
     let mut set: libc::sigset_t = unsafe { mem::zeroed() };
     // SAFETY: a valid set and valid signal numbers: neither call can fail.
     unsafe {
         libc::sigemptyset(&raw mut set);
-        for signal in SIGNALS {
+        for signal in signals {
             libc::sigaddset(&raw mut set, signal);
         }
     }
@@ -63,7 +66,7 @@ impl Signals {
     #[expect(unsafe_code, reason = "signalfd has no safe wrapper")]
     pub(super) fn new() -> io::Result<Self> {
         // SAFETY: a valid mask; the result is checked.
-        let fd = unsafe { libc::signalfd(-1, &set(), libc::SFD_NONBLOCK | libc::SFD_CLOEXEC) };
+        let fd = unsafe { libc::signalfd(-1, &set(SIGNALS), libc::SFD_NONBLOCK | libc::SFD_CLOEXEC) };
         if fd < 0 {
             return Err(io::Error::last_os_error());
         }

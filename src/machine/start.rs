@@ -26,7 +26,7 @@ use crate::board::memory::{self, RamError};
 use crate::board::plan::{self, Plan, PlanError, Planner, Processors};
 use crate::board::{Board, BoardError};
 use crate::chardev::config::Config;
-use crate::chardev::{ChardevError, Chardevs, FdTable};
+use crate::chardev::{ChardevError, Chardevs, Escape, FdTable};
 use crate::cpu::{CpuError, Cpus};
 use crate::logging::{self, Settings};
 use crate::process::{self, PidFile, ProcessError, Readiness};
@@ -161,8 +161,13 @@ fn open_chardevs(spec: &VmSpec, events: &EventSender) -> Result<Arc<Chardevs>, S
         let fd = fds.claim(given.fd).map_err(told)?;
         fds.add(Some(given.set), fd, given.opaque.clone()).map_err(told)?;
     }
-    let quit = events.clone();
-    let hook = Arc::new(move || quit.send(MachineEvent::Quit));
+    let told = events.clone();
+    let hook = Arc::new(move |escape| {
+        told.send(match escape {
+            Escape::Quit => MachineEvent::Quit,
+            Escape::Commit => MachineEvent::Commit,
+        });
+    });
     let chardevs = Chardevs::new(fds, hook).map_err(StartError::Host)?;
     for asked in &spec.chardevs {
         let refused = |source| StartError::Chardev { label: asked.common().id.clone(), source };

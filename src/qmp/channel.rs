@@ -97,6 +97,11 @@ pub enum Inspect {
         /// How many bytes: 1, 2 or 4.
         size: u8,
     },
+    /// Writing what overlays hold into the images beneath; answered by no text.
+    Commit {
+        /// The disk or drive; all without.
+        disk: Option<String>,
+    },
     /// Holding requests to a `blkdebug` node and letting them go; answered by no text.
     Hold {
         /// The disk that the node is beneath, or a node.

@@ -204,6 +204,50 @@ fn overlay_is_committed_into_what_it_was_put_on_and_the_disk_goes_back() {
 }
 
 #[test]
+fn human_monitor_commits_overlays_and_empties_them() {
+    let folder = tempfile::tempdir().expect("directory");
+    let path = |name: &str| folder.path().join(name).display().to_string();
+    for name in ["one", "two"] {
+        tool("qemu-img", &format!("create -q -f raw base-{name} 8M"), folder.path());
+        tool("qemu-img", &format!("create -q -f qcow2 -b base-{name} -F raw {name}"), folder.path());
+        tool("qemu-io", &format!("-f qcow2 -c write_-P_7_1M_2M -c write_-z_5M_128k {name}"), folder.path());
+        tool("cp", &format!("{name} before-{name}"), folder.path());
+        tool("cp", &format!("base-{name} before-base-{name}"), folder.path());
+    }
+    let drive = |name: &str| format!("-drive if=none,id={name},format=qcow2,file={}", path(name));
+    let mut machine = Machine::start(&format!(
+        "{} {} -device virtio-blk-pci,drive=one -device virtio-blk-pci,drive=two -drive if=ide,media=cdrom,id=cd
+         -drive if=none,id=raw,format=raw,file={} -device ide-hd,drive=raw -device virtio-blk-pci,drive=gone
+         -drive if=none,id=gone,file={},format=raw,snapshot=on",
+        drive("one"),
+        drive("two"),
+        path("before-one"),
+        path("before-two"),
+    ));
+
+    let missing = machine.human("commit nope");
+    let empty = machine.human("commit cd");
+    let plain = machine.human("commit raw");
+    let one = machine.human("commit one");
+    tool("qemu-img", "compare -U -f raw -F raw base-two before-base-two", folder.path());
+    let all = machine.human("commit all");
+    let again = machine.human("commit all");
+    machine.end();
+
+    assert_eq!(missing, "Device 'nope' not found\n");
+    assert_eq!(empty, "Device 'cd' has no medium\n");
+    assert_eq!(plain, "'commit' error for 'raw': Operation not supported\n");
+    assert_eq!((one, all, again), (String::new(), String::new(), String::new()));
+    for name in ["one", "two"] {
+        tool("qemu-io", &format!("-r -f raw -c read_-P_7_1M_2M base-{name}"), folder.path());
+        let map = Command::new("qemu-img").args(["map", "--output=json", &path(name)]).output().expect("qemu-img");
+        let map: Vec<Value> = serde_json::from_slice(&map.stdout).expect("a map");
+        assert!(map.iter().all(|run| run["depth"] == 1), "{map:?}");
+        tool("qemu-img", &format!("check -q {name}"), folder.path());
+    }
+}
+
+#[test]
 fn base_that_was_opened_for_reading_is_opened_again_for_writing() {
     let folder = tempfile::tempdir().expect("directory");
     let path = |name: &str| folder.path().join(name).display().to_string();

@@ -68,7 +68,7 @@ fn tree_of_devices_shows_each_on_its_bus_with_type_and_name() {
     let part =
         |wanted: &str| lines.iter().position(|line| *line == wanted).unwrap_or_else(|| panic!("{wanted}:\n{tree}"));
     assert_eq!(part("bus: main-system-bus"), 0);
-    assert_eq!(part("        bus: ide.0"), part("          dev: ide-cd, id \"cd\"") - 1);
+    assert_eq!(part("        bus: ide.1"), part("          dev: ide-cd, id \"cd\"") - 1);
     let adapter = part("      dev: virtio-scsi-pci, id \"adapter\"");
     assert_eq!(lines[adapter + 1], "        bus: virtio-bus");
     assert_eq!(part("          dev: virtio-scsi-device, id \"\""), adapter + 2);

@@ -66,7 +66,8 @@ fn place(channels: &Channels, id: &str, part: &IdeSpec) -> Result<(usize, usize)
         Some("ide.1") => Some(1),
         Some(other) => return Err(PlanError::NoBus { bus: other.to_owned() }),
     };
-    let places = (0..2).flat_map(|bus| (0..2).map(move |unit| (bus, unit)));
+    // As in QEMU, who names no bus is on the second first.
+    let places = [1, 0].into_iter().flat_map(|bus| (0..2).map(move |unit| (bus, unit)));
     let wanted = |&(b, u): &(usize, usize)| {
         bus.is_none_or(|bus| bus == b) && part.unit.is_none_or(|unit| usize::try_from(unit) == Ok(u))
     };
@@ -155,6 +156,17 @@ mod tests {
         let channels = channels(&spec, &[drive(2, DriveMedia::Disk)], &mut Names::default()).unwrap();
 
         assert!(channels[1][1].as_ref().is_some_and(|cd| cd.storage.node.is_none()));
+    }
+
+    #[test]
+    fn device_that_names_no_channel_is_on_the_second() {
+        let devices = (0..3).map(|_| DeviceSpec::IdeCd(IdeCdSpec::default())).collect();
+        let spec = VmSpec { devices, ..VmSpec::default() };
+
+        let channels = channels(&spec, &[], &mut Names::default()).unwrap();
+
+        assert!(channels[1].iter().all(Option::is_some));
+        assert!(channels[0][0].is_some() && channels[0][1].is_none());
     }
 
     #[test]

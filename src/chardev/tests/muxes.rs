@@ -67,6 +67,16 @@ fn escape_split_over_two_reads_is_one() {
 }
 
 #[test]
+fn escape_s_saves_once() {
+    let mut shared = shared();
+
+    shared.person.write_all(b"s\x01ss").unwrap();
+    shared.guest.wait_bytes(b"ss");
+
+    assert_eq!(*shared.fixture.escapes.lock().unwrap(), [Escape::Commit]);
+}
+
+#[test]
 fn escape_x_quits_even_when_the_guest_takes_no_input() {
     let mut shared = shared();
     shared.guest.room.store(0, Ordering::SeqCst);
@@ -74,7 +84,7 @@ fn escape_x_quits_even_when_the_guest_takes_no_input() {
     shared.person.write_all(b"typed in vain\x01x").unwrap();
 
     assert_eq!(read_exactly(&mut shared.person, 18), b"QEMU: Terminated\n\r");
-    assert!(shared.fixture.has_quit.load(Ordering::SeqCst));
+    assert_eq!(*shared.fixture.escapes.lock().unwrap(), [Escape::Quit]);
 }
 
 #[test]

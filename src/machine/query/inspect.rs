@@ -36,6 +36,10 @@ impl Machine {
             Inspect::Roms => Ok(Inspection::Text(self.roms())),
             Inspect::Memory { cpu, address, length } => self.memory(cpu, address, length).map(Inspection::Bytes),
             Inspect::Port { port, size } => Ok(Inspection::Bytes(self.port(port, size))),
+            Inspect::Commit { ref disk } => {
+                let committed = disk.as_ref().map_or_else(|| self.commit_all(), |disk| self.commit_disk(disk));
+                committed.map(|()| Inspection::Text(String::new()))
+            }
             Inspect::Hold { ref disk, ref order } => self.hold(disk, order).map(|()| Inspection::Text(String::new())),
         }
     }

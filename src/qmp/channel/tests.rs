@@ -28,7 +28,7 @@ fn reply_to(answers: &Sender<Answer>) -> Reply {
 
 /// A request of a monitor that has no character devices.
 fn request(command: Command, answers: &Sender<Answer>) -> Request {
-    let chardevs = crate::chardev::Chardevs::new(Arc::default(), Arc::new(|| {})).unwrap();
+    let chardevs = crate::chardev::Chardevs::new(Arc::default(), Arc::new(|_| {})).unwrap();
     let services = Arc::new(Services::new(crate::qmp::command::Offer::all(), "test", Arc::new(chardevs)));
     services.chardevs().shut_down();
     Request::new(command, reply_to(answers), services)

@@ -86,7 +86,7 @@ impl Fixture {
 
     fn with(offer: Offer) -> Self {
         let (requests, queue) = request_channel().unwrap();
-        let chardevs = Arc::new(Chardevs::new(Arc::new(FdTable::new()), Arc::new(|| {})).unwrap());
+        let chardevs = Arc::new(Chardevs::new(Arc::new(FdTable::new()), Arc::new(|_| {})).unwrap());
         let services = Arc::new(Services::new(offer, "rhea-test", Arc::clone(&chardevs)));
         let bus = EventBus::new();
         let monitors = Monitors::start(requests, services, &bus).unwrap();
