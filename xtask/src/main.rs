@@ -45,6 +45,9 @@ enum Verb {
     Test(test::TestArgs),
     /// Run a program on a machine with working KVM: here if the hardware has it, else in an emulated machine
     Lab(lab::cli::LabArgs),
+    /// Keep a virtual machine for as long as the lab is up: the lab runs this
+    #[command(name = lab::keeper::VERB, hide = true)]
+    LabKeeper,
     /// Measure Rhea beside QEMU
     #[command(subcommand)]
     Bench(bench::BenchVerb),
@@ -74,6 +77,7 @@ fn dispatch(cli: Cli) -> Result<u8> {
         Verb::Demo(args) => demo::run(&args),
         Verb::Test(args) => test::run(&args),
         Verb::Lab(args) => lab::cli::run(&args),
+        Verb::LabKeeper => lab::keeper::run(),
         Verb::Alike(args) => alike::run(&args),
         Verb::Fuzz(args) => fuzz::run(&args),
         Verb::Hostile(args) => hostile::run(&args),

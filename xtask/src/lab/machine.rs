@@ -9,8 +9,8 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 
-use super::Lab;
 use super::emulator::{Emulator, Show, Silence};
+use super::{Lab, keeper};
 use crate::initramfs::Initramfs;
 use crate::kernel::{Flavor, Kernel};
 use crate::{command, host, packages};
@@ -121,7 +121,7 @@ impl Drop for RunDirectory {
     }
 }
 
-/// The command line as a script, in the environment that matters to programs.
+/// The command line as a script, in the environment that matters to programs, beside a [keeper].
 fn script(program: &[String]) -> Result<String> {
     let directory = std::env::current_dir()?;
     let mut script = format!("cd {}\nexport TMPDIR=/scratch\n", command::quote(&directory.to_string_lossy()));
@@ -130,6 +130,8 @@ fn script(program: &[String]) -> Result<String> {
             script += &format!("export {name}={}\n", command::quote(&value));
         }
     }
+    let this = std::env::current_exe().context("where is this program?")?;
+    script += &format!("{} {} &\n", command::quote(&this.to_string_lossy()), keeper::VERB);
     let words: Vec<_> = program.iter().map(|word| command::quote(word)).collect();
     Ok(format!("{script}exec {}\n", words.join(" ")))
 }

@@ -14,6 +14,7 @@
 
 pub(crate) mod cli;
 pub(crate) mod emulator;
+pub(crate) mod keeper;
 pub(crate) mod lines;
 mod machine;
 mod markers;
