@@ -11,6 +11,7 @@ use crate::qmp::reply::block::{
 
 use super::Context;
 use super::commands::{Failure, Printed, Words};
+use crate::spec::human_size;
 
 /// `info block [-n] [-v] [device]`.
 pub(crate) fn block(context: &mut Context<'_>, words: &Words<'_>) -> Printed {
@@ -119,9 +120,9 @@ fn describe_image(text: &mut String, image: &ImageInfo) {
     while let Some(image) = next {
         let bytes = image.virtual_size;
         let _ = writeln!(text, "image: {}\nfile format: {}", image.filename, image.format);
-        let _ = writeln!(text, "virtual size: {} ({bytes} bytes)", human_size(bytes));
+        let _ = writeln!(text, "virtual size: {} ({bytes} bytes)", human_size(bytes.unsigned_abs()));
         if let Some(actual) = image.actual_size {
-            let _ = writeln!(text, "disk size: {}", human_size(actual));
+            let _ = writeln!(text, "disk size: {}", human_size(actual.unsigned_abs()));
         }
         if let Some(cluster) = image.cluster_size {
             let _ = writeln!(text, "cluster_size: {cluster}");
@@ -137,28 +138,6 @@ fn describe_image(text: &mut String, image: &ImageInfo) {
         }
         next = image.backing_image.as_deref();
     }
-}
-
-/// Three digits and a unit: `1 MiB`, `1.5 GiB`.
-#[expect(clippy::cast_precision_loss, reason = "three digits are shown")]
-fn human_size(bytes: i64) -> String {
-    let units = ["B", "KiB", "MiB", "GiB", "TiB", "PiB", "EiB"];
-    let mut value = bytes as f64;
-    let mut unit = 0;
-    while value >= 1000.0 && unit + 1 < units.len() {
-        value /= 1024.0;
-        unit += 1;
-    }
-    let digits = if value >= 100.0 {
-        0
-    } else if value >= 10.0 {
-        1
-    } else {
-        2
-    };
-    let number = format!("{value:.digits$}");
-    let number = if number.contains('.') { number.trim_end_matches('0').trim_end_matches('.') } else { &number };
-    format!("{number} {}", units.get(unit).copied().unwrap_or_default())
 }
 
 /// `info blockstats`.

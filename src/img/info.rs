@@ -10,8 +10,8 @@ use super::args::{Opt, Parsed};
 use super::error::ImgError;
 use super::open::{self, Image, Want};
 use super::output::{self, Form};
-use super::size::human;
 use super::snapshot;
+use crate::spec::human_size;
 
 /// The verb's options.
 pub(super) const OPTIONS: &[Opt] = &[
@@ -94,8 +94,8 @@ fn human_text(told: &Details) -> String {
     let mut lines = vec![
         format!("image: {}", details.filename),
         format!("file format: {}", details.format),
-        format!("virtual size: {} ({} bytes)", human(details.virtual_size), details.virtual_size),
-        format!("disk size: {}", details.actual_size.map_or("unavailable".to_owned(), human)),
+        format!("virtual size: {} ({} bytes)", human_size(details.virtual_size), details.virtual_size),
+        format!("disk size: {}", details.actual_size.map_or("unavailable".to_owned(), human_size)),
     ];
     if details.encrypted == Some(true) {
         lines.push("encrypted: yes".to_owned());

@@ -6,8 +6,8 @@ use rhea_block::{BlockError, ErrorKind};
 use super::args::{Opt, Parsed};
 use super::error::{ImgError, chain};
 use super::open::{self, Want};
-use super::size::human;
 use super::{clock, output};
+use crate::spec::human_size;
 
 /// The verb's options.
 pub(super) const OPTIONS: &[Opt] = &[
@@ -73,7 +73,7 @@ pub(super) fn table(list: &[Snapshot]) -> String {
     text += &row("ID", "TAG", "VM SIZE", "DATE", "VM CLOCK", "ICOUNT");
     for s in list {
         let icount = if s.icount == u64::MAX { String::new() } else { s.icount.to_string() };
-        let (size, date, clock) = (human(s.vm_state_size), clock::local(s.date.0), clock::guest(s.vm_clock));
+        let (size, date, clock) = (human_size(s.vm_state_size), clock::local(s.date.0), clock::guest(s.vm_clock));
         text += "\n";
         text += &row(&s.id, &s.name, &size, &date, &clock, &icount);
     }

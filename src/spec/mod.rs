@@ -48,7 +48,7 @@ pub use ident::{Uuid, check_id};
 pub use machine::{Accel, MachineType};
 pub use memory::MemorySpec;
 pub use numa::NumaSpec;
-pub use number::ByteSize;
+pub use number::{ByteSize, human_size};
 pub use object::ObjectSpec;
 pub use pci::PciAddr;
 pub use process::{Actions, MonitorSpec, NameSpec, OvercommitSpec, ProcessSpec, RtcSpec};

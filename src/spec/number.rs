@@ -21,6 +21,36 @@ impl fmt::Display for ByteSize {
     }
 }
 
+/// A size for people: three significant digits and a binary unit, as `1 GiB`, `196 KiB`, `0.977 KiB`.
+#[must_use]
+pub fn human_size(bytes: u64) -> String {
+    const UNITS: [&str; 7] = ["", "Ki", "Mi", "Gi", "Ti", "Pi", "Ei"];
+    // A unit is used up to 1000 of the one below, not 1024: "0.977 KiB", never a number of four digits.
+    let mut unit = 0;
+    let mut below = 1u64;
+    while unit < 6 && u128::from(bytes) >= u128::from(below) * 1000 {
+        unit += 1;
+        below <<= 10;
+    }
+    let value = bytes as f64 / below as f64;
+    format!("{} {}B", three_digits(value), UNITS[unit])
+}
+
+/// C's `%.3g` for numbers from 0 to below 1000.
+fn three_digits(value: f64) -> String {
+    let decimals = match value {
+        v if v >= 100.0 => 0,
+        v if v >= 10.0 => 1,
+        v if v >= 1.0 || v == 0.0 => 2,
+        _ => 3,
+    };
+    let text = format!("{value:.decimals$}");
+    if text == "1000" {
+        return "1e+03".to_owned();
+    }
+    if text.contains('.') { text.trim_end_matches('0').trim_end_matches('.').to_owned() } else { text }
+}
+
 /// `on`, `yes`, `true`, `y`; `off`, `no`, `false`, `n`.
 #[must_use]
 pub fn parse_bool(text: &str) -> Option<bool> {

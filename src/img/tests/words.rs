@@ -68,7 +68,7 @@ fn sizes_are_read_as_written() {
 
 #[test]
 fn sizes_are_written_with_three_digits() {
-    let written = [0, 512, 999, 1000, 1024, 200_704, 1 << 30, 1500 << 20, u64::MAX].map(size::human);
+    let written = [0, 512, 999, 1000, 1024, 200_704, 1 << 30, 1500 << 20, u64::MAX].map(crate::spec::human_size);
 
     let expected =
         ["0 B", "512 B", "999 B", "0.977 KiB", "1 KiB", "196 KiB", "1 GiB", "1.46 GiB", "16 EiB"].map(str::to_owned);

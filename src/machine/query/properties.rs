@@ -8,7 +8,7 @@ use crate::board::plan::{IdeDevice, IsaDevice, PciDevice, Taken};
 use crate::machine::Machine;
 use crate::spec::describe::{Describe, Kind, Prop};
 use crate::spec::pci::{PciSpec, VirtioSpec};
-use crate::spec::{DeviceSpec, ObjectSpec};
+use crate::spec::{DeviceSpec, ObjectSpec, human_size};
 
 /// The name of a property, QOM's name of its type, and what it is now.
 pub(super) type Property = (&'static str, &'static str, Value);
@@ -231,7 +231,7 @@ fn shown(kind: Kind, value: &Value) -> String {
     match (kind, value) {
         (Kind::Size, Value::Number(bytes)) => {
             let bytes = bytes.as_u64().unwrap_or(0);
-            format!("{bytes} ({})", rounded(bytes))
+            format!("{bytes} ({})", human_size(bytes))
         }
         (_, Value::Number(number)) => match number.as_i64() {
             Some(number) => format!("{number} ({number:#x})"),
@@ -240,26 +240,6 @@ fn shown(kind: Kind, value: &Value) -> String {
         (_, Value::String(text)) => format!("\"{text}\""),
         (_, other) => other.to_string(),
     }
-}
-
-/// Bytes in the greatest unit that leaves a whole part, with three digits that count.
-fn rounded(bytes: u64) -> String {
-    let units = ["B", "KiB", "MiB", "GiB", "TiB", "PiB", "EiB"];
-    let mut value = bytes as f64;
-    let mut unit = 0;
-    // QEMU takes the next unit from 1000 of the one before on.
-    while value >= 1000.0 && unit + 1 < units.len() {
-        value /= 1024.0;
-        unit += 1;
-    }
-    let decimals = match value {
-        100.0.. => 0,
-        10.0.. => 1,
-        _ => 2,
-    };
-    let text = format!("{value:.decimals$}");
-    let text = if text.contains('.') { text.trim_end_matches('0').trim_end_matches('.') } else { &text };
-    format!("{text} {}", units[unit])
 }
 
 #[cfg(test)]

@@ -9,11 +9,10 @@
 //! The work itself is [`rhea_block::job`]'s. When it is done its thread tells the main thread, which does what is left:
 //! the change of who stands on whom, while the disk is held still.
 
-use std::collections::BTreeMap;
-use std::sync::Arc;
-use std::thread::JoinHandle;
+mod table;
 
-use rhea_block::graph::Held;
+use std::sync::Arc;
+
 use rhea_block::job::{Control, End, Halt};
 use rhea_block::thread::{self, ThreadKind};
 
@@ -21,183 +20,18 @@ use super::Machine;
 use super::event::MachineEvent;
 use crate::qmp::channel::{Answer, answer, done};
 use crate::qmp::event::{BlockJobData, BlockJobPendingData, BlockJobReadyData, JobStatus, JobStatusData};
-use crate::qmp::reply::block::{BlockDeviceIoStatus, BlockJobInfo, JobInfo};
+use crate::qmp::reply::block::{BlockJobInfo, JobInfo};
 use crate::qmp::{Event, QmpError};
 use crate::spec::check_id;
-
-/// How the work ended.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Closing {
-    Done,
-    /// It was cancelled, or failed.
-    Undone,
-}
-
-/// What is left to do on the main thread when the work has ended.
-pub(super) type Finish = Box<dyn FnOnce(&mut Machine, Closing) -> Result<(), QmpError> + Send>;
-
-/// For jobs that leave nothing to do.
-pub(super) fn nothing_left(_: &mut Machine, _: Closing) -> Result<(), QmpError> {
-    Ok(())
-}
-
-/// How a job is to be run, as its client asked.
-pub(super) struct Order {
-    pub(super) id: String,
-    /// `stream`, `create`, …
-    pub(super) kind: &'static str,
-    /// Bytes a second; 0 is as fast as it goes.
-    pub(super) speed: u64,
-    /// Finalizes by itself.
-    pub(super) auto_finalize: bool,
-    /// Is forgotten by itself.
-    pub(super) auto_dismiss: bool,
-    /// The nodes that nobody else may change meanwhile.
-    pub(super) held: Option<Held>,
-    /// The jobs with this number end well together, or not at all.
-    pub(super) group: Option<u64>,
-}
-
-impl Order {
-    /// For a job of the kind `kind` called `id`, with `held` in hand: as fast as it goes, with nobody's help to its end.
-    pub(super) fn on_nodes(kind: &'static str, id: &str, held: impl Into<Option<Held>>) -> Self {
-        Self {
-            id: id.to_owned(),
-            kind,
-            speed: 0,
-            auto_finalize: true,
-            auto_dismiss: true,
-            held: held.into(),
-            group: None,
-        }
-    }
-
-    /// With what a command says of its job's speed and end, QEMU's defaults where it says nothing.
-    pub(super) fn with(self, speed: Option<u64>, auto_finalize: Option<bool>, auto_dismiss: Option<bool>) -> Self {
-        let (finalize, dismiss) = (auto_finalize.unwrap_or(true), auto_dismiss.unwrap_or(true));
-        Self { speed: speed.unwrap_or(0), auto_finalize: finalize, auto_dismiss: dismiss, ..self }
-    }
-}
-
-/// One job.
-struct Job {
-    order: Order,
-    control: Arc<Control>,
-    status: JobStatus,
-    error: Option<String>,
-    finish: Option<Finish>,
-    thread: Option<JoinHandle<()>>,
-}
-
-impl Job {
-    /// The job is one of those that are called by the name of a device, and have events of their own.
-    fn of_block(&self) -> bool {
-        self.order.kind != "create"
-    }
-
-    fn data(&self) -> BlockJobData {
-        let (offset, len) = self.control.progress();
-        BlockJobData {
-            r#type: self.order.kind.to_owned(),
-            device: self.order.id.clone(),
-            len: to_signed(len),
-            offset: to_signed(offset),
-            speed: to_signed(self.control.speed()),
-            error: self.error.clone(),
-        }
-    }
-}
-
-fn to_signed(bytes: u64) -> i64 {
-    i64::try_from(bytes).unwrap_or(i64::MAX)
-}
-
-/// All jobs of a machine, by id. Dropped, it ends them and waits for them.
-#[derive(Default)]
-pub(super) struct Jobs {
-    all: BTreeMap<String, Job>,
-    /// The number of the last group.
-    groups: u64,
-}
-
-impl Jobs {
-    /// The number of a new group.
-    pub(super) fn new_group(&mut self) -> u64 {
-        self.groups += 1;
-        self.groups
-    }
-
-    /// The job `id` and those that end with it, by id.
-    fn group_of(&self, id: &str) -> Vec<String> {
-        let group = self.all.get(id).and_then(|job| job.order.group);
-        let belongs = |job: &&Job| job.order.id == id || (group.is_some() && job.order.group == group);
-        self.all.values().filter(belongs).map(|job| job.order.id.clone()).collect()
-    }
-}
-
-impl Drop for Jobs {
-    fn drop(&mut self) {
-        self.all.values().for_each(|job| job.control.cancel());
-        for job in self.all.values_mut() {
-            join(job);
-        }
-    }
-}
-
-fn join(job: &mut Job) {
-    if let Some(thread) = job.thread.take()
-        && thread.join().is_err()
-    {
-        log::error!("job '{}' panicked", job.order.id);
-    }
-}
-
-/// What a client wants of a job that exists.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Verb {
-    Cancel,
-    /// Leaves what a ready job has made; otherwise as [`Verb::Cancel`].
-    Leave,
-    Complete,
-    Pause,
-    Resume,
-    SetSpeed(u64),
-    Finalize,
-    Dismiss,
-}
-
-impl Verb {
-    fn name(self) -> &'static str {
-        match self {
-            Self::Cancel | Self::Leave => "cancel",
-            Self::Complete => "complete",
-            Self::Pause => "pause",
-            Self::Resume => "resume",
-            Self::SetSpeed(_) => "set-speed",
-            Self::Finalize => "finalize",
-            Self::Dismiss => "dismiss",
-        }
-    }
-
-    /// Whether a job in this state takes it.
-    fn fits(self, status: JobStatus) -> bool {
-        match self {
-            Self::Cancel | Self::Leave => status.is_active(),
-            Self::Complete => status == JobStatus::Ready,
-            Self::Pause | Self::Resume => matches!(status, JobStatus::Running | JobStatus::Paused),
-            Self::SetSpeed(_) => matches!(status, JobStatus::Running | JobStatus::Paused | JobStatus::Ready),
-            Self::Finalize => status == JobStatus::Pending,
-            Self::Dismiss => status == JobStatus::Concluded,
-        }
-    }
-}
+pub(super) use table::{Closing, Finish, Jobs, Order, Verb, nothing_left};
+use table::{Job, block_job_info, job_info, join};
 
 impl Machine {
     /// Starts a job: `work` on a thread of its own, then `finish` here.
     ///
     /// # Errors
     /// When its id is taken or empty, or there is no thread for it.
-    pub(super) fn start_job(
+    pub(in crate::machine) fn start_job(
         &mut self,
         order: Order,
         work: impl FnOnce(&Control) -> Result<(), Halt> + Send + 'static,
@@ -240,7 +74,7 @@ impl Machine {
     ///
     /// # Errors
     /// It is taken, or not an identifier.
-    pub(super) fn check_job_id(&self, id: &str) -> Result<(), QmpError> {
+    pub(in crate::machine) fn check_job_id(&self, id: &str) -> Result<(), QmpError> {
         if self.jobs.all.contains_key(id) {
             return Err(QmpError::generic(format!("Job ID '{id}' already in use")));
         }
@@ -255,7 +89,7 @@ impl Machine {
     }
 
     /// A job has done its work and follows what is written since.
-    pub(super) fn job_ready(&mut self, id: &str) {
+    pub(in crate::machine) fn job_ready(&mut self, id: &str) {
         // It may have ended since.
         if self.jobs.all.get(id).is_none_or(|job| job.thread.is_none()) {
             return;
@@ -268,7 +102,7 @@ impl Machine {
     }
 
     /// The work of a job has ended.
-    pub(super) fn job_ended(&mut self, id: &str, result: Result<(), Halt>) {
+    pub(in crate::machine) fn job_ended(&mut self, id: &str, result: Result<(), Halt>) {
         let Some(job) = self.jobs.all.get_mut(id) else { return };
         join(job);
         match result {
@@ -378,7 +212,7 @@ impl Machine {
     ///
     /// # Errors
     /// When there is no such job, or it is in another state.
-    pub(super) fn order_job(&mut self, id: &str, verb: Verb) -> Answer {
+    pub(in crate::machine) fn order_job(&mut self, id: &str, verb: Verb) -> Answer {
         let job = self.jobs.all.get_mut(id).ok_or_else(|| QmpError::generic("Job not found"))?;
         if !verb.fits(job.status) {
             let (status, verb) = (job.status, verb.name());
@@ -410,7 +244,7 @@ impl Machine {
     ///
     /// # Errors
     /// As [`Machine::order_job`].
-    pub(super) fn order_block_job(&mut self, id: &str, verb: Verb) -> Answer {
+    pub(in crate::machine) fn order_block_job(&mut self, id: &str, verb: Verb) -> Answer {
         if self.jobs.all.get(id).is_none_or(|job| !job.of_block()) {
             return Err(QmpError::no_block_job(id));
         }
@@ -418,46 +252,15 @@ impl Machine {
     }
 
     /// `query-jobs`.
-    pub(super) fn all_jobs(&self) -> Answer {
+    pub(in crate::machine) fn all_jobs(&self) -> Answer {
         let jobs: Vec<JobInfo> = self.jobs.all.values().map(job_info).collect();
         answer(&jobs)
     }
 
     /// `query-block-jobs`.
-    pub(super) fn block_jobs(&self) -> Answer {
+    pub(in crate::machine) fn block_jobs(&self) -> Answer {
         let jobs = self.jobs.all.values().filter(|job| job.of_block());
         let jobs: Vec<BlockJobInfo> = jobs.map(block_job_info).collect();
         answer(&jobs)
-    }
-}
-
-fn job_info(job: &Job) -> JobInfo {
-    let (done, total) = job.control.progress();
-    JobInfo {
-        id: job.order.id.clone(),
-        r#type: job.order.kind.to_owned(),
-        status: job.status,
-        current_progress: to_signed(done),
-        total_progress: to_signed(total),
-        error: job.error.clone(),
-    }
-}
-
-fn block_job_info(job: &Job) -> BlockJobInfo {
-    let (offset, len) = job.control.progress();
-    BlockJobInfo {
-        r#type: job.order.kind.to_owned(),
-        device: job.order.id.clone(),
-        len: to_signed(len),
-        offset: to_signed(offset),
-        busy: job.status == JobStatus::Running,
-        paused: job.control.is_paused(),
-        speed: to_signed(job.control.speed()),
-        io_status: BlockDeviceIoStatus::Ok,
-        ready: job.status == JobStatus::Ready,
-        status: job.status,
-        auto_finalize: job.order.auto_finalize,
-        auto_dismiss: job.order.auto_dismiss,
-        error: job.error.clone(),
     }
 }
