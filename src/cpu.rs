@@ -1,7 +1,7 @@
 //! The machine's vCPUs: the CPU model and the topology, met with the host's KVM.
 
 use rhea_arch::kvm::{Host, Vcpu, VcpuError, Vm, VmError};
-use rhea_arch::x86_64::cpu::features::{named, names as feature_names};
+use rhea_arch::x86_64::cpu::features::{FeatureSet, named, names as feature_names};
 use rhea_arch::x86_64::cpu::{
     CpuConfig, CpuError as ModelError, CpuPlan, HostCpu, Topology, TopologyError, models, unavailable_features,
 };
@@ -11,6 +11,10 @@ use thiserror::Error;
 use crate::machine::facts::CpuPlace;
 use crate::qmp::reply::cpu::CpuDefinitionInfo;
 use crate::spec::VmSpec;
+
+mod expansion;
+
+pub use expansion::expand;
 
 /// The model of a guest that asks for none; QEMU's, too.
 const DEFAULT_MODEL: &str = "qemu64";
@@ -55,7 +59,6 @@ pub struct Cpus {
     present: u32,
     max: u32,
     nodes: Vec<u32>,
-    unavailable: Vec<&'static str>,
 }
 
 impl Cpus {
@@ -80,7 +83,6 @@ impl Cpus {
         plan.warnings().iter().for_each(|warning| log::warn!("{warning}"));
         Ok(Self {
             plan,
-            unavailable: unavailable_features(&config.model, cpu).unwrap_or_default(),
             model: config.model,
             topology,
             present: smp.cpus,
@@ -122,34 +124,10 @@ impl Cpus {
     /// What the model came to on this host, by the names that `-cpu` has for it.
     #[must_use]
     pub fn model_properties(&self) -> Vec<ModelProperty> {
-        let table = self.plan.cpuid(0);
-        let leaf = |number| table.entries().iter().find(|entry| entry.function == number);
-        let registers = |number| leaf(number).map_or([0; 4], |e| [e.eax, e.ebx, e.ecx, e.edx]);
-        let text = |words: &[u32]| {
-            let bytes: Vec<u8> =
-                words.iter().flat_map(|word| word.to_le_bytes()).take_while(|byte| *byte != 0).collect();
-            String::from_utf8_lossy(&bytes).trim().to_owned()
-        };
-        let [level, first, third, second] = registers(0);
-        let [version, ..] = registers(1);
-        let [xlevel, ..] = registers(0x8000_0000);
-        let name: Vec<u32> = (0x8000_0002..=0x8000_0004).flat_map(registers).collect();
-        // Family and model have an extended part (SDM volume 2, CPUID, figure 3-6).
-        let (family, model) = (version >> 8 & 15, version >> 4 & 15 | version >> 12 & 0xf0);
-        let family = if family == 15 { family + (version >> 20 & 0xff) } else { family };
-        let mut properties = vec![
-            ("family", "int", json!(family)),
-            ("model", "int", json!(model)),
-            ("stepping", "int", json!(version & 15)),
-            ("vendor", "string", json!(text(&[first, second, third]))),
-            ("model-id", "string", json!(text(&name))),
-            ("level", "uint32", json!(level)),
-            ("xlevel", "uint32", json!(xlevel)),
-            ("phys-bits", "uint32", json!(self.plan.phys_bits())),
-            ("unavailable-features", "strList", json!(self.unavailable)),
-        ];
-        let has = |name: &str| named(name).any(|feature| self.plan.features().has(feature));
-        properties.extend(feature_names().into_iter().map(|name| (name, "bool", json!(has(name)))));
+        let mut properties = described(&self.plan, self.plan.features());
+        properties.push(("phys-bits", "uint32", json!(self.plan.phys_bits())));
+        let lacks = self.plan.asked().without(self.plan.features());
+        properties.push(("unavailable-features", "strList", json!(lacks.names())));
         properties
     }
 
@@ -181,6 +159,49 @@ impl Cpus {
         };
         (0..self.present).map(make).collect()
     }
+}
+
+/// What a vCPU of `plan` says of itself, and which of all features are among `features`.
+fn described(plan: &CpuPlan, features: &FeatureSet) -> Vec<ModelProperty> {
+    let table = plan.cpuid(0);
+    let leaf = |number| table.entries().iter().find(|entry| entry.function == number);
+    let registers = |number| leaf(number).map_or([0; 4], |e| [e.eax, e.ebx, e.ecx, e.edx]);
+    let text = |words: &[u32]| {
+        let bytes: Vec<u8> = words.iter().flat_map(|word| word.to_le_bytes()).take_while(|byte| *byte != 0).collect();
+        String::from_utf8_lossy(&bytes).trim().to_owned()
+    };
+    let [level, first, third, second] = registers(0);
+    let [version, ..] = registers(1);
+    let [xlevel, ..] = registers(0x8000_0000);
+    let name: Vec<u32> = (0x8000_0002..=0x8000_0004).flat_map(registers).collect();
+    // Family and model have an extended part (SDM volume 2, CPUID, figure 3-6).
+    let (family, model) = (version >> 8 & 15, version >> 4 & 15 | version >> 12 & 0xf0);
+    let family = if family == 15 { family + (version >> 20 & 0xff) } else { family };
+    let mut properties = vec![
+        ("family", "int", json!(family)),
+        ("model", "int", json!(model)),
+        ("stepping", "int", json!(version & 15)),
+        ("vendor", "string", json!(text(&[first, second, third]))),
+        ("model-id", "string", json!(text(&name))),
+        ("level", "uint32", json!(level)),
+        ("xlevel", "uint32", json!(xlevel)),
+    ];
+    let has = |name: &str| named(name).any(|feature| features.has(feature));
+    properties.extend(feature_names().into_iter().map(|name| (name, "bool", json!(has(name)))));
+    properties
+}
+
+/// The types of vCPUs, and the properties that all of them have, each with QOM's name of its type.
+#[must_use]
+pub fn types() -> (Vec<String>, Vec<(&'static str, &'static str)>) {
+    let names = definitions(None).into_iter().map(|model| model.typename).collect();
+    let of_model =
+        [("family", "int"), ("model", "int"), ("stepping", "int"), ("vendor", "string"), ("model-id", "string")];
+    let numbers = ["level", "xlevel", "min-level", "min-xlevel", "phys-bits"].map(|name| (name, "uint32"));
+    let switches = ["check", "enforce", "host-cache-info", "host-phys-bits", "kvm", "l3-cache", "pmu"];
+    let switches = switches.into_iter().chain(feature_names()).map(|name| (name, "bool"));
+    let lacks = [("unavailable-features", "strList")];
+    (names, of_model.into_iter().chain(numbers).chain(switches).chain(lacks).collect())
 }
 
 fn type_name(model: &str) -> String {

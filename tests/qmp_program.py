@@ -73,6 +73,10 @@ async def answers_every_question(qmp, commands):
     for name in sorted(commands):
         if name == "query-balloon":
             await refused(qmp, name, {}, "DeviceNotActive")
+        elif name == "query-cpu-model-expansion":
+            model = {"type": "static", "model": {"name": "qemu64"}}
+            expanded = await qmp.execute(name, model)
+            assert expanded["model"]["name"] == "base", expanded
         elif name.startswith("query-"):
             await qmp.execute(name)
     (vcpu,) = await qmp.execute("query-cpus-fast")

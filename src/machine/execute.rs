@@ -31,6 +31,9 @@ impl Target for Machine {
             Command::QueryCpusFast => answer(&self.cpus()),
             Command::QueryHotpluggableCpus => self.cpu_places(),
             Command::QueryCpuDefinitions => answer(&crate::cpu::definitions(self.facts.host_cpu.as_ref())),
+            Command::QueryCpuModelExpansion(args) => {
+                answer(&crate::cpu::expand(args.r#type, &args.model, self.facts.host_cpu.as_ref())?)
+            }
             Command::QueryPci => answer(&self.pci()),
             Command::QueryTpmModels | Command::QueryTpmTypes => answer(&Vec::<String>::new()),
 

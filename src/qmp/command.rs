@@ -121,6 +121,8 @@ commands! {
     "query-hotpluggable-cpus" QueryHotpluggableCpus -> Vec<cpu::HotpluggableCpu>,
     /// The CPU models.
     "query-cpu-definitions" QueryCpuDefinitions -> Vec<cpu::CpuDefinitionInfo>,
+    /// What a CPU model comes to.
+    "query-cpu-model-expansion" QueryCpuModelExpansion(CpuModelExpansion) -> cpu::CpuModelExpansionInfo,
     /// The PCI functions.
     "query-pci" QueryPci -> Vec<device::PciInfo>,
     /// TPM models there are.

@@ -13,7 +13,7 @@ use super::error::QmpError;
 use super::event::Event;
 use super::qapi::Schema;
 use super::reply::monitor::{ChardevReturn, CommandInfo, VersionInfo, VersionTriple};
-use super::types;
+use super::types::{self, CpuTypes};
 use crate::chardev::config::Config;
 use crate::chardev::{Chardev, ChardevError, Chardevs};
 
@@ -24,7 +24,7 @@ pub struct Services {
     package: String,
     chardevs: Arc<Chardevs>,
     /// The types of vCPUs, for `qom-list-types`.
-    cpus: Vec<String>,
+    cpus: CpuTypes,
     schema: OnceLock<Value>,
 }
 
@@ -34,12 +34,12 @@ const VERSION: VersionTriple = VersionTriple { major: 7, minor: 2, micro: 0 };
 impl Services {
     /// `offer` is what the machine can do, `package` what `query-version` says this program is.
     pub fn new(offer: Offer, package: impl Into<String>, chardevs: Arc<Chardevs>) -> Self {
-        Self { offer, package: package.into(), chardevs, cpus: Vec::new(), schema: OnceLock::new() }
+        Self { offer, package: package.into(), chardevs, cpus: CpuTypes::default(), schema: OnceLock::new() }
     }
 
-    /// With the types of vCPUs that the machine knows: `max-x86_64-cpu` and so on.
-    pub fn with_cpu_types(self, names: impl IntoIterator<Item = String>) -> Self {
-        Self { cpus: names.into_iter().collect(), ..self }
+    /// With the types of vCPUs that the machine knows (`max-x86_64-cpu` and so on), and the properties of each.
+    pub fn with_cpu_types(self, names: Vec<String>, properties: Vec<(&'static str, &'static str)>) -> Self {
+        Self { cpus: CpuTypes { names, properties }, ..self }
     }
 
     /// The character devices.

@@ -8,7 +8,7 @@ use super::reply::device::{ObjectPropertyInfo, ObjectTypeInfo};
 use super::reply::monitor::{CommandLineOptionInfo, CommandLineParameterInfo, CommandLineParameterType};
 use crate::spec::boot::BootOptions;
 use crate::spec::chardev::ChardevSpec;
-use crate::spec::describe::{Describe, DescribeUnion, Description, Kind, Prop};
+use crate::spec::describe::{Describe, DescribeUnion, Description, Kind, Prop, Variant};
 use crate::spec::device::DeviceSpec;
 use crate::spec::drive::DriveOptions;
 use crate::spec::machine::{AccelOptions, MACHINES, MachineOptions};
@@ -24,17 +24,53 @@ struct Type {
     properties: Vec<ObjectPropertyInfo>,
 }
 
-/// What stands for the kinds of types, without properties of their own.
-const ABSTRACT: [(&str, &str); 8] = [
+/// The types of vCPUs, and the properties that all have: names, and names of their types.
+#[derive(Debug, Default)]
+pub(super) struct CpuTypes {
+    pub(super) names: Vec<String>,
+    pub(super) properties: Vec<(&'static str, &'static str)>,
+}
+
+/// The vCPU that is what the host is; it has a property more.
+const HOST_CPUS: [&str; 2] = ["host-x86_64-cpu", "max-x86_64-cpu"];
+
+/// What stands for the kinds of types, without properties of their own, and what kind each is.
+const ABSTRACT: [(&str, &str); 21] = [
+    ("cpu", "device"),
     ("device", "object"),
+    ("event-loop-base", "object"),
+    ("generic-pc-machine", "x86-machine"),
+    ("ide-device", "device"),
     ("isa-device", "device"),
     ("machine", "object"),
     ("memory-backend", "object"),
     ("pci-device", "device"),
+    ("pit-common", "isa-device"),
     ("rng-backend", "object"),
+    ("scsi-device", "device"),
+    ("scsi-disk-base", "scsi-device"),
+    ("secret_common", "object"),
     ("user-creatable", "interface"),
-    ("x86_64-cpu", "device"),
+    ("virtio-blk-pci-base", "virtio-pci"),
+    ("virtio-pci", "pci-device"),
+    ("virtio-rng-pci-base", "virtio-pci"),
+    ("virtio-scsi-pci-base", "virtio-pci"),
+    ("x86-machine", "machine"),
+    ("x86_64-cpu", "cpu"),
 ];
+
+/// The kind that a device is, by its name and by where it sits.
+fn device_parent(device: &Variant) -> &'static str {
+    match device.name {
+        "ide-cd" | "ide-hd" => "ide-device",
+        "scsi-cd" | "scsi-hd" => "scsi-disk-base",
+        "virtio-blk-pci" => "virtio-blk-pci-base",
+        "virtio-rng-pci" => "virtio-rng-pci-base",
+        "virtio-scsi-pci" => "virtio-scsi-pci-base",
+        _ if device.description.find("addr").is_some() => "pci-device",
+        _ => "isa-device",
+    }
+}
 
 /// Of all the board's own chips those that `-global` can change.
 fn chips() -> Vec<Type> {
@@ -44,32 +80,38 @@ fn chips() -> Vec<Type> {
         description: None,
         default_value: Some(json!(crate::spec::LostTicks::default())),
     };
-    vec![Type { name: "kvm-pit".into(), parent: "device", properties: vec![policy] }]
+    vec![Type { name: "kvm-pit".into(), parent: "pit-common", properties: vec![policy] }]
 }
 
 /// Everything there is; `cpus` are the models' types.
-fn all(cpus: &[String]) -> Vec<Type> {
+fn all(cpus: &CpuTypes) -> Vec<Type> {
     let devices = DeviceSpec::UNION.variants.iter().map(|device| Type {
         name: device.name.into(),
-        parent: if device.description.find("addr").is_some() { "pci-device" } else { "isa-device" },
-        properties: properties(device.description, &["id", "bus"]),
+        parent: device_parent(device),
+        properties: properties(device.description, &["id", "bus"], Prop::type_name),
     });
     let objects = ObjectSpec::UNION.variants.iter().map(|object| Type {
         name: object.name.into(),
-        parent: match object.name.split_once('-') {
-            Some(("memory", _)) => "memory-backend",
-            Some(("rng", _)) => "rng-backend",
+        parent: match (object.name, object.name.split_once('-')) {
+            (_, Some(("memory", _))) => "memory-backend",
+            (_, Some(("rng", _))) => "rng-backend",
+            ("iothread", _) => "event-loop-base",
+            ("secret", _) => "secret_common",
             _ => "object",
         },
-        properties: properties(object.description, &["id"]),
+        properties: properties(object.description, &["id"], |prop| prop.kind.object_name()),
     });
     // The machine without anything is what managers look at first.
     let machines = MACHINES.iter().map(|machine| machine.name).chain(["none"]).map(|name| Type {
         name: format!("{name}-machine"),
-        parent: "machine",
-        properties: properties(MachineOptions::DESCRIPTION, &[]),
+        parent: if name == "none" { "machine" } else { "generic-pc-machine" },
+        properties: properties(MachineOptions::DESCRIPTION, &[], |prop| prop.kind.object_name()),
     });
-    let cpus = cpus.iter().map(|name| Type { name: name.clone(), parent: "x86_64-cpu", properties: Vec::new() });
+    let cpus = cpus.names.iter().map(|name| {
+        let more = HOST_CPUS.contains(&name.as_str()).then_some(("migratable", "bool"));
+        let properties = cpus.properties.iter().copied().chain(more).map(|(name, r#type)| plain(name, r#type));
+        Type { name: name.clone(), parent: "x86_64-cpu", properties: properties.collect() }
+    });
     let mut types: Vec<Type> = devices.chain(objects).chain(machines).chain(chips()).chain(cpus).collect();
     // A machine may be in the list by that name already.
     types.sort_by(|one, other| one.name.cmp(&other.name));
@@ -77,11 +119,19 @@ fn all(cpus: &[String]) -> Vec<Type> {
     types
 }
 
-fn properties(description: &'static Description, without: &[&str]) -> Vec<ObjectPropertyInfo> {
+fn plain(name: &str, r#type: &str) -> ObjectPropertyInfo {
+    ObjectPropertyInfo { name: name.into(), r#type: r#type.into(), description: None, default_value: None }
+}
+
+fn properties(
+    description: &'static Description,
+    without: &[&str],
+    type_name: fn(&Prop) -> &'static str,
+) -> Vec<ObjectPropertyInfo> {
     let props = description.props().into_iter().filter(|prop| !without.contains(&prop.name));
     let info = |prop: &Prop| ObjectPropertyInfo {
         name: prop.name.into(),
-        r#type: prop.kind.name().into(),
+        r#type: type_name(prop).into(),
         description: Some(prop.help()).filter(|help| !help.is_empty()),
         default_value: description.default_of(prop),
     };
@@ -89,7 +139,7 @@ fn properties(description: &'static Description, without: &[&str]) -> Vec<Object
 }
 
 /// `qom-list-types`.
-pub(super) fn list(cpus: &[String], implements: Option<&str>, with_abstract: bool) -> Vec<ObjectTypeInfo> {
+pub(super) fn list(cpus: &CpuTypes, implements: Option<&str>, with_abstract: bool) -> Vec<ObjectTypeInfo> {
     let concrete = all(cpus);
     let concrete = concrete.iter().filter(|one| implements.is_none_or(|kind| is_a(&one.name, one.parent, kind)));
     let concrete = concrete.map(|one| ObjectTypeInfo {
@@ -120,12 +170,10 @@ fn is_a(name: &str, parent: &str, kind: &str) -> bool {
 }
 
 /// `qom-list-properties`.
-pub(super) fn object_properties(cpus: &[String], name: &str) -> Result<Vec<ObjectPropertyInfo>, QmpError> {
-    let kind =
-        ObjectPropertyInfo { name: "type".into(), r#type: "string".into(), description: None, default_value: None };
-    let own = match all(cpus).into_iter().find(|one| one.name == name) {
-        Some(found) => found.properties,
-        None if ABSTRACT.iter().any(|(one, _)| *one == name) => Vec::new(),
+pub(super) fn object_properties(cpus: &CpuTypes, name: &str) -> Result<Vec<ObjectPropertyInfo>, QmpError> {
+    let (parent, own) = match all(cpus).into_iter().find(|one| one.name == name) {
+        Some(found) => (found.parent, found.properties),
+        None if ABSTRACT.iter().any(|(one, _)| *one == name) => (name, Vec::new()),
         None => {
             let desc = format!("Class '{name}' not found");
             return Err(QmpError { class: ErrorClass::DeviceNotFound, desc });
@@ -133,11 +181,13 @@ pub(super) fn object_properties(cpus: &[String], name: &str) -> Result<Vec<Objec
     };
     // Defaults are those of devices only.
     let own = own.into_iter().map(|property| ObjectPropertyInfo { default_value: None, ..property });
-    Ok([kind].into_iter().chain(own).collect())
+    let states = ["realized", "hotplugged", "hotpluggable"].map(|name| plain(name, "bool"));
+    let states = states.into_iter().filter(|_| is_a(name, parent, "device"));
+    Ok([plain("type", "string")].into_iter().chain(states).chain(own).collect())
 }
 
 /// `device-list-properties`.
-pub(super) fn device_properties(cpus: &[String], name: &str) -> Result<Vec<ObjectPropertyInfo>, QmpError> {
+pub(super) fn device_properties(cpus: &CpuTypes, name: &str) -> Result<Vec<ObjectPropertyInfo>, QmpError> {
     let is_kind = ABSTRACT.iter().any(|(one, _)| *one == name);
     let not_a_device = || QmpError::expects("typename", "a non-abstract device type");
     match all(cpus).into_iter().find(|one| one.name == name) {

@@ -110,6 +110,16 @@ impl Prop {
         Self { name, kind, required, doc }
     }
 
+    /// The name of its type as a property of a device: some name objects.
+    #[must_use]
+    pub fn type_name(&self) -> &'static str {
+        match self.name {
+            "iothread" => "link<iothread>",
+            "rng" => "link<rng-backend>",
+            _ => self.kind.name(),
+        }
+    }
+
     /// One line of help, without a full stop.
     #[must_use]
     pub fn help(&self) -> String {

@@ -92,11 +92,9 @@ impl Machine {
         let is_pluggable = side != Side::Backend && (device.pci().is_some() || device.scsi().is_some());
         let mut properties = every_device(taken.is_hotplugged, is_pluggable);
         for (prop, value) in self.settings(name, device).into_iter().filter(|(prop, _)| side.has(prop.name)) {
-            properties.push(match (prop.name, value.as_str()) {
-                ("iothread", Some(id)) => (prop.name, "link<iothread>", link(id)),
-                ("rng", Some(id)) => (prop.name, "link<rng-backend>", link(id)),
-                _ => (prop.name, prop.kind.name(), value),
-            });
+            let r#type = prop.type_name();
+            let named = value.as_str().filter(|_| r#type.starts_with("link<")).map(link);
+            properties.push((prop.name, r#type, named.unwrap_or(value)));
         }
         if let Some(bdf) = self.planner.places().of(name).filter(|_| side.has("addr")) {
             properties.push(("legacy-addr", "str", json!(format!("{:02x}.{:x}", bdf.device(), bdf.function()))));

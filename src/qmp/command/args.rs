@@ -1,5 +1,6 @@
 //! The arguments of the commands.
 
+use crate::qmp::reply::cpu::CpuModelInfo;
 use crate::qmp::reply::migration::{MigrationCapabilityStatus, MigrationParameters};
 
 pub use super::backup::{
@@ -533,6 +534,26 @@ qapi_struct! {
         pub path: String,
         /// Its property.
         pub property: String,
+    }
+}
+
+qapi_enum! {
+    /// How far a CPU model is expanded.
+    pub enum CpuModelExpansionType {
+        /// Every feature of the processor, on a model that never changes.
+        Static = "static",
+        /// Every property.
+        Full = "full",
+    }
+}
+
+qapi_struct! {
+    /// `query-cpu-model-expansion`.
+    pub struct CpuModelExpansion {
+        /// How far.
+        pub r#type: CpuModelExpansionType,
+        /// What.
+        pub model: CpuModelInfo,
     }
 }
 

@@ -65,3 +65,21 @@ qapi_struct! {
         pub deprecated: bool,
     }
 }
+
+qapi_struct! {
+    /// A CPU model.
+    pub struct CpuModelInfo {
+        /// The name for `-cpu`.
+        pub name: String,
+        /// Properties by their names.
+        pub props: Option<serde_json::Value>,
+    }
+}
+
+qapi_struct! {
+    /// `query-cpu-model-expansion`.
+    pub struct CpuModelExpansionInfo {
+        /// The model and what it comes to.
+        pub model: CpuModelInfo,
+    }
+}

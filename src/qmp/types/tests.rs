@@ -1,8 +1,11 @@
 use super::*;
 
+fn cpus() -> CpuTypes {
+    CpuTypes { names: vec!["max-x86_64-cpu".into(), "qemu64-x86_64-cpu".into()], properties: vec![("avx", "bool")] }
+}
+
 fn names(implements: Option<&str>, with_abstract: bool) -> Vec<String> {
-    let cpus = ["max-x86_64-cpu".to_owned()];
-    list(&cpus, implements, with_abstract).into_iter().map(|one| one.name).collect()
+    list(&cpus(), implements, with_abstract).into_iter().map(|one| one.name).collect()
 }
 
 #[test]
@@ -28,28 +31,63 @@ fn implements_chooses_by_kind() {
 #[test]
 fn properties_that_libvirt_dies_without_are_a_list() {
     for name in ["memory-backend-file", "none-machine"] {
-        assert!(object_properties(&[], name).unwrap().iter().any(|one| one.name == "type"), "{name}");
+        assert!(object_properties(&cpus(), name).unwrap().iter().any(|one| one.name == "type"), "{name}");
     }
 }
 
 #[test]
+fn kinds_are_those_of_qemu() {
+    let all = list(&cpus(), None, true);
+    let parent = |name: &str| all.iter().find(|one| one.name == name).and_then(|one| one.parent.as_deref());
+
+    assert_eq!((parent("ide-hd"), parent("scsi-cd")), (Some("ide-device"), Some("scsi-disk-base")));
+    assert_eq!((parent("iothread"), parent("kvm-pit")), (Some("event-loop-base"), Some("pit-common")));
+    assert_eq!((parent("none-machine"), parent("x86_64-cpu")), (Some("machine"), Some("cpu")));
+    assert!(!names(Some("isa-device"), false).contains(&"ide-hd".into()));
+    assert!(names(Some("cpu"), false).contains(&"max-x86_64-cpu".into()));
+    assert!(names(Some("pci-device"), false).contains(&"virtio-blk-pci".into()));
+}
+
+#[test]
+fn types_of_properties_are_those_of_qemu() {
+    let r#type = |typename: &str, property: &str| {
+        let all = object_properties(&cpus(), typename).unwrap();
+        all.into_iter().find(|one| one.name == property).map(|one| one.r#type)
+    };
+
+    for (typename, property, expected) in [
+        ("memory-backend-file", "mem-path", "string"),
+        ("memory-backend-ram", "size", "int"),
+        ("virtio-blk-pci", "iothread", "link<iothread>"),
+        ("virtio-blk-pci", "queue-size", "uint16"),
+        ("virtio-rng-pci", "rng", "link<rng-backend>"),
+        ("ide-hd", "realized", "bool"),
+        ("max-x86_64-cpu", "migratable", "bool"),
+        ("qemu64-x86_64-cpu", "avx", "bool"),
+    ] {
+        assert_eq!(r#type(typename, property).as_deref(), Some(expected), "{typename}.{property}");
+    }
+    assert_eq!((r#type("qemu64-x86_64-cpu", "migratable"), r#type("iothread", "realized")), (None, None));
+}
+
+#[test]
 fn unknown_types_are_of_the_class_that_managers_expect() {
-    let error = device_properties(&[], "qxl").unwrap_err();
+    let error = device_properties(&cpus(), "qxl").unwrap_err();
     assert_eq!((error.class, error.desc.as_str()), (ErrorClass::DeviceNotFound, "Device 'qxl' not found"));
-    let error = object_properties(&[], "qxl").unwrap_err();
+    let error = object_properties(&cpus(), "qxl").unwrap_err();
     assert_eq!((error.class, error.desc.as_str()), (ErrorClass::DeviceNotFound, "Class 'qxl' not found"));
-    let error = device_properties(&[], "iothread").unwrap_err();
+    let error = device_properties(&cpus(), "iothread").unwrap_err();
     assert_eq!(error.desc, "Parameter 'typename' expects a non-abstract device type");
 }
 
 #[test]
 fn device_properties_are_those_of_the_command_line() {
-    let found = device_properties(&[], "virtio-blk-pci").unwrap();
+    let found = device_properties(&cpus(), "virtio-blk-pci").unwrap();
     for name in ["drive", "serial", "num-queues", "write-cache", "addr"] {
         assert!(found.iter().any(|one| one.name == name), "{name}");
     }
     assert!(found.iter().all(|one| one.name != "id"));
-    let pit = device_properties(&[], "kvm-pit").unwrap();
+    let pit = device_properties(&cpus(), "kvm-pit").unwrap();
     assert_eq!(pit[0].default_value, Some(json!("delay")));
 }
 

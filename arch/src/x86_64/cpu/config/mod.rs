@@ -115,6 +115,10 @@ pub struct CpuConfig {
     pub level: Option<u32>,
     /// Highest extended leaf, instead of the model's.
     pub xlevel: Option<u32>,
+    /// Highest basic leaf before features ask for higher ones, instead of the model's.
+    pub min_level: Option<u32>,
+    /// Highest extended leaf before features ask for higher ones, instead of the model's.
+    pub min_xlevel: Option<u32>,
     /// Twelve letters, instead of the host's.
     pub vendor: Option<[u8; 12]>,
     /// Instead of the model's.
@@ -162,6 +166,8 @@ impl CpuConfig {
             phys_bits: 0,
             level: None,
             xlevel: None,
+            min_level: None,
+            min_xlevel: None,
             vendor: None,
             family: None,
             model_number: None,
@@ -215,8 +221,10 @@ impl CpuConfig {
             "host-phys-bits" => self.host_phys_bits = Some(given.switch()?),
             "host-phys-bits-limit" => self.host_phys_bits_limit = given.bits("a number of bits from 32 to 52, or 0")?,
             "phys-bits" => self.phys_bits = given.bits("a number of bits from 32 to 52, or 0")?,
-            "level" => self.level = Some(given.number(0..=0x3fff_ffff, "a leaf from 0 to 0x3fffffff")?),
-            "xlevel" => self.xlevel = Some(given.number(0..=0x8fff_ffff, "a leaf up to 0x8fffffff")?),
+            "level" => self.level = Some(given.leaf()?),
+            "min-level" => self.min_level = Some(given.leaf()?),
+            "xlevel" => self.xlevel = Some(given.extended_leaf()?),
+            "min-xlevel" => self.min_xlevel = Some(given.extended_leaf()?),
             "vendor" => self.vendor = Some(given.vendor()?),
             "family" => self.family = Some(given.number(0..=0xff + 0xf, "a number from 0 to 270")?),
             "model" => self.model_number = Some(given.number(0..=0xff, "a number from 0 to 255")?),
@@ -280,8 +288,6 @@ const UNSUPPORTED: &[(&str, &str)] = &[
     ("legacy-cache", "caches are always described by leaf 4 or 0x8000001d"),
     ("cpuid-0xb", "the topology leaves are always there where the level reaches them"),
     ("full-cpuid-auto-level", "give level= or xlevel="),
-    ("min-level", "give level="),
-    ("min-xlevel", "give xlevel="),
     ("xlevel2", "there are no Centaur processors to be had"),
     ("ucode-rev", "KVM chooses the microcode revision"),
     ("tcg-cpuid", "there is no TCG here"),
@@ -320,6 +326,8 @@ pub const PROPERTIES: &[&str] = &[
     "l3-cache",
     "level",
     "migratable",
+    "min-level",
+    "min-xlevel",
     "model",
     "model-id",
     "phys-bits",
@@ -373,6 +381,14 @@ impl Given<'_> {
     fn number(&self, range: std::ops::RangeInclusive<u32>, wanted: &'static str) -> Result<u32, CpuError> {
         let number = self.integer().and_then(|n| u32::try_from(n).ok()).filter(|n| range.contains(n));
         number.ok_or_else(|| self.refused(wanted))
+    }
+
+    fn leaf(&self) -> Result<u32, CpuError> {
+        self.number(0..=0x3fff_ffff, "a leaf from 0 to 0x3fffffff")
+    }
+
+    fn extended_leaf(&self) -> Result<u32, CpuError> {
+        self.number(0..=0x8fff_ffff, "a leaf up to 0x8fffffff")
     }
 
     /// From 32 bits, the least that a 32-bit processor has, to 52, the most that the architecture has.

@@ -69,6 +69,7 @@ const ALWAYS: &str = "hypervisor kvm-hint-dedicated ht cmp-legacy";
 /// A checked processor for every vCPU of a machine.
 #[derive(Debug, Clone, PartialEq)]
 pub struct CpuPlan {
+    asked: FeatureSet,
     features: FeatureSet,
     /// Basic and extended.
     level: u32,
@@ -106,6 +107,7 @@ impl CpuPlan {
         let features = asked.common(&available);
         let features = features.without(&depend::orphans(&features));
         let mut plan = Self {
+            asked,
             features,
             level: 0,
             xlevel: 0,
@@ -130,6 +132,12 @@ impl CpuPlan {
     #[must_use]
     pub fn warnings(&self) -> &[CpuWarning] {
         &self.warnings
+    }
+
+    /// The features that were asked for by name or by the model, whether the host has them or not.
+    #[must_use]
+    pub fn asked(&self) -> &FeatureSet {
+        &self.asked
     }
 
     /// What the guest gets.
@@ -231,6 +239,8 @@ impl CpuPlan {
             }
             Base::Bare => (1, 0),
         };
+        level = self.config.min_level.unwrap_or(level);
+        xlevel = self.config.min_xlevel.unwrap_or(xlevel);
         for feature in self.features.iter() {
             match feature.source {
                 Source::Cpuid { leaf: leaf @ ..=0x3fff_ffff, .. } => level = level.max(leaf),
