@@ -12,6 +12,7 @@ use crate::qmp::command::args::HumanMonitorCommand;
 use crate::qmp::{Command, Inspect, Inspection, QmpError, Services, Target, channel};
 
 mod commands;
+mod disk_io;
 mod editor;
 mod expression;
 mod info;

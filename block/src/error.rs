@@ -34,13 +34,15 @@ pub struct BlockError {
     kind: ErrorKind,
     context: String,
     source: Option<Box<dyn std::error::Error + Send + Sync>>,
+    /// Where something is copied: it could not be read.
+    reading: bool,
 }
 
 impl BlockError {
     /// An error that has no cause beneath it.
     #[must_use]
     pub fn new(kind: ErrorKind, context: impl Into<String>) -> Self {
-        Self { kind, context: context.into(), source: None }
+        Self { kind, context: context.into(), source: None, reading: false }
     }
 
     /// An I/O error while doing `context`; the kind follows from the error.
@@ -52,13 +54,13 @@ impl BlockError {
             Some(libc::ENOSPC | libc::EDQUOT | libc::EFBIG) => ErrorKind::NoSpace,
             _ => ErrorKind::Io,
         };
-        Self { kind, context: context.into(), source: Some(Box::new(source)) }
+        Self { kind, context: context.into(), source: Some(Box::new(source)), reading: false }
     }
 
     /// The same error with a sentence around it.
     #[must_use]
     pub fn within(self, context: impl Into<String>) -> Self {
-        Self { kind: self.kind, context: context.into(), source: Some(Box::new(self)) }
+        Self { kind: self.kind, context: context.into(), reading: self.reading, source: Some(Box::new(self)) }
     }
 
     /// The error and all its causes in one sentence.
@@ -71,6 +73,18 @@ impl BlockError {
             cause = next.source();
         }
         text
+    }
+
+    /// The same error, of the source of a copy.
+    #[must_use]
+    pub fn while_reading(self) -> Self {
+        Self { reading: true, ..self }
+    }
+
+    /// It is of the source of a copy.
+    #[must_use]
+    pub fn is_of_reading(&self) -> bool {
+        self.reading
     }
 
     /// What a caller may want to tell apart.

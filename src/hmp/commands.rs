@@ -5,9 +5,9 @@ use std::fmt::Write;
 use crate::qmp::command::args::{
     BlockResize, BlockdevChangeReadOnlyMode, ChangeMedium, Eject, Id, RingbufRead, RingbufWrite,
 };
-use crate::qmp::{Command, HoldOrder, Inspect, QmpError};
+use crate::qmp::{Command, Inspect, QmpError};
 
-use super::{Context, info, memory};
+use super::{Context, disk_io, info, memory};
 
 /// The words of a line after the command's name.
 pub(crate) struct Words<'a>(&'a [String]);
@@ -156,13 +156,7 @@ pub(crate) const COMMANDS: &[Entry] = &[
         help: "print expression value",
         run: |_, words| memory::print(words),
     },
-    Entry {
-        names: "qemu-io",
-        parameters: "device \"command\"",
-        words: 2,
-        help: "hold requests to a blkdebug node: break event tag, resume tag, remove_break tag",
-        run: hold,
-    },
+    Entry { names: "qemu-io", parameters: "[-d] device \"command\"", words: 3, help: disk_io::HELP, run: disk_io::run },
     Entry {
         names: "quit|q",
         parameters: "",
@@ -365,19 +359,6 @@ fn block_resize(context: &mut Context<'_>, words: &Words<'_>) -> Printed {
 }
 
 /// A number with a suffix; mebibytes without one.
-/// Of qemu-io's commands those that hold requests.
-fn hold(context: &mut Context<'_>, words: &Words<'_>) -> Printed {
-    let (disk, line) = (words.need(0, "device")?.to_owned(), words.need(1, "command")?);
-    let order = match line.split_whitespace().collect::<Vec<_>>()[..] {
-        ["break", event, tag] => HoldOrder::Break { event: event.into(), tag: tag.into() },
-        ["resume", tag] => HoldOrder::Resume(tag.into()),
-        ["remove_break", tag] => HoldOrder::RemoveBreak(tag.into()),
-        _ => return Err(Failure::Usage("the command is break EVENT TAG, resume TAG or remove_break TAG".into())),
-    };
-    context.inspect(Inspect::Hold { disk, order })?;
-    Ok(String::new())
-}
-
 fn size_in_mebibytes(text: &str) -> Option<i64> {
     let digits = text.trim_end_matches(|letter: char| !letter.is_ascii_digit());
     let shift = match text.get(digits.len()..)?.to_ascii_uppercase().as_str() {

@@ -41,7 +41,10 @@ impl Marks {
 impl Machine {
     /// Starts the backup that `args` ask for, of a disk that is held still, as one of a `group` of jobs; gives the job's id.
     pub(super) fn backup(&mut self, args: &args::Backup, group: Option<u64>) -> Result<String, QmpError> {
-        let (source, target) = (self.node_of(&args.device)?, self.node(&args.target)?);
+        let (source, target) = (self.node_of(&args.device)?, self.node_of(&args.target)?);
+        if Arc::ptr_eq(&source, &target) {
+            return Err(QmpError::generic("Source and target cannot be the same"));
+        }
         self.host.graph.check_unused(&target).map_err(|error| QmpError::from_error(&error))?;
         let id = args.job_id.as_ref().unwrap_or(&args.device);
         self.check_job_id(id)?;

@@ -117,6 +117,8 @@ impl Machine {
 
     fn bits_of(&self, node: &str, bitmap: &DirtyBitmapOrStr) -> Result<Bits, QmpError> {
         let (node, name) = self.place_of(node, bitmap)?;
-        keeper(&node)?.bitmap_bits(name).map_err(|error| QmpError::from_error(&error))
+        let image = keeper(&node)?;
+        // The bits of one that somebody has in his hands are not all there.
+        image.check_bitmap(name).and_then(|()| image.bitmap_bits(name)).map_err(|error| QmpError::from_error(&error))
     }
 }

@@ -83,7 +83,7 @@ impl Machine {
         }
         check_id(&args.id).map_err(|_| QmpError::generic(format!("Invalid block export id '{}'", args.id)))?;
         let Some(server) = &self.exports.server else { return Err(not_running()) };
-        let node = self.node_of(&args.node_name)?;
+        let node = self.node(&args.node_name)?;
         let writable = args.writable.unwrap_or(false);
         let written = writable.then(|| self.hold_for_writing(&node)).transpose()?;
         let mut entry = Entry {

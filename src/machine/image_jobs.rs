@@ -16,7 +16,7 @@ use super::event::MachineEvent;
 use super::jobs::{Closing, Order, nothing_left};
 use crate::qmp::QmpError;
 use crate::qmp::channel::{Answer, done};
-use crate::qmp::command::args::{BlockStream, BlockdevCreate, BlockdevMirror, Commit, MirrorSyncMode};
+use crate::qmp::command::args::{self, BlockdevCreate, Commit, Mirror, MirrorSyncMode};
 use crate::qmp::command::create::{
     BlockdevCreateOptions, CreateFile, CreateQcow2, NewPreallocation, Qcow2CompressionType, Qcow2Version,
 };
@@ -25,18 +25,41 @@ fn not_in_chain(name: &str) -> QmpError {
     QmpError::generic(format!("'{name}' is not in this backing file chain"))
 }
 
-/// The node of the chain at `root` that a client means by its name or by its file.
-fn chain_member(root: &Arc<Node>, name: Option<&str>, file: Option<&str>) -> Result<Option<Arc<Node>>, QmpError> {
-    let mut chain = std::iter::once(root.clone()).chain(root.beneath());
-    match (name, file) {
-        (Some(_), Some(_)) => Err(QmpError::generic("a node and its file are given; give one of the two")),
-        (Some(name), None) => Ok(Some(chain.find(|node| node.name() == name).ok_or_else(|| not_in_chain(name))?)),
-        (None, Some(file)) => {
-            let found = chain.find(|node| node.filename() == Path::new(file));
-            Ok(Some(found.ok_or_else(|| not_in_chain(file))?))
-        }
-        (None, None) => Ok(None),
+/// The node of the chain at `root` whose file is `file`: as the node has it, or as the header above may have it, whose
+/// relative names begin where its own image lies.
+fn by_file(root: &Arc<Node>, file: &str) -> Option<Arc<Node>> {
+    if root.filename() == Path::new(file) {
+        return Some(root.clone());
     }
+    let mut above = root.clone();
+    root.beneath().find(|node| {
+        let folder = std::mem::replace(&mut above, node.clone()).filename().parent().map(Path::to_owned);
+        let named = folder.unwrap_or_default().join(file).canonicalize();
+        node.filename() == Path::new(file) || named.is_ok_and(|path| node.filename().canonicalize().ok() == Some(path))
+    })
+}
+
+fn no_such_file(file: &str) -> QmpError {
+    QmpError::generic(format!("Can't find '{file}' in the backing chain"))
+}
+
+/// Refuses two words for one thing.
+fn check_one(one: (&str, bool), other: (&str, bool), cannot: &str) -> Result<(), QmpError> {
+    if one.1 && other.1 {
+        return Err(QmpError::generic(format!("'{}' and '{}' {cannot}", one.0, other.0)));
+    }
+    Ok(())
+}
+
+/// Refuses what QEMU refuses of options that mean nothing here: pieces and buffers are as large as what is found.
+fn check_mirror(args: &Mirror) -> Result<(), QmpError> {
+    if args.granularity.is_some_and(|bytes| bytes != 0 && !(512..=64 << 20).contains(&bytes)) {
+        return Err(QmpError::expects("granularity", "a value in range [512B, 64MB]"));
+    }
+    if args.granularity.is_some_and(|bytes| bytes != 0 && !bytes.is_power_of_two()) {
+        return Err(QmpError::expects("granularity", "a power of 2"));
+    }
+    Ok(())
 }
 
 fn failed(error: &BlockError) -> QmpError {
@@ -82,37 +105,88 @@ impl Machine {
     }
 
     /// `block-stream`.
-    pub(super) fn stream(&mut self, args: &BlockStream) -> Answer {
+    pub(super) fn stream(&mut self, args: &args::Stream) -> Answer {
         let top = self.node_of(&args.device)?;
-        let base = args.base_node.as_ref().map(|base| self.node(base)).transpose()?;
-        let stream = Stream::new(top.clone(), base.clone(), self.disk_of(&top)).map_err(|error| failed(&error))?;
+        let base = self.base_of_stream(&top, args)?;
+        if base.is_none() && args.backing_file.is_some() {
+            return Err(QmpError::generic("backing file specified, but streaming the entire chain"));
+        }
         let between = top.beneath().take_while(|node| base.as_ref().is_none_or(|base| !Arc::ptr_eq(node, base)));
         let nodes = std::iter::once(top.clone()).chain(between).chain(base.clone()).collect();
         let held = self.host.graph.hold_for_job(nodes, "stream").map_err(|error| failed(&error))?;
-        let name = args.backing_file.clone();
+        let opened = self.open_for_stream(&top)?;
+        let stream = Stream::new(top.clone(), base.clone(), self.disk_of(&top)).map_err(|error| {
+            self.close_after_stream(&top, opened);
+            failed(&error)
+        })?;
+        let (name, written) = (args.backing_file.clone(), top.clone());
         let order = Order::on_nodes("stream", args.job_id.as_ref().unwrap_or(&args.device), held).with(
             args.speed,
             args.auto_finalize,
             args.auto_dismiss,
         );
-        let finish = move |machine: &mut Self, closing| match closing {
-            Closing::Done => machine.rebase(&top, base.as_ref(), name),
-            Closing::Undone => Ok(()),
+        let finish = move |machine: &mut Self, closing| {
+            let changed = match closing {
+                Closing::Done => machine.rebase(&top, base.as_ref(), name),
+                Closing::Undone => Ok(()),
+            };
+            machine.close_after_stream(&top, opened);
+            changed
         };
-        self.start_job(order, move |control| stream.run(control), Box::new(finish))?;
+        let started = self.start_job(order, move |control| stream.run(control), Box::new(finish));
+        started.inspect_err(|_| self.close_after_stream(&written, opened))?;
         done()
+    }
+
+    /// What stays beneath `top`.
+    fn base_of_stream(&self, top: &Arc<Node>, args: &args::Stream) -> Result<Option<Arc<Node>>, QmpError> {
+        let [base, base_node, bottom] =
+            [("base", &args.base), ("base-node", &args.base_node), ("bottom", &args.bottom)]
+                .map(|(n, v)| (n, v.is_some()));
+        for (one, other) in [(base, base_node), (base, bottom), (bottom, base_node)] {
+            check_one(one, other, "cannot be specified at the same time")?;
+        }
+        if let Some(file) = &args.base {
+            return by_file(top, file).map(Some).ok_or_else(|| no_such_file(file));
+        }
+        if let Some(bottom) = &args.bottom {
+            let node = self.node(bottom)?;
+            let chain = std::iter::once(top.clone()).chain(top.beneath());
+            let found = chain.into_iter().any(|member| Arc::ptr_eq(&member, &node));
+            return if found { Ok(node.child("backing")) } else { Err(not_in_chain(bottom)) };
+        }
+        args.base_node.as_ref().map(|base| self.node(base)).transpose()
+    }
+
+    /// An image in the middle of a chain is only read: it is opened again for what it takes in. Says whether it was.
+    fn open_for_stream(&self, top: &Arc<Node>) -> Result<bool, QmpError> {
+        let disks = self.facts.disks.iter().filter_map(|disk| self.host.disk(&disk.id).attached);
+        let in_the_middle = disks.into_iter().any(|disk| disk.node().beneath().any(|node| Arc::ptr_eq(&node, top)));
+        if !in_the_middle || !top.is_read_only() {
+            return Ok(false);
+        }
+        let _still = self.hold_above(top.name());
+        self.host.graph.open_base(top).map_err(|error| {
+            self.host.graph.close_base(top);
+            failed(&error)
+        })?;
+        Ok(true)
+    }
+
+    fn close_after_stream(&self, top: &Arc<Node>, opened: bool) {
+        if opened {
+            self.host.graph.close_base(top);
+        }
     }
 
     /// `block-commit`.
     pub(super) fn commit(&mut self, args: &Commit) -> Answer {
-        let root = self.node_of(&args.device)?;
-        let top = chain_member(&root, args.top_node.as_deref(), args.top.as_deref())?.unwrap_or_else(|| root.clone());
-        let bottom = || root.beneath().last().ok_or_else(|| not_in_chain(root.name()));
-        let base = chain_member(&root, args.base_node.as_deref(), args.base.as_deref())?.map_or_else(bottom, Ok)?;
-        if Arc::ptr_eq(&top, &base) {
-            return Err(QmpError::generic("cannot commit an image into itself"));
-        }
+        let root = self.node_of(&args.device).map_err(|_| QmpError::device_not_found(&args.device))?;
+        let (top, base) = self.ends_of_commit(&root, args)?;
         let active = Arc::ptr_eq(&top, &root);
+        if active && args.backing_file.is_some() {
+            return Err(QmpError::generic("'backing-file' specified, but 'top' is the active layer"));
+        }
         let whole: Vec<_> = std::iter::once(root.clone()).chain(root.beneath()).collect();
         let above = whole.iter().find(|node| node.child("backing").is_some_and(|below| Arc::ptr_eq(&below, &top)));
         let above = above.filter(|_| !active).cloned();
@@ -140,9 +214,41 @@ impl Machine {
         done()
     }
 
+    /// What a commit is of, and what it goes into.
+    fn ends_of_commit(&self, root: &Arc<Node>, args: &Commit) -> Result<(Arc<Node>, Arc<Node>), QmpError> {
+        let exclude = "are mutually exclusive";
+        check_one(("top-node", args.top_node.is_some()), ("top", args.top.is_some()), exclude)?;
+        check_one(("base-node", args.base_node.is_some()), ("base", args.base.is_some()), exclude)?;
+        let chain = || std::iter::once(root.clone()).chain(root.beneath());
+        let member = |name: &String| {
+            let node = self.node(name)?;
+            chain().find(|member| Arc::ptr_eq(member, &node)).ok_or_else(|| not_in_chain(name))
+        };
+        let top = match (&args.top_node, &args.top) {
+            (Some(name), _) => member(name)?,
+            (_, Some(file)) => {
+                by_file(root, file).ok_or_else(|| QmpError::generic(format!("Top image file {file} not found")))?
+            }
+            _ => root.clone(),
+        };
+        let base = match (&args.base_node, &args.base) {
+            (Some(name), _) => member(name)?,
+            (_, Some(file)) => by_file(root, file).ok_or_else(|| no_such_file(file))?,
+            _ => root.beneath().last().ok_or_else(|| not_in_chain(root.name()))?,
+        };
+        if Arc::ptr_eq(&top, &base) {
+            return Err(QmpError::generic("cannot commit an image into itself"));
+        }
+        Ok((top, base))
+    }
+
     /// `blockdev-mirror`.
-    pub(super) fn mirror(&mut self, args: &BlockdevMirror) -> Answer {
-        let (source, target) = (self.node_of(&args.device)?, self.node(&args.target)?);
+    pub(super) fn mirror(&mut self, args: &Mirror) -> Answer {
+        check_mirror(args)?;
+        let (source, target) = (self.node_of(&args.device)?, self.node_of(&args.target)?);
+        if Arc::ptr_eq(&source, &target) {
+            return Err(QmpError::generic("Can't mirror node into itself"));
+        }
         let extent = match args.sync {
             MirrorSyncMode::Full => Extent::Whole,
             MirrorSyncMode::Top => Extent::Top,
@@ -252,10 +358,18 @@ impl Machine {
 
     /// Puts `top` onto `base`, with the device that has it held still.
     fn rebase(&mut self, top: &Arc<Node>, base: Option<&Arc<Node>>, name: Option<String>) -> Result<(), QmpError> {
-        let held = self.disk_of(top).map(|disk| disk.drain());
+        let held = self.hold_above(top.name());
+        // What is written is the header of an image that is beneath another, and only read.
+        let opened = top.layer().limits().read_only;
+        if opened {
+            self.host.graph.open_base(top).map_err(|error| failed(&error))?;
+        }
         let names = base.map(|base| (name.unwrap_or_else(|| base.header_name()), base.format()));
         let names = names.as_ref().map(|(name, format)| (name.as_str(), Some(format.as_str())));
         let changed = self.host.graph.rebase(top, base, names).map_err(|error| failed(&error));
+        if opened {
+            self.host.graph.close_base(top);
+        }
         drop(held);
         changed
     }

@@ -49,14 +49,24 @@ impl Machine {
     /// # Errors
     /// When a vCPU does not answer; nothing is known of the guest then.
     pub(super) fn stop(&mut self, state: RunState) -> Result<(), MachineError> {
+        if self.halt(state)? {
+            self.bus.emit(&Event::Stop);
+        }
+        Ok(())
+    }
+
+    /// The same without a word, for the end; says whether the guest ran.
+    ///
+    /// # Errors
+    /// As [`Machine::stop`].
+    pub(super) fn halt(&mut self, state: RunState) -> Result<bool, MachineError> {
         if !self.state.is_running() {
-            return Ok(());
+            return Ok(false);
         }
         self.park()?;
         self.stop_guest_clock()?;
         self.state = state;
-        self.bus.emit(&Event::Stop);
-        Ok(())
+        Ok(true)
     }
 
     /// Parks the vCPUs and brings the devices to rest. Idempotent.

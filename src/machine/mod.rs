@@ -12,6 +12,7 @@ mod backup;
 mod bitmaps;
 mod commit;
 pub mod debug;
+mod disk_io;
 pub mod drives;
 pub mod event;
 mod execute;
@@ -274,7 +275,8 @@ impl Machine {
             self.serve()?;
             self.report_to_debugger()?;
             if let Some(ending) = self.ending {
-                self.stop(RunState::Shutdown)?;
+                self.halt(RunState::Shutdown)?;
+                self.end_jobs();
                 return Ok(ending);
             }
             self.settle();

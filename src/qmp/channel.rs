@@ -102,6 +102,13 @@ pub enum Inspect {
         /// The disk or drive; all without.
         disk: Option<String>,
     },
+    /// A request to a disk, as the guest would make it; answered by what is to be printed.
+    DiskIo {
+        /// The device or node.
+        disk: String,
+        /// What to do.
+        work: DiskWork,
+    },
     /// Holding requests to a `blkdebug` node and letting them go; answered by no text.
     Hold {
         /// The disk that the node is beneath, or a node.
@@ -134,6 +141,61 @@ pub enum HoldOrder {
     Resume(String),
     /// Hold none as this any more.
     RemoveBreak(String),
+}
+
+/// A request to a disk. Offsets and lengths are in bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum DiskWork {
+    /// Reads, and compares all bytes with one.
+    Read {
+        /// That byte.
+        pattern: Option<u8>,
+        /// Where.
+        offset: u64,
+        /// How much.
+        len: u64,
+    },
+    /// Writes one byte again and again.
+    Write {
+        /// That byte.
+        pattern: u8,
+        /// Where.
+        offset: u64,
+        /// How much.
+        len: u64,
+    },
+    /// Makes a range read as zeroes.
+    Zero {
+        /// Its space may be freed.
+        unmap: bool,
+        /// Where.
+        offset: u64,
+        /// How much.
+        len: u64,
+    },
+    /// Gives a range up.
+    Discard {
+        /// Where.
+        offset: u64,
+        /// How much.
+        len: u64,
+    },
+    /// Makes all that was written durable.
+    Flush,
+}
+
+impl DiskWork {
+    /// Offset and length, of all but [`DiskWork::Flush`].
+    #[must_use]
+    pub fn range(self) -> Option<(u64, u64)> {
+        match self {
+            Self::Read { offset, len, .. }
+            | Self::Write { offset, len, .. }
+            | Self::Zero { offset, len, .. }
+            | Self::Discard { offset, len } => Some((offset, len)),
+            Self::Flush => None,
+        }
+    }
 }
 
 /// The answer to [`Inspect`].

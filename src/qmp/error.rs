@@ -39,9 +39,15 @@ impl QmpError {
         Self { class: ErrorClass::GenericError, desc: plain(desc.as_ref()) }
     }
 
-    /// A `GenericError` that says an error and all its causes in one sentence.
+    /// A `GenericError` that says an error and all its causes in one sentence; what helps a person at a terminal stands
+    /// in further lines, which QEMU does not send either.
     pub fn from_error(error: &dyn std::error::Error) -> Self {
-        Self::generic(sentence(error))
+        let text = sentence(error);
+        let text = text.lines().next().unwrap_or_default();
+        match text.strip_prefix("could not open ") {
+            Some(rest) => Self::generic(format!("Could not open {rest}")),
+            None => Self::generic(text),
+        }
     }
 
     /// A `CommandNotFound` for `name`.

@@ -234,6 +234,18 @@ qapi_struct! {
 }
 
 qapi_struct! {
+    /// Data of `BLOCK_JOB_ERROR`.
+    pub struct BlockJobErrorData {
+        /// The job's id.
+        pub device: String,
+        /// What failed.
+        pub operation: IoOperationType,
+        /// What is done about it.
+        pub action: BlockErrorAction,
+    }
+}
+
+qapi_struct! {
     /// Data of `BLOCK_WRITE_THRESHOLD`.
     pub struct BlockWriteThresholdData {
         /// The node.
@@ -354,6 +366,8 @@ events! {
     "BLOCK_JOB_CANCELLED" BlockJobCancelled(BlockJobData),
     /// A job on a node can be completed.
     "BLOCK_JOB_READY" BlockJobReady(BlockJobReadyData),
+    /// A job on a node met an error.
+    "BLOCK_JOB_ERROR" BlockJobError(BlockJobErrorData),
     /// A job on a node waits to be finalized.
     "BLOCK_JOB_PENDING" BlockJobPending(BlockJobPendingData),
     /// A write went past the threshold of a node.

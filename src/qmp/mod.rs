@@ -30,7 +30,8 @@ mod types;
 mod wire;
 
 pub use channel::{
-    Answer, HoldOrder, Inspect, Inspection, Reply, Request, RequestQueue, RequestSender, Target, request_channel,
+    Answer, DiskWork, HoldOrder, Inspect, Inspection, Reply, Request, RequestQueue, RequestSender, Target,
+    request_channel,
 };
 pub use command::Command;
 pub use error::{ErrorClass, QmpError};

@@ -245,6 +245,30 @@ fn bitmaps_are_merged_disabled_and_removed_by_their_commands() {
 }
 
 #[test]
+fn bitmap_in_the_hands_of_a_backup_is_not_merged_into_another() {
+    let folder = temporary();
+    let mut machine = machine(folder.path(), &["disk", "copy"], &[]);
+    for name in ["one", "sum"] {
+        machine.works("block-dirty-bitmap-add", &json!({"node": "disk", "name": name}));
+    }
+    machine.write(folder.path(), "disk", "write_0_64k");
+    let backup = json!({"job-id": "b", "device": "disk", "target": "copy", "sync": "incremental", "bitmap": "one",
+        "auto-finalize": false});
+    machine.works("blockdev-backup", &backup);
+    machine.until("b", "pending");
+
+    let merge = json!({"node": "disk", "target": "sum", "bitmaps": ["one"]});
+    let refused = machine.ask("block-dirty-bitmap-merge", &merge);
+
+    let text = "Bitmap 'one' is currently in use by another operation and cannot be used";
+    assert_eq!(refused, Err(text.into()));
+    machine.works("job-finalize", &json!({"id": "b"}));
+    machine.until("b", "null");
+    machine.works("block-dirty-bitmap-merge", &merge);
+    machine.end();
+}
+
+#[test]
 fn moment_is_shown_to_who_pulls_a_backup_with_what_has_changed_since_another() {
     let folder = temporary();
     let mut machine = machine(folder.path(), &["disk"], &["disk"]);
@@ -267,7 +291,7 @@ fn moment_is_shown_to_who_pulls_a_backup_with_what_has_changed_since_another() {
         folder.path().join("nbd").display()
     );
     tool("qemu-img", &context, folder.path());
-    machine.works("block-export-del", &json!({"id": "shown"}));
+    machine.works("block-export-del", &json!({"id": "shown", "mode": "hard"}));
     machine.works("block-job-cancel", &json!({"device": "b", "force": true}));
     let events = machine.until("b", "null");
     machine.works("nbd-server-stop", &json!({}));
@@ -310,7 +334,7 @@ fn exports_without_a_server_of_what_is_not_there_and_of_what_is_in_use_are_refus
 
     assert_eq!([&without, &stopped], [&Err("NBD server not running".into()); 2]);
     assert_eq!(twice, Err("NBD server already running".into()));
-    assert_eq!(missing, Err("Cannot find device='nowhere' nor node-name='nowhere'".into()));
+    assert_eq!(missing, Err("Cannot find device='' nor node-name='nowhere'".into()));
     assert_eq!(written, Err("Block device disk is in use".into()));
     assert_eq!(removed, Err("Node disk is in use".into()));
     assert_eq!(unknown, Err("Export 'y' is not found".into()));

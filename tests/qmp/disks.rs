@@ -4,6 +4,7 @@ use std::process::Command;
 
 use serde_json::{Value, json};
 
+use crate::jobs::tool;
 use crate::rig::Machine;
 
 /// Values of `name` in a list of objects.
@@ -82,4 +83,28 @@ fn write_past_the_threshold_of_a_file_is_told_once() {
     assert_eq!((told.len(), &told[0]["node-name"], &told[0]["write-threshold"]), (1, &json!("file"), &json!(1 << 20)));
     assert!(told[0]["amount-exceeded"].as_u64() > Some(0));
     assert_eq!(format, Err("node 'disk' is of driver 'qcow2': give the node of its file or block device".to_owned()));
+}
+
+#[test]
+fn node_described_within_another_goes_with_it() {
+    let folder = tempfile::tempdir().expect("directory");
+    tool("qemu-img", "create -q -f qcow2 image 1M", folder.path());
+    let mut machine = Machine::start("");
+    let file = json!({"driver": "file", "node-name": "file", "filename": folder.path().join("image")});
+    let within = json!({"driver": "qcow2", "node-name": "image", "file": file});
+    let alone = json!({"driver": "qcow2", "node-name": "image", "file": "file"});
+
+    for _ in 0..2 {
+        machine.ask("blockdev-add", &within).expect("a node");
+        machine.ask("blockdev-del", &json!({"node-name": "image"})).expect("deleted");
+    }
+    let nothing = machine.ask("query-named-block-nodes", &json!({})).expect("nodes");
+    machine.ask("blockdev-add", &file).expect("a node");
+    machine.ask("blockdev-add", &alone).expect("a node");
+    machine.ask("blockdev-del", &json!({"node-name": "image"})).expect("deleted");
+    let left = machine.ask("query-named-block-nodes", &json!({})).expect("nodes");
+
+    assert_eq!(nothing, json!([]));
+    assert_eq!(left.as_array().map(Vec::len), Some(1), "who names a node by itself takes it away by itself");
+    machine.end();
 }

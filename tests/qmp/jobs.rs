@@ -300,7 +300,7 @@ fn commit_is_refused_where_it_cannot_be_and_cancelled_leaves_the_disk() {
     machine.ask("block-job-cancel", &json!({"device": "d0", "force": true})).expect("cancelled");
     let over = machine.until("d0", "concluded");
 
-    assert_eq!(stranger, Err("'x' is not in this backing file chain".into()));
+    assert_eq!(stranger, Err("Cannot find device='' nor node-name='x'".into()));
     assert_eq!(itself, Err("cannot commit an image into itself".into()));
     assert_eq!(story(&over)[over.len() - 3..], ["aborting", "BLOCK_JOB_CANCELLED", "concluded"]);
     let now = machine.drive("d0")["inserted"].clone();
@@ -391,4 +391,265 @@ fn write_that_would_destroy_metadata_of_a_damaged_image_is_refused_and_told() {
     let now = std::fs::read(path("target")).expect("the image");
     assert_eq!(now[l1 as usize..l1 as usize + 65536], bytes[l1 as usize..l1 as usize + 65536]);
     assert_eq!(word(&now, 72), 2);
+}
+
+/// A machine with a disk on `top`, which stands on `mid`, and that on `base`: each holds something of its own.
+fn chain(folder: &Path) -> Machine {
+    tool("qemu-img", "create -q -f qcow2 base 8M", folder);
+    tool("qemu-io", "-f qcow2 -c write_-P_1_0_3M base", folder);
+    tool("qemu-img", "create -q -f qcow2 -b base -F qcow2 mid", folder);
+    tool("qemu-io", "-f qcow2 -c write_-P_2_2M_2M -c write_-z_64k_64k mid", folder);
+    tool("qemu-img", "create -q -f qcow2 -b mid -F qcow2 top", folder);
+    tool("qemu-io", "-f qcow2 -c write_-P_3_3M_2M top", folder);
+    tool("qemu-img", "convert -f qcow2 -O raw top before", folder);
+    let node = |name: &str, backing: &str| {
+        let file = json!({"driver": "file", "filename": folder.join(name)});
+        let mut node = json!({"driver": "qcow2", "node-name": name, "file": file});
+        node.as_object_mut().expect("an object").extend([("backing".to_owned(), json!(backing))]);
+        node
+    };
+    let mut machine = Machine::start(&format!(
+        "-blockdev driver=qcow2,node-name=base,read-only=on,file.driver=file,file.filename={}",
+        folder.join("base").display()
+    ));
+    let mut mid = node("mid", "base");
+    mid["read-only"] = true.into();
+    for node in [mid, node("top", "mid")] {
+        machine.ask("blockdev-add", &node).expect("a node");
+    }
+    machine.ask("device_add", &json!({"driver": "virtio-blk-pci", "drive": "top", "id": "d"})).expect("a device");
+    machine
+}
+
+impl Machine {
+    /// Takes the device out: there is no guest to let go of it.
+    fn end_device(&mut self) {
+        self.ask("device_del", &json!({"id": "d"})).expect("asked");
+        self.ask("system_reset", &json!({})).expect("reset");
+    }
+
+    fn depth(&mut self) -> Value {
+        self.drive("/machine/peripheral/d/virtio-backend")["inserted"]["backing_file_depth"].clone()
+    }
+}
+
+#[test]
+fn image_in_the_middle_of_a_chain_takes_in_what_lies_beneath() {
+    let folder = tempfile::tempdir().expect("directory");
+    let mut machine = chain(folder.path());
+
+    machine.ask("block-stream", &json!({"job-id": "s", "device": "mid"})).expect("a job");
+    let events = machine.until("s", "null");
+
+    assert!(story(&events).contains(&"BLOCK_JOB_COMPLETED"), "{events:?}");
+    assert_eq!(machine.depth(), 1);
+    machine.ask("blockdev-del", &json!({"node-name": "base"})).expect("nobody needs it");
+    // Nobody writes to it any more: QEMU's tools, which heed the locks, may read it.
+    tool("qemu-img", "check -q mid", folder.path());
+    machine.end();
+    tool("mv", "base gone", folder.path());
+    tool("qemu-img", "compare -f qcow2 -F raw top before", folder.path());
+}
+
+#[test]
+fn base_of_a_stream_is_named_by_its_file_or_by_what_stands_on_it() {
+    for word in ["base", "bottom"] {
+        let folder = tempfile::tempdir().expect("directory");
+        let mut machine = chain(folder.path());
+        let value = if word == "base" { folder.path().join("base").display().to_string() } else { "mid".to_owned() };
+
+        machine.ask("block-stream", &json!({"job-id": "s", "device": "top", word: value})).expect("a job");
+        machine.until("s", "null");
+
+        assert_eq!(machine.depth(), 1, "{word}");
+        machine.end();
+        tool("mv", "mid gone", folder.path());
+        tool("qemu-img", "compare -f qcow2 -F raw top before", folder.path());
+    }
+}
+
+#[test]
+fn jobs_that_cannot_be_are_refused_in_the_words_of_qemu() {
+    let folder = tempfile::tempdir().expect("directory");
+    let mut machine = chain(folder.path());
+    tool("qemu-img", "create -q -f raw copy 8M", folder.path());
+    let copy = json!({"driver": "raw", "node-name": "copy", "file": {"driver": "file", "filename": folder.path().join("copy")}});
+    machine.ask("blockdev-add", &copy).expect("a node");
+    let on = |more: Value| {
+        let mut all = json!({"job-id": "j", "device": "top"});
+        all.as_object_mut().expect("an object").extend(more.as_object().expect("an object").clone());
+        all
+    };
+
+    let cases = [
+        (
+            "block-stream",
+            json!({"base": "x", "base-node": "x"}),
+            "'base' and 'base-node' cannot be specified at the same time",
+        ),
+        (
+            "block-stream",
+            json!({"base": "x", "bottom": "x"}),
+            "'base' and 'bottom' cannot be specified at the same time",
+        ),
+        ("block-stream", json!({"base": "x"}), "Can't find 'x' in the backing chain"),
+        ("block-stream", json!({"bottom": "x"}), "Cannot find device='' nor node-name='x'"),
+        ("block-stream", json!({"backing-file": "x"}), "backing file specified, but streaming the entire chain"),
+        ("block-stream", json!({"on-error": "stop"}), "Parameter 'on-error' does not accept value 'stop'"),
+        ("block-commit", json!({"device": "x"}), "Device 'x' not found"),
+        ("block-commit", json!({"top": "x", "top-node": "x"}), "'top-node' and 'top' are mutually exclusive"),
+        ("block-commit", json!({"base": "x", "base-node": "x"}), "'base-node' and 'base' are mutually exclusive"),
+        ("block-commit", json!({"top": "x"}), "Top image file x not found"),
+        ("block-commit", json!({"base": "x"}), "Can't find 'x' in the backing chain"),
+        ("block-commit", json!({"top-node": "base", "base-node": "mid"}), "'mid' is not in this backing file chain"),
+        ("block-commit", json!({"backing-file": "x"}), "'backing-file' specified, but 'top' is the active layer"),
+        ("blockdev-mirror", json!({"target": "top", "sync": "full"}), "Can't mirror node into itself"),
+        ("blockdev-mirror", json!({"target": "x", "sync": "full"}), "Cannot find device='x' nor node-name='x'"),
+        (
+            "blockdev-mirror",
+            json!({"target": "copy", "sync": "full", "granularity": 500}),
+            "Parameter 'granularity' expects a value in range [512B, 64MB]",
+        ),
+        (
+            "blockdev-mirror",
+            json!({"target": "copy", "sync": "full", "granularity": 513}),
+            "Parameter 'granularity' expects a power of 2",
+        ),
+        ("blockdev-backup", json!({"target": "top", "sync": "full"}), "Source and target cannot be the same"),
+        ("blockdev-backup", json!({"target": "x", "sync": "full"}), "Cannot find device='x' nor node-name='x'"),
+    ];
+    for (command, more, expected) in cases {
+        assert_eq!(machine.ask(command, &on(more.clone())), Err(expected.into()), "{command} {more}");
+    }
+    assert_eq!(machine.ask("query-jobs", &json!({})), Ok(json!([])));
+    machine.end();
+}
+
+#[test]
+fn ready_job_that_is_paused_ends_when_it_goes_on() {
+    let folder = tempfile::tempdir().expect("directory");
+    let mut machine = chain(folder.path());
+    let id = json!({"id": "j"});
+    machine.ask("block-commit", &json!({"job-id": "j", "device": "top"})).expect("a job");
+    machine.until("j", "BLOCK_JOB_READY");
+
+    let early = machine.ask("job-resume", &id);
+    machine.ask("job-pause", &id).expect("paused");
+    let twice = machine.ask("job-pause", &id);
+    machine.ask("job-complete", &id).expect("taken down");
+    let paused = machine.ask("query-block-jobs", &json!({})).expect("jobs");
+    machine.ask("job-resume", &id).expect("goes on");
+    let events = machine.until("j", "null");
+
+    assert_eq!(early, Err("Can't resume a job that was not paused".into()));
+    assert_eq!(twice, Err("Job is already paused".into()));
+    assert_eq!((&paused[0]["status"], &paused[0]["paused"]), (&"standby".into(), &true.into()));
+    let order = ["standby", "ready", "waiting", "pending", "BLOCK_JOB_COMPLETED", "concluded", "null"];
+    assert_eq!(story(&events), order);
+    assert_eq!(machine.depth(), 0);
+    machine.end();
+}
+
+#[test]
+fn error_of_a_copy_is_told_before_the_job_ends() {
+    let folder = tempfile::tempdir().expect("directory");
+    let mut machine = chain(folder.path());
+    tool("qemu-img", "create -q -f raw copy 8M", folder.path());
+    let failing = json!({"driver": "blkdebug", "node-name": "copy",
+        "inject-error": [{"event": "write_aio", "errno": 28}],
+        "image": {"driver": "file", "filename": folder.path().join("copy")}});
+    machine.ask("blockdev-add", &failing).expect("a node");
+
+    for command in ["blockdev-mirror", "blockdev-backup"] {
+        let policy = json!({"job-id": "j", "device": "top", "target": "copy", "sync": "full",
+            "on-source-error": "report", "on-target-error": "report"});
+        machine.ask(command, &policy).expect("a job");
+        let events = machine.until("j", "null");
+
+        let order = ["created", "running", "BLOCK_JOB_ERROR", "aborting", "BLOCK_JOB_COMPLETED", "concluded", "null"];
+        assert_eq!(story(&events), order, "{command}");
+        assert_eq!(events[2]["data"], json!({"device": "j", "operation": "write", "action": "report"}), "{command}");
+        let error = events[4]["data"]["error"].as_str().expect("an error");
+        assert!(error.contains("No space left on device"), "{error}");
+    }
+    machine.end();
+}
+
+#[test]
+fn disk_is_written_as_the_guest_would_while_a_backup_keeps_what_it_was() {
+    let folder = tempfile::tempdir().expect("directory");
+    let mut machine = chain(folder.path());
+    tool("qemu-img", "create -q -f raw copy 8M", folder.path());
+    let copy = json!({"driver": "raw", "node-name": "copy", "file": {"driver": "file", "filename": folder.path().join("copy")}});
+    machine.ask("blockdev-add", &copy).expect("a node");
+    let slow = json!({"job-id": "j", "device": "top", "target": "copy", "sync": "full", "speed": 65536});
+    machine.ask("blockdev-backup", &slow).expect("a job");
+
+    let written = machine.human(r#"qemu-io -d d "write -P9 3M 1M; write -zu 4M 1M; discard 7M 64k; flush""#);
+    let same = machine.human(r#"qemu-io d "read -P 9 3M 1M""#);
+    let other = machine.human(r#"qemu-io d "read -P 9 3M 2M""#);
+    let beyond = machine.human(r#"qemu-io d "write 8M 512""#);
+    let target = machine.human(r#"qemu-io copy "write 0 512""#);
+    let wrong = machine.human(r#"qemu-io d "write 0""#);
+    machine.ask("block-job-set-speed", &json!({"device": "j", "speed": 0})).expect("faster");
+    machine.until("j", "null");
+
+    assert_eq!((written.as_str(), same.as_str()), ("", ""));
+    assert_eq!(other, "Pattern verification failed at offset 4194304\n");
+    assert_eq!(beyond, "Error: the disk ends at 8388608\n");
+    assert_eq!(target, "Error: Node 'copy' is busy: block device is in use by block job: backup\n");
+    assert!(wrong.starts_with("'write 0' is not understood"), "{wrong}");
+    machine.end();
+    tool("qemu-io", "-r -f qcow2 -c read_-P_9_3M_1M -c read_-P_0_4M_1M top", folder.path());
+    tool("qemu-img", "compare -f raw -F raw copy before", folder.path());
+}
+
+#[test]
+fn jobs_that_the_end_of_the_process_cancels_tell_so() {
+    let folder = tempfile::tempdir().expect("directory");
+    let mut machine = chain(folder.path());
+    let slow = json!({"job-id": "j", "device": "top", "speed": 65536});
+    machine.ask("block-commit", &slow).expect("a job");
+
+    machine.ask("quit", &json!({})).expect("it ends");
+    let events = machine.until("j", "null");
+
+    let order = ["created", "running", "aborting", "BLOCK_JOB_CANCELLED", "concluded", "null"];
+    assert_eq!(story(&events), order);
+    let others: Vec<_> = machine.events.iter().filter_map(|event| event["event"].as_str()).collect();
+    // It ran: whether its client came in time to hear of that is chance.
+    assert!(others == ["SHUTDOWN"] || others == ["RESUME", "SHUTDOWN"], "{others:?}");
+}
+
+#[test]
+fn image_above_a_commit_that_is_only_read_gets_its_new_base() {
+    for word in ["node", "file"] {
+        let folder = tempfile::tempdir().expect("directory");
+        let mut machine = chain(folder.path());
+        machine.end_device();
+        tool("qemu-img", "create -q -f qcow2 -b top -F qcow2 over", folder.path());
+        let file = json!({"driver": "file", "filename": folder.path().join("top")});
+        machine.ask("blockdev-del", &json!({"node-name": "top"})).expect("deleted");
+        let top = json!({"driver": "qcow2", "node-name": "top", "read-only": true, "file": file, "backing": "mid"});
+        machine.ask("blockdev-add", &top).expect("a node");
+        let file = json!({"driver": "file", "filename": folder.path().join("over")});
+        let over = json!({"driver": "qcow2", "node-name": "over", "file": file, "backing": "top"});
+        machine.ask("blockdev-add", &over).expect("a node");
+        machine.ask("device_add", &json!({"driver": "virtio-blk-pci", "drive": "over", "id": "d"})).expect("a device");
+
+        let mut job = json!({"job-id": "j", "device": "over"});
+        // The header of `top` has no folder.
+        let (top, base) = if word == "node" { ("top-node", "base-node") } else { ("top", "base") };
+        job.as_object_mut()
+            .expect("an object")
+            .extend([(top.to_owned(), json!("mid")), (base.to_owned(), json!("base"))]);
+        machine.ask("block-commit", &job).expect("a job");
+        let events = machine.until("j", "null");
+
+        assert!(events.iter().all(|event| event["data"]["error"].is_null()), "{events:?}");
+        assert_eq!(machine.depth(), 2);
+        machine.end();
+        tool("mv", "mid gone", folder.path());
+        tool("qemu-img", "compare -f qcow2 -F raw over before", folder.path());
+    }
 }

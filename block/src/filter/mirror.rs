@@ -116,7 +116,8 @@ pub fn copy_range(source: &dyn Layer, target: &dyn Layer, offset: u64, len: u64)
     let mut at = offset;
     while at < offset + len {
         let piece = PIECE.min(offset + len - at);
-        let bytes = crate::layer::read_vec(source, at, usize::try_from(piece).unwrap_or(usize::MAX))?;
+        let bytes = crate::layer::read_vec(source, at, usize::try_from(piece).unwrap_or(usize::MAX));
+        let bytes = bytes.map_err(BlockError::while_reading)?;
         target.write(Source::of(&bytes), at)?;
         at += piece;
     }

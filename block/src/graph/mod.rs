@@ -60,6 +60,9 @@ pub struct Node {
     no_flush: bool,
     /// Name of the secret that opened it.
     key_secret: Option<String>,
+    /// A user gave it a name by itself: it stays until the user takes it away. One that was described within another goes
+    /// with that one, whatever its name.
+    asked: AtomicBool,
     /// A front end has it.
     attached: AtomicBool,
     /// An overlay was put on it: it is only read from then on.
@@ -279,7 +282,9 @@ impl Graph {
     /// # Errors
     /// When a name is taken or bad, a file cannot be opened, or an image is not what it should be.
     pub fn add(&self, spec: &BlockdevSpec) -> Result<Arc<Node>, BlockError> {
-        self.open_spec(spec, Inherited::default(), &Trail::default())
+        let node = self.open_spec(spec, Inherited::default(), &Trail::default())?;
+        node.asked.store(spec.node_name().is_some(), Ordering::Release);
+        Ok(node)
     }
 
     /// The node named `name`.
@@ -418,10 +423,9 @@ fn is_child(above: &Arc<Node>, node: &Arc<Node>) -> bool {
     above.children().iter().any(|(_, child)| Arc::ptr_eq(child, node))
 }
 
-/// Forgets a node with a name of ours, which nobody else can have asked for, if nothing needs it, and so with those
-/// beneath it.
+/// Forgets a node that nobody asked for by itself, if nothing needs it, and so with those beneath it.
 fn forget(nodes: &mut BTreeMap<String, Arc<Node>>, node: &Arc<Node>) {
-    if node.name.starts_with('#') && !is_used(nodes, node) {
+    if !node.asked.load(Ordering::Acquire) && !is_used(nodes, node) {
         nodes.remove(&node.name);
         node.children().iter().for_each(|(_, child)| forget(nodes, child));
     }

@@ -207,6 +207,7 @@ impl Graph {
             direct: settings.direct,
             no_flush: settings.no_flush,
             key_secret: settings.key_secret.clone(),
+            asked: AtomicBool::new(false),
             attached: AtomicBool::new(false),
             kept: AtomicBool::new(false),
             job: Mutex::new(None),

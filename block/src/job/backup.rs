@@ -71,19 +71,29 @@ impl Backup {
     /// # Errors
     /// When it was cancelled, which is how a backup of what changes ends, or something could not be read or written.
     pub fn run(&self, control: &Control) -> Result<(), Halt> {
-        let size = self.source.layer().size();
-        control.set_total(size);
         if self.part == Part::Changed {
+            control.set_total(self.source.layer().size());
             return control.wait_for_end(|| self.filter.check()).map(drop);
         }
-        for unit in 0..self.filter.units() {
-            let range = self.filter.range_of(unit);
-            control.step(range.start, 0)?;
+        let ranges = || (0..self.filter.units()).map(|unit| self.filter.range_of(unit));
+        control.set_total(ranges().map(|range| self.asked_of(range)).sum());
+        let mut done = 0;
+        for (unit, range) in (0..self.filter.units()).zip(ranges()) {
+            control.step(done, 0)?;
             let moved = self.filter.copy(unit)?;
-            control.step(range.end, moved)?;
+            done += self.asked_of(range);
+            control.step(done, moved)?;
         }
         self.filter.check()?;
         Ok(self.target.layer().flush()?)
+    }
+
+    /// How many bytes of a range the backup is of.
+    fn asked_of(&self, range: Range<u64>) -> u64 {
+        match &self.part {
+            Part::Marked(bits) => bits.runs(range).map(|run| run.end - run.start).sum(),
+            Part::Whole | Part::Top | Part::Changed => range.end - range.start,
+        }
     }
 
     /// What a bitmap said had changed and was not copied.

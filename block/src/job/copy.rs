@@ -85,7 +85,7 @@ impl Copying {
     /// When it was cancelled, or something could not be read or written.
     pub fn run(&self, control: &Control) -> Result<(), Halt> {
         let size = self.source.layer().size();
-        control.set_total(size);
+        control.set_total(if self.extent == Extent::Later { 0 } else { size });
         if self.target.layer().size() < size {
             self.target.layer().resize(size, Preallocation::Off)?;
         }

@@ -122,7 +122,7 @@ impl Control {
         self.order(|orders| orders.end = Some(how));
     }
 
-    /// Waits until someone says how to end; `look` is called again and again, and ends the job by failing.
+    /// Waits until someone says how to end, and it is not paused; `look` is called again and again, and ends the job by failing.
     ///
     /// # Errors
     /// That of `look`, or [`Halt::Cancelled`].
@@ -134,7 +134,7 @@ impl Control {
             if orders.cancelled {
                 return Err(Halt::Cancelled);
             }
-            if let Some(end) = orders.end {
+            if let Some(end) = orders.end.filter(|_| !orders.paused) {
                 return Ok(end);
             }
             drop(self.changed.wait_timeout(orders, LOOK).unwrap_or_else(PoisonError::into_inner));

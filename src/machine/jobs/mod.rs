@@ -19,7 +19,10 @@ use rhea_block::thread::{self, ThreadKind};
 use super::Machine;
 use super::event::MachineEvent;
 use crate::qmp::channel::{Answer, answer, done};
-use crate::qmp::event::{BlockJobData, BlockJobPendingData, BlockJobReadyData, JobStatus, JobStatusData};
+use crate::qmp::event::{
+    BlockErrorAction, BlockJobData, BlockJobErrorData, BlockJobPendingData, BlockJobReadyData, IoOperationType,
+    JobStatus, JobStatusData,
+};
 use crate::qmp::reply::block::{BlockJobInfo, JobInfo};
 use crate::qmp::{Event, QmpError};
 use crate::spec::check_id;
@@ -113,6 +116,14 @@ impl Machine {
             Err(Halt::Cancelled) => self.abort(id),
             Err(Halt::Failed(error)) => {
                 job.error = Some(QmpError::from_error(&error).desc);
+                if job.of_block() {
+                    let reads = job.order.kind == "stream" || error.is_of_reading();
+                    self.bus.emit(&Event::BlockJobError(BlockJobErrorData {
+                        device: id.to_owned(),
+                        operation: if reads { IoOperationType::Read } else { IoOperationType::Write },
+                        action: BlockErrorAction::Report,
+                    }));
+                }
                 self.abort(id);
             }
         }
@@ -193,6 +204,21 @@ impl Machine {
         group.iter().for_each(|id| self.cancel(id));
     }
 
+    /// Cancels all that are not over, as the process ends, and tells so.
+    pub(super) fn end_jobs(&mut self) {
+        let open = self.jobs.all.iter().filter(|(_, job)| job.status != JobStatus::Concluded);
+        let open: Vec<_> = open.map(|(id, job)| (id.clone(), job.control.clone())).collect();
+        // All at once: each may take a while to hear of it.
+        open.iter().for_each(|(_, control)| control.cancel());
+        for (id, _) in &open {
+            // One that ended with another of its group is over by now.
+            if let Some(job) = self.jobs.all.get_mut(id).filter(|job| job.status != JobStatus::Concluded) {
+                join(job);
+                self.abort(id);
+            }
+        }
+    }
+
     fn conclude(&mut self, id: &str) {
         let Some(job) = self.jobs.all.get_mut(id) else { return };
         (job.order.held, job.finish) = (None, None);
@@ -214,24 +240,31 @@ impl Machine {
     /// When there is no such job, or it is in another state.
     pub(in crate::machine) fn order_job(&mut self, id: &str, verb: Verb) -> Answer {
         let job = self.jobs.all.get_mut(id).ok_or_else(|| QmpError::generic("Job not found"))?;
+        if verb == Verb::Resume && !job.control.is_paused() {
+            return Err(QmpError::generic("Can't resume a job that was not paused"));
+        }
         if !verb.fits(job.status) {
             let (status, verb) = (job.status, verb.name());
             let text = format!("Job '{id}' in state '{status}' cannot accept command verb '{verb}'");
             return Err(QmpError::generic(text));
         }
         match verb {
-            Verb::Leave if job.status == JobStatus::Ready => job.control.end(End::Leave),
+            Verb::Leave if matches!(job.status, JobStatus::Ready | JobStatus::Standby) => {
+                job.control.set_paused(false);
+                job.control.end(End::Leave);
+            }
             Verb::Cancel | Verb::Leave => self.cancel(id),
             Verb::Complete => job.control.end(End::Pivot),
             Verb::Pause if job.control.is_paused() => return Err(QmpError::generic("Job is already paused")),
             Verb::Pause => {
                 job.control.set_paused(true);
-                self.job_is(id, JobStatus::Paused);
+                let ready = job.status == JobStatus::Ready;
+                self.job_is(id, if ready { JobStatus::Standby } else { JobStatus::Paused });
             }
-            Verb::Resume if !job.control.is_paused() => return Err(QmpError::generic("Job is not paused")),
             Verb::Resume => {
                 job.control.set_paused(false);
-                self.job_is(id, JobStatus::Running);
+                let ready = job.status == JobStatus::Standby;
+                self.job_is(id, if ready { JobStatus::Ready } else { JobStatus::Running });
             }
             Verb::SetSpeed(speed) => job.control.set_speed(speed),
             Verb::Finalize => self.finalize_group(id),

@@ -173,13 +173,13 @@ impl Verb {
 
     /// Whether a job in this state takes it.
     pub(super) fn fits(self, status: JobStatus) -> bool {
+        use JobStatus::{Concluded, Paused, Pending, Ready, Running, Standby};
         match self {
             Self::Cancel | Self::Leave => status.is_active(),
-            Self::Complete => status == JobStatus::Ready,
-            Self::Pause | Self::Resume => matches!(status, JobStatus::Running | JobStatus::Paused),
-            Self::SetSpeed(_) => matches!(status, JobStatus::Running | JobStatus::Paused | JobStatus::Ready),
-            Self::Finalize => status == JobStatus::Pending,
-            Self::Dismiss => status == JobStatus::Concluded,
+            Self::Complete => matches!(status, Ready | Standby),
+            Self::Pause | Self::Resume | Self::SetSpeed(_) => matches!(status, Running | Paused | Ready | Standby),
+            Self::Finalize => status == Pending,
+            Self::Dismiss => status == Concluded,
         }
     }
 }

@@ -173,7 +173,7 @@ impl Machine {
     }
 
     /// Holds the disks still that show the node `name`.
-    fn hold_above(&self, name: &str) -> Vec<Drained> {
+    pub(in crate::machine) fn hold_above(&self, name: &str) -> Vec<Drained> {
         let attached = self.facts.disks.iter().filter_map(|disk| self.host.disk(&disk.id).attached);
         let shows = |attached: &Arc<Attached>| {
             let node = attached.node();

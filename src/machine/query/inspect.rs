@@ -40,6 +40,7 @@ impl Machine {
                 let committed = disk.as_ref().map_or_else(|| self.commit_all(), |disk| self.commit_disk(disk));
                 committed.map(|()| Inspection::Text(String::new()))
             }
+            Inspect::DiskIo { ref disk, work } => self.disk_io(disk, work).map(Inspection::Text),
             Inspect::Hold { ref disk, ref order } => self.hold(disk, order).map(|()| Inspection::Text(String::new())),
         }
     }

@@ -279,25 +279,44 @@ qapi_struct! {
     }
 }
 
+qapi_enum! {
+    /// What a job does about an error: it ends.
+    pub enum JobOnError {
+        /// It ends, and says why.
+        Report = "report",
+        /// As the job sees fit, which is the same here.
+        Auto = "auto",
+    }
+}
+
 qapi_struct! {
     /// `block-stream`.
-    pub struct BlockStream {
+    pub struct Stream {
         /// The job's id; that of the device without.
         pub job_id: Option<String>,
         /// The device or node that takes in what lies beneath.
         pub device: String,
         /// What stays beneath; nothing without.
         pub base_node: Option<String>,
+        /// The same by its file.
+        pub base: Option<String>,
+        /// The last node that is taken in; what lies beneath that stays.
+        pub bottom: Option<String>,
         /// What its header calls that; the node's own file without.
         pub backing_file: Option<String>,
         /// Bytes a second; 0 is as fast as it goes.
         pub speed: Option<u64>,
+        /// What an error does.
+        pub on_error: Option<JobOnError>,
         /// Finalizes by itself; it does without.
         pub auto_finalize: Option<bool>,
         /// Is forgotten by itself; it is without.
         pub auto_dismiss: Option<bool>,
     }
 }
+
+/// `block-stream`: boxed, because it is larger than other arguments.
+pub type BlockStream = Box<Stream>;
 
 /// `block-commit`: boxed, because it is larger than other arguments.
 pub type BlockCommit = Box<Commit>;
@@ -321,12 +340,17 @@ qapi_struct! {
         pub backing_file: Option<String>,
         /// Bytes a second; 0 is as fast as it goes.
         pub speed: Option<u64>,
+        /// What an error does.
+        pub on_error: Option<JobOnError>,
         /// Finalizes by itself; it does without.
         pub auto_finalize: Option<bool>,
         /// Is forgotten by itself; it is without.
         pub auto_dismiss: Option<bool>,
     }
 }
+
+/// `blockdev-mirror`: boxed, because it is larger than other arguments.
+pub type BlockdevMirror = Box<Mirror>;
 
 qapi_enum! {
     /// What of a disk is copied.
@@ -340,9 +364,19 @@ qapi_enum! {
     }
 }
 
+qapi_enum! {
+    /// How what the guest writes comes into a copy: here always at once.
+    pub enum MirrorCopyMode {
+        /// In QEMU a while later.
+        Background = "background",
+        /// At once.
+        WriteBlocking = "write-blocking",
+    }
+}
+
 qapi_struct! {
     /// `blockdev-mirror`.
-    pub struct BlockdevMirror {
+    pub struct Mirror {
         /// The job's id; that of the device without.
         pub job_id: Option<String>,
         /// The device or node.
@@ -353,6 +387,16 @@ qapi_struct! {
         pub sync: MirrorSyncMode,
         /// Bytes a second; 0 is as fast as it goes.
         pub speed: Option<u64>,
+        /// Bytes in one piece, a power of two; what is copied is found without.
+        pub granularity: Option<u32>,
+        /// Bytes in memory at most; at most 1 MiB is without.
+        pub buf_size: Option<u64>,
+        /// How what the guest writes comes into the copy.
+        pub copy_mode: Option<MirrorCopyMode>,
+        /// What an error of the disk does.
+        pub on_source_error: Option<JobOnError>,
+        /// What an error of the copy does.
+        pub on_target_error: Option<JobOnError>,
         /// Finalizes by itself; it does without.
         pub auto_finalize: Option<bool>,
         /// Is forgotten by itself; it is without.

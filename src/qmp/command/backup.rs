@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use super::args::JobOnError;
 use crate::qmp::QmpError;
 use crate::qmp::qapi::{At, Qapi, Schema, TypeRef};
 
@@ -114,6 +115,10 @@ qapi_struct! {
         pub bitmap_mode: Option<BitmapSyncMode>,
         /// Bytes a second; 0 is as fast as it goes.
         pub speed: Option<u64>,
+        /// What an error of the disk does.
+        pub on_source_error: Option<JobOnError>,
+        /// What an error of the copy does.
+        pub on_target_error: Option<JobOnError>,
         /// Finalizes by itself; it does without.
         pub auto_finalize: Option<bool>,
         /// Is forgotten by itself; it is without.

@@ -124,8 +124,8 @@ impl Qcow2 {
                 tracked.freed.extend(self.places_of(&gone.entry)?);
                 Some(gone)
             }
-            (BitmapChange::Enable, Some(n)) => Some(tracked.live[n].enable(true)),
-            (BitmapChange::Disable, Some(n)) => Some(tracked.live[n].enable(false)),
+            (BitmapChange::Enable, Some(n)) => Some(tracked.live[n].enable(true)?),
+            (BitmapChange::Disable, Some(n)) => Some(tracked.live[n].enable(false)?),
             (BitmapChange::Clear, Some(n)) => Some(tracked.live[n].change_bits(|bits| bits.bytes.fill(0))?),
             (BitmapChange::Merge(more), Some(n)) => {
                 Some(tracked.live[n].change_bits(|bits| bits.merge(more, self.size()))?)
@@ -210,8 +210,11 @@ impl Qcow2 {
     }
 
     fn new_bitmap(&self, name: &str, new: NewBitmap) -> Result<Live, BlockError> {
-        if name.is_empty() || name.len() > MOST_NAME {
-            return Err(invalid("Bitmap name too long or empty"));
+        if name.is_empty() {
+            return Err(invalid("Bitmap name cannot be empty"));
+        }
+        if name.len() > MOST_NAME {
+            return Err(invalid(format!("Bitmap name too long: {name}")));
         }
         // QEMU's default: a cluster, from 4 KiB to 64 KiB.
         let granularity = new.granularity_bits.unwrap_or(self.geometry.cluster_bits.clamp(12, 16));
@@ -264,10 +267,13 @@ impl Live {
         Self { entry, bits, stored: self.stored, persistent: self.persistent, taken: None }
     }
 
-    fn enable(&mut self, enabled: bool) -> Self {
+    fn enable(&mut self, enabled: bool) -> Result<Self, BlockError> {
+        if self.bits.is_none() {
+            return Err(inconsistent(&self.entry.name));
+        }
         let former = self.former();
         self.entry.auto = enabled;
-        former
+        Ok(former)
     }
 
     fn change_bits(&mut self, change: impl FnOnce(&mut Bits)) -> Result<Self, BlockError> {

@@ -116,12 +116,14 @@ impl Server {
     /// Shows one more export.
     ///
     /// # Errors
-    /// When the name is taken or too long.
+    /// When the name is taken or too long, or the description is.
     pub fn add(&self, export: Export) -> Result<(), BlockError> {
         let mut exports = self.shared.exports.lock();
         let name = export.name.clone();
-        if !negotiate::good_name(&name) {
-            return Err(BlockError::new(ErrorKind::Invalid, "an export's name has at most 4096 bytes"));
+        for (what, text) in [("name", Some(&name)), ("description", export.description.as_ref())] {
+            if text.is_some_and(|text| !negotiate::is_short(text)) {
+                return Err(BlockError::new(ErrorKind::Invalid, format!("an export's {what} has at most 4096 bytes")));
+            }
         }
         if exports.contains_key(&name) {
             return Err(BlockError::new(ErrorKind::Invalid, format!("NBD server already has export named '{name}'")));

@@ -253,6 +253,6 @@ fn matches(query: &str, name: &str, listing: bool) -> bool {
 }
 
 /// Whether clients can ask for an export of this name.
-pub(super) fn good_name(name: &str) -> bool {
-    name.len() <= MOST_STRING
+pub(super) fn is_short(text: &str) -> bool {
+    text.len() <= MOST_STRING
 }

@@ -25,6 +25,17 @@ pub(crate) fn export(name: &str, bytes: Vec<u8>) -> Export {
     }
 }
 
+#[test]
+fn texts_that_no_client_would_take_are_refused() {
+    let server = Server::new(1).unwrap();
+    let described = Export { description: Some("y".repeat(4097)), ..export("", vec![0]) };
+
+    let refusals = [export(&"y".repeat(4097), vec![0]), described].map(|e| server.add(e).unwrap_err().to_string());
+
+    let expected = ["name", "description"].map(|what| format!("an export's {what} has at most 4096 bytes"));
+    assert_eq!(refusals, expected);
+}
+
 struct Rig {
     server: Server,
     folder: tempfile::TempDir,

@@ -159,3 +159,20 @@ fn impossible_granularity_is_told_and_counts_for_nothing() {
     assert_eq!(disk.dirty_bitmaps(), []);
     assert!(disk.bitmaps().unwrap_err().to_string().contains("granularity 2^200"));
 }
+
+#[test]
+fn bitmap_that_was_not_stored_after_its_last_use_is_not_switched_on_or_off() {
+    let (store, disk) = image(&options(), 0);
+    disk.change_bitmap("since", &BitmapChange::Add(NewBitmap::stored(None))).unwrap();
+    disk.close().unwrap();
+    drop(disk);
+    let disk = reopen(store.clone(), 0).unwrap();
+    write_all(&disk, &[7; 512], 0).unwrap();
+    // The process is killed here: the bitmap is marked as in use, and its bits are lost.
+    let disk = reopen(store, 0).unwrap();
+
+    let refusals = [BitmapChange::Enable, BitmapChange::Disable, BitmapChange::Clear]
+        .map(|change| disk.change_bitmap("since", &change).map(drop).unwrap_err().to_string());
+
+    assert_eq!(refusals, ["Bitmap 'since' is inconsistent and cannot be used"; 3]);
+}
