@@ -126,7 +126,7 @@ impl super::Qcow2 {
     /// All bitmaps, those in memory and those of the file, as `query-block` tells of them; those of the file are not
     /// among them if its directory cannot be read.
     ///
-    /// The bits of the file are counted once, O(bytes of bitmaps, of at most [`MOST_BYTES`] altogether), and no more
+    /// The bits of the file are counted once, O(bytes of bitmaps, of at most 512 MiB altogether), and no more
     /// until they change.
     pub fn dirty_bitmaps(&self) -> Vec<DirtyBitmap> {
         let alloc = super::lock(&self.alloc);
