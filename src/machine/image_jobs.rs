@@ -150,10 +150,7 @@ impl Machine {
             return by_file(top, file).map(Some).ok_or_else(|| no_such_file(file));
         }
         if let Some(bottom) = &args.bottom {
-            let node = self.node(bottom)?;
-            let chain = std::iter::once(top.clone()).chain(top.beneath());
-            let found = chain.into_iter().any(|member| Arc::ptr_eq(&member, &node));
-            return if found { Ok(node.child("backing")) } else { Err(not_in_chain(bottom)) };
+            return Ok(self.chain_member(top, bottom)?.child("backing"));
         }
         args.base_node.as_ref().map(|base| self.node(base)).transpose()
     }
@@ -214,25 +211,27 @@ impl Machine {
         done()
     }
 
+    /// The node called `name`, which is `root` or beneath it.
+    fn chain_member(&self, root: &Arc<Node>, name: &str) -> Result<Arc<Node>, QmpError> {
+        let node = self.node(name)?;
+        let is_member = Arc::ptr_eq(root, &node) || root.beneath().any(|member| Arc::ptr_eq(&member, &node));
+        if is_member { Ok(node) } else { Err(not_in_chain(name)) }
+    }
+
     /// What a commit is of, and what it goes into.
     fn ends_of_commit(&self, root: &Arc<Node>, args: &Commit) -> Result<(Arc<Node>, Arc<Node>), QmpError> {
         let exclude = "are mutually exclusive";
         check_one(("top-node", args.top_node.is_some()), ("top", args.top.is_some()), exclude)?;
         check_one(("base-node", args.base_node.is_some()), ("base", args.base.is_some()), exclude)?;
-        let chain = || std::iter::once(root.clone()).chain(root.beneath());
-        let member = |name: &String| {
-            let node = self.node(name)?;
-            chain().find(|member| Arc::ptr_eq(member, &node)).ok_or_else(|| not_in_chain(name))
-        };
         let top = match (&args.top_node, &args.top) {
-            (Some(name), _) => member(name)?,
+            (Some(name), _) => self.chain_member(root, name)?,
             (_, Some(file)) => {
                 by_file(root, file).ok_or_else(|| QmpError::generic(format!("Top image file {file} not found")))?
             }
             _ => root.clone(),
         };
         let base = match (&args.base_node, &args.base) {
-            (Some(name), _) => member(name)?,
+            (Some(name), _) => self.chain_member(root, name)?,
             (_, Some(file)) => by_file(root, file).ok_or_else(|| no_such_file(file))?,
             _ => root.beneath().last().ok_or_else(|| not_in_chain(root.name()))?,
         };

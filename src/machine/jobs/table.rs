@@ -197,20 +197,20 @@ pub(super) fn job_info(job: &Job) -> JobInfo {
 }
 
 pub(super) fn block_job_info(job: &Job) -> BlockJobInfo {
-    let (offset, len) = job.control.progress();
+    let BlockJobData { r#type, device, len, offset, speed, error } = job.data();
     BlockJobInfo {
-        r#type: job.order.kind.to_owned(),
-        device: job.order.id.clone(),
-        len: to_signed(len),
-        offset: to_signed(offset),
+        r#type,
+        device,
+        len,
+        offset,
         busy: job.status == JobStatus::Running,
         paused: job.control.is_paused(),
-        speed: to_signed(job.control.speed()),
+        speed,
         io_status: BlockDeviceIoStatus::Ok,
         ready: job.status == JobStatus::Ready,
         status: job.status,
         auto_finalize: job.order.auto_finalize,
         auto_dismiss: job.order.auto_dismiss,
-        error: job.error.clone(),
+        error,
     }
 }
