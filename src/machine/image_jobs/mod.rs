@@ -1,0 +1,92 @@
+//! The jobs there are: `blockdev-create`, `block-stream`, `block-commit` and `blockdev-mirror`.
+
+mod commit;
+mod create;
+mod mirror;
+mod stream;
+
+use std::path::Path;
+use std::sync::Arc;
+
+use rhea_block::graph::Node;
+use rhea_block::{BlockError, Disk};
+
+use super::Machine;
+use crate::qmp::QmpError;
+
+fn not_in_chain(name: &str) -> QmpError {
+    QmpError::generic(format!("'{name}' is not in this backing file chain"))
+}
+
+/// The node of the chain at `root` whose file is `file`: as the node has it, or as the header above may have it, whose
+/// relative names begin where its own image lies.
+fn by_file(root: &Arc<Node>, file: &str) -> Option<Arc<Node>> {
+    if root.filename() == Path::new(file) {
+        return Some(root.clone());
+    }
+    let mut above = root.clone();
+    root.beneath().find(|node| {
+        let folder = std::mem::replace(&mut above, node.clone()).filename().parent().map(Path::to_owned);
+        let named = folder.unwrap_or_default().join(file).canonicalize();
+        node.filename() == Path::new(file) || named.is_ok_and(|path| node.filename().canonicalize().ok() == Some(path))
+    })
+}
+
+fn no_such_file(file: &str) -> QmpError {
+    QmpError::generic(format!("Can't find '{file}' in the backing chain"))
+}
+
+/// Refuses two words for one thing.
+fn check_one(one: (&str, bool), other: (&str, bool), cannot: &str) -> Result<(), QmpError> {
+    if one.1 && other.1 {
+        return Err(QmpError::generic(format!("'{}' and '{}' {cannot}", one.0, other.0)));
+    }
+    Ok(())
+}
+
+fn failed(error: &BlockError) -> QmpError {
+    QmpError::from_error(error)
+}
+
+impl Machine {
+    /// The node called `name`, which is `root` or beneath it.
+    fn chain_member(&self, root: &Arc<Node>, name: &str) -> Result<Arc<Node>, QmpError> {
+        let node = self.node(name)?;
+        let is_member = Arc::ptr_eq(root, &node) || root.beneath().any(|member| Arc::ptr_eq(&member, &node));
+        if is_member { Ok(node) } else { Err(not_in_chain(name)) }
+    }
+
+    /// Puts `top` onto `base`, with the device that has it held still.
+    fn rebase(&mut self, top: &Arc<Node>, base: Option<&Arc<Node>>, name: Option<String>) -> Result<(), QmpError> {
+        let held = self.hold_above(top.name());
+        // What is written is the header of an image that is beneath another, and only read.
+        let opened = top.layer().limits().read_only;
+        if opened {
+            self.host.graph.open_base(top).map_err(|error| failed(&error))?;
+        }
+        let names = base.map(|base| (name.unwrap_or_else(|| base.header_name()), base.format()));
+        let names = names.as_ref().map(|(name, format)| (name.as_str(), Some(format.as_str())));
+        let changed = self.host.graph.rebase(top, base, names).map_err(|error| failed(&error));
+        if opened {
+            self.host.graph.close_base(top);
+        }
+        drop(held);
+        changed
+    }
+
+    pub(in crate::machine) fn node(&self, name: &str) -> Result<Arc<Node>, QmpError> {
+        self.host.graph.find(name).map_err(|error| failed(&error))
+    }
+
+    /// The node that a job's `device` means: a device's, or one by its name.
+    pub(in crate::machine) fn node_of(&self, device: &str) -> Result<Arc<Node>, QmpError> {
+        let name = self.facts.find_disk(device).map_or(device, |disk| disk.node.as_str());
+        self.host.graph.find_for(name).map_err(|error| failed(&error))
+    }
+
+    /// The disk of the device that has `node`.
+    pub(in crate::machine) fn disk_of(&self, node: &Node) -> Option<Disk> {
+        let device = &self.facts.disk_on(node.name())?.id;
+        Some(self.host.disk(device).attached?.disk().clone())
+    }
+}
