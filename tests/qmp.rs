@@ -6,6 +6,8 @@ mod backup;
 mod chardevs;
 #[path = "qmp/disks.rs"]
 mod disks;
+#[path = "qmp/errors.rs"]
+mod errors;
 #[path = "qmp/jobs.rs"]
 mod jobs;
 #[path = "qmp/life.rs"]

@@ -75,6 +75,12 @@ impl BlockError {
         text
     }
 
+    /// The same error once more, its causes within its sentence.
+    #[must_use]
+    pub fn copied(&self) -> Self {
+        Self { kind: self.kind, context: self.sentence(), source: None, reading: self.reading }
+    }
+
     /// The same error, of the source of a copy.
     #[must_use]
     pub fn while_reading(self) -> Self {

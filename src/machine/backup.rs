@@ -51,7 +51,7 @@ impl Machine {
         let nodes = vec![source.clone(), target.clone()];
         let held = self.host.graph.hold_for_job(nodes, "backup").map_err(|error| QmpError::from_error(&error))?;
         let order = Order::on_nodes("backup", id, held).with(args.speed, args.auto_finalize, args.auto_dismiss);
-        let order = Order { group, ..order };
+        let order = Order { group, ..order.on_errors(args.on_source_error, args.on_target_error) };
         let marks = take_marks(&source, args)?;
         let part = match (args.sync, &marks) {
             (BackupSyncMode::Top, _) => Part::Top,

@@ -7,7 +7,7 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 
 use rhea_arch::kvm::DebugExit;
 use rhea_block::format::qcow2::Corruption;
-use rhea_block::job::Halt;
+use rhea_block::job::{Fault, Halt};
 use rhea_devices::bus::{Crash, PowerRequest};
 use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
 
@@ -59,6 +59,13 @@ pub enum MachineEvent {
     WriteThreshold(BlockWriteThresholdData),
     /// The job with this id has done its work and follows what is written since.
     JobReady(String),
+    /// A job met an error.
+    JobFault {
+        /// Its id.
+        id: String,
+        /// What happened, and what the job does about it.
+        fault: Fault,
+    },
     /// The work of a job has ended.
     JobEnded {
         /// Its id.

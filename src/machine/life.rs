@@ -193,6 +193,10 @@ impl Machine {
                 self.job_ready(&id);
                 Ok(())
             }
+            MachineEvent::JobFault { id, fault } => {
+                self.job_fault(&id, fault);
+                Ok(())
+            }
             MachineEvent::JobEnded { id, result } => {
                 self.job_ended(&id, result);
                 Ok(())

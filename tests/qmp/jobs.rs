@@ -495,7 +495,7 @@ fn jobs_that_cannot_be_are_refused_in_the_words_of_qemu() {
         ("block-stream", json!({"base": "x"}), "Can't find 'x' in the backing chain"),
         ("block-stream", json!({"bottom": "x"}), "Cannot find device='' nor node-name='x'"),
         ("block-stream", json!({"backing-file": "x"}), "backing file specified, but streaming the entire chain"),
-        ("block-stream", json!({"on-error": "stop"}), "Parameter 'on-error' does not accept value 'stop'"),
+        ("block-stream", json!({"on-error": "halt"}), "Parameter 'on-error' does not accept value 'halt'"),
         ("block-commit", json!({"device": "x"}), "Device 'x' not found"),
         ("block-commit", json!({"top": "x", "top-node": "x"}), "'top-node' and 'top' are mutually exclusive"),
         ("block-commit", json!({"base": "x", "base-node": "x"}), "'base-node' and 'base' are mutually exclusive"),

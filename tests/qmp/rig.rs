@@ -65,6 +65,11 @@ impl Machine {
         }
     }
 
+    /// The program's process.
+    pub(crate) fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
     /// Ends it as a client does.
     pub(crate) fn end(mut self) {
         self.ask("quit", &json!({})).expect("it ends");

@@ -8,17 +8,12 @@
 use std::any::Any;
 use std::ops::Range;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::turns::{GivenUp, Turns};
+use super::units::Units;
 use crate::error::{BlockError, ErrorKind};
 use crate::layer::{Fast, FastOp, Layer, Limits, Status};
 use crate::mem::{Sink, Source};
-
-/// Smallest unit: 64 KiB.
-const LEAST_BITS: u32 = 16;
-/// Most units of a disk: larger disks have larger units, so that which of them are copied takes 2 MiB at most.
-const MOST_UNITS: u64 = 1 << 24;
 
 /// Copies a run of the disk to where it is to be kept; gives the bytes that were moved.
 pub type Keep = Box<dyn Fn(u64, u64) -> Result<u64, BlockError> + Send + Sync>;
@@ -27,10 +22,8 @@ pub type Keep = Box<dyn Fn(u64, u64) -> Result<u64, BlockError> + Send + Sync>;
 pub struct BeforeWrite {
     inner: Arc<dyn Layer>,
     keep: Keep,
-    unit_bits: u32,
-    units: u64,
-    /// A bit for each unit that needs no copy any more.
-    done: Vec<AtomicU64>,
+    /// Those that need no copy any more.
+    done: Units,
     /// Whose turn it is at which units.
     turns: Turns,
     given_up: GivenUp,
@@ -40,43 +33,26 @@ impl BeforeWrite {
     /// Has `keep` copy runs of `inner`, each once and before it changes.
     #[must_use]
     pub fn new(inner: Arc<dyn Layer>, keep: Keep) -> Self {
-        let size = inner.size();
-        let unit_bits = size.div_ceil(MOST_UNITS).next_power_of_two().trailing_zeros().max(LEAST_BITS);
-        let units = size.div_ceil(1 << unit_bits);
-        let done = (0..units.div_ceil(64)).map(|_| AtomicU64::new(0)).collect();
-        Self { inner, keep, unit_bits, units, done, turns: Turns::default(), given_up: GivenUp::default() }
+        let done = Units::new(inner.size());
+        Self { inner, keep, done, turns: Turns::default(), given_up: GivenUp::default() }
     }
 
     /// How many units the disk has.
     #[must_use]
     pub fn units(&self) -> u64 {
-        self.units
+        self.done.count()
     }
 
     /// The bytes of the disk that a unit is.
     #[must_use]
     pub fn range_of(&self, unit: u64) -> Range<u64> {
-        let start = unit << self.unit_bits;
-        start..(start + (1 << self.unit_bits)).min(self.inner.size()).max(start)
+        self.done.range_of(unit)
     }
 
     /// Whether a unit needs no copy any more.
     #[must_use]
     pub fn is_done(&self, unit: u64) -> bool {
-        let word = self.done.get((unit / 64) as usize);
-        word.is_none_or(|word| word.load(Ordering::Acquire) >> (unit % 64) & 1 != 0)
-    }
-
-    /// A unit needs no copy.
-    pub fn set_done(&self, unit: u64) {
-        if let Some(word) = self.done.get((unit / 64) as usize) {
-            word.fetch_or(1 << (unit % 64), Ordering::Release);
-        }
-    }
-
-    fn units_of(&self, offset: u64, len: u64) -> Range<u64> {
-        let end = offset.saturating_add(len).div_ceil(1 << self.unit_bits).min(self.units);
-        (offset >> self.unit_bits).min(end)..end
+        self.done.get(unit).unwrap_or(true)
     }
 
     /// Copies a unit unless that is done; gives the bytes that were moved.
@@ -98,13 +74,13 @@ impl BeforeWrite {
         }
         let range = self.range_of(unit);
         let moved = (self.keep)(range.start, range.end - range.start)?;
-        self.set_done(unit);
+        self.done.set(unit);
         Ok(moved)
     }
 
     /// Has a range kept before `change` changes it.
     fn keep_then<T>(&self, offset: u64, len: u64, change: impl FnOnce() -> T) -> T {
-        let units = self.units_of(offset, len);
+        let units = self.done.touched(offset, len);
         if units.clone().all(|unit| self.is_done(unit)) {
             return change();
         }
@@ -114,7 +90,7 @@ impl BeforeWrite {
                 break;
             }
             if let Err(error) = self.copy_in_turn(unit) {
-                self.given_up.because_of(&error);
+                self.given_up.because_of(error);
             }
         }
         change()
@@ -145,7 +121,7 @@ impl Layer for BeforeWrite {
     }
 
     fn fast(&self, op: FastOp, offset: u64, len: u64) -> Fast {
-        let unkept = op == FastOp::Write && !self.units_of(offset, len).all(|unit| self.is_done(unit));
+        let unkept = op == FastOp::Write && !self.done.touched(offset, len).all(|unit| self.is_done(unit));
         if unkept { Fast::Slow } else { self.inner.fast(op, offset, len) }
     }
 
@@ -176,7 +152,7 @@ impl Snapshot {
         look: impl FnOnce(&dyn Layer, u64) -> Result<T, BlockError>,
     ) -> Result<T, BlockError> {
         self.filter.check()?;
-        let unit = offset >> self.filter.unit_bits;
+        let unit = self.filter.done.unit_at(offset);
         let part = len.min(self.filter.range_of(unit).end.saturating_sub(offset));
         if self.filter.is_done(unit) {
             return look(self.kept.as_ref(), part);

@@ -2,13 +2,15 @@
 //!
 //! A write has its range to itself for both layers, and so does a step of the copying: whoever comes second in a range
 //! waits. So the second layer never keeps older bytes than the first. When the second cannot be written, the guest is
-//! not told: the copy is given up, and the job fails.
+//! not told: what the second missed is remembered, and the job that copies sees to it.
 
 use std::any::Any;
+use std::ops::Range;
 use std::sync::Arc;
 
 use super::turns::{GivenUp, Turn, Turns};
-use crate::error::BlockError;
+use super::units::Units;
+use crate::error::{BlockError, ErrorKind};
 use crate::layer::{Fast, FastOp, Layer};
 use crate::mem::Source;
 
@@ -17,50 +19,96 @@ pub struct Mirror {
     inner: Arc<dyn Layer>,
     target: Arc<dyn Layer>,
     turns: Turns,
-    given_up: GivenUp,
+    /// What the target has missed.
+    missed: Units,
+    /// Why, until someone has asked.
+    trouble: GivenUp,
 }
 
 impl Mirror {
     /// Writes to `inner`, and to `target`.
     #[must_use]
     pub fn new(inner: Arc<dyn Layer>, target: Arc<dyn Layer>) -> Self {
-        Self { inner, target, turns: Turns::default(), given_up: GivenUp::default() }
+        let missed = Units::new(inner.size());
+        Self { inner, target, turns: Turns::default(), missed, trouble: GivenUp::default() }
     }
 
     fn take(&self, offset: u64, len: u64) -> Turn<'_> {
         self.turns.take(offset..offset.saturating_add(len))
     }
 
-    /// Does `change` to the target, unless the copy was given up; a failure gives it up.
-    fn follow(&self, change: impl FnOnce(&dyn Layer) -> Result<(), BlockError>) {
-        if self.check().is_ok()
-            && let Err(error) = change(self.target.as_ref())
-        {
-            self.given_up.because_of(&error);
+    /// Does `change` to a range of the target, which misses it if that fails.
+    fn follow(&self, offset: u64, len: u64, change: impl FnOnce(&dyn Layer) -> Result<(), BlockError>) {
+        if let Err(error) = change(self.target.as_ref()) {
+            self.miss(offset, len);
+            self.trouble.because_of(error);
         }
+    }
+
+    /// The target has missed what a range shows.
+    pub fn miss(&self, offset: u64, len: u64) {
+        self.missed.touched(offset, len).for_each(|unit| self.missed.set(unit));
+    }
+
+    /// How many bytes the target has missed, in whole units.
+    #[must_use]
+    pub fn missed(&self) -> u64 {
+        self.missed.bytes_set()
+    }
+
+    /// Something that the target has missed, behind `from` if there is something.
+    #[must_use]
+    pub fn next_missed(&self, from: u64) -> Option<Range<u64>> {
+        let next = self.missed.next_set(self.missed.unit_at(from)).or_else(|| self.missed.next_set(0))?;
+        Some(self.missed.range_of(next))
+    }
+
+    /// Why a write did not reach the target, if one did not since this was asked.
+    #[must_use]
+    pub fn take_trouble(&self) -> Option<BlockError> {
+        self.trouble.forget()
     }
 
     /// Does one step of the copying, which has its range to itself.
     ///
     /// # Errors
-    /// That of the step, or the one for which the copy was given up.
+    /// That of the step.
     pub fn copy<T>(
         &self,
         offset: u64,
         len: u64,
-        step: impl FnOnce(&dyn Layer, &dyn Layer) -> Result<T, BlockError>,
+        step: impl FnOnce() -> Result<T, BlockError>,
     ) -> Result<T, BlockError> {
         let _turn = self.take(offset, len);
-        self.check()?;
-        step(self.inner.as_ref(), self.target.as_ref())
+        step()
     }
 
-    /// Whether the copy goes on.
+    /// Does the step that copies again what the target has missed: a range that [`Mirror::next_missed`] gave.
     ///
     /// # Errors
-    /// The one for which it was given up.
+    /// That of the step; the target still misses the range then.
+    pub fn copy_missed<T>(
+        &self,
+        range: Range<u64>,
+        step: impl FnOnce() -> Result<T, BlockError>,
+    ) -> Result<T, BlockError> {
+        let (offset, len) = (range.start, range.end - range.start);
+        let _turn = self.take(offset, len);
+        let done = step()?;
+        self.missed.touched(offset, len).for_each(|unit| self.missed.clear(unit));
+        Ok(done)
+    }
+
+    /// Whether the target has missed nothing.
+    ///
+    /// # Errors
+    /// Why it has.
     pub fn check(&self) -> Result<(), BlockError> {
-        self.given_up.check()
+        self.trouble.check()?;
+        if self.missed() > 0 {
+            return Err(BlockError::new(ErrorKind::Io, "parts of the copy could not be written"));
+        }
+        Ok(())
     }
 }
 
@@ -72,7 +120,7 @@ impl Layer for Mirror {
     fn write(&self, from: Source<'_>, offset: u64) -> Result<(), BlockError> {
         let _turn = self.take(offset, from.len() as u64);
         self.inner.write(from, offset)?;
-        self.follow(|target| target.write(from, offset));
+        self.follow(offset, from.len() as u64, |target| target.write(from, offset));
         Ok(())
     }
 
@@ -82,9 +130,9 @@ impl Layer for Mirror {
         // What a discarded range shows is not said, and must be the same in both.
         let status = self.inner.status(offset, len)?;
         if status.zero && status.len >= len {
-            self.follow(|target| target.write_zeroes(offset, len, true));
+            self.follow(offset, len, |target| target.write_zeroes(offset, len, true));
         } else {
-            self.follow(|target| copy_range(self.inner.as_ref(), target, offset, len));
+            self.follow(offset, len, |target| copy_range(self.inner.as_ref(), target, offset, len));
         }
         Ok(())
     }
@@ -92,7 +140,7 @@ impl Layer for Mirror {
     fn write_zeroes(&self, offset: u64, len: u64, unmap: bool) -> Result<(), BlockError> {
         let _turn = self.take(offset, len);
         self.inner.write_zeroes(offset, len, unmap)?;
-        self.follow(|target| target.write_zeroes(offset, len, unmap));
+        self.follow(offset, len, |target| target.write_zeroes(offset, len, unmap));
         Ok(())
     }
 

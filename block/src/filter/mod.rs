@@ -106,3 +106,4 @@ pub mod mirror;
 pub mod policy;
 pub mod throttle;
 mod turns;
+mod units;

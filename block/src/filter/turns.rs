@@ -3,7 +3,7 @@
 use std::ops::Range;
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 
-use crate::error::{BlockError, ErrorKind};
+use crate::error::BlockError;
 
 /// Ranges that someone has to himself. Whoever comes second in a range waits.
 #[derive(Default)]
@@ -47,16 +47,16 @@ impl Drop for Turn<'_> {
 
 /// Whether a copy was given up, and why: the first reason counts.
 #[derive(Default)]
-pub(super) struct GivenUp(Mutex<Option<(ErrorKind, String)>>);
+pub(super) struct GivenUp(Mutex<Option<BlockError>>);
 
 impl GivenUp {
-    fn reason(&self) -> MutexGuard<'_, Option<(ErrorKind, String)>> {
+    fn reason(&self) -> MutexGuard<'_, Option<BlockError>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Gives up.
-    pub(super) fn because_of(&self, error: &BlockError) {
-        self.reason().get_or_insert_with(|| (error.kind(), error.sentence()));
+    pub(super) fn because_of(&self, error: BlockError) {
+        self.reason().get_or_insert(error);
     }
 
     /// Whether the copy goes on.
@@ -64,6 +64,11 @@ impl GivenUp {
     /// # Errors
     /// The one for which it was given up.
     pub(super) fn check(&self) -> Result<(), BlockError> {
-        self.reason().as_ref().map_or(Ok(()), |(kind, text)| Err(BlockError::new(*kind, text.clone())))
+        self.reason().as_ref().map_or(Ok(()), |error| Err(error.copied()))
+    }
+
+    /// Goes on; gives the reason why it had not.
+    pub(super) fn forget(&self) -> Option<BlockError> {
+        self.reason().take()
     }
 }

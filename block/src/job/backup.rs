@@ -73,19 +73,37 @@ impl Backup {
     pub fn run(&self, control: &Control) -> Result<(), Halt> {
         if self.part == Part::Changed {
             control.set_total(self.source.layer().size());
-            return control.wait_for_end(|| self.filter.check()).map(drop);
+            return control.wait_for_end(|| self.check(control)).map(drop);
         }
         let ranges = || (0..self.filter.units()).map(|unit| self.filter.range_of(unit));
         control.set_total(ranges().map(|range| self.asked_of(range)).sum());
         let mut done = 0;
         for (unit, range) in (0..self.filter.units()).zip(ranges()) {
             control.step(done, 0)?;
-            let moved = self.filter.copy(unit)?;
+            let moved = self.copy(unit, control)?;
             done += self.asked_of(range);
             control.step(done, moved)?;
         }
-        self.filter.check()?;
-        Ok(self.target.layer().flush()?)
+        self.check(control)?;
+        control.insist(|| self.target.layer().flush())
+    }
+
+    /// Copies a unit, again and again if the policy says so.
+    fn copy(&self, unit: u64, control: &Control) -> Result<u64, Halt> {
+        loop {
+            match self.filter.copy(unit) {
+                Ok(moved) => return Ok(moved),
+                Err(error) => {
+                    self.check(control)?;
+                    control.failed(error)?;
+                }
+            }
+        }
+    }
+
+    /// What a guest's write could not have kept is lost, whatever the policy says.
+    fn check(&self, control: &Control) -> Result<(), Halt> {
+        self.filter.check().map_err(|error| control.lost(error))
     }
 
     /// How many bytes of a range the backup is of.

@@ -4,10 +4,11 @@
 //! The image may be the one that a front end writes to. Then its disk stands on a [`Mirror`] meanwhile: what the guest
 //! writes goes to both, and when the rest is copied the two show the same until someone says how to end.
 
+use std::ops::Range;
 use std::sync::Arc;
 
 use super::chain::{self, Decides};
-use super::{Control, Halt, STEP};
+use super::{Control, End, Forgiven, Halt, STEP};
 use crate::error::{BlockError, ErrorKind};
 use crate::filter::mirror::{Mirror, copy_range};
 use crate::graph::Node;
@@ -87,21 +88,72 @@ impl Copying {
         let size = self.source.layer().size();
         control.set_total(if self.extent == Extent::Later { 0 } else { size });
         if self.target.layer().size() < size {
-            self.target.layer().resize(size, Preallocation::Off)?;
+            control.insist(|| self.target.layer().resize(size, Preallocation::Off))?;
         }
-        let mut at = if self.extent == Extent::Later { size } else { 0 };
+        if self.extent != Extent::Later {
+            self.copy_all(control, size)?;
+        }
+        self.catch_up(control)?;
+        control.insist(|| self.hide_tail(size))?;
+        control.insist(|| self.target.layer().flush())
+    }
+
+    fn copy_all(&self, control: &Control, size: u64) -> Result<(), Halt> {
+        let mut at = 0;
         while at < size {
-            control.step(at, 0)?;
             let len = STEP.min(size - at);
-            let (len, moved) = match &self.mirror {
-                Some(mirror) => mirror.copy(at, len, |_, _| self.write_down(at, len)),
+            let copied = match &self.mirror {
+                Some(mirror) => mirror.copy(at, len, || self.write_down(at, len)),
                 None => self.write_down(at, len),
-            }?;
+            };
+            let (len, moved) = match copied {
+                Ok(copied) => copied,
+                Err(error) => match (control.failed(error)?, &self.mirror) {
+                    (Forgiven::Ignored(_), Some(mirror)) => {
+                        mirror.miss(at, len);
+                        (len, 0)
+                    }
+                    _ => (0, 0),
+                },
+            };
             at += len;
-            control.step(at.min(size), moved)?;
+            control.step(at - self.missed().min(at), moved)?;
         }
-        self.hide_tail(size)?;
-        Ok(self.target.layer().flush()?)
+        Ok(())
+    }
+
+    /// Bytes, in whole units, that the target has missed.
+    fn missed(&self) -> u64 {
+        self.mirror.as_ref().map_or(0, |mirror| mirror.missed())
+    }
+
+    /// Writes down again what the target has missed.
+    fn catch_up(&self, control: &Control) -> Result<(), Halt> {
+        let Some(mirror) = &self.mirror else { return Ok(()) };
+        let mut from = 0;
+        loop {
+            if let Some(error) = mirror.take_trouble() {
+                control.failed(error)?;
+            }
+            let Some(run) = mirror.next_missed(from) else { return Ok(()) };
+            control.step(control.progress().0, 0)?;
+            from = run.end;
+            match mirror.copy_missed(run.clone(), || self.write_down_all(run)) {
+                Ok(moved) => {
+                    let (_, total) = control.progress();
+                    control.step(total - self.missed().min(total), moved)?;
+                }
+                Err(error) => drop(control.failed(error)?),
+            }
+        }
+    }
+
+    /// Waits until someone says how to end; what the target misses meanwhile is written down again.
+    ///
+    /// # Errors
+    /// When it was cancelled, or the target does not follow.
+    pub fn follow(&self, control: &Control) -> Result<End, Halt> {
+        control.wait_for_end(|| self.catch_up(control))
     }
 
     /// An image above may be longer than the one that goes, whose end showed it zeroes.
@@ -110,12 +162,22 @@ impl Copying {
         if self.mirror.is_none() && tail > 0 { self.target.layer().write_zeroes(size, tail, true) } else { Ok(()) }
     }
 
-    /// Whether the target still follows.
+    /// Whether the target shows the same, with nothing in flight.
     ///
     /// # Errors
     /// Why not.
     pub fn check(&self) -> Result<(), BlockError> {
         self.mirror.as_ref().map_or(Ok(()), |mirror| mirror.check())
+    }
+
+    /// Writes down all of a range; says how many bytes were moved.
+    fn write_down_all(&self, range: Range<u64>) -> Result<u64, BlockError> {
+        let (mut at, mut moved) = (range.start, 0);
+        while at < range.end {
+            let (run, bytes) = self.write_down(at, range.end - at)?;
+            (at, moved) = (at + run, moved + bytes);
+        }
+        Ok(moved)
     }
 
     /// Writes down a run at `at`; says how long it is (at most `len`) and how many bytes of it were moved.
@@ -125,7 +187,8 @@ impl Copying {
             Extent::Whole | Extent::Later => self.beneath.then(|| self.target.clone()),
         };
         let chain = std::iter::once(self.source.clone()).chain(self.source.beneath());
-        let (run, decides) = chain::decides(chain::down_to(chain, until.as_ref()), at, len)?;
+        let decided = chain::decides(chain::down_to(chain, until.as_ref()), at, len);
+        let (run, decides) = decided.map_err(BlockError::while_reading)?;
         let (source, target) = (self.source.layer().as_ref(), self.target.layer().as_ref());
         match decides {
             Decides::Nobody if until.is_some() => Ok((run, 0)),

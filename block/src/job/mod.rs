@@ -14,10 +14,12 @@ use crate::error::BlockError;
 mod backup;
 mod chain;
 mod copy;
+mod policy;
 mod stream;
 
 pub use backup::{Backup, Part};
 pub use copy::{Copying, Extent};
+pub use policy::{Action, Fault, Forgiven, OnError, Policy, Tell};
 pub use stream::Stream;
 
 /// Bytes between two looks at what is asked of a job.
@@ -53,6 +55,8 @@ struct Orders {
     /// How a job that is ready has to end.
     end: Option<End>,
     paused: bool,
+    /// It holds itself, because of an error, until it is let go on.
+    stopped: bool,
     /// Bytes a second; 0 is as fast as it goes.
     speed: u64,
     /// When the next step may begin.
@@ -60,19 +64,36 @@ struct Orders {
 }
 
 /// What a job is told and tells.
-#[derive(Debug, Default)]
+#[derive(Default)]
 pub struct Control {
     orders: Mutex<Orders>,
     changed: Condvar,
     done: AtomicU64,
     total: AtomicU64,
+    policy: Policy,
+    tell: Option<Tell>,
 }
+
+impl std::fmt::Debug for Control {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Control").field("orders", &self.orders).field("policy", &self.policy).finish_non_exhaustive()
+    }
+}
+
+/// How long an error takes that is ignored.
+const IGNORED: Duration = Duration::from_millis(10);
 
 impl Control {
     /// For a job that may move `speed` bytes a second; 0 is as fast as it goes.
     #[must_use]
     pub fn new(speed: u64) -> Self {
         Self { orders: Mutex::new(Orders { speed, ..Orders::default() }), ..Self::default() }
+    }
+
+    /// The same for a job that does about errors what `policy` says, and has others told of them.
+    #[must_use]
+    pub fn with(self, policy: Policy, tell: Tell) -> Self {
+        Self { policy, tell: Some(tell), ..self }
     }
 
     fn orders(&self) -> MutexGuard<'_, Orders> {
@@ -95,9 +116,15 @@ impl Control {
         self.orders().cancelled
     }
 
-    /// Holds the work at its next step, or lets it go on.
+    /// Holds the work at its next step, or lets it go on, also after an error.
     pub fn set_paused(&self, paused: bool) {
-        self.order(|orders| orders.paused = paused);
+        self.order(|orders| (orders.paused, orders.stopped) = (paused, orders.stopped && paused));
+    }
+
+    /// Whether it holds itself because of an error.
+    #[must_use]
+    pub fn is_stopped(&self) -> bool {
+        self.orders().stopped
     }
 
     /// Whether it is held.
@@ -126,7 +153,7 @@ impl Control {
     ///
     /// # Errors
     /// That of `look`, or [`Halt::Cancelled`].
-    pub fn wait_for_end(&self, look: impl Fn() -> Result<(), BlockError>) -> Result<End, Halt> {
+    pub fn wait_for_end(&self, look: impl Fn() -> Result<(), Halt>) -> Result<End, Halt> {
         const LOOK: Duration = Duration::from_millis(200);
         loop {
             look()?;
@@ -164,13 +191,32 @@ impl Control {
             let pause = Duration::from_secs_f64(moved as f64 / orders.speed as f64);
             orders.next = Some(orders.next.unwrap_or_else(Instant::now).max(Instant::now()) + pause);
         }
+        self.wait(orders)
+    }
+
+    /// Waits until nothing holds the work.
+    fn wait_to_go_on(&self) -> Result<(), Halt> {
+        self.wait(self.orders())
+    }
+
+    /// Waits a moment.
+    fn rest(&self) -> Result<(), Halt> {
+        let end = Instant::now() + IGNORED;
+        let mut orders = self.orders();
+        orders.next = Some(orders.next.map_or(end, |next| next.max(end)));
+        self.wait(orders)
+    }
+
+    fn wait(&self, mut orders: MutexGuard<'_, Orders>) -> Result<(), Halt> {
         loop {
             if orders.cancelled {
                 return Err(Halt::Cancelled);
             }
             let wait = orders.next.map(|next| next.saturating_duration_since(Instant::now()));
             orders = match wait.filter(|wait| !wait.is_zero()) {
-                _ if orders.paused => self.changed.wait(orders).unwrap_or_else(PoisonError::into_inner),
+                _ if orders.paused || orders.stopped => {
+                    self.changed.wait(orders).unwrap_or_else(PoisonError::into_inner)
+                }
                 Some(wait) => self.changed.wait_timeout(orders, wait).unwrap_or_else(PoisonError::into_inner).0,
                 None => return Ok(()),
             };

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::chain::{self, Decides};
-use super::{Control, Halt, STEP};
+use super::{Control, Forgiven, Halt, STEP};
 use crate::disk::Disk;
 use crate::error::{BlockError, ErrorKind};
 use crate::format::qcow2::Qcow2;
@@ -43,21 +43,33 @@ impl Stream {
         Ok(Self { top, base, disk })
     }
 
-    /// Does it.
+    /// Does it. Errors that are to be ignored leave gaps, and the job fails at its end.
     ///
     /// # Errors
     /// When it was cancelled, or something could not be read or written. What was taken in stays.
     pub fn run(&self, control: &Control) -> Result<(), Halt> {
         let size = self.top.layer().size();
         control.set_total(size);
-        let mut at = 0;
+        let (mut at, mut first) = (0, None);
         while at < size {
             control.step(at, 0)?;
-            let (len, moved) = self.take_in(at, STEP.min(size - at))?;
+            let len = STEP.min(size - at);
+            // All that can fail here is told as an error of reading.
+            let (len, moved) = match self.take_in(at, len).map_err(BlockError::while_reading) {
+                Ok(taken) => taken,
+                Err(error) => match control.failed(error)? {
+                    Forgiven::Held => (0, 0),
+                    Forgiven::Ignored(error) => {
+                        first.get_or_insert(error);
+                        (len, 0)
+                    }
+                },
+            };
             at += len;
             control.step(at.min(size), moved)?;
         }
-        Ok(self.top.layer().flush()?)
+        self.top.layer().flush()?;
+        first.map_or(Ok(()), |error| Err(error.into()))
     }
 
     /// Takes in a run at `at`; says how long it is (at most `len`) and how many bytes of it were moved.

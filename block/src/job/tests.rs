@@ -214,7 +214,8 @@ fn job_that_is_ready_ends_as_it_is_told() {
             Some(end) => control.end(end),
             None => control.cancel(),
         }
-        let looked = || if look { Ok(()) } else { Err(BlockError::new(crate::ErrorKind::Io, "the copy failed")) };
+        let looked =
+            || if look { Ok(()) } else { Err(BlockError::new(crate::ErrorKind::Io, "the copy failed").into()) };
 
         let ended = control.wait_for_end(looked);
 

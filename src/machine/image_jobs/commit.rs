@@ -40,6 +40,7 @@ impl Machine {
             args.auto_finalize,
             args.auto_dismiss,
         );
+        let order = order.on_errors(args.on_error, args.on_error);
         let started = match above {
             Some(above) => self.start_commit(order, commit, above, base, args.backing_file.clone()),
             None => self.start_copy(order, commit, top, base),

@@ -48,6 +48,7 @@ impl Machine {
             args.auto_finalize,
             args.auto_dismiss,
         );
+        let order = order.on_errors(args.on_source_error, args.on_target_error);
         self.start_copy(order, copy, source, target)?;
         done()
     }
@@ -71,7 +72,7 @@ impl Machine {
         let work = move |control: &Control| {
             copying.run(control)?;
             events.send(MachineEvent::JobReady(id));
-            let end = control.wait_for_end(|| copying.check())?;
+            let end = copying.follow(control)?;
             decided.store(end == End::Pivot, Ordering::SeqCst);
             Ok(())
         };

@@ -34,6 +34,7 @@ impl Machine {
             args.auto_finalize,
             args.auto_dismiss,
         );
+        let order = order.on_errors(args.on_error, args.on_error);
         let finish = move |machine: &mut Self, closing| {
             let changed = match closing {
                 Closing::Done => machine.rebase(&top, base.as_ref(), name),

@@ -13,8 +13,9 @@ mod table;
 
 use std::sync::Arc;
 
-use rhea_block::job::{Control, End, Halt};
+use rhea_block::job::{Action, Control, End, Fault, Halt};
 use rhea_block::thread::{self, ThreadKind};
+use rhea_block::{BlockError, ErrorKind};
 
 use super::Machine;
 use super::event::MachineEvent;
@@ -23,8 +24,9 @@ use crate::qmp::event::{
     BlockErrorAction, BlockJobData, BlockJobErrorData, BlockJobPendingData, BlockJobReadyData, IoOperationType,
     JobStatus, JobStatusData,
 };
-use crate::qmp::reply::block::{BlockJobInfo, JobInfo};
+use crate::qmp::reply::block::{BlockDeviceIoStatus, BlockJobInfo, JobInfo};
 use crate::qmp::{Event, QmpError};
+use crate::sentence::plain;
 use crate::spec::check_id;
 pub(super) use table::{Closing, Finish, Jobs, Order, Verb, nothing_left};
 use table::{Job, block_job_info, job_info, join};
@@ -42,11 +44,14 @@ impl Machine {
     ) -> Result<(), QmpError> {
         let id = order.id.clone();
         self.check_job_id(&id)?;
-        let control = Arc::new(Control::new(order.speed));
+        let (events, told) = (self.host.events.clone(), id.clone());
+        let tell = move |fault| events.send(MachineEvent::JobFault { id: told.clone(), fault });
+        let control = Arc::new(Control::new(order.speed).with(order.policy, Box::new(tell)));
         let job = Job {
             order,
             control: control.clone(),
             status: JobStatus::Undefined,
+            io_status: BlockDeviceIoStatus::Ok,
             error: None,
             finish: Some(finish),
             thread: None,
@@ -115,18 +120,48 @@ impl Machine {
             }
             Err(Halt::Cancelled) => self.abort(id),
             Err(Halt::Failed(error)) => {
-                job.error = Some(QmpError::from_error(&error).desc);
-                if job.of_block() {
-                    let reads = job.order.kind == "stream" || error.is_of_reading();
-                    self.bus.emit(&Event::BlockJobError(BlockJobErrorData {
-                        device: id.to_owned(),
-                        operation: if reads { IoOperationType::Read } else { IoOperationType::Write },
-                        action: BlockErrorAction::Report,
-                    }));
-                }
+                log::warn!("job '{id}': {}", error.sentence());
+                job.error = Some(why(&error));
                 self.abort(id);
             }
         }
+    }
+
+    /// A job met an error, and may hold itself because of it.
+    pub(in crate::machine) fn job_fault(&mut self, id: &str, fault: Fault) {
+        let Some(job) = self.jobs.all.get_mut(id).filter(|job| job.of_block()) else { return };
+        self.bus.emit(&Event::BlockJobError(BlockJobErrorData {
+            device: id.to_owned(),
+            operation: if fault.reading { IoOperationType::Read } else { IoOperationType::Write },
+            action: match fault.action {
+                Action::Report => BlockErrorAction::Report,
+                Action::Ignore => BlockErrorAction::Ignore,
+                Action::Stop => BlockErrorAction::Stop,
+            },
+        }));
+        // Someone may have let it go on, or ended it, since.
+        if job.control.is_stopped() && job.status.is_active() {
+            job.io_status = if fault.no_space { BlockDeviceIoStatus::NoSpace } else { BlockDeviceIoStatus::Failed };
+            if !job.control.is_paused() {
+                self.hold_job(id);
+            }
+        }
+    }
+
+    fn hold_job(&mut self, id: &str) {
+        let Some(job) = self.jobs.all.get_mut(id) else { return };
+        job.control.set_paused(true);
+        let ready = job.status == JobStatus::Ready;
+        self.job_is(id, if ready { JobStatus::Standby } else { JobStatus::Paused });
+    }
+
+    /// Lets a job that is held go on, and forgets the error.
+    fn let_job_go(&mut self, id: &str) {
+        let Some(job) = self.jobs.all.get_mut(id).filter(|job| job.control.is_paused()) else { return };
+        job.control.set_paused(false);
+        job.io_status = BlockDeviceIoStatus::Ok;
+        let ready = job.status == JobStatus::Standby;
+        self.job_is(id, if ready { JobStatus::Ready } else { JobStatus::Running });
     }
 
     /// The jobs of a group wait for each other, and for whoever wants to finalize one of them.
@@ -156,7 +191,11 @@ impl Machine {
     fn cancel(&mut self, id: &str) {
         match self.jobs.all.get(id) {
             Some(job) if matches!(job.status, JobStatus::Waiting | JobStatus::Pending) => self.abort(id),
-            Some(job) if job.status.is_active() => job.control.cancel(),
+            Some(job) if job.status.is_active() => {
+                // First, so that it does not try again.
+                job.control.cancel();
+                self.let_job_go(id);
+            }
             _ => {}
         }
     }
@@ -249,23 +288,15 @@ impl Machine {
             return Err(QmpError::generic(text));
         }
         match verb {
-            Verb::Leave if matches!(job.status, JobStatus::Ready | JobStatus::Standby) => {
-                job.control.set_paused(false);
-                job.control.end(End::Leave);
+            Verb::Leave if job.control.is_paused() => {
+                return Err(QmpError::generic(format!("The block job for device '{id}' is currently paused")));
             }
+            Verb::Leave if job.status == JobStatus::Ready => job.control.end(End::Leave),
             Verb::Cancel | Verb::Leave => self.cancel(id),
             Verb::Complete => job.control.end(End::Pivot),
             Verb::Pause if job.control.is_paused() => return Err(QmpError::generic("Job is already paused")),
-            Verb::Pause => {
-                job.control.set_paused(true);
-                let ready = job.status == JobStatus::Ready;
-                self.job_is(id, if ready { JobStatus::Standby } else { JobStatus::Paused });
-            }
-            Verb::Resume => {
-                job.control.set_paused(false);
-                let ready = job.status == JobStatus::Standby;
-                self.job_is(id, if ready { JobStatus::Ready } else { JobStatus::Running });
-            }
+            Verb::Pause => self.hold_job(id),
+            Verb::Resume => self.let_job_go(id),
             Verb::SetSpeed(speed) => job.control.set_speed(speed),
             Verb::Finalize => self.finalize_group(id),
             Verb::Dismiss => self.dismiss(id),
@@ -295,5 +326,13 @@ impl Machine {
         let jobs = self.jobs.all.values().filter(|job| job.of_block());
         let jobs: Vec<BlockJobInfo> = jobs.map(block_job_info).collect();
         answer(&jobs)
+    }
+}
+
+/// Why a job failed: where input or output did, in the few words that clients know from QEMU.
+fn why(error: &BlockError) -> String {
+    match error.kind() {
+        ErrorKind::Io | ErrorKind::NoSpace => plain(&std::io::Error::from_raw_os_error(error.errno()).to_string()),
+        _ => QmpError::from_error(error).desc,
     }
 }

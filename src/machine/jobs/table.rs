@@ -5,10 +5,11 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 
 use rhea_block::graph::Held;
-use rhea_block::job::Control;
+use rhea_block::job::{Control, OnError, Policy};
 
 use crate::machine::Machine;
 use crate::qmp::QmpError;
+use crate::qmp::command::args::JobOnError;
 use crate::qmp::event::{BlockJobData, JobStatus};
 use crate::qmp::reply::block::{BlockDeviceIoStatus, BlockJobInfo, JobInfo};
 
@@ -35,6 +36,8 @@ pub(in crate::machine) struct Order {
     pub(in crate::machine) kind: &'static str,
     /// Bytes a second; 0 is as fast as it goes.
     pub(in crate::machine) speed: u64,
+    /// What it does about errors.
+    pub(in crate::machine) policy: Policy,
     /// Finalizes by itself.
     pub(in crate::machine) auto_finalize: bool,
     /// Is forgotten by itself.
@@ -52,6 +55,7 @@ impl Order {
             id: id.to_owned(),
             kind,
             speed: 0,
+            policy: Policy::default(),
             auto_finalize: true,
             auto_dismiss: true,
             held: held.into(),
@@ -69,6 +73,17 @@ impl Order {
         let (finalize, dismiss) = (auto_finalize.unwrap_or(true), auto_dismiss.unwrap_or(true));
         Self { speed: speed.unwrap_or(0), auto_finalize: finalize, auto_dismiss: dismiss, ..self }
     }
+
+    /// With what a command says about errors of what the job reads and of what it writes.
+    pub(in crate::machine) fn on_errors(self, source: Option<JobOnError>, target: Option<JobOnError>) -> Self {
+        let [source, target] = [source, target].map(|on_error| match on_error {
+            None | Some(JobOnError::Report) => OnError::Report,
+            Some(JobOnError::Ignore) => OnError::Ignore,
+            Some(JobOnError::Enospc | JobOnError::Auto) => OnError::Enospc,
+            Some(JobOnError::Stop) => OnError::Stop,
+        });
+        Self { policy: Policy { source, target }, ..self }
+    }
 }
 
 /// One job.
@@ -76,6 +91,8 @@ pub(super) struct Job {
     pub(super) order: Order,
     pub(super) control: Arc<Control>,
     pub(super) status: JobStatus,
+    /// Why it is held, if that is because of an error.
+    pub(super) io_status: BlockDeviceIoStatus,
     pub(super) error: Option<String>,
     pub(super) finish: Option<Finish>,
     pub(super) thread: Option<JoinHandle<()>>,
@@ -206,7 +223,7 @@ pub(super) fn block_job_info(job: &Job) -> BlockJobInfo {
         busy: job.status == JobStatus::Running,
         paused: job.control.is_paused(),
         speed,
-        io_status: BlockDeviceIoStatus::Ok,
+        io_status: job.io_status,
         ready: job.status == JobStatus::Ready,
         status: job.status,
         auto_finalize: job.order.auto_finalize,

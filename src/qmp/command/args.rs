@@ -280,11 +280,17 @@ qapi_struct! {
 }
 
 qapi_enum! {
-    /// What a job does about an error: it ends.
+    /// What a job does about an error.
     pub enum JobOnError {
         /// It ends, and says why.
         Report = "report",
-        /// As the job sees fit, which is the same here.
+        /// It goes on, and comes back to what failed where it can.
+        Ignore = "ignore",
+        /// It is held where there was no space, and ends otherwise.
+        Enospc = "enospc",
+        /// It is held until it is resumed.
+        Stop = "stop",
+        /// The same as `enospc`.
         Auto = "auto",
     }
 }

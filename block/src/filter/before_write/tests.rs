@@ -1,7 +1,8 @@
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::*;
 use crate::filter::mirror::copy_range;
+use crate::filter::units::LEAST_BITS;
 use crate::layer::{read_vec, write_all};
 use crate::protocol::memory::Memory;
 
@@ -41,7 +42,7 @@ fn write_in_place_is_fast_once_its_unit_is_kept() {
     let (_, _, filter) = trio();
     let slow = |at| matches!(filter.fast(FastOp::Write, at, 512), Fast::Slow);
     // Memory has no fast answer either: what counts is who is asked.
-    let asked = |at: u64| filter.units_of(at, 512).all(|unit| filter.is_done(unit));
+    let asked = |at: u64| filter.done.touched(at, 512).all(|unit| filter.is_done(unit));
 
     let before = asked(UNIT);
     filter.copy(1).unwrap();

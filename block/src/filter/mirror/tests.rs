@@ -34,7 +34,8 @@ fn write_waits_for_a_step_of_the_copying_in_its_range() {
 
     std::thread::scope(|scope| {
         mirror
-            .copy(0, 4096, |source, copy| {
+            .copy(0, 4096, || {
+                let (source, copy) = (inner.as_ref(), target.as_ref());
                 let writer = scope.spawn(move || write_all(mirror, &[9; 512], 1024));
                 let old = read_vec(source, 0, 4096)?;
                 std::thread::sleep(std::time::Duration::from_millis(20));
@@ -50,14 +51,23 @@ fn write_waits_for_a_step_of_the_copying_in_its_range() {
 }
 
 #[test]
-fn failing_target_gives_the_copy_up_and_not_the_guest() {
-    let inner = Arc::new(Memory::new(vec![1; 4096]));
-    let mirror = Mirror::new(inner.clone(), Arc::new(Memory::read_only(vec![0; 4096])));
+fn what_a_failing_target_misses_is_told_once_and_remembered_until_it_is_copied() {
+    let inner = Arc::new(Memory::new(vec![1; 3 << 16]));
+    let mirror = Mirror::new(inner.clone(), Arc::new(Memory::read_only(vec![0; 3 << 16])));
 
-    write_all(&mirror, &[7; 512], 0).unwrap();
+    write_all(&mirror, &[7; 512], 65_536).unwrap();
+    write_all(&mirror, &[7; 512], 65_536).unwrap();
 
-    assert_eq!(read_vec(inner.as_ref(), 0, 1).unwrap(), [7]);
+    assert_eq!(read_vec(inner.as_ref(), 65_536, 1).unwrap(), [7]);
     assert!(mirror.check().is_err());
-    assert!(mirror.copy(0, 512, |_, _| Ok(())).is_err());
-    write_all(&mirror, &[8; 512], 0).unwrap();
+    assert!(mirror.take_trouble().is_some() && mirror.take_trouble().is_none());
+    assert!(mirror.check().is_err());
+    assert_eq!(
+        (mirror.missed(), mirror.next_missed(0), mirror.next_missed(150_000)),
+        (65_536, Some(65_536..131_072), Some(65_536..131_072))
+    );
+    let failed = mirror.copy_missed(65_536..131_072, || Err::<(), _>(BlockError::new(ErrorKind::Io, "again")));
+    assert!(failed.is_err() && mirror.missed() > 0);
+    mirror.copy_missed(65_536..131_072, || Ok(())).unwrap();
+    assert!(mirror.check().is_ok() && mirror.next_missed(0).is_none());
 }
