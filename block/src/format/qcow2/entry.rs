@@ -52,6 +52,13 @@ impl Entry {
         self.word & COPIED != 0
     }
 
+    /// The host offset (0 for none) of an entry, not extended, that says nothing but where its cluster is: not zero, not
+    /// packed, nothing wrong with it.
+    pub(super) fn standard(self, cluster_bits: u32) -> Option<u64> {
+        let place = OFFSET & (u64::MAX << cluster_bits);
+        (self.word & !(COPIED | place) == 0).then_some(self.word & place)
+    }
+
     /// What the bytes of subcluster `sub` are. `extended` says whether the bitmap counts.
     pub(super) fn mapping(self, extended: bool, external: bool, sub: u64) -> Mapping {
         if self.is_compressed() {

@@ -1,5 +1,6 @@
 //! From a guest range to what is there.
 
+use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
@@ -165,36 +166,76 @@ impl Qcow2 {
             return Fast::Slow;
         }
         let Ok(maps) = self.maps.try_read() else { return Fast::Slow };
-        let Ok(run) = self.run(&maps, offset, len) else { return Fast::Slow };
-        if run.len < len || run.fault.is_some() || maps.gate != Gate::Open {
+        if maps.gate != Gate::Open {
             return Fast::Slow;
         }
+        let place = match self.standard(&maps, offset, len) {
+            Some(place) => Ok(place),
+            None => self.look_closer(&maps, op, offset, len),
+        };
+        match place {
+            Ok((host, copied)) => self.fast_data(&maps, op, host..host + len, copied),
+            Err(answer) => answer,
+        }
+    }
+
+    /// Where the request's bytes are and whether they may be written in place, or the answer where that is not asked.
+    fn look_closer(&self, maps: &Maps, op: FastOp, offset: u64, len: u64) -> Result<(u64, bool), Fast> {
+        let run = self.run(maps, offset, len).map_err(|_| Fast::Slow)?;
+        if run.len < len || run.fault.is_some() {
+            return Err(Fast::Slow);
+        }
         match run.mapping {
-            // The slow way tells what is wrong.
-            Mapping::Data(_) if op == FastOp::Write && self.overlaps(&run) => Fast::Slow,
-            Mapping::Data(_) if op == FastOp::Read || run.copied => match self.data.fast(op, run.host, len) {
-                Fast::Direct(mut direct) if direct.pass.token.is_none() => {
-                    direct.pass.token = Some(maps.token.clone());
-                    Fast::Direct(direct)
-                }
-                // A layer beneath with tokens of its own: the slow way keeps both.
-                _ => Fast::Slow,
-            },
-            Mapping::Zero if op == FastOp::Read => Fast::Zero,
-            Mapping::Absent if op == FastOp::Read => match &maps.backing {
+            Mapping::Data(_) => Ok((run.host, run.copied)),
+            Mapping::Zero if op == FastOp::Read => Err(Fast::Zero),
+            Mapping::Absent if op == FastOp::Read => Err(match &maps.backing {
                 None => Fast::Zero,
                 Some(backing) => match backing.size() {
                     size if offset >= size => Fast::Zero,
                     size if offset + len <= size => backing.fast(op, offset, len),
                     _ => Fast::Slow,
                 },
-            },
-            _ => Fast::Slow,
+            }),
+            _ => Err(Fast::Slow),
         }
     }
 
-    /// Whether a write to the run would overwrite metadata.
-    fn overlaps(&self, run: &Run) -> bool {
-        !self.geometry.external && self.guard.metadata.find(run.host..run.host + run.len, Kinds::NONE).is_some()
+    /// Host offset of a request that lies in one whole, standard cluster, and whether that may be written in place: what
+    /// [`Qcow2::run`] says of nearly every request to a disk in use, in a fraction of its instructions.
+    #[inline]
+    fn standard(&self, maps: &Maps, offset: u64, len: u64) -> Option<(u64, bool)> {
+        let geometry = self.geometry;
+        let within = offset & (geometry.cluster() - 1);
+        if geometry.extended || len > geometry.cluster() - within {
+            return None;
+        }
+        if maps.l1.get(geometry.l1_index(offset))? & OFFSET == 0 {
+            return None;
+        }
+        let entry = maps.get(geometry.key(offset))?.entry(geometry.index(offset), false);
+        // Cluster 0 is the header's; in an external data file it is told from "absent" elsewhere.
+        let host = entry.standard(geometry.cluster_bits).filter(|host| *host != 0)?;
+        Some((host + within, entry.is_copied()))
+    }
+
+    /// The answer for bytes that are at `host`.
+    #[inline]
+    fn fast_data(&self, maps: &Maps, op: FastOp, host: Range<u64>, copied: bool) -> Fast {
+        // The slow way tells what is wrong.
+        if op == FastOp::Write && (!copied || self.overlaps(&host)) {
+            return Fast::Slow;
+        }
+        let mut fast = self.data.fast(op, host.start, host.end - host.start);
+        match &mut fast {
+            Fast::Direct(direct) if direct.pass.token.is_none() => direct.pass.token = Some(maps.token.clone()),
+            // A layer beneath with tokens of its own: the slow way keeps both.
+            _ => return Fast::Slow,
+        }
+        fast
+    }
+
+    /// Whether a write to guest data at `host` would overwrite metadata.
+    fn overlaps(&self, host: &Range<u64>) -> bool {
+        !self.geometry.external && self.guard.metadata.find(host.clone(), Kinds::NONE).is_some()
     }
 }

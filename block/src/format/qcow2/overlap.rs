@@ -129,21 +129,24 @@ const MOST_FILTERED: u64 = 32;
 
 /// Says quickly, and without a lock, that a cluster holds no metadata. A bit stays when its cluster is freed, which
 /// costs a look into the map.
-struct Filter(Box<[AtomicU64]>);
+struct Filter {
+    words: Box<[AtomicU64]>,
+    /// Of the product of a cluster's number, which leaves as many bits as `words` tells apart.
+    shift: u32,
+}
 
 impl Filter {
     /// For about so many clusters.
     fn new(clusters: usize) -> Self {
         let words = (clusters.clamp(64, MOST) * FILTER_BITS / 64).next_power_of_two();
-        Self((0..words).map(|_| AtomicU64::new(0)).collect())
+        // The upper bits of the product depend on all bits of the number.
+        Self { words: (0..words).map(|_| AtomicU64::new(0)).collect(), shift: 64 - (64 * words).trailing_zeros() }
     }
 
     /// The word and the bit of a cluster, by its number.
     fn place(&self, number: u64) -> (&AtomicU64, u64) {
-        // The upper bits of the product depend on all bits of the number: as many as the filter has bits.
-        let bits = 64 * self.0.len() as u64;
-        let mixed = number.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> (64 - bits.trailing_zeros());
-        (&self.0[(mixed / 64) as usize], 1 << (mixed % 64))
+        let mixed = number.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> self.shift;
+        (&self.words[(mixed / 64) as usize], 1 << (mixed % 64))
     }
 
     fn add(&self, number: u64) {
@@ -157,7 +160,7 @@ impl Filter {
     }
 
     fn clear(&self) {
-        self.0.iter().for_each(|word| word.store(0, Ordering::Release));
+        self.words.iter().for_each(|word| word.store(0, Ordering::Release));
     }
 }
 
@@ -253,8 +256,8 @@ impl Metadata {
     pub(super) fn find(&self, range: Range<u64>, writing: Kinds) -> Option<Kind> {
         let first = range.start & !(self.cluster - 1);
         let bits = self.cluster.trailing_zeros();
-        let numbers = range.start >> bits..(range.end + (self.cluster - 1)) >> bits;
-        if numbers.end - numbers.start <= MOST_FILTERED && !numbers.into_iter().any(|n| self.filter.may_have(n)) {
+        let (one, end) = (range.start >> bits, (range.end + (self.cluster - 1)) >> bits);
+        if end - one <= MOST_FILTERED && !(one..end).any(|number| self.filter.may_have(number)) {
             return None;
         }
         let clusters = self.clusters.read().unwrap_or_else(PoisonError::into_inner);

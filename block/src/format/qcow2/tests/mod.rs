@@ -3,6 +3,7 @@ mod cache;
 mod crash;
 mod crowd;
 mod crypt;
+mod entry;
 mod hostile;
 mod model;
 mod overlap;
