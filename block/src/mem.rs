@@ -68,6 +68,50 @@ impl View<'_> {
     }
 }
 
+/// What views to fill and views to take from have in common.
+macro_rules! as_view {
+    ($life:lifetime) => {
+        /// A request's memory.
+        #[must_use]
+        pub fn buffers(buffers: &$life Buffers) -> Self {
+            Self(of_buffers(buffers), PhantomData)
+        }
+
+        /// Bytes `at..at + len` of this view.
+        ///
+        /// # Panics
+        /// When the part is not inside the view: a fault of ours, never of input.
+        #[must_use]
+        pub fn part(self, at: usize, len: usize) -> Self {
+            Self(self.0.part(at, len), PhantomData)
+        }
+
+        /// Length in bytes.
+        #[must_use]
+        pub fn len(self) -> usize {
+            self.0.len
+        }
+
+        /// Whether there is nothing in it.
+        #[must_use]
+        pub fn is_empty(self) -> bool {
+            self.0.len == 0
+        }
+
+        /// The contiguous ranges, for a system call.
+        #[must_use]
+        pub fn iovecs(self) -> IoVecs {
+            self.0.iovecs()
+        }
+
+        /// Whether every range starts and ends at a multiple of `align` (a power of two).
+        #[must_use]
+        pub fn is_aligned(self, align: usize) -> bool {
+            self.0.aligned(align)
+        }
+    };
+}
+
 /// Memory to fill. Copies of one view name the same memory; all belong to one thread.
 #[derive(Clone, Copy)]
 pub struct Sink<'a>(View<'a>, PhantomData<&'a mut [u8]>);
@@ -80,44 +124,7 @@ impl<'a> Sink<'a> {
         Self(view, PhantomData)
     }
 
-    /// A request's memory.
-    #[must_use]
-    pub fn buffers(buffers: &'a Buffers) -> Self {
-        Self(of_buffers(buffers), PhantomData)
-    }
-
-    /// Bytes `at..at + len` of this view.
-    ///
-    /// # Panics
-    /// When the part is not inside the view: a fault of ours, never of input.
-    #[must_use]
-    pub fn part(self, at: usize, len: usize) -> Self {
-        Self(self.0.part(at, len), PhantomData)
-    }
-
-    /// Length in bytes.
-    #[must_use]
-    pub fn len(self) -> usize {
-        self.0.len
-    }
-
-    /// Whether there is nothing to fill.
-    #[must_use]
-    pub fn is_empty(self) -> bool {
-        self.0.len == 0
-    }
-
-    /// The contiguous ranges, for a system call.
-    #[must_use]
-    pub fn iovecs(self) -> IoVecs {
-        self.0.iovecs()
-    }
-
-    /// Whether every range starts and ends at a multiple of `align` (a power of two).
-    #[must_use]
-    pub fn is_aligned(self, align: usize) -> bool {
-        self.0.aligned(align)
-    }
+    as_view!('a);
 
     /// Fills the view with `bytes`, which must be as long.
     ///
@@ -157,44 +164,7 @@ impl<'a> Source<'a> {
         Self(view, PhantomData)
     }
 
-    /// A request's memory.
-    #[must_use]
-    pub fn buffers(buffers: &'a Buffers) -> Self {
-        Self(of_buffers(buffers), PhantomData)
-    }
-
-    /// Bytes `at..at + len` of this view.
-    ///
-    /// # Panics
-    /// When the part is not inside the view: a fault of ours, never of input.
-    #[must_use]
-    pub fn part(self, at: usize, len: usize) -> Self {
-        Self(self.0.part(at, len), PhantomData)
-    }
-
-    /// Length in bytes.
-    #[must_use]
-    pub fn len(self) -> usize {
-        self.0.len
-    }
-
-    /// Whether there is nothing to take.
-    #[must_use]
-    pub fn is_empty(self) -> bool {
-        self.0.len == 0
-    }
-
-    /// The contiguous ranges, for a system call that only reads them.
-    #[must_use]
-    pub fn iovecs(self) -> IoVecs {
-        self.0.iovecs()
-    }
-
-    /// Whether every range starts and ends at a multiple of `align` (a power of two).
-    #[must_use]
-    pub fn is_aligned(self, align: usize) -> bool {
-        self.0.aligned(align)
-    }
+    as_view!('a);
 
     /// Copies the view to `bytes`, which must be as long.
     ///
