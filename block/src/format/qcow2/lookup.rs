@@ -236,6 +236,9 @@ impl Qcow2 {
 
     /// Whether a write to guest data at `host` would overwrite metadata.
     fn overlaps(&self, host: &Range<u64>) -> bool {
-        !self.geometry.external && self.guard.metadata.find(host.clone(), Kinds::NONE).is_some()
+        let metadata = &self.guard.metadata;
+        !metadata.is_clear(host, self.geometry.cluster_bits)
+            && !self.geometry.external
+            && metadata.find(host.clone(), Kinds::NONE).is_some()
     }
 }

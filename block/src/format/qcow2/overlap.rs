@@ -144,6 +144,7 @@ impl Filter {
     }
 
     /// The word and the bit of a cluster, by its number.
+    #[inline]
     fn place(&self, number: u64) -> (&AtomicU64, u64) {
         let mixed = number.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> self.shift;
         (&self.words[(mixed / 64) as usize], 1 << (mixed % 64))
@@ -154,6 +155,7 @@ impl Filter {
         word.fetch_or(bit, Ordering::Release);
     }
 
+    #[inline]
     fn may_have(&self, number: u64) -> bool {
         let (word, bit) = self.place(number);
         word.load(Ordering::Acquire) & bit != 0
@@ -250,6 +252,13 @@ impl Metadata {
             });
         });
         self.add(kind, range);
+    }
+
+    /// Whether a write to a range of the file, within one cluster, is seen at a glance to meet no metadata.
+    #[inline]
+    pub(super) fn is_clear(&self, range: &Range<u64>, cluster_bits: u32) -> bool {
+        let number = range.start >> cluster_bits;
+        (range.end - 1) >> cluster_bits == number && !self.filter.may_have(number)
     }
 
     /// What a write to a range of the file would overwrite, `writing` (which belongs there) apart.
