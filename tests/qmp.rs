@@ -22,3 +22,5 @@ mod objects;
 mod rig;
 #[path = "qmp/snapshots.rs"]
 mod snapshots;
+#[path = "qmp/waiting.rs"]
+mod waiting;

@@ -82,8 +82,10 @@ fn describe_disk(text: &mut String, disk: &BlockInfo) {
         let _ = writeln!(text, "    Attached to:      {qdev}");
     }
     if disk.removable {
+        // A drive that no device has is shown as one with its tray closed.
+        let tray_open = disk.tray_open.or(disk.qdev.is_none().then_some(false));
         let locked = if disk.locked { "" } else { "not " };
-        let tray = disk.tray_open.map(|open| if open { ", tray open" } else { ", tray closed" });
+        let tray = tray_open.map(|open| if open { ", tray open" } else { ", tray closed" });
         let _ = writeln!(text, "    Removable device: {locked}locked{}", tray.unwrap_or_default());
     }
 }

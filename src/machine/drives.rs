@@ -145,6 +145,7 @@ fn open_drive(graph: &Graph, index: u32, drive: &DriveSpec, snapshot: bool) -> R
         interface: drive.interface,
         index,
         media: options.media,
+        read_only: drive.read_only(),
         write_cache: cache.write_cache(),
         on_write_error: options.werror.unwrap_or(OnError::Auto),
         on_read_error: options.rerror.unwrap_or(OnError::Auto),

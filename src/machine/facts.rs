@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use rhea_arch::x86_64::cpu::HostCpu;
+use rhea_block::BlockError;
 use rhea_devices::block_stats::BlockStats;
 
 use super::host::Host;
@@ -68,6 +69,31 @@ impl Facts {
         }));
     }
 
+    /// A drive that no device has, and is there for jobs and media nevertheless.
+    pub(super) fn add_waiting(&mut self, drive: &DrivePlan, host: &Host) -> Result<(), BlockError> {
+        let id = format!("{WAITING}{}", drive.id);
+        if let Some(node) = &drive.node {
+            host.set_node(&id, Some(Arc::new(host.graph.attach_waiting(node, drive.write_cache)?)));
+        }
+        self.disks.push(Disk {
+            drive: drive.id.clone(),
+            qdev: String::new(),
+            node: drive.node.clone().unwrap_or_default(),
+            owns_node: true,
+            removable: true,
+            write_cache: drive.write_cache,
+            stats: host.disk(&id).stats,
+            id,
+        });
+        Ok(())
+    }
+
+    /// The drive called `name`, if no device has it.
+    #[must_use]
+    pub fn waiting(&self, name: &str) -> Option<&Disk> {
+        self.disks.iter().find(|disk| disk.drive == name && disk.is_waiting())
+    }
+
     /// Guest memory that no object was named for.
     pub(super) fn add_memory(&mut self, ram: &RamPlan) {
         for source in &ram.sources {
@@ -105,13 +131,34 @@ impl Facts {
     #[must_use]
     pub fn find_disk(&self, name: &str) -> Option<&Disk> {
         let id = named_in(name).unwrap_or(name);
-        self.disks.iter().find(|disk| !name.is_empty() && (disk.drive == name || disk.id == id || disk.qdev == name))
+        self.disks.iter().find(|disk| {
+            !name.is_empty() && (disk.drive == name || (!disk.is_waiting() && (disk.id == id || disk.qdev == name)))
+        })
     }
 
     /// The disk on the block node `node`.
     #[must_use]
     pub fn disk_on(&self, node: &str) -> Option<&Disk> {
-        self.disks.iter().find(|disk| disk.node == node)
+        let on = || self.disks.iter().filter(|disk| disk.node == node);
+        // A device's writes are what counts, where a drive without one is on the same node.
+        on().find(|disk| !disk.is_waiting()).or_else(|| on().next())
+    }
+}
+
+/// What the names of drives that no device has begin with: no `id=` can.
+const WAITING: &str = "drive ";
+
+impl Disk {
+    /// No device has it.
+    #[must_use]
+    pub fn is_waiting(&self) -> bool {
+        self.qdev.is_empty()
+    }
+
+    /// As clients are told of the device that has it.
+    #[must_use]
+    pub fn device_path(&self) -> Option<String> {
+        (!self.is_waiting()).then(|| self.qdev.clone())
     }
 }
 
@@ -156,7 +203,7 @@ pub struct Disk {
     pub id: String,
     /// `id=` of the `-drive`, or empty.
     pub drive: String,
-    /// Path in the tree of objects, or `id=` of the device.
+    /// Path in the tree of objects, or `id=` of the device; empty for a drive that no device has.
     pub qdev: String,
     /// Its node in the block graph; empty without a medium.
     pub node: String,

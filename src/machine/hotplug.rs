@@ -20,17 +20,45 @@ impl Machine {
         if device.scsi().is_some() {
             return self.add_unit(&device);
         }
+        self.tell_nodes_of_waiting();
         let plan = self.planner.plug(&device).map_err(|error| QmpError::from_error(&error))?;
         if let Err(error) = self.plug(&plan) {
             self.let_go(&plan.id);
             return Err(error);
         }
         self.facts.add_disks(plan.disks(), &self.host);
+        self.let_devices_have_drives();
         done()
+    }
+
+    /// The planner gives devices the nodes of drives, which change while no device has them.
+    fn tell_nodes_of_waiting(&mut self) {
+        for disk in self.facts.disks.iter().filter(|disk| disk.is_waiting()) {
+            self.planner.set_node(&disk.drive, Some(disk.node.clone()).filter(|node| !node.is_empty()));
+        }
+    }
+
+    /// Drives that have a device now no longer wait for one, and keep their place among all.
+    fn let_devices_have_drives(&mut self) {
+        let waiting: Vec<_> =
+            self.facts.disks.iter().filter(|disk| disk.is_waiting()).map(|d| d.drive.clone()).collect();
+        for drive in waiting {
+            let Some(device) = self.facts.disks.iter().find(|disk| disk.drive == drive && !disk.is_waiting()) else {
+                continue;
+            };
+            let now = self.host.disk(&device.id).attached;
+            let Some(id) = self.facts.waiting(&drive).map(|disk| disk.id.clone()) else { continue };
+            if let (Some(former), Some(now)) = (self.host.disk(&id).attached, now) {
+                now.disk().set_throttle(former.disk().throttle().as_ref());
+            }
+            self.forget(&[&id]);
+        }
+        self.facts.order_disks(self.planner.drives());
     }
 
     /// A unit on SCSI: its adapter tells the guest.
     fn add_unit(&mut self, device: &DeviceSpec) -> Answer {
+        self.tell_nodes_of_waiting();
         let (bus, plan) = self.planner.plug_unit(device).map_err(|error| QmpError::from_error(&error))?;
         let plugged = self.guest.as_mut().map_or(Ok(()), |guest| guest.board.plug_unit(&bus, &plan, &self.host));
         if let Err(error) = plugged {
@@ -39,6 +67,7 @@ impl Machine {
             return Err(QmpError::from_error(&error));
         }
         self.facts.add_disks(std::iter::once(plan.disk()), &self.host);
+        self.let_devices_have_drives();
         done()
     }
 

@@ -16,6 +16,14 @@ use crate::qmp::command::args::{BlockdevChangeReadOnlyMode, ChangeMedium, CloseT
 use crate::qmp::event::TrayMovedData;
 use crate::qmp::{Event, QmpError};
 
+/// What a client's command about media is about.
+enum Slot {
+    /// A drive with a tray.
+    Device(Drive),
+    /// The place of a drive that no device has: there is no tray.
+    Waiting(String),
+}
+
 /// A drive whose medium can be taken out.
 struct Drive {
     /// `id=` of the device, or the name made up for it.
@@ -52,15 +60,19 @@ fn not_removable(name: &str) -> QmpError {
 impl Machine {
     /// `eject`: opens the tray and takes out what is in it.
     pub(super) fn eject(&mut self, args: &Eject) -> Answer {
-        let drive = self.one_drive(args.device.as_ref(), args.id.as_ref())?;
-        self.move_out(&drive, args.force.unwrap_or(false))?;
-        self.take_out(&drive)?;
+        match self.slot(args.device.as_ref(), args.id.as_ref())? {
+            Slot::Waiting(id) => self.empty(&id)?,
+            Slot::Device(drive) => {
+                self.move_out(&drive, args.force.unwrap_or(false))?;
+                self.take_out(&drive)?;
+            }
+        }
         done()
     }
 
     /// `blockdev-open-tray`: a guest that holds the tray is asked to open it.
     pub(super) fn open_tray(&mut self, args: &Eject) -> Answer {
-        let drive = self.one_drive(args.device.as_ref(), args.id.as_ref())?;
+        let Slot::Device(drive) = self.slot(args.device.as_ref(), args.id.as_ref())? else { return done() };
         match drive.unit.open_tray(args.force.unwrap_or(false)) {
             Ok(moved) => self.host_moved(&drive, moved, true),
             Err(EjectRefused::Locked(_)) => {}
@@ -71,8 +83,9 @@ impl Machine {
 
     /// `blockdev-close-tray`.
     pub(super) fn close_tray(&mut self, args: &CloseTray) -> Answer {
-        let drive = self.one_drive(args.device.as_ref(), args.id.as_ref())?;
-        self.move_in(&drive)?;
+        if let Slot::Device(drive) = self.slot(args.device.as_ref(), args.id.as_ref())? {
+            self.move_in(&drive)?;
+        }
         done()
     }
 
@@ -95,21 +108,24 @@ impl Machine {
 
     /// `blockdev-change-medium`: another file instead of what is in the drive.
     pub(super) fn change_medium(&mut self, args: &ChangeMedium) -> Answer {
-        let drive = self.one_drive(args.device.as_ref(), args.id.as_ref())?;
-        let writable = args.read_only_mode == Some(BlockdevChangeReadOnlyMode::ReadWrite);
-        let opening = Opening {
-            file: args.filename.clone(),
-            format: args.format.clone(),
-            read_only: !writable,
-            ..Opening::default()
+        let slot = self.slot(args.device.as_ref(), args.id.as_ref())?;
+        let read_only = match (args.read_only_mode, &slot) {
+            (Some(BlockdevChangeReadOnlyMode::ReadWrite), _) => false,
+            (Some(BlockdevChangeReadOnlyMode::ReadOnly), _) | (_, Slot::Device(_)) => true,
+            (_, Slot::Waiting(id)) => self.is_read_only(id),
         };
+        let opening =
+            Opening { file: args.filename.clone(), format: args.format.clone(), read_only, ..Opening::default() };
         let opened = self.host.graph.open_drive(&opening).map_err(|error| QmpError::from_error(&error))?;
         if let Some(warning) = opened.warning {
             log::warn!("{warning}");
         }
         let node = opened.node.name().to_owned();
         drop(opened.node);
-        let changed = self.exchange(&drive, &node, args.force.unwrap_or(false));
+        let changed = match &slot {
+            Slot::Device(drive) => self.exchange(drive, &node, args.force.unwrap_or(false)),
+            Slot::Waiting(id) => self.empty(id).and_then(|()| self.fill(id, &node)),
+        };
         if changed.is_err()
             && let Err(error) = self.host.graph.remove(&node)
         {
@@ -139,16 +155,46 @@ impl Machine {
         }
     }
 
-    /// The drive that a client means by one of two names.
-    fn one_drive(&self, device: Option<&String>, id: Option<&String>) -> Result<Drive, QmpError> {
+    /// What a client means by one of two names.
+    fn slot(&self, device: Option<&String>, id: Option<&String>) -> Result<Slot, QmpError> {
         match (device, id) {
-            (Some(name), None) | (None, Some(name)) => self.drive(name),
+            (Some(name), None) => match self.facts.waiting(name) {
+                Some(disk) => Ok(Slot::Waiting(disk.id.clone())),
+                None => self.drive(name).map(Slot::Device),
+            },
+            (None, Some(name)) => self.drive(name).map(Slot::Device),
             _ => Err(QmpError::generic("Need exactly one of 'device' and 'id'")),
         }
     }
 
+    /// What comes into the drive is only read, where nobody says otherwise.
+    fn is_read_only(&self, id: &str) -> bool {
+        let drive = self.facts.disk(id).map(|disk| disk.drive.as_str());
+        self.planner.drives().iter().any(|plan| Some(plan.id.as_str()) == drive && plan.read_only)
+    }
+
+    /// Takes the medium, if any, out of a drive that no device has; a node that nobody named goes with it.
+    fn empty(&mut self, id: &str) -> Result<(), QmpError> {
+        if let Some(attached) = self.host.disk(id).attached {
+            attached.node().check_idle().map_err(|error| QmpError::from_error(&error))?;
+        }
+        self.host.set_node(id, None);
+        self.leave_node(id)
+    }
+
+    /// Puts a node, which goes with it, into an empty drive that no device has.
+    fn fill(&mut self, id: &str, node: &str) -> Result<(), QmpError> {
+        let Some(disk) = self.facts.disk_mut(id) else { return Ok(()) };
+        let attached = self.host.graph.attach_waiting(node, disk.write_cache);
+        let attached = attached.map_err(|error| QmpError::from_error(&error))?;
+        (disk.node, disk.owns_node) = (node.to_owned(), true);
+        self.host.set_node(id, Some(Arc::new(attached)));
+        Ok(())
+    }
+
     fn drive(&self, name: &str) -> Result<Drive, QmpError> {
-        let disk = self.facts.find_disk(name).ok_or_else(|| QmpError::device_not_found(name))?;
+        let disk = self.facts.find_disk(name).filter(|disk| !disk.is_waiting());
+        let disk = disk.ok_or_else(|| QmpError::device_not_found(name))?;
         let drives = self.guest.as_ref().map(|guest| &guest.board.drives().removable);
         let unit = drives.and_then(|drives| drives.get(&disk.id)).ok_or_else(|| not_removable(name))?;
         Ok(Drive { id: disk.id.clone(), name: name.to_owned(), unit: Arc::clone(unit) })
@@ -174,7 +220,12 @@ impl Machine {
         drop(attached.disk().drain());
         drop((image, attached));
         self.host.set_node(&drive.id, None);
-        let Some(disk) = self.facts.disk_mut(&drive.id) else { return Ok(()) };
+        self.leave_node(&drive.id)
+    }
+
+    /// The disk of this name has no node any more.
+    fn leave_node(&mut self, id: &str) -> Result<(), QmpError> {
+        let Some(disk) = self.facts.disk_mut(id).filter(|disk| !disk.node.is_empty()) else { return Ok(()) };
         let (node, goes_too) = (std::mem::take(&mut disk.node), std::mem::take(&mut disk.owns_node));
         if goes_too {
             self.host.graph.remove(&node).map_err(|error| QmpError::from_error(&error))?;

@@ -235,6 +235,14 @@ impl Session<'_> {
                 }
             },
         };
+        for drive in &disks {
+            let waits = facts.disks.iter().all(|disk| disk.drive != drive.id);
+            let wrong = |source| DriveError::Drive { file: drive.id.clone(), source };
+            if waits {
+                facts.add_waiting(drive, &host).map_err(wrong)?;
+            }
+        }
+        facts.order_disks(&disks);
         clock.start().map_err(StartError::Host)?;
         let parts = Parts {
             facts,
@@ -316,7 +324,7 @@ impl Session<'_> {
         for (index, vcpu) in (0..).zip(cpus.create(&vm)?) {
             vcpus.push(VcpuHandle::start(index, vcpu, board.platform(), self.events.clone())?);
         }
-        add_devices(facts, &plan, disks, host);
+        add_devices(facts, &plan, host);
         *planner = Planner::new(self.spec.clone(), disks.to_vec(), &plan);
         Ok(Guest { board, kvm: Some(KvmGuest { vm, irqchip }), vcpus })
     }
@@ -337,7 +345,7 @@ impl Session<'_> {
         let clock = Arc::new(ManualClock::new(HostClock::stopped().wall()));
         let accel: Arc<dyn Accelerator> = Arc::clone(&wires) as _;
         let board = Board::build(&plan, &accel, ram, Arc::clone(&clock) as _, host)?;
-        add_devices(facts, &plan, disks, host);
+        add_devices(facts, &plan, host);
         *planner = Planner::new(self.spec.clone(), disks.to_vec(), &plan);
         let harness =
             self.prepare_test(board.platform(), Arc::clone(board.ram()), Some(qtest::Vacant { wires, clock }))?;
@@ -445,8 +453,7 @@ fn look_for_kvm(facts: &mut Facts) {
 }
 
 /// The devices as `query-block`, `qom-list` and others tell of them.
-fn add_devices(facts: &mut Facts, plan: &Plan, drives: &[plan::DrivePlan], host: &Host) {
+fn add_devices(facts: &mut Facts, plan: &Plan, host: &Host) {
     facts.add_disks(plan.disks(), host);
-    facts.order_disks(drives);
     facts.add_memory(&plan.ram);
 }

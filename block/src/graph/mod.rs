@@ -65,6 +65,8 @@ pub struct Node {
     asked: AtomicBool,
     /// A front end has it.
     attached: AtomicBool,
+    /// A drive without a front end has it.
+    waiting: AtomicBool,
     /// An overlay was put on it: it is only read from then on.
     kept: AtomicBool,
     /// The kind of job that has it in hand.
@@ -116,6 +118,11 @@ impl Node {
     pub fn limit(&self, group: Arc<Group>) {
         // A drive has one group, given once.
         let _ = self.limits.set(group);
+    }
+
+    /// A front end or a drive has it.
+    fn is_attached(&self) -> bool {
+        self.attached.load(Ordering::Acquire) || self.waiting.load(Ordering::Acquire)
     }
 
     fn is_shown(&self) -> bool {
@@ -181,6 +188,8 @@ impl Drop for Shown {
 pub struct Attached {
     node: Mutex<Arc<Node>>,
     disk: Disk,
+    /// It waits for a front end, which may have the node meanwhile.
+    waits: bool,
 }
 
 impl Attached {
@@ -198,16 +207,21 @@ impl Attached {
 
     /// The front end has `node` from now on, and the former one is free; its disk is moved beside this.
     fn move_to(&self, node: &Arc<Node>) {
-        node.attached.store(true, Ordering::Release);
+        self.mark(node).store(true, Ordering::Release);
         let mut held = self.node.lock().unwrap_or_else(PoisonError::into_inner);
         let former = std::mem::replace(&mut *held, node.clone());
-        former.attached.store(false, Ordering::Release);
+        self.mark(&former).store(false, Ordering::Release);
+    }
+
+    /// What says of a node that it is given to this.
+    fn mark<'a>(&self, node: &'a Node) -> &'a AtomicBool {
+        if self.waits { &node.waiting } else { &node.attached }
     }
 }
 
 impl Drop for Attached {
     fn drop(&mut self) {
-        self.node().attached.store(false, Ordering::Release);
+        self.mark(&self.node()).store(false, Ordering::Release);
     }
 }
 
@@ -324,7 +338,7 @@ impl Graph {
         let Some(node) = nodes.get(name) else {
             return Err(BlockError::new(ErrorKind::NotFound, format!("Failed to find node with node-name='{name}'")));
         };
-        if node.attached.load(Ordering::Acquire) || node.is_shown() {
+        if node.is_attached() || node.is_shown() {
             return Err(BlockError::new(ErrorKind::Invalid, format!("Node {name} is in use")));
         }
         if nodes.values().any(|n| is_child(n, node)) {
@@ -373,7 +387,19 @@ impl Graph {
         }
         let disk = Disk::new(node.layer().clone(), write_cache);
         disk.set_throttle(node.limits.get());
-        Ok(Attached { node: Mutex::new(node), disk })
+        Ok(Attached { node: Mutex::new(node), disk, waits: false })
+    }
+
+    /// Gives `name` to a drive that no device has yet: its node stays, and others may use it meanwhile.
+    ///
+    /// # Errors
+    /// When there is no such node.
+    pub fn attach_waiting(&self, name: &str, write_cache: bool) -> Result<Attached, BlockError> {
+        let node = self.find(name)?;
+        node.waiting.store(true, Ordering::Release);
+        let disk = Disk::new(node.layer().clone(), write_cache);
+        disk.set_throttle(node.limits.get());
+        Ok(Attached { node: Mutex::new(node), disk, waits: true })
     }
 
     /// A node on top of `node`, to which that is `role`.
@@ -416,7 +442,7 @@ fn not_found(device: &str, node: &str) -> BlockError {
 
 /// A front end, a client or a node above has it.
 fn is_used(nodes: &BTreeMap<String, Arc<Node>>, node: &Arc<Node>) -> bool {
-    node.attached.load(Ordering::Acquire) || node.is_shown() || nodes.values().any(|above| is_child(above, node))
+    node.is_attached() || node.is_shown() || nodes.values().any(|above| is_child(above, node))
 }
 
 fn is_child(above: &Arc<Node>, node: &Arc<Node>) -> bool {

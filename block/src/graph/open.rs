@@ -209,6 +209,7 @@ impl Graph {
             key_secret: settings.key_secret.clone(),
             asked: AtomicBool::new(false),
             attached: AtomicBool::new(false),
+            waiting: AtomicBool::new(false),
             kept: AtomicBool::new(false),
             job: Mutex::new(None),
             shown: AtomicUsize::new(0),

@@ -99,7 +99,7 @@ impl Graph {
         overlay.check_idle()?;
         let nodes = self.nodes();
         let above = |node: &Arc<Node>| nodes.iter().find(|above| super::is_child(above, node));
-        if Arc::ptr_eq(&node, &overlay) || overlay.attached.load(Ordering::Acquire) || above(&overlay).is_some() {
+        if Arc::ptr_eq(&node, &overlay) || overlay.is_attached() || above(&overlay).is_some() {
             return Err(refuse("The overlay is already in use"));
         }
         if overlay.child("backing").is_some() {

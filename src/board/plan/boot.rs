@@ -440,6 +440,7 @@ mod tests {
             interface: DriveInterface::Pflash,
             index,
             media: DriveMedia::Disk,
+            read_only: false,
             write_cache: true,
             on_write_error: OnError::Auto,
             on_read_error: OnError::Auto,

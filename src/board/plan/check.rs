@@ -217,6 +217,8 @@ pub struct DrivePlan {
     pub index: u32,
     /// Disk or CD.
     pub media: DriveMedia,
+    /// What comes into it is only read.
+    pub read_only: bool,
     /// The guest sees a volatile write cache.
     pub write_cache: bool,
     /// `werror`.

@@ -131,6 +131,7 @@ mod tests {
             interface: DriveInterface::Ide,
             index,
             media,
+            read_only: false,
             write_cache: true,
             on_write_error: OnError::Auto,
             on_read_error: OnError::Auto,

@@ -83,6 +83,19 @@ impl Planner {
         &self.isa
     }
 
+    /// The `-drive`s, in their order.
+    #[must_use]
+    pub fn drives(&self) -> &[DrivePlan] {
+        &self.drives
+    }
+
+    /// The drive called `id` has another node, or none.
+    pub fn set_node(&mut self, id: &str, node: Option<String>) {
+        if let Some(drive) = self.drives.iter_mut().find(|drive| drive.id == id) {
+            drive.node = node;
+        }
+    }
+
     /// The objects.
     pub fn objects(&self) -> impl Iterator<Item = &ObjectSpec> {
         self.spec.objects.iter()

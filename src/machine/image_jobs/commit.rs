@@ -5,7 +5,7 @@ use std::sync::Arc;
 use rhea_block::graph::Node;
 use rhea_block::job::Copying;
 
-use super::{by_file, check_one, failed, no_such_file, not_in_chain};
+use super::{by_file, check_one, failed, no_such_file};
 use crate::machine::Machine;
 use crate::machine::jobs::{Closing, Order};
 use crate::qmp::QmpError;
@@ -64,7 +64,7 @@ impl Machine {
         let base = match (&args.base_node, &args.base) {
             (Some(name), _) => self.chain_member(root, name)?,
             (_, Some(file)) => by_file(root, file).ok_or_else(|| no_such_file(file))?,
-            _ => root.beneath().last().ok_or_else(|| not_in_chain(root.name()))?,
+            _ => root.beneath().last().unwrap_or_else(|| root.clone()),
         };
         if Arc::ptr_eq(&top, &base) {
             return Err(QmpError::generic("cannot commit an image into itself"));

@@ -33,12 +33,14 @@ impl Machine {
             let tray = self.tray(disk);
             let mut described = json!({
                 "device": disk.drive,
-                "qdev": disk.qdev,
                 "type": "unknown",
                 "removable": disk.removable,
                 "locked": tray.is_some_and(|tray| tray.locked),
-                "io-status": self.io_status(disk),
             });
+            if let Some(path) = disk.device_path() {
+                described["qdev"] = path.into();
+                described["io-status"] = self.io_status(disk).into();
+            }
             if let Some(inserted) = inserted {
                 described["inserted"] = json!(inserted);
             }
@@ -81,7 +83,7 @@ impl Machine {
         }
         let of_disk = |disk: &Disk| {
             let node = self.host.graph.get(&disk.node).map(|node| self.node_counters(&node, true));
-            let (device, qdev) = (Some(disk.drive.clone()), Some(disk.qdev.clone()));
+            let (device, qdev) = (Some(disk.drive.clone()), disk.device_path());
             match node {
                 Some(node) => BlockStats { device, qdev, ..node },
                 None => {

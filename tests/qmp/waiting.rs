@@ -1,0 +1,104 @@
+//! Drives that no device has: what QEMU does with them by their names.
+
+use serde_json::json;
+
+use crate::jobs::{story, tool};
+use crate::rig::Machine;
+
+/// A machine with the overlay `top` on `base` in drive `x`, and the empty CD drive `e`, and no device.
+fn machine(folder: &std::path::Path) -> Machine {
+    tool("qemu-img", "create -q -f qcow2 base 4M", folder);
+    tool("qemu-io", "-f qcow2 -c write_-P_7_1M_1M base", folder);
+    tool("qemu-img", "create -q -f qcow2 -b base -F qcow2 top", folder);
+    let file = folder.join("top");
+    Machine::start(&format!("-drive if=none,id=x,file={},format=qcow2 -drive if=none,id=e,media=cdrom", file.display()))
+}
+
+#[test]
+fn drive_is_listed_and_resized_and_read_by_its_name() {
+    let folder = tempfile::tempdir().expect("directory");
+    let mut machine = machine(folder.path());
+
+    machine.ask("block_resize", &json!({"device": "x", "size": 8 << 20})).expect("larger");
+    let drive = machine.drive("x");
+    let node = drive["inserted"]["node-name"].clone();
+
+    assert_eq!((&drive["removable"], drive.get("qdev"), drive.get("io-status")), (&true.into(), None, None));
+    assert_eq!(drive["inserted"]["image"]["virtual-size"], 8 << 20);
+    assert_eq!(machine.human("info block e"), "e: [not inserted]\n    Removable device: not locked, tray closed\n");
+    assert_eq!(machine.human("qemu-io x \"read -P 7 1M 64k\""), "");
+    let used = machine.ask("blockdev-del", &json!({"node-name": node}));
+    assert_eq!(used, Err(format!("Node {} is in use", node.as_str().expect("a name"))));
+}
+
+#[test]
+fn jobs_and_snapshots_are_of_what_the_drive_has_now() {
+    let folder = tempfile::tempdir().expect("directory");
+    let mut machine = machine(folder.path());
+    let path = |name: &str| folder.path().join(name).display().to_string();
+    let snapshot =
+        json!({"device": "x", "snapshot-file": path("over"), "format": "qcow2", "snapshot-node-name": "over"});
+
+    machine.ask("blockdev-snapshot-sync", &snapshot).expect("a snapshot");
+    machine.human("qemu-io x \"write -P 8 0 64k\"");
+    let overlay = machine.drive("x")["inserted"]["file"].clone();
+    machine.ask("block-commit", &json!({"device": "x", "job-id": "c"})).expect("a job");
+    machine.until("c", "BLOCK_JOB_READY");
+    machine.ask("job-complete", &json!({"id": "c"})).expect("it ends");
+    machine.until("c", "null");
+    let base = machine.drive("x")["inserted"]["file"].clone();
+    let alone = machine.ask("block-commit", &json!({"device": "x"}));
+    machine.ask("block-stream", &json!({"device": "x", "job-id": "s"})).expect("a job");
+    let pulled = machine.until("s", "null");
+
+    assert_eq!((overlay, base), (path("over").into(), path("base").into()));
+    assert_eq!(alone, Err("cannot commit an image into itself".into()));
+    assert!(story(&pulled).contains(&"BLOCK_JOB_COMPLETED"));
+    machine.end();
+    tool("qemu-io", "-f qcow2 -c read_-P_8_0_64k base", folder.path());
+}
+
+#[test]
+fn medium_comes_and_goes_without_a_tray() {
+    let folder = tempfile::tempdir().expect("directory");
+    let mut machine = machine(folder.path());
+    let other = folder.path().join("other").display().to_string();
+    tool("qemu-img", "create -q -f qcow2 other 1M", folder.path());
+    let change = |device: &str| json!({"device": device, "filename": other, "format": "qcow2"});
+
+    machine.ask("blockdev-open-tray", &json!({"device": "x"})).expect("nothing to open");
+    let by_id = machine.ask("eject", &json!({"id": "x"}));
+    machine.ask("eject", &json!({"device": "x"})).expect("out");
+    let empty = machine.drive("x");
+    machine.ask("eject", &json!({"device": "x"})).expect("still out");
+    machine.ask("blockdev-change-medium", &change("x")).expect("in");
+    let (full, nodes) = (machine.drive("x"), machine.ask("query-named-block-nodes", &json!({})).expect("nodes"));
+    machine.ask("eject", &json!({"device": "x"})).expect("out");
+    machine.ask("blockdev-change-medium", &change("e")).expect("in");
+
+    assert_eq!(by_id, Err("Device 'x' not found".into()));
+    assert_eq!(empty.get("inserted"), None);
+    assert_eq!((&full["inserted"]["file"], &full["inserted"]["ro"]), (&other.into(), &false.into()));
+    assert_eq!(nodes.as_array().map(Vec::len), Some(2), "the former chain is gone");
+    assert_eq!(machine.drive("e")["inserted"]["ro"], true, "as a CD drive has it");
+    assert!(machine.events.iter().all(|event| event["event"] != "DEVICE_TRAY_MOVED"));
+}
+
+#[test]
+fn device_that_comes_takes_what_the_drive_has_now_and_its_place() {
+    let folder = tempfile::tempdir().expect("directory");
+    let mut machine = machine(folder.path());
+    let over = folder.path().join("over").display().to_string();
+    let snapshot = json!({"device": "x", "snapshot-file": over, "format": "qcow2"});
+    machine.ask("blockdev-snapshot-sync", &snapshot).expect("a snapshot");
+
+    let refused = machine.ask("device_add", &json!({"driver": "virtio-blk-pci", "drive": "x", "id": "d", "addr": "1"}));
+    machine.ask("device_add", &json!({"driver": "virtio-blk-pci", "drive": "x", "id": "d"})).expect("a device");
+    let all = machine.ask("query-block", &json!({})).expect("drives");
+
+    assert!(refused.is_err());
+    let names: Vec<_> = all.as_array().expect("a list").iter().map(|drive| &drive["device"]).collect();
+    assert_eq!(names, ["x", "e"]);
+    assert_eq!(all[0]["inserted"]["file"], over.as_str());
+    assert_eq!(all[0]["qdev"], "/machine/peripheral/d/virtio-backend");
+}
