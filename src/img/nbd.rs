@@ -1,7 +1,6 @@
 //! `rhea nbd`, and the name `qemu-nbd`: an image as an export for other machines.
 
 use std::ffi::OsString;
-use std::net::TcpListener;
 use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -10,7 +9,7 @@ use rhea_block::filter::policy::Policy;
 use rhea_block::format::qcow2::{Bits, Qcow2};
 use rhea_block::graph::Node;
 use rhea_block::layer::Layer;
-use rhea_block::nbd::{Export, Listener, Server};
+use rhea_block::nbd::{Export, Place, Server};
 use rhea_block::spec::{self, BlockdevSpec, NodeRef};
 
 use super::args::{self, Parsed};
@@ -55,7 +54,7 @@ fn run(program: &str, args: Vec<OsString>) -> Result<(), ImgError> {
         return Err(ImgError::Usage("Expecting one image file name".to_owned()));
     };
     // Before anything is opened: what is open by then was passed to us.
-    let listener = Place::of(&parsed)?;
+    let place = place_of(&parsed)?;
     let readiness = if parsed.has("fork") { process::daemonize().map_err(failed)? } else { Readiness::foreground() };
     machine::block_signals().map_err(failed)?;
     seccomp::enable().map_err(failed)?;
@@ -66,7 +65,7 @@ fn run(program: &str, args: Vec<OsString>) -> Result<(), ImgError> {
     let most = parsed.get("shared").map_or(Ok(1), |text| number("shared", text))?;
     let mut server = Server::new(most).map_err(failed)?;
     server.add(export).map_err(ImgError::block("cannot serve"))?;
-    server.start(listener.listen()?).map_err(failed)?;
+    server.start(place.listen().map_err(|error| ImgError::Said(error.sentence()))?).map_err(failed)?;
     let server = Arc::new(server);
     _pid_file = parsed.get("pid-file").map(|path| PidFile::create(Path::new(path))).transpose().map_err(failed)?;
     stop_on_signal(&server)?;
@@ -160,47 +159,22 @@ fn find_bitmap(node: &Arc<Node>, name: &str) -> Result<Bits, ImgError> {
 }
 
 /// Where clients find the server.
-enum Place {
-    Unix(String),
-    Inet(String, u16),
-    /// A socket that listens already (`LISTEN_FDS`).
-    Passed(std::os::fd::OwnedFd),
-}
-
-impl Place {
-    fn of(parsed: &Parsed) -> Result<Self, ImgError> {
-        let inet = parsed.has("port") || parsed.has("bind");
-        let passed = passed_socket()?;
-        match (parsed.get("socket"), passed) {
-            (Some(_), _) if inet => {
-                Err(ImgError::Said("--socket and --port or --bind are mutually exclusive".to_owned()))
-            }
-            (Some(_), Some(_)) => Err(ImgError::Said("--socket and socket activation exclude each other".to_owned())),
-            (None, Some(_)) if inet => {
-                Err(ImgError::Said("--port and --bind mean nothing with socket activation".to_owned()))
-            }
-            (Some(path), None) => Ok(Self::Unix(path.to_owned())),
-            (None, Some(fd)) => Ok(Self::Passed(fd)),
-            (None, None) => {
-                let port = parsed.get("port").map_or(Ok(PORT), |text| {
-                    text.parse().map_err(|_| ImgError::Said(format!("Invalid port number '{text}'")))
-                })?;
-                Ok(Self::Inet(parsed.get("bind").unwrap_or("0.0.0.0").to_owned(), port))
-            }
+fn place_of(parsed: &Parsed) -> Result<Place, ImgError> {
+    let inet = parsed.has("port") || parsed.has("bind");
+    let passed = passed_socket()?;
+    match (parsed.get("socket"), passed) {
+        (Some(_), _) if inet => Err(ImgError::Said("--socket and --port or --bind are mutually exclusive".to_owned())),
+        (Some(_), Some(_)) => Err(ImgError::Said("--socket and socket activation exclude each other".to_owned())),
+        (None, Some(_)) if inet => {
+            Err(ImgError::Said("--port and --bind mean nothing with socket activation".to_owned()))
         }
-    }
-
-    fn listen(self) -> Result<Listener, ImgError> {
-        let named = |name: String| {
-            move |e: std::io::Error| ImgError::Said(format!("Failed to listen on '{name}': {}", chain(&e)))
-        };
-        match self {
-            Self::Unix(path) => Listener::unix(Path::new(&path)).map_err(named(path)),
-            Self::Inet(host, port) => {
-                let listener = TcpListener::bind((host.as_str(), port)).map_err(named(format!("{host}:{port}")))?;
-                Ok(Listener::Tcp(listener))
-            }
-            Self::Passed(fd) => Listener::listening(fd).map_err(named("the socket that was passed".to_owned())),
+        (Some(path), None) => Ok(Place::Unix(path.to_owned())),
+        (None, Some(fd)) => Ok(Place::Passed(fd)),
+        (None, None) => {
+            let port = parsed.get("port").map_or(Ok(PORT), |text| {
+                text.parse().map_err(|_| ImgError::Said(format!("Invalid port number '{text}'")))
+            })?;
+            Ok(Place::Inet(parsed.get("bind").unwrap_or("0.0.0.0").to_owned(), port))
         }
     }
 }

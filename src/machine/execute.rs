@@ -67,8 +67,11 @@ impl Target for Machine {
 
             Command::NbdServerStart(args) => self.start_nbd_server(&args),
             Command::NbdServerStop => self.stop_nbd_server(),
+            Command::NbdServerAdd(args) => self.add_nbd_export(&args),
+            Command::NbdServerRemove(args) => self.remove_export(&args.name, args.mode),
+            Command::ChangeBackingFile(args) => self.change_backing_file(&args),
             Command::BlockExportAdd(args) => self.add_export(&args),
-            Command::BlockExportDel(args) => self.remove_export(&args),
+            Command::BlockExportDel(args) => self.remove_export(&args.id, args.mode),
             Command::QueryBlockExports => answer(&self.exports()),
 
             Command::BlockdevCreate(args) => self.create_image(&args),

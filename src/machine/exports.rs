@@ -1,20 +1,18 @@
 //! Nodes shown to other programs by the machine's own NBD server: `nbd-server-*`, `block-export-*`.
 
 use std::collections::BTreeMap;
-use std::net::TcpListener;
-use std::path::Path;
 use std::sync::Arc;
 
 use rhea_block::format::qcow2::Bits;
 use rhea_block::graph::{EXPORT, Held, Node, Shown};
 use rhea_block::layer::Layer;
-use rhea_block::nbd::{Export, Listener, Server};
+use rhea_block::nbd::{Export, Listener, Place, Server};
 
 use super::Machine;
 use super::bitmaps::keeper;
 use crate::qmp::channel::{Answer, done};
 use crate::qmp::command::args::{
-    BlockExportDel, BlockExportRemoveMode, ExportAdd, NbdServerStart, SocketAddressLegacy,
+    BlockExportRemoveMode, DirtyBitmapOrStr, ExportAdd, NbdAdd, NbdServerStart, SocketAddressLegacy,
 };
 use crate::qmp::command::backup::BlockExportType;
 use crate::qmp::event::BlockExportDeletedData;
@@ -41,6 +39,8 @@ struct Entry {
     _written: Option<Held>,
     /// Bitmaps that nobody else changes meanwhile.
     bitmaps: Vec<(Arc<Node>, String)>,
+    /// The drive that it is of: it ends when that has another medium, or none.
+    drive: Option<String>,
 }
 
 impl Drop for Entry {
@@ -76,6 +76,39 @@ impl Machine {
         done()
     }
 
+    /// `nbd-server-add`.
+    pub(super) fn add_nbd_export(&mut self, args: &NbdAdd) -> Answer {
+        if self.exports.server.is_none() {
+            return Err(not_running());
+        }
+        let node = self.node_of(&args.device)?;
+        let id = args.name.as_ref().unwrap_or(&args.device);
+        let export = ExportAdd {
+            r#type: BlockExportType::Nbd,
+            id: id.clone(),
+            node_name: node.name().to_owned(),
+            name: Some(id.clone()),
+            description: args.description.clone(),
+            writable: Some(args.writable == Some(true) && !node.is_read_only()),
+            writethrough: None,
+            bitmaps: args.bitmap.clone().map(|name| vec![DirtyBitmapOrStr::Local(name)]),
+            allocation_depth: None,
+        };
+        self.add_export(&export)?;
+        let drive = self.facts.find_disk(&args.device).map(|disk| disk.id.clone());
+        if let Some(entry) = self.exports.all.get_mut(id) {
+            entry.drive = drive;
+        }
+        done()
+    }
+
+    /// The medium goes out of the drive with this id: it is shown no more.
+    pub(super) fn end_exports_of(&mut self, drive: &str) {
+        let of_drive = self.exports.all.iter().filter(|(_, entry)| entry.drive.as_deref() == Some(drive));
+        let ids: Vec<_> = of_drive.map(|(id, _)| id.clone()).collect();
+        ids.iter().for_each(|id| self.forget_export(id));
+    }
+
     /// `block-export-add`.
     pub(super) fn add_export(&mut self, args: &ExportAdd) -> Answer {
         if self.exports.all.contains_key(&args.id) {
@@ -91,6 +124,7 @@ impl Machine {
             node: Shown::new(node.clone()),
             _written: written,
             bitmaps: Vec::new(),
+            drive: None,
         };
         let bitmaps = self.take_bitmaps(args, &mut entry)?;
         let layers = std::iter::once(node.clone()).chain(node.beneath()).map(|node| node.layer().clone());
@@ -136,16 +170,16 @@ impl Machine {
         self.snapshots.get(node.name()).unwrap_or(node.layer()).clone()
     }
 
-    /// `block-export-del`.
-    pub(super) fn remove_export(&mut self, args: &BlockExportDel) -> Answer {
-        let Some(entry) = self.exports.all.get(&args.id) else {
-            return Err(QmpError::generic(format!("Export '{}' is not found", args.id)));
+    /// `block-export-del`, and `nbd-server-remove`.
+    pub(super) fn remove_export(&mut self, id: &str, mode: Option<BlockExportRemoveMode>) -> Answer {
+        let Some(entry) = self.exports.all.get(id) else {
+            return Err(QmpError::generic(format!("Export '{id}' is not found")));
         };
         let users = self.exports.server.as_ref().and_then(|server| server.users(&entry.name)).unwrap_or(0);
-        if users > 0 && args.mode != Some(BlockExportRemoveMode::Hard) {
-            return Err(QmpError::generic(format!("export '{}' still in use", args.id)));
+        if users > 0 && mode != Some(BlockExportRemoveMode::Hard) {
+            return Err(QmpError::generic(format!("export '{id}' still in use")));
         }
-        self.forget_export(&args.id);
+        self.forget_export(id);
         done()
     }
 
@@ -176,14 +210,13 @@ fn not_running() -> QmpError {
 }
 
 fn listen(address: &SocketAddressLegacy) -> Result<Listener, QmpError> {
-    let (place, listener) = match address {
-        SocketAddressLegacy::Unix(unix) => (unix.path.clone(), Listener::unix(Path::new(&unix.path))),
+    let place = match address {
+        SocketAddressLegacy::Unix(unix) => Place::Unix(unix.path.clone()),
         SocketAddressLegacy::Inet(inet) => {
             let port = inet.port.parse::<u16>();
             let port = port.map_err(|_| QmpError::generic(format!("Invalid port number '{}'", inet.port)))?;
-            let bound = TcpListener::bind((inet.host.as_str(), port));
-            (format!("{}:{port}", inet.host), bound.map(Listener::Tcp))
+            Place::Inet(inet.host.clone(), port)
         }
     };
-    listener.map_err(|error| QmpError::generic(format!("Failed to listen on '{place}': {error}")))
+    place.listen().map_err(|error| QmpError::from_error(&error))
 }

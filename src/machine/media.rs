@@ -225,6 +225,7 @@ impl Machine {
 
     /// The disk of this name has no node any more.
     fn leave_node(&mut self, id: &str) -> Result<(), QmpError> {
+        self.end_exports_of(id);
         let Some(disk) = self.facts.disk_mut(id).filter(|disk| !disk.node.is_empty()) else { return Ok(()) };
         let (node, goes_too) = (std::mem::take(&mut disk.node), std::mem::take(&mut disk.owns_node));
         if goes_too {

@@ -211,6 +211,12 @@ commands! {
     "nbd-server-start" NbdServerStart(NbdServerStart) -> (),
     /// Ends that, and all exports.
     "nbd-server-stop" NbdServerStop -> (),
+    /// Shows a device's node or another to others: `block-export-add` in older words.
+    "nbd-server-add" NbdServerAdd(NbdServerAdd) -> (),
+    /// Shows it no more.
+    "nbd-server-remove" NbdServerRemove(NbdServerRemove) -> (),
+    /// Names another file in the header of an overlay, which goes on as it is.
+    "change-backing-file" ChangeBackingFile(ChangeBackingFile) -> (),
     /// Shows a node to others.
     "block-export-add" BlockExportAdd(BlockExportAdd) -> (),
     /// Shows it no more.

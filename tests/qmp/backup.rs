@@ -385,3 +385,39 @@ fn names_of_bitmaps_for_a_migration_are_told_as_they_were_set() {
     assert_eq!(before, json!({}));
     assert_eq!(machine.works("query-migrate-parameters", &json!({})), json!({"block-bitmap-mapping": mapping}));
 }
+
+#[test]
+fn older_commands_show_a_drive_until_its_medium_goes() {
+    let folder = tempfile::tempdir().expect("directory");
+    let path = |name: &str| folder.path().join(name).display().to_string();
+    tool("qemu-img", "create -q -f qcow2 disk 4M", folder.path());
+    let mut machine = Machine::start(&format!(
+        "-drive if=none,id=x,file={},format=qcow2 -drive if=none,id=e,media=cdrom",
+        path("disk")
+    ));
+    let add = |machine: &mut Machine, options: Value| machine.ask("nbd-server-add", &options);
+    let early = add(&mut machine, json!({"device": "x"}));
+    let socket = json!({"type": "unix", "data": {"path": path("nbd")}});
+    machine.ask("nbd-server-start", &json!({"addr": socket})).expect("a server");
+
+    add(&mut machine, json!({"device": "x"})).expect("an export");
+    let twice = add(&mut machine, json!({"device": "x"}));
+    let nobody = add(&mut machine, json!({"device": "nobody"}));
+    let empty = add(&mut machine, json!({"device": "e"}));
+    add(&mut machine, json!({"device": "x", "name": "second", "description": "a disk"})).expect("an export");
+    machine.ask("nbd-server-remove", &json!({"name": "second"})).expect("gone");
+    let again = machine.ask("nbd-server-remove", &json!({"name": "second", "mode": "hard"}));
+    let url = format!("read_-P_0_0_4M nbd+unix:///x?socket={}", path("nbd"));
+    tool("qemu-io", &format!("-f raw -r -c {url}"), folder.path());
+    machine.events.clear();
+    machine.ask("eject", &json!({"device": "x"})).expect("out");
+
+    assert_eq!(early, Err("NBD server not running".into()));
+    assert_eq!(twice, Err("Block export id 'x' is already in use".into()));
+    assert_eq!(nobody, Err("Cannot find device='nobody' nor node-name='nobody'".into()));
+    assert_eq!(empty, Err("Device 'e' has no medium".into()));
+    assert_eq!(again, Err("Export 'second' is not found".into()));
+    assert_eq!(machine.ask("query-block-exports", &json!({})), Ok(json!([])));
+    let gone = machine.events.iter().find(|event| event["event"] == "BLOCK_EXPORT_DELETED");
+    assert_eq!(gone.expect("told")["data"]["id"], "x");
+}

@@ -653,3 +653,40 @@ fn image_above_a_commit_that_is_only_read_gets_its_new_base() {
         tool("qemu-img", "compare -f qcow2 -F raw over before", folder.path());
     }
 }
+
+#[test]
+fn header_names_another_file_and_the_chain_stays() {
+    let folder = tempfile::tempdir().expect("directory");
+    let path = |name: &str| folder.path().join(name).display().to_string();
+    tool("qemu-img", "create -q -f raw base 4M", folder.path());
+    tool("qemu-img", "create -q -f qcow2 -b base -F raw middle", folder.path());
+    tool("qemu-img", "create -q -f qcow2 -b middle -F qcow2 top", folder.path());
+    let mut machine = Machine::start(&format!(
+        "-drive if=none,id=x,node-name=top,file={},format=qcow2 -device virtio-blk-pci,drive=x,id=d",
+        path("top")
+    ));
+    let nodes = machine.ask("query-named-block-nodes", &json!({})).expect("nodes");
+    let named = |file: &str| {
+        let ends =
+            |node: &&Value| node["drv"] != "file" && node["file"].as_str().is_some_and(|name| name.ends_with(file));
+        nodes.as_array().expect("a list").iter().find(ends).expect("the node")["node-name"].clone()
+    };
+    let change = |device: &str, node: &Value, file: &str| json!({"device": device, "image-node-name": node, "backing-file": file});
+    let mut ask = |arguments: &Value| machine.ask("change-backing-file", arguments);
+
+    ask(&change("x", &named("middle"), "./base")).expect("changed");
+    ask(&change("top", &"top".into(), "/elsewhere/middle")).expect("changed");
+    let bottom = ask(&change("x", &named("base"), "b"));
+    let nobody = ask(&change("x", &"nobody".into(), "b"));
+    let long = ask(&change("x", &"top".into(), &"b".repeat(1024)));
+
+    assert_eq!(bottom, Err("not allowing backing file change on an image without a backing file".into()));
+    assert_eq!(nobody, Err("Cannot find device='' nor node-name='nobody'".into()));
+    assert_eq!(long, Err(format!("Could not change backing file to '{}': Invalid argument", "b".repeat(1024))));
+    assert_eq!(machine.human("qemu-io x \"read -P 0 0 4M\""), "");
+    machine.end();
+    tool("qemu-img", "compare -f qcow2 -F raw middle base", folder.path());
+    let info = Command::new("qemu-img").args(["info", "-U", &path("middle"), "--output=json"]).output().expect("info");
+    let info: Value = serde_json::from_slice(&info.stdout).expect("JSON");
+    assert_eq!((&info["backing-filename"], &info["backing-filename-format"]), (&"./base".into(), &"raw".into()));
+}

@@ -79,12 +79,18 @@ impl Graph {
         base: Option<&Arc<Node>>,
         name: Option<(&str, Option<&str>)>,
     ) -> Result<(), BlockError> {
-        let image: &Qcow2 = top.layer().as_any().downcast_ref().ok_or_else(|| {
-            BlockError::new(ErrorKind::Invalid, format!("node '{}' does not keep what lies beneath", top.name))
-        })?;
+        let image = overlay(top)?;
         image.set_backing_name(name)?;
         self.stand(top, image, base);
         Ok(())
+    }
+
+    /// Writes other names, of a file and its format, into the header of `top`, which stays on what it is on.
+    ///
+    /// # Errors
+    /// As [`Graph::rebase`].
+    pub fn rename_backing(&self, top: &Node, name: Option<(&str, Option<&str>)>) -> Result<(), BlockError> {
+        overlay(top)?.set_backing_name(name)
     }
 
     /// Puts `top` onto `base`, or onto nothing.
@@ -132,4 +138,10 @@ impl Graph {
         }
         forget(&mut self.lock(), source);
     }
+}
+
+fn overlay(node: &Node) -> Result<&Qcow2, BlockError> {
+    node.layer().as_any().downcast_ref().ok_or_else(|| {
+        BlockError::new(ErrorKind::Invalid, format!("node '{}' does not keep what lies beneath", node.name))
+    })
 }

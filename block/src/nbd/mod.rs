@@ -13,4 +13,4 @@ mod socket;
 pub use address::{Address, NbdName};
 pub use client::{ClientOptions, NbdClient};
 pub use server::{Export, Server};
-pub use socket::Listener;
+pub use socket::{Listener, Place};

@@ -9,6 +9,7 @@ use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use crate::error::BlockError;
 use crate::sys;
 
 /// A connection.
@@ -75,6 +76,34 @@ pub enum Listener {
     Tcp(TcpListener),
     /// On a path, which is ours to remove.
     Unix(UnixListener, Option<PathBuf>),
+}
+
+/// Where clients find a server.
+#[derive(Debug)]
+pub enum Place {
+    /// A path for a Unix socket.
+    Unix(String),
+    /// Name or address of this machine, and a port.
+    Inet(String, u16),
+    /// A socket that listens already.
+    Passed(OwnedFd),
+}
+
+impl Place {
+    /// Listens there.
+    ///
+    /// # Errors
+    /// When the place cannot be had.
+    pub fn listen(self) -> Result<Listener, BlockError> {
+        let (name, listener) = match self {
+            Self::Unix(path) => (format!("'{path}'"), Listener::unix(Path::new(&path))),
+            Self::Inet(host, port) => {
+                (format!("'{host}:{port}'"), TcpListener::bind((host.as_str(), port)).map(Listener::Tcp))
+            }
+            Self::Passed(fd) => ("the socket that was passed".to_owned(), Listener::listening(fd)),
+        };
+        listener.map_err(|error| BlockError::io(format!("Failed to listen on {name}"), error))
+    }
 }
 
 impl Listener {

@@ -8,11 +8,14 @@ mod stream;
 use std::path::Path;
 use std::sync::Arc;
 
-use rhea_block::graph::Node;
+use rhea_block::graph::{Graph, Node};
 use rhea_block::{BlockError, Disk};
 
 use super::Machine;
 use crate::qmp::QmpError;
+use crate::qmp::channel::{Answer, done};
+use crate::qmp::command::args::ChangeBackingFile;
+use crate::sentence::plain;
 
 fn not_in_chain(name: &str) -> QmpError {
     QmpError::generic(format!("'{name}' is not in this backing file chain"))
@@ -58,20 +61,51 @@ impl Machine {
 
     /// Puts `top` onto `base`, with the device that has it held still.
     fn rebase(&mut self, top: &Arc<Node>, base: Option<&Arc<Node>>, name: Option<String>) -> Result<(), QmpError> {
-        let held = self.hold_above(top.name());
-        // What is written is the header of an image that is beneath another, and only read.
-        let opened = top.layer().limits().read_only;
-        if opened {
-            self.host.graph.open_base(top).map_err(|error| failed(&error))?;
-        }
         let names = base.map(|base| (name.unwrap_or_else(|| base.header_name()), base.format()));
         let names = names.as_ref().map(|(name, format)| (name.as_str(), Some(format.as_str())));
-        let changed = self.host.graph.rebase(top, base, names).map_err(|error| failed(&error));
+        let changed = self.change_header(top, |graph| graph.rebase(top, base, names));
+        changed.map_err(|error| failed(&error))
+    }
+
+    /// Changes the header of `node`, with the device that has it held still. One that is beneath another, and only read,
+    /// is opened for writing meanwhile.
+    fn change_header(
+        &self,
+        node: &Arc<Node>,
+        change: impl FnOnce(&Graph) -> Result<(), BlockError>,
+    ) -> Result<(), BlockError> {
+        let _still = self.hold_above(node.name());
+        let (graph, opened) = (&self.host.graph, node.layer().limits().read_only);
         if opened {
-            self.host.graph.close_base(top);
+            graph.open_base(node)?;
         }
-        drop(held);
+        let changed = change(graph);
+        if opened {
+            graph.close_base(node);
+        }
         changed
+    }
+
+    /// `change-backing-file`: what the overlay stands on stays.
+    pub(in crate::machine) fn change_backing_file(&self, args: &ChangeBackingFile) -> Answer {
+        let top = self.node_of(&args.device)?;
+        let node = self.node(&args.image_node_name)?;
+        let Some(format) = node.child("backing").map(|backing| backing.format()) else {
+            return Err(QmpError::generic("not allowing backing file change on an image without a backing file"));
+        };
+        top.check_idle().map_err(|error| failed(&error))?;
+        if !Arc::ptr_eq(&top, &node) && !top.beneath().any(|member| Arc::ptr_eq(&member, &node)) {
+            let device = &args.device;
+            return Err(QmpError::generic(format!("'{device}' and image file are not in the same chain")));
+        }
+        // QEMU names the overlay's own format here, whatever the file is.
+        let names = Some((args.backing_file.as_str(), Some(format.as_str())));
+        let changed = self.change_header(&node, |graph| graph.rename_backing(&node, names));
+        changed.map_err(|error| {
+            let why = plain(&std::io::Error::from_raw_os_error(error.errno()).to_string());
+            QmpError::generic(format!("Could not change backing file to '{}': {why}", args.backing_file))
+        })?;
+        done()
     }
 
     pub(in crate::machine) fn node(&self, name: &str) -> Result<Arc<Node>, QmpError> {
@@ -81,6 +115,9 @@ impl Machine {
     /// The node that a job's `device` means: a device's, or one by its name.
     pub(in crate::machine) fn node_of(&self, device: &str) -> Result<Arc<Node>, QmpError> {
         let name = self.facts.find_disk(device).map_or(device, |disk| disk.node.as_str());
+        if name.is_empty() && !device.is_empty() {
+            return Err(QmpError::generic(format!("Device '{device}' has no medium")));
+        }
         self.host.graph.find_for(name).map_err(|error| failed(&error))
     }
 

@@ -5,7 +5,8 @@ use crate::qmp::reply::migration::{MigrationCapabilityStatus, MigrationParameter
 
 pub use super::backup::{
     Backup, BackupSyncMode, BitmapSyncMode, BlockExportAdd, BlockExportDel, BlockExportRemoveMode, BlockdevBackup,
-    DirtyBitmap, DirtyBitmapAdd, DirtyBitmapMerge, DirtyBitmapOrStr, ExportAdd, NbdServerStart, SocketAddressLegacy,
+    DirtyBitmap, DirtyBitmapAdd, DirtyBitmapMerge, DirtyBitmapOrStr, ExportAdd, NbdAdd, NbdServerAdd, NbdServerRemove,
+    NbdServerStart, SocketAddressLegacy,
 };
 use super::create::BlockdevCreateOptions;
 pub use super::spec_args::{BlockdevAdd, ChardevAdd, DeviceAdd, ObjectAdd};
@@ -292,6 +293,18 @@ qapi_enum! {
         Stop = "stop",
         /// The same as `enospc`.
         Auto = "auto",
+    }
+}
+
+qapi_struct! {
+    /// `change-backing-file`.
+    pub struct ChangeBackingFile {
+        /// The device or node on top of the chain.
+        pub device: String,
+        /// The overlay in it.
+        pub image_node_name: String,
+        /// What its header is to say.
+        pub backing_file: String,
     }
 }
 

@@ -199,6 +199,35 @@ qapi_struct! {
     }
 }
 
+/// `nbd-server-add`: boxed, because it is larger than other arguments.
+pub type NbdServerAdd = Box<NbdAdd>;
+
+qapi_struct! {
+    /// `nbd-server-add`.
+    pub struct NbdAdd {
+        /// The device or node.
+        pub device: String,
+        /// The name that clients ask for, and the export's id; `device` without.
+        pub name: Option<String>,
+        /// For people who list exports.
+        pub description: Option<String>,
+        /// Clients may write, if the node can be written.
+        pub writable: Option<bool>,
+        /// A bitmap, shown as `qemu:dirty-bitmap:NAME`.
+        pub bitmap: Option<String>,
+    }
+}
+
+qapi_struct! {
+    /// `nbd-server-remove`.
+    pub struct NbdServerRemove {
+        /// The export's name.
+        pub name: String,
+        /// When it goes; `safe` without.
+        pub mode: Option<BlockExportRemoveMode>,
+    }
+}
+
 qapi_enum! {
     /// When an export goes.
     pub enum BlockExportRemoveMode {
