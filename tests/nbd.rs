@@ -132,6 +132,43 @@ fn libnbd_reads_size_contexts_and_maps_of_our_server() {
     assert_eq!(depth[0], (0, 1 << 20, "local".to_owned()));
 }
 
+/// `map` of both programs where the client asks for a context of the server's in place of `base:allocation`.
+#[test]
+fn bitmap_of_a_server_is_mapped_as_qemu_img_maps_it() {
+    for server in [&[RHEA, "nbd"][..], &["qemu-nbd"]] {
+        let rig = rig();
+        rig.image();
+        rig.serve(server, "-f qcow2 -x disk -B b0 -A -e 0 a.qcow2");
+        let socket = rig.path("s");
+        let socket = socket.display();
+        let map = |program: &str, verb: &str, context: &str| {
+            let words = format!(
+                "{verb}map --output=json --image-opts \
+                 driver=nbd,export=disk,server.type=unix,server.path={socket},x-dirty-bitmap={context}"
+            );
+            rig.output(program, &words)
+        };
+        for context in ["qemu:dirty-bitmap:b0", "qemu:allocation-depth", "base:allocation"] {
+            let theirs = map("qemu-img", "", context);
+            let ours = map(RHEA, "img ", context);
+            assert!(theirs.status.success() && ours.status.success(), "{}{}", text(&theirs), text(&ours));
+            let mut ours: Value = serde_json::from_slice(&ours.stdout).unwrap();
+            for run in ours.as_array_mut().unwrap() {
+                // Which 7.2 does not tell.
+                run.as_object_mut().unwrap().remove("compressed");
+            }
+            let theirs: Value = serde_json::from_slice(&theirs.stdout).unwrap();
+            assert_eq!(ours, theirs, "{context} of {server:?}");
+        }
+        let refusals = [("qemu:dirty-bitmap:other".to_owned(), "not found"), ("b".repeat(1024), "too long")];
+        for (missing, why) in refusals {
+            let [theirs, ours] = [map("qemu-img", "", &missing), map(RHEA, "img ", &missing)];
+            assert_eq!((theirs.status.code(), ours.status.code()), (Some(1), Some(1)));
+            assert!(text(&ours).contains(why), "{}", text(&ours));
+        }
+    }
+}
+
 #[test]
 fn public_clients_write_and_copy_through_our_server() {
     let rig = rig();

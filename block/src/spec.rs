@@ -382,6 +382,10 @@ driver! {
         /// Seconds for which opening tries again to reach the server (0: once).
         #[serde(default, deserialize_with = "text::size", skip_serializing_if = "Option::is_none")]
         open_timeout: Option<u64>,
+        /// A context of the server's to ask for the state of ranges, such as `qemu:dirty-bitmap:NAME`, in place of
+        /// `base:allocation`: what is dirty is then told as "no data". For looking, not for copying.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        x_dirty_bitmap: Option<String>,
     }
 }
 

@@ -325,6 +325,7 @@ fn open_nbd(spec: &spec::Nbd, settings: &Settings) -> Result<Parts, BlockError> 
         auto_read_only: settings.auto_read_only,
         open_timeout,
         reconnect_delay,
+        bitmap: spec.x_dirty_bitmap.clone(),
     };
     let layer = Arc::new(NbdClient::open(name, options)?);
     Ok(Parts { layer, filename, children: Vec::new(), recipe: None })

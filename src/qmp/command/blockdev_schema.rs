@@ -114,8 +114,13 @@ const BLKDEBUG: &[Opt] = &[
     may("set-state", List("SetState", SET_STATE)),
 ];
 
-const NBD: &[Opt] =
-    &[must("server", Server), may("export", Text), may("reconnect-delay", Number), may("open-timeout", Number)];
+const NBD: &[Opt] = &[
+    must("server", Server),
+    may("export", Text),
+    may("x-dirty-bitmap", Text),
+    may("reconnect-delay", Number),
+    may("open-timeout", Number),
+];
 
 /// A driver that stands on one node and takes nothing else.
 const ON_FILE: &[Opt] = &[must("file", Node)];

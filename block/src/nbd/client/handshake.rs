@@ -27,8 +27,8 @@ pub(super) struct Agreed {
     pub(super) largest: u32,
     /// Replies may come in chunks.
     pub(super) structured: bool,
-    /// The context `base:allocation` under its number.
-    pub(super) allocation: Option<u32>,
+    /// The number of the context that tells the state of a range.
+    pub(super) context: Option<u32>,
 }
 
 impl Agreed {
@@ -77,15 +77,24 @@ fn lost(error: io::Error) -> BlockError {
     BlockError::io("negotiation with the NBD server failed", error)
 }
 
-/// Negotiates the export `name`.
+/// Negotiates the export `name`, and the context `base:allocation`, or that of `bitmap`.
 ///
 /// # Errors
-/// When the server has no such export, wants what we have not (TLS), or breaks the protocol.
-pub(super) fn negotiate<S: Read + Write>(socket: &mut S, name: &str) -> Result<Agreed, BlockError> {
+/// When the server has no such export or bitmap, wants what we have not (TLS), or breaks the protocol.
+pub(super) fn negotiate<S: Read + Write>(
+    socket: &mut S,
+    name: &str,
+    bitmap: Option<&str>,
+) -> Result<Agreed, BlockError> {
     let no_zeroes = greet(socket)?;
     let structured = simple_option(socket, option::STRUCTURED_REPLY)?;
-    let allocation = if structured { choose_context(socket, name).map_err(lost)? } else { None };
-    let mut agreed = Agreed { size: 0, flags: 0, smallest: 1, largest: MOST_PAYLOAD, structured, allocation };
+    let wanted = bitmap.unwrap_or(BASE_ALLOCATION);
+    let context = if structured { choose_context(socket, name, wanted).map_err(lost)? } else { None };
+    if let (Some(bitmap), None) = (bitmap, context) {
+        let text = format!("requested x-dirty-bitmap {bitmap} not found");
+        return Err(BlockError::new(ErrorKind::NotFound, text));
+    }
+    let mut agreed = Agreed { size: 0, flags: 0, smallest: 1, largest: MOST_PAYLOAD, structured, context };
     if !go(socket, name, &mut agreed)? {
         export_name(socket, name, no_zeroes, &mut agreed).map_err(|e| {
             let text = format!("the NBD server has no export '{name}', or closed the connection");
@@ -128,12 +137,12 @@ fn simple_option<S: Read + Write>(socket: &mut S, which: u32) -> Result<bool, Bl
     })
 }
 
-/// Asks for `base:allocation`.
-fn choose_context<S: Read + Write>(socket: &mut S, name: &str) -> io::Result<Option<u32>> {
+/// Asks for the context `wanted`; gives its number.
+fn choose_context<S: Read + Write>(socket: &mut S, name: &str, wanted: &str) -> io::Result<Option<u32>> {
     let mut payload = Vec::new();
     put_string(&mut payload, name);
     payload.extend(1u32.to_be_bytes());
-    put_string(&mut payload, BASE_ALLOCATION);
+    put_string(&mut payload, wanted);
     send(socket, option::SET_META_CONTEXT, &payload)?;
     let mut found = None;
     for _ in 0..MOST_REPLIES {
@@ -143,7 +152,7 @@ fn choose_context<S: Read + Write>(socket: &mut S, name: &str) -> io::Result<Opt
             reply::META_CONTEXT => {
                 let mut payload = answer.payload.as_slice();
                 let number = read_u32(&mut payload)?;
-                if payload == BASE_ALLOCATION.as_bytes() {
+                if payload == wanted.as_bytes() {
                     found = Some(number);
                 }
             }

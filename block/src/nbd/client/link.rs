@@ -40,20 +40,22 @@ struct State {
 /// What the threads of the connections share.
 pub(super) struct Link {
     name: NbdName,
+    /// The context that is asked for in place of `base:allocation`.
+    bitmap: Option<String>,
     agreed: Agreed,
     reconnect_delay: Duration,
     state: Mutex<State>,
     changed: Condvar,
 }
 
-fn connect(name: &NbdName) -> Result<Live, BlockError> {
+fn connect(name: &NbdName, bitmap: Option<&str>) -> Result<Live, BlockError> {
     let socket = name
         .address
         .connect()
         .map_err(|e| BlockError::io(format!("Failed to connect to NBD server at '{}'", name.address), e))?;
     let patience = |time| socket.set_patience(time).map_err(|e| BlockError::io("could not set a socket's timeouts", e));
     patience(Some(HANDSHAKE))?;
-    let agreed = negotiate(&mut &socket, &name.export)?;
+    let agreed = negotiate(&mut &socket, &name.export, bitmap)?;
     patience(None)?;
     Ok(Live::new(socket, agreed))
 }
@@ -62,12 +64,13 @@ impl Link {
     /// Connects; tries again for `open_timeout` while the server is not there.
     pub(super) fn open(
         name: NbdName,
+        bitmap: Option<String>,
         open_timeout: Duration,
         reconnect_delay: Duration,
     ) -> Result<Arc<Self>, BlockError> {
         let end = Instant::now() + open_timeout;
         let first = loop {
-            match connect(&name) {
+            match connect(&name, bitmap.as_deref()) {
                 Err(error) if worth_another(&error) && Instant::now() < end => {
                     std::thread::sleep(FIRST_WAIT.min(end.saturating_duration_since(Instant::now())));
                 }
@@ -79,7 +82,7 @@ impl Link {
         let mut live = vec![None; count];
         live[0] = Some(Arc::new(first));
         let state = Mutex::new(State { live, down: None, ended: false });
-        let link = Arc::new(Self { name, agreed, reconnect_delay, state, changed: Condvar::new() });
+        let link = Arc::new(Self { name, bitmap, agreed, reconnect_delay, state, changed: Condvar::new() });
         for number in 0..count {
             let mine = link.clone();
             let started = thread::spawn(ThreadKind::Nbd, "nbd-client", move || mine.keep_up(number));
@@ -212,7 +215,7 @@ impl Link {
             }
             attempts += 1;
             wait = (wait * 2).clamp(FIRST_WAIT, LONGEST_WAIT);
-            match connect(&self.name) {
+            match connect(&self.name, self.bitmap.as_deref()) {
                 Ok(live) if live.agreed == self.agreed => {
                     let live = Arc::new(live);
                     let mut state = self.lock();

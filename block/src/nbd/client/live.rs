@@ -205,7 +205,7 @@ impl Live {
         let cookie = read_u64(from)?;
         let len = read_u32(from)?;
         let mut waiting = self.claim(cookie)?;
-        waiting.take(kind, len, from, self.agreed.allocation)?;
+        waiting.take(kind, len, from, self.agreed.context)?;
         if flags & chunk::DONE != 0 {
             return waiting.finish();
         }

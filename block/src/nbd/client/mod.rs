@@ -21,9 +21,11 @@ use crate::mem::{Sink, Source};
 
 /// Most bytes of one request that carries no data.
 const MOST_RANGE: u64 = 1 << 30;
+/// Longest name of a context that is asked for, in bytes: QEMU's limit.
+const MOST_BITMAP: usize = 1023;
 
 /// How a server is used.
-#[derive(Debug, Clone, Copy, Default)]
+#[derive(Debug, Clone, Default)]
 pub struct ClientOptions {
     /// Refuse writes.
     pub read_only: bool,
@@ -33,6 +35,9 @@ pub struct ClientOptions {
     pub open_timeout: Duration,
     /// How long requests wait for a server that went away.
     pub reconnect_delay: Duration,
+    /// Ask for this context in place of `base:allocation`, and tell of its bits as if they were that one's: the lowest
+    /// is "no data" (of a bitmap's that means dirty), the second "reads as zeroes". At most 1023 bytes.
+    pub bitmap: Option<String>,
 }
 
 /// An export of a server.
@@ -40,6 +45,8 @@ pub struct NbdClient {
     link: Arc<Link>,
     size: u64,
     read_only: bool,
+    /// The state of a range is that of a context of the user's choice, which says nothing about its content.
+    foreign_context: bool,
     /// Held for writing while a request that is not a multiple of the server's block is made into one: no other write
     /// may come between its reading and its writing.
     edges: RwLock<()>,
@@ -49,10 +56,15 @@ impl NbdClient {
     /// Connects to the export.
     ///
     /// # Errors
-    /// When the server cannot be reached, has no such export, or the export refuses writes and those are wanted.
+    /// When the server cannot be reached, has no such export or bitmap, or the export refuses writes and those are
+    /// wanted.
     pub fn open(name: NbdName, options: ClientOptions) -> Result<Self, BlockError> {
         let export = name.export.clone();
-        let link = Link::open(name, options.open_timeout, options.reconnect_delay)?;
+        if options.bitmap.as_ref().is_some_and(|bitmap| bitmap.len() > MOST_BITMAP) {
+            return Err(BlockError::new(ErrorKind::Invalid, "x-dirty-bitmap value too long"));
+        }
+        let foreign_context = options.bitmap.is_some();
+        let link = Link::open(name, options.bitmap, options.open_timeout, options.reconnect_delay)?;
         let agreed = link.agreed();
         let read_only_export = agreed.flags & flag::READ_ONLY != 0;
         if read_only_export && !options.read_only && !options.auto_read_only {
@@ -63,7 +75,7 @@ impl NbdClient {
         // What is left of the last block cannot be asked for.
         let size = agreed.size & !u64::from(agreed.smallest - 1);
         let read_only = options.read_only || read_only_export;
-        Ok(Self { link, size, read_only, edges: RwLock::new(()) })
+        Ok(Self { link, size, read_only, foreign_context, edges: RwLock::new(()) })
     }
 
     /// Ends the connections: whatever waits for the server fails now, and so does all that follows. For the end of
@@ -222,7 +234,7 @@ impl Layer for NbdClient {
     }
 
     fn status(&self, offset: u64, len: u64) -> Result<Status, BlockError> {
-        let known = self.link.agreed().allocation.is_some() && self.is_aligned(offset, 0);
+        let known = self.link.agreed().context.is_some() && self.is_aligned(offset, 0);
         let asked = len.min(MOST_RANGE) & !(self.smallest() - 1);
         if !known || asked == 0 || offset >= self.size {
             return Ok(Status::data(len, Some(offset)));
@@ -233,10 +245,15 @@ impl Layer for NbdClient {
         let Some(first) = answer.extents.first().filter(|extent| extent.len > 0) else {
             return Err(BlockError::new(ErrorKind::Io, "the NBD server tells of a run without a length"));
         };
+        let run = u64::from(first.len).min(len);
         let zero = first.state & STATE_ZERO != 0;
+        if self.foreign_context {
+            let data = first.state & STATE_HOLE == 0;
+            let allocated = data || zero;
+            return Ok(Status { data, zero, allocated, ..Status::data(run, allocated.then_some(offset)) });
+        }
         // A hole that is not said to read as zeroes may read as anything: that counts as data.
         let data = first.state & STATE_HOLE == 0 || !zero;
-        let run = u64::from(first.len).min(len);
         Ok(Status { data, zero, ..Status::data(run, Some(offset)) })
     }
 

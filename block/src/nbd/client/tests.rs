@@ -133,6 +133,7 @@ fn server_that_is_not_there_yet_is_waited_for_and_a_wrong_export_is_not() {
     let patient = ClientOptions { open_timeout: Duration::from_secs(30), ..ClientOptions::default() };
     let opening = std::thread::spawn({
         let path = path.clone();
+        let patient = patient.clone();
         move || NbdClient::open(name(&path), patient).map(drop)
     });
     let _server = serve(&path, Arc::new(Memory::new(vec![7; 512])));
