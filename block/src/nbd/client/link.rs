@@ -1,4 +1,5 @@
-//! The connections of one node: as many as the server lets us have, brought up again when they break.
+//! The connections of one node: as many as the server lets us have and there is work for, brought up again when they
+//! break.
 //!
 //! ```text
 //!   open ─> up ─ breaks ─> down ─ a thread of the connection tries again, 1 s, 2 s, ... 16 s ─> up
@@ -31,6 +32,8 @@ const EXTRA_ATTEMPTS: u32 = 3;
 struct State {
     /// By number of the connection; `None` is down.
     live: Vec<Option<Arc<Live>>>,
+    /// How many are worth having, the first included: one more each time that all have something to do.
+    wanted: usize,
     /// Since when none is up, and why.
     down: Option<(Instant, String)>,
     /// The node is gone, or gives up.
@@ -81,7 +84,7 @@ impl Link {
         let count = if agreed.can(flag::CAN_MULTI_CONN) { CONNECTIONS } else { 1 };
         let mut live = vec![None; count];
         live[0] = Some(Arc::new(first));
-        let state = Mutex::new(State { live, down: None, ended: false });
+        let state = Mutex::new(State { live, wanted: 1, down: None, ended: false });
         let link = Arc::new(Self { name, bitmap, agreed, reconnect_delay, state, changed: Condvar::new() });
         for number in 0..count {
             let mine = link.clone();
@@ -140,8 +143,12 @@ impl Link {
         let mut state = self.lock();
         loop {
             let up = state.live.iter().flatten().min_by_key(|live| live.load.load(Ordering::Relaxed));
-            if let Some(live) = up {
-                return Ok(live.clone());
+            if let Some(live) = up.cloned() {
+                if live.load.load(Ordering::Relaxed) > 0 && state.wanted < state.live.len() {
+                    state.wanted += 1;
+                    self.changed.notify_all();
+                }
+                return Ok(live);
             }
             if state.ended {
                 return Err(self.gone("it was given up"));
@@ -197,12 +204,15 @@ impl Link {
         }
     }
 
-    /// Connects until it succeeds; `None` when there is no use any more.
+    /// Waits until the connection is wanted, and connects until that succeeds; `None` when there is no use any more.
     fn bring_up(&self, number: usize) -> Option<Arc<Live>> {
         let mut wait = Duration::ZERO;
         let mut attempts = 0;
         loop {
             let mut state = self.lock();
+            while !state.ended && number >= state.wanted {
+                state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
+            }
             let due = Instant::now() + wait;
             while !state.ended && Instant::now() < due {
                 let left = due.saturating_duration_since(Instant::now());
@@ -220,6 +230,8 @@ impl Link {
                     let live = Arc::new(live);
                     let mut state = self.lock();
                     if state.ended {
+                        drop(state);
+                        live.leave();
                         return None;
                     }
                     state.live[number] = Some(live.clone());

@@ -3,6 +3,7 @@
 use std::io::{Read, Write};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Instant;
 
 use super::*;
@@ -121,6 +122,88 @@ fn without_a_delay_requests_fail_when_the_server_is_gone() {
     let error = read_vec(&client, 0, 512).unwrap_err();
 
     assert!(error.to_string().contains("is gone"), "{error}");
+}
+
+/// Stands on the socket `front` before the server on `back`, and counts who connects.
+fn gateway(front: &Path, back: &Path) -> Arc<AtomicUsize> {
+    let listener = UnixListener::bind(front).unwrap();
+    let (back, counted) = (back.to_owned(), Arc::new(AtomicUsize::new(0)));
+    let count = counted.clone();
+    std::thread::spawn(move || {
+        for client in listener.incoming().map_while(Result::ok) {
+            count.fetch_add(1, Ordering::SeqCst);
+            let server = UnixStream::connect(&back).unwrap();
+            for (mut from, mut to) in [(client.try_clone(), server.try_clone()), (Ok(server), Ok(client))]
+                .map(|(from, to)| (from.unwrap(), to.unwrap()))
+            {
+                std::thread::spawn(move || {
+                    let _ = std::io::copy(&mut from, &mut to);
+                    let _ = to.shutdown(std::net::Shutdown::Write);
+                });
+            }
+        }
+    });
+    counted
+}
+
+/// A disk whose reads take a while.
+#[derive(Debug)]
+struct Slow(Memory);
+
+impl Layer for Slow {
+    fn driver(&self) -> &'static str {
+        "slow"
+    }
+    fn size(&self) -> u64 {
+        self.0.size()
+    }
+    fn limits(&self) -> Limits {
+        self.0.limits()
+    }
+    fn read(&self, into: Sink<'_>, offset: u64) -> Result<(), BlockError> {
+        std::thread::sleep(Duration::from_millis(20));
+        self.0.read(into, offset)
+    }
+    fn write(&self, from: Source<'_>, offset: u64) -> Result<(), BlockError> {
+        self.0.write(from, offset)
+    }
+    fn flush(&self) -> Result<(), BlockError> {
+        self.0.flush()
+    }
+    fn discard(&self, offset: u64, len: u64) -> Result<(), BlockError> {
+        self.0.discard(offset, len)
+    }
+    fn write_zeroes(&self, offset: u64, len: u64, unmap: bool) -> Result<(), BlockError> {
+        self.0.write_zeroes(offset, len, unmap)
+    }
+    fn status(&self, offset: u64, len: u64) -> Result<Status, BlockError> {
+        self.0.status(offset, len)
+    }
+    fn as_any(&self) -> &dyn Any {
+        self
+    }
+}
+
+#[test]
+fn further_connections_come_with_work_for_them() {
+    let folder = tempfile::tempdir().unwrap();
+    let [front, back] = ["front", "back"].map(|name| folder.path().join(name));
+    let _server = serve(&back, Arc::new(Slow(Memory::new(vec![7; 4096]))));
+    let connections = gateway(&front, &back);
+    let client = NbdClient::open(name(&front), ClientOptions::default()).unwrap();
+
+    // One request after the other.
+    (0..5).for_each(|_| assert_eq!(read_vec(&client, 0, 512).unwrap(), [7; 512]));
+    assert_eq!(connections.load(Ordering::SeqCst), 1);
+
+    // Many at once, until all connections are there.
+    let deadline = Instant::now() + Duration::from_secs(30);
+    while connections.load(Ordering::SeqCst) < 4 {
+        assert!(Instant::now() < deadline, "{connections:?} connections");
+        std::thread::scope(|scope| {
+            (0..8).for_each(|_| drop(scope.spawn(|| assert_eq!(read_vec(&client, 0, 512).unwrap(), [7; 512]))));
+        });
+    }
 }
 
 #[test]
