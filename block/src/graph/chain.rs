@@ -3,7 +3,9 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use super::drive::probe_layer;
+use serde_json::{Map, Value};
+
+use super::drive::{options, probe_layer};
 use super::named::{check_protocol, in_file_system};
 use super::open::{Inherited, Parts, Settings, Trail};
 use super::reopen::Recipe;
@@ -12,7 +14,7 @@ use crate::error::{BlockError, ErrorKind};
 use crate::format::Foreign;
 use crate::format::qcow2::{CLEAN_INTERVAL, Encryption, OpenOptions, Qcow2, data_file_of};
 use crate::format::raw::Raw;
-use crate::spec::{self, Backing, BlockdevSpec, EncryptFormat, NodeRef};
+use crate::spec::{self, Backing, BlockdevSpec, EncryptFormat};
 
 impl Graph {
     pub(super) fn open_qcow2(
@@ -111,57 +113,75 @@ impl Graph {
         trail: &Trail<'_>,
     ) -> Result<Option<Arc<Node>>, BlockError> {
         let above = settings.behind();
-        match &spec.backing {
+        let over = match &spec.backing {
             Backing::None => return Ok(None),
             Backing::Node(node) => return self.resolve(node, above, trail).map(Some),
-            Backing::Header => {}
-        }
-        let (Some(name), format) = image.backing_name() else { return Ok(None) };
-        let path = relative_to(filename, &name)?;
+            Backing::Header => Map::new(),
+            Backing::Over(options) => options.clone(),
+        };
         let context = |e: BlockError| e.within("could not open backing file");
-        self.open_named(&path, format.as_deref(), filename, above, &trail.down_into(&path)?).map(Some).map_err(context)
+        let (name, format) = image.backing_name();
+        let path = match name {
+            // A name that is not followed is not looked at.
+            Some(_) if names_file(&over) => None,
+            Some(name) => Some(relative_to(filename, &name)?),
+            None if over.is_empty() => return Ok(None),
+            None => None,
+        };
+        let trail = path.as_ref().map_or(Ok(trail.deeper()), |path| trail.down_into(path))?;
+        let names = (path.as_deref(), format.as_deref());
+        let spec = self.beneath(names, over, filename, above, &trail).map_err(context)?;
+        self.open_spec(&spec, above, &trail).map(Some).map_err(context)
     }
 
-    /// Opens the image at `path` that the header of `namer` names.
-    fn open_named(
+    /// The node that the header of `namer` names by path and format, or what `over` says instead; its file is open then.
+    /// In a frame of its own, as [`Graph::open_image`] is.
+    fn beneath(
         &self,
-        path: &Path,
-        format: Option<&str>,
+        (path, format): (Option<&Path>, Option<&str>),
+        mut over: Map<String, Value>,
         namer: &Path,
         above: Inherited,
         trail: &Trail<'_>,
-    ) -> Result<Arc<Node>, BlockError> {
-        let file = self.open_spec(&file_spec(path), above, &trail.deeper())?;
-        let format = match format {
-            Some(format) => format.to_owned(),
-            None if self.probe_backing => {
-                probe_layer(file.layer().as_ref())?.map_or("raw", crate::probe::Probed::name).to_owned()
+    ) -> Result<Box<BlockdevSpec>, BlockError> {
+        let driver = over.remove("driver").and_then(|driver| driver.as_str().map(str::to_owned));
+        let below = over.remove("file");
+        let format = driver.as_deref().or(format);
+        if path.is_none() && below.is_none() {
+            let text = match driver {
+                Some(driver) if !is_format(&driver) => return of_driver(&driver, over),
+                Some(_) => "A block device must be specified for \"file\"",
+                None => "Must specify either driver or file",
+            };
+            return Err(BlockError::new(ErrorKind::Invalid, text));
+        }
+        let file = match below {
+            Some(Value::String(name)) => self.find(&name)?,
+            Some(Value::Object(options)) => {
+                self.open_spec(&options::file_over(path, options)?, above, &trail.deeper())?
             }
+            _ => self.open_spec(&options::file_over(path, Map::new())?, above, &trail.deeper())?,
+        };
+        let format = match format {
+            Some("file" | "host_device") => "raw",
+            Some(format) => format,
+            None if self.probe_backing => probe_layer(file.layer().as_ref())?.map_or("raw", crate::probe::Probed::name),
             None => {
                 let text = format!(
                     "image '{}' names the backing file '{}' without its format, and formats are not guessed; give it \
                      with rebase -u -F FORMAT, or with backing.driver=",
                     namer.display(),
-                    path.display()
+                    path.unwrap_or(file.filename()).display()
                 );
                 return Err(BlockError::new(ErrorKind::Unsupported, text));
             }
         };
-        let below = NodeRef::Name(file.name().to_owned());
-        let spec = match format.as_str() {
-            "raw" | "file" | "host_device" => BlockdevSpec::Raw(spec::Raw { file: below, ..spec::Raw::default() }),
-            "qcow2" => BlockdevSpec::Qcow2(Box::new(spec::Qcow2 { file: below, ..spec::Qcow2::default() })),
-            other => match Foreign::by_name(other) {
-                Some(format) => {
-                    BlockdevSpec::foreign(format, spec::Foreign { file: below, ..spec::Foreign::default() })
-                }
-                None => {
-                    let text = format!("Unknown driver '{other}' for '{}'", path.display());
-                    return Err(BlockError::new(ErrorKind::Unsupported, text));
-                }
-            },
-        };
-        self.open_spec(&spec, above, trail)
+        if !is_format(format) {
+            let text = format!("Unknown driver '{format}' for '{}'", file.filename().display());
+            return Err(BlockError::new(ErrorKind::Unsupported, text));
+        }
+        over.insert("file".to_owned(), file.name().into());
+        of_driver(format, over)
     }
 
     /// A raw node whose guest must not make it look like another format.
@@ -172,6 +192,27 @@ impl Graph {
         let parts = Parts { layer, filename: file.filename().to_owned(), children: vec![("file", file)], recipe: None };
         self.finish(spec.node_name.as_deref(), &settings, parts)
     }
+}
+
+/// Whether these options say by themselves which file is meant.
+fn names_file(options: &Map<String, Value>) -> bool {
+    let has = |file: &Map<String, Value>, name| file.contains_key(name);
+    match options.get("file") {
+        Some(Value::Object(file)) => has(file, "filename") || has(file, "driver"),
+        Some(_) => true,
+        None => options.get("driver").and_then(Value::as_str).is_some_and(|driver| !is_format(driver)),
+    }
+}
+
+/// A driver that stands on a file.
+fn is_format(driver: &str) -> bool {
+    matches!(driver, "raw" | "qcow2" | "luks") || Foreign::by_name(driver).is_some()
+}
+
+/// The node of `driver` with these options.
+fn of_driver(driver: &str, options: Map<String, Value>) -> Result<Box<BlockdevSpec>, BlockError> {
+    let base = Map::from_iter([("driver".to_owned(), Value::from(driver))]);
+    options::put_over(base, options).map(Box::new)
 }
 
 fn file_spec(path: &Path) -> BlockdevSpec {
@@ -192,3 +233,6 @@ fn relative_to(image: &Path, name: &str) -> Result<PathBuf, BlockError> {
         _ => name.to_owned(),
     })
 }
+
+#[cfg(test)]
+mod tests;

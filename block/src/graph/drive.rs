@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use serde_json::{Map, Value};
 
-mod options;
+pub(super) mod options;
 
 use super::{Graph, Node};
 use crate::error::{BlockError, ErrorKind};

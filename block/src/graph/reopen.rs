@@ -108,7 +108,7 @@ fn unchanging(spec: &spec::Qcow2, node: &Node) -> spec::Qcow2 {
     let named = match &spec.backing {
         Backing::Node(NodeRef::Name(name)) => node.child("backing").is_some_and(|below| below.name == *name),
         Backing::None => node.child("backing").is_none(),
-        Backing::Header => true,
+        Backing::Header | Backing::Over(_) => true,
         Backing::Node(NodeRef::Inline(_)) => false,
     };
     let backing = if named { Backing::Header } else { spec.backing.clone() };

@@ -9,7 +9,7 @@ fn raw_file(path: &Path, byte: u8) {
     std::fs::write(path, vec![byte; 1 << 20]).unwrap();
 }
 
-fn qcow2_file(path: &Path, backing: Option<(&str, Option<&str>)>) {
+pub(super) fn qcow2_file(path: &Path, backing: Option<(&str, Option<&str>)>) {
     std::fs::write(path, b"").unwrap();
     let file: Arc<dyn Layer> = Arc::new(HostFile::open(path, FileOptions::default()).unwrap());
     let backing = backing.map(|(name, format)| (name.to_owned(), format.map(str::to_owned)));

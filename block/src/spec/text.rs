@@ -134,6 +134,8 @@ pub enum Backing {
     None,
     /// This node.
     Node(NodeRef),
+    /// What the header names, with these options put over what that means; `-drive` alone has a way to say so.
+    Over(serde_json::Map<String, serde_json::Value>),
 }
 
 impl Backing {
@@ -159,6 +161,7 @@ impl Serialize for Backing {
         match self {
             Self::Header | Self::None => to.serialize_unit(),
             Self::Node(node) => node.serialize(to),
+            Self::Over(options) => options.serialize(to),
         }
     }
 }

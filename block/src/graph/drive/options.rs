@@ -1,11 +1,13 @@
 //! Options of a format or protocol in `-drive`: put over what the drive's own options say, and read as in `-blockdev`.
 
+use std::path::Path;
+
 use serde_json::{Map, Value};
 
 use super::DriveSpec;
 use crate::error::{BlockError, ErrorKind};
-use crate::graph::named::by_name;
-use crate::spec::{self, BlockdevSpec, Cache, Discard};
+use crate::graph::named::{by_name, in_file_system};
+use crate::spec::{self, Backing, BlockdevSpec, Cache, Discard};
 
 type Object = Map<String, Value>;
 
@@ -59,7 +61,45 @@ pub(super) fn raw_of(raw: spec::Raw, options: Object) -> Result<spec::Raw, Block
 pub(super) fn format_of(format: &str, common: spec::Raw, options: Object) -> Result<BlockdevSpec, BlockError> {
     let mut base = to_object(&BlockdevSpec::Raw(common))?;
     base.insert("driver".to_owned(), format.into());
-    from_object(merged(base, options))
+    put_over(base, options)
+}
+
+/// The node that `base` describes, with `options` put over it. What they say of the image beneath is put over what the
+/// header says when it is opened.
+pub(in crate::graph) fn put_over(base: Object, mut options: Object) -> Result<BlockdevSpec, BlockError> {
+    let beneath = match options.remove("backing") {
+        Some(Value::Object(beneath)) => Some(beneath),
+        Some(other) => {
+            options.insert("backing".to_owned(), other);
+            None
+        }
+        None => None,
+    };
+    let mut node = from_object(merged(base, options))?;
+    match (beneath, &mut node) {
+        (None, _) => {}
+        (Some(beneath), BlockdevSpec::Qcow2(qcow2)) => qcow2.backing = Backing::Over(beneath),
+        (Some(_), _) => return Err(BlockError::new(ErrorKind::Invalid, "Driver doesn't support backing files")),
+    }
+    Ok(node)
+}
+
+/// The node that `options` describe by a `driver` or a `filename` of their own; without, the file at `path`, with them
+/// put over it.
+pub(in crate::graph) fn file_over(path: Option<&Path>, mut options: Object) -> Result<BlockdevSpec, BlockError> {
+    if options.contains_key("driver") {
+        return from_object(options);
+    }
+    let name = options.remove("filename").and_then(|name| name.as_str().map(str::to_owned));
+    let file = |filename: String| spec::File { filename, ..spec::File::default() };
+    let base = match (name, path) {
+        (Some(name), _) => by_name(file(name))?,
+        (None, Some(path)) => in_file_system(file(path.display().to_string())),
+        (None, None) => {
+            return Err(BlockError::new(ErrorKind::Invalid, "A block device must be specified for \"file\""));
+        }
+    };
+    from_object(merged(to_object(&base)?, options))
 }
 
 fn to_object(spec: &BlockdevSpec) -> Result<Object, BlockError> {
