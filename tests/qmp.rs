@@ -8,6 +8,8 @@ mod chardevs;
 mod disks;
 #[path = "qmp/errors.rs"]
 mod errors;
+#[path = "qmp/files.rs"]
+mod files;
 #[path = "qmp/jobs.rs"]
 mod jobs;
 #[path = "qmp/life.rs"]

@@ -2,6 +2,8 @@
 
 use std::fmt::Write;
 
+use serde_json::{Value, json};
+
 use crate::qmp::command::args::{
     BlockResize, BlockdevChangeReadOnlyMode, ChangeMedium, Eject, Id, RingbufRead, RingbufWrite,
 };
@@ -125,6 +127,20 @@ pub(crate) const COMMANDS: &[Entry] = &[
         words: 0,
         help: "resume emulation",
         run: |context, _| quiet(context, Command::Cont),
+    },
+    Entry {
+        names: "drive_backup",
+        parameters: "[-n] [-f] [-c] device target [format]",
+        words: 6,
+        help: "initiates a point-in-time copy of device to an image file (-n takes the file as it is, -f copies all of the disk, -c stores it compressed)",
+        run: drive_backup,
+    },
+    Entry {
+        names: "drive_mirror",
+        parameters: "[-n] [-f] device target [format]",
+        words: 5,
+        help: "initiates live storage migration for a device to an image file (-n takes the file as it is, -f copies all of the disk)",
+        run: drive_mirror,
     },
     Entry {
         names: "eject",
@@ -320,6 +336,48 @@ fn run_info(context: &mut Context<'_>, words: &Words<'_>) -> Printed {
 /// Whether the words begin with `-f`, and where those after it begin.
 fn forced(words: &Words<'_>) -> (Option<bool>, usize) {
     if words.get(0) == Some("-f") { (Some(true), 1) } else { (None, 0) }
+}
+
+/// The flags among `known` with which a line begins, and where they end.
+fn flags(words: &Words<'_>, known: &[&'static str]) -> (Vec<&'static str>, usize) {
+    let given = (0..).map_while(|index| known.iter().copied().find(|flag| words.get(index) == Some(flag)));
+    let given: Vec<_> = given.collect();
+    let end = given.len();
+    (given, end)
+}
+
+/// What both ways of copying into a file take: device, target, format, how the target comes to be.
+fn copy_words(words: &Words<'_>, first: usize, reuse: bool) -> Result<Value, Failure> {
+    let mut args = json!({
+        "device": words.need(first, "device")?,
+        "target": words.need(first + 1, "target")?,
+        "mode": if reuse { "existing" } else { "absolute-paths" },
+    });
+    if let Some(format) = words.get(first + 2) {
+        args["format"] = format.into();
+    }
+    Ok(args)
+}
+
+fn drive_backup(context: &mut Context<'_>, words: &Words<'_>) -> Printed {
+    let (flags, first) = flags(words, &["-n", "-f", "-c"]);
+    let mut args = copy_words(words, first, flags.contains(&"-n"))?;
+    args["sync"] = if flags.contains(&"-f") { "full" } else { "top" }.into();
+    args["compress"] = flags.contains(&"-c").into();
+    quiet(context, command("drive-backup", args)?)
+}
+
+fn drive_mirror(context: &mut Context<'_>, words: &Words<'_>) -> Printed {
+    let (flags, first) = flags(words, &["-n", "-f"]);
+    let mut args = copy_words(words, first, flags.contains(&"-n"))?;
+    args["sync"] = if flags.contains(&"-f") { "full" } else { "top" }.into();
+    quiet(context, command("drive-mirror", args)?)
+}
+
+/// The command of this name with these arguments.
+fn command(name: &str, arguments: Value) -> Result<Command, Failure> {
+    let Value::Object(arguments) = arguments else { return Err(Failure::Usage("no arguments".to_owned())) };
+    Ok(Command::parse(name, arguments)?)
 }
 
 fn eject(context: &mut Context<'_>, words: &Words<'_>) -> Printed {

@@ -1,13 +1,14 @@
-//! `blockdev-backup`: a disk as it is at one moment, copied into another node while the guest goes on.
+//! `blockdev-backup` and `drive-backup`: a disk as it is at one moment, copied into another image while the guest goes on.
 
 use std::sync::Arc;
 
 use rhea_block::format::qcow2::Bits;
-use rhea_block::graph::Node;
+use rhea_block::graph::{JobNode, NewTarget, Node, OwnTarget};
 use rhea_block::job::{Backup, Control, Part};
 
 use super::Machine;
 use super::bitmaps::keeper;
+use super::image_jobs::could_not_create;
 use super::jobs::{Closing, Order};
 use crate::qmp::QmpError;
 use crate::qmp::command::args::{self, BackupSyncMode, BitmapSyncMode};
@@ -46,12 +47,70 @@ impl Machine {
             return Err(QmpError::generic("Source and target cannot be the same"));
         }
         self.host.graph.check_unused(&target).map_err(|error| QmpError::from_error(&error))?;
-        let id = args.job_id.as_ref().unwrap_or(&args.device);
-        self.check_job_id(id)?;
+        self.backup_to(args, group, (source, target), None)
+    }
+
+    /// The same, into an image that is made, or opened, for this.
+    pub(super) fn drive_backup(&mut self, args: &args::DriveBackup, group: Option<u64>) -> Result<String, QmpError> {
+        let failed = |error| QmpError::from_error(&error);
+        let source = self.node_of(&args.device)?;
+        // Before anything is made.
+        mode_of_bitmap(args.sync, args.bitmap.as_ref(), args.bitmap_mode)?;
+        self.id_of_job(args.job_id.as_ref(), &args.device, &source)?;
+        self.check_node_name(args.filter_node_name.as_deref()).map_err(|error| could_not_create(&error))?;
+        source.check_idle().map_err(failed)?;
+        let exists = args.mode == Some(args::NewImageMode::Existing);
+        let beneath = match args.sync {
+            BackupSyncMode::Top => source.child("backing").filter(|_| !exists),
+            BackupSyncMode::None => Some(source.clone()),
+            _ => None,
+        };
+        let own = NewTarget {
+            file: &args.target,
+            format: args.format.as_deref().or((!exists).then(|| source.layer().driver())),
+            node_name: None,
+            exists,
+            source: &source,
+            beneath: beneath.as_ref(),
+        };
+        let own = self.host.graph.add_target(&own).map_err(failed)?;
+        let target = own.node().clone();
+        let backup = args::Backup {
+            job_id: args.job_id.clone(),
+            device: args.device.clone(),
+            target: target.name().to_owned(),
+            sync: args.sync,
+            bitmap: args.bitmap.clone(),
+            bitmap_mode: args.bitmap_mode,
+            compress: args.compress,
+            speed: args.speed,
+            on_source_error: args.on_source_error,
+            on_target_error: args.on_target_error,
+            filter_node_name: args.filter_node_name.clone(),
+            auto_finalize: args.auto_finalize,
+            auto_dismiss: args.auto_dismiss,
+        };
+        self.backup_to(&backup, group, (source, target), Some(own))
+    }
+
+    /// Starts a backup of one node in another, which the job may have opened for itself.
+    fn backup_to(
+        &mut self,
+        args: &args::Backup,
+        group: Option<u64>,
+        (source, target): (Arc<Node>, Arc<Node>),
+        own: Option<OwnTarget>,
+    ) -> Result<String, QmpError> {
+        mode_of_bitmap(args.sync, args.bitmap.as_ref(), args.bitmap_mode)?;
+        let id = self.id_of_job(args.job_id.as_ref(), &args.device, &source)?;
         let nodes = vec![source.clone(), target.clone()];
         let held = self.host.graph.hold_for_job(nodes, "backup").map_err(|error| QmpError::from_error(&error))?;
-        let order = Order::on_nodes("backup", id, held).with(args.speed, args.auto_finalize, args.auto_dismiss);
-        let order = Order { group, ..order.on_errors(args.on_source_error, args.on_target_error) };
+        let name = args.filter_node_name.as_deref();
+        let top = JobNode { job: "backup", driver: "copy-before-write", role: "file", name };
+        let top = self.add_top(top, &source).map_err(|error| could_not_create(&error))?;
+        let order = Order::on_nodes("backup", &id, held).with(args.speed, args.auto_finalize, args.auto_dismiss);
+        let order = order.on_errors(args.on_source_error, args.on_target_error);
+        let order = Order { group, top: Some(top), target: own, ..order };
         let marks = take_marks(&source, args)?;
         let part = match (args.sync, &marks) {
             (BackupSyncMode::Top, _) => Part::Top,
@@ -59,7 +118,7 @@ impl Machine {
             (_, Some(marks)) => Part::Marked(marks.bits.clone()),
             (_, None) => Part::Whole,
         };
-        let backup = match Backup::new(source.clone(), target.clone(), part) {
+        let backup = match Backup::new(source.clone(), target.clone(), part, args.compress == Some(true)) {
             Ok(backup) => Arc::new(backup),
             Err(error) => {
                 marks.inspect(|marks| marks.give_back(Some(&marks.bits)));
@@ -67,7 +126,7 @@ impl Machine {
             }
         };
         self.start_backup(order, &backup, &source, &target, marks)?;
-        Ok(id.clone())
+        Ok(id)
     }
 
     fn start_backup(
@@ -115,9 +174,21 @@ impl Machine {
 
 /// Takes the bitmap that `args` name into the backup's hands.
 fn take_marks(source: &Arc<Node>, args: &args::Backup) -> Result<Option<Marks>, QmpError> {
+    let Some(mode) = mode_of_bitmap(args.sync, args.bitmap.as_ref(), args.bitmap_mode)? else { return Ok(None) };
+    let name = args.bitmap.clone().unwrap_or_default();
+    let taken = keeper(source)?.take_bitmap(&name, mode != BitmapSyncMode::Never);
+    let bits = taken.map_err(|error| QmpError::from_error(&error))?;
+    Ok(Some(Marks { source: source.clone(), name, bits, mode }))
+}
+
+/// What a bitmap says after a backup, if that is of one.
+fn mode_of_bitmap(
+    sync: BackupSyncMode,
+    bitmap: Option<&String>,
+    mode: Option<BitmapSyncMode>,
+) -> Result<Option<BitmapSyncMode>, QmpError> {
     let refuse = |text: String| Err(QmpError::generic(text));
-    let sync = args.sync;
-    let mode = match (sync, &args.bitmap, args.bitmap_mode) {
+    let mode = match (sync, bitmap, mode) {
         (BackupSyncMode::Incremental | BackupSyncMode::Bitmap, None, _) => {
             return refuse(format!("must provide a valid bitmap name for '{sync}' sync mode"));
         }
@@ -135,8 +206,5 @@ fn take_marks(source: &Arc<Node>, args: &args::Backup) -> Result<Option<Marks>, 
             return refuse(format!("sync mode '{sync}' takes no bitmap here: give 'bitmap' or 'incremental'"));
         }
     };
-    let name = args.bitmap.clone().unwrap_or_default();
-    let taken = keeper(source)?.take_bitmap(&name, mode != BitmapSyncMode::Never);
-    let bits = taken.map_err(|error| QmpError::from_error(&error))?;
-    Ok(Some(Marks { source: source.clone(), name, bits, mode }))
+    Ok(Some(mode))
 }

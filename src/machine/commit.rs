@@ -51,16 +51,13 @@ impl Machine {
             })?;
         let graph = &self.host.graph;
         let _idle = graph.hold_for_job(vec![top.clone(), base.clone()], "commit")?;
-        let _still = self.disk_of(top).map(|disk| disk.drain());
-        let written = graph.open_base(base).and_then(|()| {
-            // As if the disk went on: the end of a base that is longer is not this overlay's.
-            Copying::commit(top.clone(), base.clone(), true)?.run(&Control::new(0)).map_err(|halt| match halt {
-                Halt::Failed(error) => error,
-                Halt::Cancelled => BlockError::new(ErrorKind::Io, "it was cancelled"),
-            })
-        });
-        let emptied = written.and_then(|()| overlay.make_empty());
-        graph.close_base(base);
-        emptied
+        let _still = self.hold_above(top);
+        let _opened = graph.open_for_writing(base)?;
+        // As if the disk went on: the end of a base that is longer is not this overlay's.
+        Copying::commit(top.clone(), base.clone(), true)?.run(&Control::new(0)).map_err(|halt| match halt {
+            Halt::Failed(error) => error,
+            Halt::Cancelled => BlockError::new(ErrorKind::Io, "it was cancelled"),
+        })?;
+        overlay.make_empty()
     }
 }

@@ -77,6 +77,8 @@ impl Target for Machine {
             Command::BlockdevCreate(args) => self.create_image(&args),
             Command::BlockStream(args) => self.stream(&args),
             Command::BlockCommit(args) => self.commit(&args),
+            Command::DriveBackup(args) => self.act(TransactionAction::DriveBackup(args)),
+            Command::DriveMirror(args) => self.drive_mirror(&args),
             Command::BlockdevMirror(args) => self.mirror(&args),
             Command::JobComplete(args) => self.order_job(&args.id, Verb::Complete),
             Command::BlockJobComplete(args) => self.order_block_job(&args.device, Verb::Complete),

@@ -28,6 +28,7 @@ mod query;
 mod signals;
 mod snapshot;
 pub mod start;
+mod still;
 mod throttle;
 mod transaction;
 

@@ -8,7 +8,8 @@ use std::path::Path;
 use rhea_block::graph::{NewOverlay, Snapshot};
 
 use super::Machine;
-use super::transaction::{Front, Progress};
+use super::still::Front;
+use super::transaction::Progress;
 use crate::qmp::QmpError;
 use crate::qmp::command::args::{BlockdevSnapshot, BlockdevSnapshotSync, NewImageMode};
 

@@ -3,27 +3,17 @@
 //! Every device whose disk is meant is held still from the first action on it until all are done. An action that can be
 //! taken back is done at once; a snapshot, which cannot, is prepared, and taken when nothing can fail any more.
 
-use std::sync::Arc;
-
-use rhea_block::Drained;
 use rhea_block::format::qcow2::BitmapChange;
-use rhea_block::graph::Attached;
 
 use super::Machine;
 use super::bitmaps::Undo;
 use super::jobs::Verb;
 use super::snapshot::Ready;
+use super::still::Front;
 use crate::qmp::QmpError;
 use crate::qmp::channel::{Answer, done};
 use crate::qmp::command::args::{ActionCompletionMode, DirtyBitmap, Transaction};
 use crate::qmp::command::transaction::{TransactionAction as Action, TransactionActionKind as Kind};
-
-/// A device's end of a disk, held still.
-pub(super) struct Front {
-    pub(super) device: String,
-    pub(super) attached: Arc<Attached>,
-    pub(super) held: Drained,
-}
 
 /// What was done so far.
 #[derive(Default)]
@@ -50,7 +40,7 @@ impl Machine {
             return self.all_or_nothing(&args.actions, None);
         }
         // What starts no job cannot wait for others to end.
-        let at_once = |kind: &Kind| !matches!(kind, Kind::Abort | Kind::BlockdevBackup);
+        let at_once = |kind: &Kind| !matches!(kind, Kind::Abort | Kind::BlockdevBackup | Kind::DriveBackup);
         if let Some(kind) = args.actions.iter().map(Action::kind).find(at_once) {
             let text = format!("Action '{kind}' does not support Transaction property completion-mode = grouped");
             return Err(QmpError::generic(text));
@@ -85,6 +75,10 @@ impl Machine {
                 progress.jobs.push(self.backup(args, progress.group)?);
                 return Ok(());
             }
+            Action::DriveBackup(args) => {
+                progress.jobs.push(self.drive_backup(args, progress.group)?);
+                return Ok(());
+            }
             Action::BlockDirtyBitmapRemove(bitmap) => {
                 self.check_bitmap(bitmap)?;
                 progress.removals.push(bitmap.clone());
@@ -100,16 +94,10 @@ impl Machine {
         Ok(())
     }
 
-    /// Waits for the requests of the device that has the disk called `name`, and holds back new ones.
+    /// Holds the disks still that show what `name` means, a device or a node.
     pub(super) fn hold_still(&self, name: &str, progress: &mut Progress) {
-        let disk = self.facts.find_disk(name).or_else(|| self.facts.disk_on(name));
-        let Some(device) = disk.map(|disk| disk.id.clone()) else { return };
-        if progress.fronts.iter().any(|front| front.device == device) {
-            return;
-        }
-        if let Some(attached) = self.host.disk(&device).attached {
-            let held = attached.disk().drain();
-            progress.fronts.push(Front { device, attached, held });
+        if let Ok(node) = self.node_of(name) {
+            self.hold_also(&node, &mut progress.fronts);
         }
     }
 
@@ -146,6 +134,7 @@ impl Machine {
 fn wanted_still(action: &Action) -> Option<&str> {
     match action {
         Action::BlockdevBackup(args) => Some(&args.device),
+        Action::DriveBackup(args) => Some(&args.device),
         Action::BlockDirtyBitmapAdd(args) => Some(&args.node),
         Action::BlockDirtyBitmapMerge(args) => Some(&args.node),
         Action::BlockDirtyBitmapClear(bitmap)

@@ -195,6 +195,10 @@ commands! {
     "blockdev-mirror" BlockdevMirror(BlockdevMirror) -> (),
     /// Copies a disk as it is now into another node; a job.
     "blockdev-backup" BlockdevBackup(BlockdevBackup) -> (),
+    /// The same into an image file.
+    "drive-backup" DriveBackup(DriveBackup) -> (),
+    /// Copies a disk into an image file, and follows it; a job.
+    "drive-mirror" DriveMirror(DriveMirror) -> (),
     /// Puts a bitmap on a node, which says what changes.
     "block-dirty-bitmap-add" BlockDirtyBitmapAdd(DirtyBitmapAdd) -> (),
     /// Takes it away.
@@ -318,6 +322,8 @@ impl Command {
                 | Self::BlockCommit(_)
                 | Self::BlockdevMirror(_)
                 | Self::BlockdevBackup(_)
+                | Self::DriveBackup(_)
+                | Self::DriveMirror(_)
                 | Self::BlockdevSnapshot(_)
                 | Self::BlockdevSnapshotSync(_)
                 | Self::Transaction(_)
@@ -334,6 +340,8 @@ fn features(name: &str) -> &'static [&'static str] {
     match name {
         // -device takes JSON, and what it takes is what device_add takes.
         "device_add" => &["json-cli", "json-cli-hotplug"],
+        // Managers are to take blockdev-backup.
+        "drive-backup" => &["deprecated"],
         // The overlay may have been opened for writing before: libvirt asks for that.
         "blockdev-snapshot" => &["allow-write-only-overlay"],
         _ => &[],

@@ -327,7 +327,8 @@ fn disk_is_mirrored_elsewhere_and_goes_over_or_stays() {
     }
     let mirror = |id: &str, target: &str| json!({"job-id": id, "device": "source", "target": target, "sync": "full"});
 
-    let short = machine.ask("blockdev-mirror", &mirror("j", "short"));
+    machine.ask("blockdev-mirror", &mirror("j", "short")).expect("a job");
+    let short = machine.until("j", "null");
     let itself = machine.ask("blockdev-mirror", &mirror("j", "source"));
     machine.ask("blockdev-mirror", &mirror("left", "left")).expect("a job");
     machine.until("left", "BLOCK_JOB_READY");
@@ -341,7 +342,8 @@ fn disk_is_mirrored_elsewhere_and_goes_over_or_stays() {
     let now = machine.drive("/machine/peripheral/d/virtio-backend")["inserted"].clone();
     machine.ask("blockdev-del", &json!({"node-name": "source"})).expect("deleted");
 
-    assert_eq!(short, Err("Source and target image have different sizes".into()));
+    let error = short.iter().find_map(|event| event["data"]["error"].as_str());
+    assert_eq!(error, Some("Source and target image have different sizes"));
     assert!(itself.is_err());
     assert_eq!(story(&left), ["waiting", "pending", "BLOCK_JOB_COMPLETED", "concluded", "null"]);
     assert_eq!((stayed, &now["node-name"], &now["drv"]), ("source".into(), &"taken".into(), &"raw".into()));
@@ -394,7 +396,7 @@ fn write_that_would_destroy_metadata_of_a_damaged_image_is_refused_and_told() {
 }
 
 /// A machine with a disk on `top`, which stands on `mid`, and that on `base`: each holds something of its own.
-fn chain(folder: &Path) -> Machine {
+pub(crate) fn chain(folder: &Path) -> Machine {
     tool("qemu-img", "create -q -f qcow2 base 8M", folder);
     tool("qemu-io", "-f qcow2 -c write_-P_1_0_3M base", folder);
     tool("qemu-img", "create -q -f qcow2 -b base -F qcow2 mid", folder);
@@ -423,7 +425,7 @@ fn chain(folder: &Path) -> Machine {
 
 impl Machine {
     /// Takes the device out: there is no guest to let go of it.
-    fn end_device(&mut self) {
+    pub(crate) fn end_device(&mut self) {
         self.ask("device_del", &json!({"id": "d"})).expect("asked");
         self.ask("system_reset", &json!({})).expect("reset");
     }

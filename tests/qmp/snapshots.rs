@@ -67,14 +67,15 @@ fn transaction_takes_all_snapshots_or_none() {
     let aborted = machine.ask("transaction", &json!({"actions": [one, two, {"type": "abort", "data": {}}]}));
     let after_abort = (nodes(&mut machine), inserted(&mut machine, "da")["node-name"].clone());
     let twice = machine.ask("transaction", &json!({"actions": [two, two]}));
-    let unknown = machine.ask("transaction", &json!({"actions": [{"type": "drive-backup", "data": {}}]}));
+    let unknown =
+        machine.ask("transaction", &json!({"actions": [{"type": "blockdev-snapshot-internal-sync", "data": {}}]}));
     let taken =
         machine.ask("transaction", &json!({"actions": [one, two], "properties": {"completion-mode": "individual"}}));
 
     assert_eq!(aborted, Err("Transaction aborted using Abort action".into()));
     assert_eq!(after_abort, (before, json!("a")));
     assert_eq!(twice, Err("node 'b' is in this transaction twice".into()));
-    assert_eq!(unknown, Err("Parameter 'type' does not accept value 'drive-backup'".into()));
+    assert_eq!(unknown, Err("Parameter 'type' does not accept value 'blockdev-snapshot-internal-sync'".into()));
     assert_eq!(taken, Ok(json!({})));
     assert_eq!(inserted(&mut machine, "db")["node-name"], "top-b");
     assert_eq!(inserted(&mut machine, "da")["backing_file"], json!(folder.path().join("a.qcow2")));

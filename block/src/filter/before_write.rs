@@ -30,10 +30,10 @@ pub struct BeforeWrite {
 }
 
 impl BeforeWrite {
-    /// Has `keep` copy runs of `inner`, each once and before it changes.
+    /// Has `keep` copy runs of `inner`, each once and before it changes; of `least` bytes, a power of two, at least.
     #[must_use]
-    pub fn new(inner: Arc<dyn Layer>, keep: Keep) -> Self {
-        let done = Units::new(inner.size());
+    pub fn new(inner: Arc<dyn Layer>, least: u64, keep: Keep) -> Self {
+        let done = Units::new(inner.size(), least);
         Self { inner, keep, done, turns: Turns::default(), given_up: GivenUp::default() }
     }
 

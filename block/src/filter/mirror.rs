@@ -18,6 +18,8 @@ use crate::mem::Source;
 pub struct Mirror {
     inner: Arc<dyn Layer>,
     target: Arc<dyn Layer>,
+    /// Space of the second may be freed where it reads as zeroes.
+    unmap: bool,
     turns: Turns,
     /// What the target has missed.
     missed: Units,
@@ -26,11 +28,11 @@ pub struct Mirror {
 }
 
 impl Mirror {
-    /// Writes to `inner`, and to `target`.
+    /// Writes to `inner`, and to `target`, whose space may be freed where that reads as zeroes if `unmap`.
     #[must_use]
-    pub fn new(inner: Arc<dyn Layer>, target: Arc<dyn Layer>) -> Self {
-        let missed = Units::new(inner.size());
-        Self { inner, target, turns: Turns::default(), missed, trouble: GivenUp::default() }
+    pub fn new(inner: Arc<dyn Layer>, target: Arc<dyn Layer>, unmap: bool) -> Self {
+        let missed = Units::new(inner.size(), 1);
+        Self { inner, target, unmap, turns: Turns::default(), missed, trouble: GivenUp::default() }
     }
 
     fn take(&self, offset: u64, len: u64) -> Turn<'_> {
@@ -130,7 +132,7 @@ impl Layer for Mirror {
         // What a discarded range shows is not said, and must be the same in both.
         let status = self.inner.status(offset, len)?;
         if status.zero && status.len >= len {
-            self.follow(offset, len, |target| target.write_zeroes(offset, len, true));
+            self.follow(offset, len, |target| target.write_zeroes(offset, len, self.unmap));
         } else {
             self.follow(offset, len, |target| copy_range(self.inner.as_ref(), target, offset, len));
         }
@@ -140,7 +142,7 @@ impl Layer for Mirror {
     fn write_zeroes(&self, offset: u64, len: u64, unmap: bool) -> Result<(), BlockError> {
         let _turn = self.take(offset, len);
         self.inner.write_zeroes(offset, len, unmap)?;
-        self.follow(offset, len, |target| target.write_zeroes(offset, len, unmap));
+        self.follow(offset, len, |target| target.write_zeroes(offset, len, unmap && self.unmap));
         Ok(())
     }
 

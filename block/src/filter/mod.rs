@@ -102,6 +102,7 @@ macro_rules! forward {
 pub mod before_write;
 pub mod copy_on_read;
 pub mod debug;
+pub mod job_top;
 pub mod mirror;
 pub mod policy;
 pub mod throttle;

@@ -20,9 +20,10 @@ pub(super) struct Units {
 }
 
 impl Units {
-    /// Of a disk of `size` bytes.
-    pub(super) fn new(size: u64) -> Self {
-        let unit_bits = size.div_ceil(MOST_UNITS).next_power_of_two().trailing_zeros().max(LEAST_BITS);
+    /// Of a disk of `size` bytes; of `least` bytes each, a power of two, at least.
+    pub(super) fn new(size: u64, least: u64) -> Self {
+        let least = least.trailing_zeros().max(LEAST_BITS);
+        let unit_bits = size.div_ceil(MOST_UNITS).next_power_of_two().trailing_zeros().max(least);
         let count = size.div_ceil(1 << unit_bits);
         let bits = (0..count.div_ceil(64)).map(|_| AtomicU64::new(0)).collect();
         Self { size, unit_bits, count, bits, set: AtomicU64::new(0) }
@@ -94,7 +95,7 @@ mod tests {
 
     #[test]
     fn last_unit_ends_with_the_disk() {
-        let units = Units::new((3 << 16) + 512);
+        let units = Units::new((3 << 16) + 512, 1);
 
         assert_eq!((units.count(), units.range_of(3)), (4, 3 << 16..(3 << 16) + 512));
         assert_eq!((units.touched(65_535, 2), units.touched(3 << 16, u64::MAX)), (0..2, 3..4));
@@ -102,14 +103,14 @@ mod tests {
 
     #[test]
     fn large_disk_has_large_units() {
-        let units = Units::new(64 << 40);
+        let units = Units::new(64 << 40, 1);
 
         assert_eq!((units.count(), units.range_of(0)), (1 << 24, 0..4 << 20));
     }
 
     #[test]
     fn set_bits_are_found_from_anywhere_until_they_are_cleared() {
-        let units = Units::new(200 << 16);
+        let units = Units::new(200 << 16, 1);
         [3, 64, 199].into_iter().for_each(|unit| units.set(unit));
 
         let found = |from| units.next_set(from);

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use serde::Serialize;
 
 use super::{Graph, Node};
+use crate::filter::job_top::JobTop;
 use crate::format::qcow2::{DirtyBitmap, Qcow2};
 use crate::protocol::file::HostFile;
 use crate::spec::DetectZeroes;
@@ -170,7 +171,7 @@ impl Node {
     #[must_use]
     pub fn info(&self, writeback: bool) -> NodeInfo {
         let image = self.details();
-        let backing = self.child("backing");
+        let backing = self.base();
         let file = self.layer().as_any().downcast_ref::<HostFile>();
         NodeInfo {
             file: self.filename.display().to_string(),
@@ -178,7 +179,7 @@ impl Node {
             ro: self.is_read_only(),
             drv: self.layer().driver(),
             backing_file: backing.map(|node| node.filename.display().to_string()),
-            backing_file_depth: self.beneath().count(),
+            backing_file_depth: self.depth(),
             children: self
                 .children()
                 .into_iter()
@@ -193,6 +194,17 @@ impl Node {
             write_threshold: file.map_or(0, HostFile::write_threshold),
             dirty_bitmaps: self.dirty_bitmaps(),
         }
+    }
+
+    /// How many nodes the longest way down has that shows the same bytes, or those of an overlay's base.
+    fn depth(&self) -> usize {
+        let next = |node: &Self| node.child("backing").or_else(|| node.filtered());
+        std::iter::successors(next(self), |node| next(node)).count()
+    }
+
+    /// The image that an overlay stands on; a job's own node is none.
+    fn base(&self) -> Option<Arc<Self>> {
+        self.child("backing").filter(|_| !self.layer().as_any().is::<JobTop>())
     }
 
     fn dirty_bitmaps(&self) -> Vec<DirtyBitmap> {
@@ -222,7 +234,7 @@ impl Node {
         if !WITHOUT_MARK.contains(&details.format) {
             details.dirty_flag.get_or_insert(false);
         }
-        if let Some(backing) = self.child("backing") {
+        if let Some(backing) = self.base() {
             details.full_backing_filename = Some(backing.filename.display().to_string());
             details.backing_image = Some(Box::new(backing.details()));
         }

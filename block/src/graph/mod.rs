@@ -23,19 +23,23 @@ mod chain;
 mod drive;
 mod groups;
 mod info;
+mod job_top;
 mod named;
 mod open;
 mod reopen;
 mod rework;
 mod snapshot;
+mod target;
 mod throw_away;
 
 pub use drive::{CacheMode, DriveSpec, OpenedDrive};
 pub use info::{CacheInfo, ChildInfo, ImageDetails, NodeInfo, ThrottleInfo};
+pub use job_top::{JobNode, TopNode};
 pub use named::by_name;
 pub use open::Inherited;
-pub use rework::{EXPORT, Held};
+pub use rework::{EXPORT, Held, Opened};
 pub use snapshot::{NewOverlay, Snapshot};
+pub use target::{NewTarget, OwnTarget};
 
 use open::Trail;
 use reopen::Recipe;
@@ -341,10 +345,10 @@ impl Graph {
         if node.is_attached() || node.is_shown() {
             return Err(BlockError::new(ErrorKind::Invalid, format!("Node {name} is in use")));
         }
+        node.check_idle()?;
         if nodes.values().any(|n| is_child(n, node)) {
             return Err(BlockError::new(ErrorKind::Invalid, format!("Block device {name} is in use")));
         }
-        node.check_idle()?;
         node.layer().close()?;
         if let Some(node) = nodes.remove(name) {
             node.children().iter().for_each(|(_, child)| forget(&mut nodes, child));
@@ -382,6 +386,8 @@ impl Graph {
                 format!("Conflicts with use by {} as 'backing', which does not allow 'write' on {name}", above.name());
             return Err(BlockError::new(ErrorKind::Invalid, text));
         }
+        // A job on it would not hear of what this front end writes; an export is no job.
+        node.check_idle().or_else(|busy| if node.job() == Some(EXPORT) { Ok(()) } else { Err(busy) })?;
         if node.attached.swap(true, Ordering::AcqRel) {
             return Err(BlockError::new(ErrorKind::Invalid, format!("node '{name}' is used by another device")));
         }
@@ -402,8 +408,15 @@ impl Graph {
         Ok(Attached { node: Mutex::new(node), disk, waits: true })
     }
 
+    /// Whether no other node stands on `node`.
+    #[must_use]
+    pub fn is_root(&self, node: &Arc<Node>) -> bool {
+        !self.lock().values().any(|above| is_child(above, node))
+    }
+
     /// A node on top of `node`, to which that is `role`.
-    fn above(&self, node: &Arc<Node>, role: &str) -> Option<Arc<Node>> {
+    #[must_use]
+    pub fn above(&self, node: &Arc<Node>, role: &str) -> Option<Arc<Node>> {
         let is = |above: &&Arc<Node>| above.children().iter().any(|(r, n)| *r == role && Arc::ptr_eq(n, node));
         self.lock().values().find(is).cloned()
     }

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use super::open::Settings;
+use super::rework::Opened;
 use super::{Graph, Node};
 use crate::error::{BlockError, ErrorKind};
 use crate::filter::policy::Policy;
@@ -71,10 +72,10 @@ impl Graph {
             return refuse(format!("Cannot make block node '{name}' read-only: there is a writer on it"));
         }
         if read_only {
-            self.close_base(&node);
+            node.close_for_writing();
             return Ok(());
         }
-        self.open_base(&node)
+        self.open_for_writing(&node).map(Opened::keep)
     }
 
     /// What `node` is, opened again.

@@ -25,7 +25,40 @@ impl Drop for Held {
     }
 }
 
+/// A node that a job writes to though it lies beneath others. Dropped, it is only read again if it was before.
+pub struct Opened {
+    node: Option<Arc<Node>>,
+    was_read_only: bool,
+}
+
+impl Opened {
+    /// It stays open: whoever has the node from now on writes to it.
+    pub fn keep(mut self) {
+        self.node = None;
+    }
+}
+
+impl Drop for Opened {
+    fn drop(&mut self) {
+        let Some(node) = &self.node else { return };
+        if self.was_read_only {
+            node.close_for_writing();
+        } else if let Err(error) = node.layer().flush() {
+            log::warn!("{}: {error}", node.filename.display());
+        }
+    }
+}
+
 impl Node {
+    /// Nothing is written to it any more.
+    pub(super) fn close_for_writing(&self) {
+        self.kept.store(true, Ordering::Release);
+        let closed = self.layer().flush().and_then(|()| self.layer().close()).and_then(|()| self.relock(Access::Read));
+        if let Err(error) = closed {
+            log::warn!("{}: {error}", self.filename.display());
+        }
+    }
+
     /// The kind of job that has it in hand.
     #[must_use]
     pub fn job(&self) -> Option<&'static str> {
@@ -106,28 +139,20 @@ impl Graph {
         }
     }
 
-    /// Lets a job write to `base`, which lies beneath a front end that is held still.
+    /// Lets a job write to `node`, which lies beneath a front end that is held still, until what this gives is dropped.
     ///
     /// # Errors
-    /// When the host does not let us, or another program reads it and does not expect that.
-    pub fn open_base(&self, base: &Arc<Node>) -> Result<(), BlockError> {
-        self.make_writable(base)?;
-        base.relock(Access::Write)?;
-        base.kept.store(false, Ordering::Release);
-        Ok(())
-    }
-
-    /// Nothing is written to `base` any more.
-    pub fn close_base(&self, base: &Arc<Node>) {
-        base.kept.store(true, Ordering::Release);
-        let closed = base.layer().flush().and_then(|()| base.layer().close()).and_then(|()| base.relock(Access::Read));
-        if let Err(error) = closed {
-            log::warn!("{}: {error}", base.filename.display());
-        }
+    /// When the host does not let us, or another program reads it and does not expect that: then it is as it was.
+    pub fn open_for_writing(&self, node: &Arc<Node>) -> Result<Opened, BlockError> {
+        let opened = Opened { node: Some(node.clone()), was_read_only: node.is_read_only() };
+        self.make_writable(node)?;
+        node.relock(Access::Write)?;
+        node.kept.store(false, Ordering::Release);
+        Ok(opened)
     }
 
     /// The front end that had `source` goes on with `target`, which shows the same. `source` is forgotten, with what is
-    /// beneath it, as far as nobody named or needs it.
+    /// beneath it, as far as nobody named or needs it; where `target` stands on it, it is only read from then on.
     pub fn pivot(&self, source: &Arc<Node>, target: &Arc<Node>, front: &Attached, held: &Drained) {
         held.swap(target.layer().clone());
         front.move_to(target);
@@ -135,6 +160,9 @@ impl Graph {
         if let Some(image) = source.layer().as_any().downcast_ref::<Qcow2>().filter(|_| is_beneath) {
             // What is written to the target from now on is not this image's.
             self.stand(source, image, None);
+        }
+        if target.beneath().any(|node| Arc::ptr_eq(&node, source)) {
+            source.close_for_writing();
         }
         forget(&mut self.lock(), source);
     }

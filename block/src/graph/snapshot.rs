@@ -7,13 +7,12 @@ use std::path::Path;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError};
 
+use super::target::make;
 use super::{Attached, Graph, Node};
 use crate::disk::Drained;
 use crate::error::{BlockError, ErrorKind};
-use crate::format::qcow2::{CreateOptions, Qcow2, create};
-use crate::layer::{Layer, Preallocation};
+use crate::format::qcow2::Qcow2;
 use crate::lock::Access;
-use crate::protocol::file::HostFile;
 use crate::spec::{self, Backing, BlockdevSpec, Cache, Discard, NodeRef};
 
 /// An overlay that a snapshot makes or opens itself.
@@ -72,7 +71,7 @@ impl Graph {
             return Err(refuse(format!("Backing file not supported for file format '{}'", new.format)));
         }
         if !new.exists {
-            make(node, new.file)?;
+            make(&new.file.display().to_string(), new.format, node.layer().size(), Some(node))?;
         }
         let cache = Cache { direct: Some(node.direct), no_flush: Some(node.no_flush) };
         let file = spec::File { filename: new.file.display().to_string(), ..spec::File::default() };
@@ -144,16 +143,6 @@ impl Graph {
     }
 }
 
-/// Makes an empty overlay of `node` in `path`; what was there is lost.
-fn make(node: &Node, path: &Path) -> Result<(), BlockError> {
-    let file = HostFile::make(path)?;
-    file.resize(0, Preallocation::Off)?;
-    let beneath = (node.header_name(), Some(node.format()));
-    let options = CreateOptions { size: node.layer().size(), backing: Some(beneath), ..CreateOptions::default() };
-    let file: Arc<dyn Layer> = Arc::new(file);
-    create(&file, None, &options)?.close()
-}
-
 impl Node {
     /// What a header above calls it. Paths in headers are looked up from the image's own folder, and the one that the
     /// user gave from that of the process: so it is written from the root on.
@@ -163,12 +152,21 @@ impl Node {
         path.as_ref().unwrap_or(&self.filename).display().to_string()
     }
 
+    /// What a filter passes on.
+    #[must_use]
+    pub fn filtered(&self) -> Option<Arc<Self>> {
+        match self.layer().driver() {
+            "throttle" | "copy-on-read" | "copy-before-write" => self.child("file"),
+            "blkdebug" => self.child("image"),
+            _ => None,
+        }
+    }
+
     /// The format of the image that it shows, for a header above it: that of the first node beneath which is no filter.
     #[must_use]
     pub fn format(&self) -> String {
-        let filtered = ["file", "image"].into_iter().find_map(|role| self.child(role));
-        match (self.layer().driver(), filtered) {
-            ("throttle" | "copy-on-read" | "blkdebug", Some(beneath)) => beneath.format(),
+        match (self.layer().driver(), self.filtered()) {
+            (_, Some(beneath)) => beneath.format(),
             // A protocol's bytes, as they are.
             ("file" | "host_device" | "nbd" | "null-co" | "null-aio", _) => "raw".to_owned(),
             (format, _) => format.to_owned(),

@@ -8,9 +8,10 @@ use super::{Control, Halt};
 use crate::error::{BlockError, ErrorKind};
 use crate::filter::before_write::{BeforeWrite, Snapshot};
 use crate::filter::mirror::copy_range;
-use crate::format::qcow2::Bits;
+use crate::format::qcow2::{Bits, Qcow2};
 use crate::graph::Node;
-use crate::layer::Layer;
+use crate::layer::{Layer, read_vec};
+use crate::mem::Source;
 
 /// What of a disk a backup is of.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -35,20 +36,29 @@ pub struct Backup {
 
 impl Backup {
     /// Of `source`, which a front end may write to, into `target`, which nobody uses. The moment is that in which the
-    /// front end comes to stand on [`Backup::filter`].
+    /// front end comes to stand on [`Backup::filter`]. Clusters are stored compressed if `compress`.
     ///
     /// # Errors
-    /// When `target` is of another size, or cannot be written.
-    pub fn new(source: Arc<Node>, target: Arc<Node>, part: Part) -> Result<Self, BlockError> {
+    /// When `target` is of another size, or cannot be written, or holds nothing compressed.
+    pub fn new(source: Arc<Node>, target: Arc<Node>, part: Part, compress: bool) -> Result<Self, BlockError> {
         if source.layer().size() != target.layer().size() {
             return Err(BlockError::new(ErrorKind::Invalid, "Source and target image have different sizes"));
         }
         if target.layer().limits().read_only {
             return Err(BlockError::new(ErrorKind::Permission, format!("node '{}' is read-only", target.name())));
         }
+        let cluster = target.layer().as_any().downcast_ref().filter(|_| compress).map(Qcow2::cluster_size);
+        if compress && cluster.is_none() {
+            let text = format!("Compression is not supported for this drive {}", target.name());
+            return Err(BlockError::new(ErrorKind::Unsupported, text));
+        }
         let (from, to, what) = (source.clone(), target.clone(), part.clone());
-        let keep = move |offset, len| keep(&from, &to, &what, offset, len);
-        let filter = Arc::new(BeforeWrite::new(source.layer().clone(), Box::new(keep)));
+        let keep = move |offset, len| match to.layer().as_any().downcast_ref().filter(|_| compress) {
+            Some(image) => keep_packed(&from, (&to, image), &what, offset, len),
+            None => keep(&from, &to, &what, offset, len),
+        };
+        let filter = BeforeWrite::new(source.layer().clone(), cluster.unwrap_or(1), Box::new(keep));
+        let filter = Arc::new(filter);
         Ok(Self { source, target, part, filter })
     }
 
@@ -142,6 +152,61 @@ fn keep(source: &Arc<Node>, target: &Arc<Node>, part: &Part, offset: u64, len: u
     }
 }
 
+/// The same, with clusters that hold data stored compressed, and whole: a run begins where a cluster does.
+fn keep_packed(
+    source: &Arc<Node>,
+    (target, image): (&Arc<Node>, &Qcow2),
+    part: &Part,
+    offset: u64,
+    len: u64,
+) -> Result<u64, BlockError> {
+    let mut moved = 0;
+    let cluster = image.cluster_size();
+    for at in (offset..offset + len).step_by(usize::try_from(cluster).unwrap_or(usize::MAX)) {
+        let within = at..(at + cluster).min(offset + len);
+        if !holds_data(source, part, within.clone())? {
+            moved += keep(source, target, part, at, within.end - at)?;
+            continue;
+        }
+        let bytes = usize::try_from(within.end - at).unwrap_or(usize::MAX);
+        let mut content = read_vec(source.layer().as_ref(), at, bytes).map_err(BlockError::while_reading)?;
+        content.resize(usize::try_from(cluster).unwrap_or(usize::MAX), 0);
+        match image.pack_cluster(&content)? {
+            Some(packed) => image.write_packed(at, &packed)?,
+            // It would not become smaller.
+            None => target.layer().write(Source::of(&content[..bytes]), at)?,
+        }
+        moved += within.end - at;
+    }
+    Ok(moved)
+}
+
+/// Whether the backup is of any data within a range.
+fn holds_data(source: &Arc<Node>, part: &Part, range: Range<u64>) -> Result<bool, BlockError> {
+    let asked: Vec<_> = match part {
+        Part::Marked(bits) => bits.runs(range).collect(),
+        _ => vec![range],
+    };
+    for run in asked {
+        let mut at = run.start;
+        while at < run.end {
+            let (len, decides) = decides(source, part, at, run.end - at)?;
+            if matches!(decides, Decides::Data) {
+                return Ok(true);
+            }
+            at += len;
+        }
+    }
+    Ok(false)
+}
+
+/// What decides a run of the source, as far as the backup is of it, and how long that run is.
+fn decides(source: &Arc<Node>, part: &Part, at: u64, len: u64) -> Result<(u64, Decides), BlockError> {
+    let above = (*part == Part::Top).then(|| source.child("backing")).flatten();
+    let chain = std::iter::once(source.clone()).chain(source.beneath());
+    chain::decides(chain::down_to(chain, above.as_ref()), at, len)
+}
+
 /// Copies a range.
 fn keep_range(source: &Arc<Node>, target: &Arc<Node>, part: &Part, range: Range<u64>) -> Result<u64, BlockError> {
     let (mut at, mut moved) = (range.start, 0);
@@ -155,17 +220,16 @@ fn keep_range(source: &Arc<Node>, target: &Arc<Node>, part: &Part, range: Range<
 
 /// Copies a run that one image decides; gives its length and the bytes that were moved.
 fn keep_run(source: &Arc<Node>, target: &Arc<Node>, part: &Part, at: u64, len: u64) -> Result<(u64, u64), BlockError> {
-    let above = (*part == Part::Top).then(|| source.child("backing")).flatten();
-    let chain = std::iter::once(source.clone()).chain(source.beneath());
-    let (run, decides) = chain::decides(chain::down_to(chain, above.as_ref()), at, len)?;
+    let (run, decides) = decides(source, part, at, len)?;
+    let above = *part == Part::Top && source.child("backing").is_some();
     let to = target.layer().as_ref();
     match decides {
-        Decides::Nobody if above.is_some() => Ok((run, 0)),
+        Decides::Nobody if above => Ok((run, 0)),
         Decides::Data => copy_range(source.layer().as_ref(), to, at, run).map(|()| (run, run)),
         // A target on the source shows zeroes now, and something else when the guest has written.
         Decides::Zero | Decides::Nobody if stands_on(target, source) => {
             to.write_zeroes(at, run, true).map(|()| (run, 0))
         }
-        Decides::Zero | Decides::Nobody => super::copy::make_zero(to, at, run).map(|()| (run, 0)),
+        Decides::Zero | Decides::Nobody => super::copy::make_zero(to, at, run, true).map(|()| (run, 0)),
     }
 }

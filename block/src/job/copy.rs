@@ -32,6 +32,8 @@ pub struct Copying {
     extent: Extent,
     /// The target lies beneath the source, and shows the rest.
     beneath: bool,
+    /// Space of the target may be freed where it reads as zeroes.
+    unmap: bool,
     /// What the front end that writes to the source stands on.
     mirror: Option<Arc<Mirror>>,
 }
@@ -46,32 +48,30 @@ impl Copying {
             let text = format!("'{}' is not in this backing file chain", base.name());
             return Err(BlockError::new(ErrorKind::Invalid, text));
         }
-        Self::new(top, base, Extent::Whole, true, active)
+        Self::new(top, base, Extent::Whole, (true, true), active)
     }
 
-    /// From `source`, which a front end may write to meanwhile, into `target`, which nobody uses.
+    /// From `source`, which a front end may write to meanwhile, into `target`, which nobody uses; space of that may be
+    /// freed where it reads as zeroes if `unmap`.
     ///
     /// # Errors
-    /// When `target` is of another size, or cannot be written.
-    pub fn mirror_to(source: Arc<Node>, target: Arc<Node>, extent: Extent) -> Result<Self, BlockError> {
-        if source.layer().size() != target.layer().size() {
-            return Err(BlockError::new(ErrorKind::Invalid, "Source and target image have different sizes"));
-        }
-        Self::new(source, target, extent, false, true)
+    /// When `target` cannot be written.
+    pub fn mirror_to(source: Arc<Node>, target: Arc<Node>, extent: Extent, unmap: bool) -> Result<Self, BlockError> {
+        Self::new(source, target, extent, (false, unmap), true)
     }
 
     fn new(
         source: Arc<Node>,
         target: Arc<Node>,
         extent: Extent,
-        beneath: bool,
+        (beneath, unmap): (bool, bool),
         active: bool,
     ) -> Result<Self, BlockError> {
         if target.layer().limits().read_only {
             return Err(BlockError::new(ErrorKind::Permission, format!("node '{}' is read-only", target.name())));
         }
-        let mirror = active.then(|| Arc::new(Mirror::new(source.layer().clone(), target.layer().clone())));
-        Ok(Self { source, target, extent, beneath, mirror })
+        let mirror = active.then(|| Arc::new(Mirror::new(source.layer().clone(), target.layer().clone(), unmap)));
+        Ok(Self { source, target, extent, beneath, unmap, mirror })
     }
 
     /// What the front end has to stand on while the work is done.
@@ -83,9 +83,12 @@ impl Copying {
     /// Writes into the target what it does not show yet. With a front end, the two show the same from then on.
     ///
     /// # Errors
-    /// When it was cancelled, or something could not be read or written.
+    /// When it was cancelled, the target is of another size and not beneath, or something could not be read or written.
     pub fn run(&self, control: &Control) -> Result<(), Halt> {
         let size = self.source.layer().size();
+        if !self.beneath && self.target.layer().size() != size {
+            return Err(BlockError::new(ErrorKind::Invalid, "Source and target image have different sizes").into());
+        }
         control.set_total(if self.extent == Extent::Later { 0 } else { size });
         if self.target.layer().size() < size {
             control.insist(|| self.target.layer().resize(size, Preallocation::Off))?;
@@ -193,19 +196,20 @@ impl Copying {
         match decides {
             Decides::Nobody if until.is_some() => Ok((run, 0)),
             Decides::Data => copy_range(source, target, at, run).map(|()| (run, run)),
-            Decides::Zero | Decides::Nobody => make_zero(target, at, run).map(|()| (run, 0)),
+            Decides::Zero | Decides::Nobody => make_zero(target, at, run, self.unmap).map(|()| (run, 0)),
         }
     }
 }
 
-/// Makes a run read as zeroes. Where it does, nothing is written: a hole of a new file stays one.
-pub(super) fn make_zero(target: &dyn Layer, at: u64, len: u64) -> Result<(), BlockError> {
+/// Makes a run read as zeroes, its space freed if `unmap`. Where it does, nothing is written: a hole of a new file stays
+/// one.
+pub(super) fn make_zero(target: &dyn Layer, at: u64, len: u64, unmap: bool) -> Result<(), BlockError> {
     let (mut from, end) = (at, at + len);
     while from < end {
         let status = target.status(from, end - from)?;
         let run = status.len.clamp(1, end - from);
         if !status.zero {
-            target.write_zeroes(from, run, true)?;
+            target.write_zeroes(from, run, unmap)?;
         }
         from += run;
     }

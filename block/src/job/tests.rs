@@ -186,7 +186,7 @@ fn mirrored_disk_goes_over_to_its_copy_with_all_that_was_written() {
         fill(&target, if extent == Extent::Whole { 0..BLOCKS } else { 4..6 }, 9);
         let mut expected = content(&top);
         let attached = graph.attach("top", true).unwrap();
-        let copy = Copying::mirror_to(top.clone(), target.clone(), extent).unwrap();
+        let copy = Copying::mirror_to(top.clone(), target.clone(), extent, true).unwrap();
         let writer = Writer::start(attached.disk());
 
         attached.disk().swap(copy.mirror().unwrap());
@@ -203,7 +203,8 @@ fn mirrored_disk_goes_over_to_its_copy_with_all_that_was_written() {
     }
     let (folder, graph) = (tempfile::tempdir().unwrap(), Graph::new());
     let [_, middle, top] = chain(&graph, folder.path());
-    assert!(Copying::mirror_to(top, middle, Extent::Whole).is_err(), "the sizes differ");
+    let other = Copying::mirror_to(top, middle, Extent::Whole, true).unwrap();
+    assert!(other.run(&Control::new(0)).is_err(), "the sizes differ");
 }
 
 #[test]
@@ -283,7 +284,7 @@ fn what_cannot_be_streamed_is_refused() {
 fn backed_up(graph: &Graph, top: &Arc<Node>, target: &Arc<Node>, part: Part) -> (Vec<u8>, Vec<u8>) {
     let before = content(top);
     let attached = graph.attach("top", true).unwrap();
-    let backup = Backup::new(top.clone(), target.clone(), part).unwrap();
+    let backup = Backup::new(top.clone(), target.clone(), part, false).unwrap();
     attached.disk().swap(backup.filter());
     let writer = Writer::start(attached.disk());
     let control = Control::default();
@@ -351,7 +352,7 @@ fn backup_that_ends_early_says_what_is_left() {
     let target = image(&graph, folder.path(), "target", None, BLOCKS);
     let mut bits = Bits { granularity_bits: 16, bytes: vec![0; 3] };
     bits.set(2 * BLOCK, 5 * BLOCK);
-    let backup = Backup::new(top, target, Part::Marked(bits.clone())).unwrap();
+    let backup = Backup::new(top, target, Part::Marked(bits.clone()), false).unwrap();
     let control = Control::default();
 
     assert_eq!(backup.left(), Some(bits));
@@ -370,7 +371,7 @@ fn snapshot_on_the_disk_itself_shows_the_moment_until_it_is_ended() {
     let attached = graph.attach("top", true).unwrap();
     let scratch = image(&graph, folder.path(), "scratch", Some("top"), BLOCKS);
     let before = content(&top);
-    let backup = Backup::new(top.clone(), scratch, Part::Changed).unwrap();
+    let backup = Backup::new(top.clone(), scratch, Part::Changed, false).unwrap();
     attached.disk().swap(backup.filter());
     let writer = Writer::start(attached.disk());
     let snapshot = backup.snapshot().unwrap();

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use rhea_block::graph::Node;
+use rhea_block::graph::{JobNode, Node, Opened};
 use rhea_block::job::Copying;
 
 use super::{by_file, check_one, failed, no_such_file};
@@ -27,25 +27,20 @@ impl Machine {
         let nodes = whole.into_iter().take_while(|node| !Arc::ptr_eq(node, &base)).chain([base.clone()]).collect();
         let graph = &self.host.graph;
         let held = graph.hold_for_job(nodes, "commit").map_err(|error| failed(&error))?;
-        let still = self.disk_of(&root).map(|disk| disk.drain());
-        let (graph, closed) = (graph.clone(), base.clone());
-        let opened = graph.open_base(&base).and_then(|()| Copying::commit(top.clone(), base.clone(), active));
+        let id = self.id_of_job(args.job_id.as_ref(), &args.device, &root)?;
+        let driver = if active { "mirror_top" } else { "commit_top" };
+        let shown = JobNode { job: "commit", driver, role: "backing", name: args.filter_node_name.as_deref() };
+        let shown = self.add_top(shown, &top)?;
+        let still = self.hold_above(&root);
+        let opened = self.host.graph.open_for_writing(&base).map_err(|error| failed(&error))?;
         drop(still);
-        let commit = opened.map_err(|error| {
-            graph.close_base(&closed);
-            failed(&error)
-        })?;
-        let order = Order::on_nodes("commit", args.job_id.as_ref().unwrap_or(&args.device), held).with(
-            args.speed,
-            args.auto_finalize,
-            args.auto_dismiss,
-        );
-        let order = order.on_errors(args.on_error, args.on_error);
-        let started = match above {
-            Some(above) => self.start_commit(order, commit, above, base, args.backing_file.clone()),
-            None => self.start_copy(order, commit, top, base),
-        };
-        started.inspect_err(|_| graph.close_base(&closed))?;
+        let commit = Copying::commit(top.clone(), base.clone(), active).map_err(|error| failed(&error))?;
+        let order = Order::on_nodes("commit", &id, held).with(args.speed, args.auto_finalize, args.auto_dismiss);
+        let order = Order { top: Some(shown), ..order.on_errors(args.on_error, args.on_error) };
+        match above {
+            Some(above) => self.start_commit(order, commit, above, (base, opened), args.backing_file.clone()),
+            None => self.start_copy(order, commit, top, (base, Some(opened))),
+        }?;
         done()
     }
 
@@ -78,7 +73,7 @@ impl Machine {
         order: Order,
         commit: Copying,
         above: Arc<Node>,
-        base: Arc<Node>,
+        (base, opened): (Arc<Node>, Opened),
         name: Option<String>,
     ) -> Result<(), QmpError> {
         let finish = move |machine: &mut Self, closing| {
@@ -86,7 +81,7 @@ impl Machine {
                 Closing::Done => machine.rebase(&above, Some(&base), name),
                 Closing::Undone => Ok(()),
             };
-            machine.host.graph.close_base(&base);
+            drop(opened);
             changed
         };
         self.start_job(order, move |control| commit.run(control), Box::new(finish))

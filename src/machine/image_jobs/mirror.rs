@@ -3,23 +3,27 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use rhea_block::graph::Node;
+use rhea_block::graph::{JobNode, NewTarget, Node, Opened, OwnTarget};
 use rhea_block::job::{Control, Copying, End, Extent};
 
 use super::failed;
 use crate::machine::Machine;
 use crate::machine::event::MachineEvent;
 use crate::machine::jobs::{Closing, Order};
+use crate::machine::still::Front;
 use crate::qmp::QmpError;
 use crate::qmp::channel::{Answer, done};
-use crate::qmp::command::args::{Mirror, MirrorSyncMode};
+use crate::qmp::command::args::{DriveMirror, Mirror, MirrorSyncMode, NewImageMode};
 
 /// Refuses what QEMU refuses of options that mean nothing here: pieces and buffers are as large as what is found.
-fn check_mirror(args: &Mirror) -> Result<(), QmpError> {
-    if args.granularity.is_some_and(|bytes| bytes != 0 && !(512..=64 << 20).contains(&bytes)) {
+fn check_mirror(sync: MirrorSyncMode, granularity: Option<u32>) -> Result<(), QmpError> {
+    if matches!(sync, MirrorSyncMode::Incremental | MirrorSyncMode::Bitmap) {
+        return Err(QmpError::generic(format!("Sync mode '{sync}' not supported")));
+    }
+    if granularity.is_some_and(|bytes| bytes != 0 && !(512..=64 << 20).contains(&bytes)) {
         return Err(QmpError::expects("granularity", "a value in range [512B, 64MB]"));
     }
-    if args.granularity.is_some_and(|bytes| bytes != 0 && !bytes.is_power_of_two()) {
+    if granularity.is_some_and(|bytes| bytes != 0 && !bytes.is_power_of_two()) {
         return Err(QmpError::expects("granularity", "a power of 2"));
     }
     Ok(())
@@ -28,38 +32,124 @@ fn check_mirror(args: &Mirror) -> Result<(), QmpError> {
 impl Machine {
     /// `blockdev-mirror`.
     pub(in crate::machine) fn mirror(&mut self, args: &Mirror) -> Answer {
-        check_mirror(args)?;
-        let (source, target) = (self.node_of(&args.device)?, self.node_of(&args.target)?);
+        check_mirror(args.sync, args.granularity)?;
+        let (source, target) = (self.root_of(&args.device)?, self.node_of(&args.target)?);
         if Arc::ptr_eq(&source, &target) {
             return Err(QmpError::generic("Can't mirror node into itself"));
         }
+        self.host.graph.check_unused(&target).map_err(|error| failed(&error))?;
+        self.mirror_to(args, source, target, (None, true))
+    }
+
+    /// `drive-mirror`: the same, into an image that is made, or opened, for this.
+    pub(in crate::machine) fn drive_mirror(&mut self, args: &DriveMirror) -> Answer {
+        check_mirror(args.sync, args.granularity)?;
+        let source = self.root_of(&args.device)?;
+        if args.replaces.is_some() && args.node_name.is_none() {
+            return Err(QmpError::generic("a node-name must be provided when replacing a named node of the graph"));
+        }
+        // Before anything is made.
+        self.check_replaces(&source, args.replaces.as_deref())?;
+        self.check_node_name(args.node_name.as_deref())?;
+        self.id_of_job(args.job_id.as_ref(), &args.device, &source)?;
+        source.check_idle().map_err(|error| failed(&error))?;
+        let exists = args.mode == Some(NewImageMode::Existing);
+        let beneath = match args.sync {
+            MirrorSyncMode::Top => source.child("backing"),
+            MirrorSyncMode::None => Some(source.clone()),
+            _ => None,
+        };
+        let own = NewTarget {
+            file: &args.target,
+            format: args.format.as_deref().or((!exists).then(|| source.layer().driver())),
+            node_name: args.node_name.as_deref(),
+            exists,
+            source: &source,
+            beneath: beneath.as_ref().filter(|_| !exists),
+        };
+        let own = self.host.graph.add_target(&own).map_err(|error| failed(&error))?;
+        let target = own.node().clone();
+        let mirror = Mirror {
+            job_id: args.job_id.clone(),
+            device: args.device.clone(),
+            target: target.name().to_owned(),
+            replaces: args.replaces.clone(),
+            sync: args.sync,
+            speed: args.speed,
+            granularity: args.granularity,
+            buf_size: args.buf_size,
+            filter_node_name: None,
+            copy_mode: args.copy_mode,
+            on_source_error: args.on_source_error,
+            on_target_error: args.on_target_error,
+            auto_finalize: args.auto_finalize,
+            auto_dismiss: args.auto_dismiss,
+        };
+        self.mirror_to(&mirror, source, target, (Some(own), args.unmap.unwrap_or(true)))
+    }
+
+    /// The node that a job's `device` means, which has no image above it.
+    fn root_of(&self, device: &str) -> Result<Arc<Node>, QmpError> {
+        let node = self.node_of(device)?;
+        let is_root = self.host.graph.is_root(&node);
+        if is_root { Ok(node) } else { Err(QmpError::generic("Need a root block node")) }
+    }
+
+    /// Refuses a node in whose place the copy cannot come: only what is mirrored itself can be replaced by it.
+    fn check_replaces(&self, source: &Arc<Node>, name: Option<&str>) -> Result<(), QmpError> {
+        let Some(name) = name else { return Ok(()) };
+        let node = self.host.graph.get(name);
+        let node = node.ok_or_else(|| QmpError::generic(format!("Failed to find node with node-name='{name}'")))?;
+        if Arc::ptr_eq(&node, source) {
+            return Ok(());
+        }
+        if let Some(above) = self.host.graph.above(&node, "backing") {
+            let drive = self.facts.disk_on(above.name()).map(|disk| disk.drive.as_str()).filter(|id| !id.is_empty());
+            let above = drive.unwrap_or(above.name());
+            return Err(QmpError::generic(format!("Node '{name}' is busy: node is used as backing hd of '{above}'")));
+        }
+        Err(QmpError::generic(format!(
+            "Cannot replace '{name}' by a node mirrored from '{}', because it cannot be guaranteed that doing so would \
+             not lead to an abrupt change of visible data",
+            source.name()
+        )))
+    }
+
+    /// Starts the mirror that `args` ask for into `target`, which the job may have opened for itself and whose space
+    /// may be freed or not.
+    fn mirror_to(
+        &mut self,
+        args: &Mirror,
+        source: Arc<Node>,
+        target: Arc<Node>,
+        (own, unmap): (Option<OwnTarget>, bool),
+    ) -> Answer {
         let extent = match args.sync {
-            MirrorSyncMode::Full => Extent::Whole,
             MirrorSyncMode::Top => Extent::Top,
             MirrorSyncMode::None => Extent::Later,
+            _ => Extent::Whole,
         };
-        let graph = &self.host.graph;
-        graph.check_unused(&target).map_err(|error| failed(&error))?;
-        let copy = Copying::mirror_to(source.clone(), target.clone(), extent).map_err(|error| failed(&error))?;
+        self.check_replaces(&source, args.replaces.as_deref())?;
+        let id = self.id_of_job(args.job_id.as_ref(), &args.device, &source)?;
+        let copy = Copying::mirror_to(source.clone(), target.clone(), extent, unmap).map_err(|error| failed(&error))?;
         let nodes = vec![source.clone(), target.clone()];
-        let held = graph.hold_for_job(nodes, "mirror").map_err(|error| failed(&error))?;
-        let order = Order::on_nodes("mirror", args.job_id.as_ref().unwrap_or(&args.device), held).with(
-            args.speed,
-            args.auto_finalize,
-            args.auto_dismiss,
-        );
+        let held = self.host.graph.hold_for_job(nodes, "mirror").map_err(|error| failed(&error))?;
+        let name = args.filter_node_name.as_deref();
+        let top = self.add_top(JobNode { job: "mirror", driver: "mirror_top", role: "backing", name }, &source)?;
+        let order = Order::on_nodes("mirror", &id, held).with(args.speed, args.auto_finalize, args.auto_dismiss);
         let order = order.on_errors(args.on_source_error, args.on_target_error);
-        self.start_copy(order, copy, source, target)?;
+        self.start_copy(Order { top: Some(top), target: own, ..order }, copy, source, (target, None))?;
         done()
     }
 
-    /// Of the image that a device writes to: both get its writes, until the device goes over to the target.
+    /// Of the image that a device writes to: both get its writes, until the device goes over to the target, which was
+    /// opened for that if it lies beneath.
     pub(super) fn start_copy(
         &mut self,
         order: Order,
         copying: Copying,
         source: Arc<Node>,
-        target: Arc<Node>,
+        (target, opened): (Arc<Node>, Option<Opened>),
     ) -> Result<(), QmpError> {
         let (events, id) = (self.host.events.clone(), order.id.clone());
         let (disk, layer) = (self.disk_of(&source), source.layer().clone());
@@ -78,7 +168,7 @@ impl Machine {
         };
         let finish = move |machine: &mut Self, closing| {
             let pivots = closing == Closing::Done && pivots.load(Ordering::SeqCst);
-            machine.end_copy(&source, &target, pivots.then_some(&*copied))
+            machine.end_copy(&source, (&target, opened), pivots.then_some(&*copied))
         };
         self.start_job(order, work, Box::new(finish)).inspect_err(|_| {
             if let Some(disk) = disk {
@@ -88,36 +178,41 @@ impl Machine {
     }
 
     /// The device goes over to the target if that is asked for and it shows the same, or stays.
-    fn end_copy(&mut self, source: &Arc<Node>, target: &Arc<Node>, pivot: Option<&Copying>) -> Result<(), QmpError> {
-        let front = self.facts.disk_on(source.name()).map(|disk| disk.id.clone());
-        let attached = front.as_ref().and_then(|id| self.host.disk(id).attached);
-        let Some((attached, id)) = attached.zip(front) else {
-            self.leave_target(source, target);
+    fn end_copy(
+        &mut self,
+        source: &Arc<Node>,
+        (target, opened): (&Arc<Node>, Option<Opened>),
+        pivot: Option<&Copying>,
+    ) -> Result<(), QmpError> {
+        let front = self.hold_above(source).into_iter().find(|front| Arc::ptr_eq(&front.attached.node(), source));
+        let Some(Front { device, attached, held }) = front else {
+            leave(target, opened);
             return Ok(());
         };
-        let held = attached.disk().drain();
         // With nothing in flight: what failed until now counts.
         let same = pivot.map(|copying| copying.check().and_then(|()| target.layer().flush()));
         if let Some(Ok(())) = same {
             self.host.graph.pivot(source, target, &attached, &held);
-            if let Some(disk) = self.facts.disk_mut(&id) {
+            if let Some(opened) = opened {
+                opened.keep();
+            }
+            if let Some(disk) = self.facts.disk_mut(&device) {
                 target.name().clone_into(&mut disk.node);
             }
         } else {
             held.swap(source.layer().clone());
-            self.leave_target(source, target);
+            leave(target, opened);
         }
         drop(held);
         attached.disk().announce();
         same.unwrap_or(Ok(())).map_err(|error| failed(&error))
     }
+}
 
-    /// The copy stays as it is. What lies beneath is only read again; another is its owner's.
-    fn leave_target(&self, source: &Arc<Node>, target: &Arc<Node>) {
-        if source.beneath().any(|node| Arc::ptr_eq(&node, target)) {
-            self.host.graph.close_base(target);
-        } else if let Err(error) = target.layer().flush() {
-            log::warn!("{}: {error}", target.filename().display());
-        }
+/// The copy stays as it is: what was opened is only read again, another is its owner's.
+fn leave(target: &Arc<Node>, opened: Option<Opened>) {
+    if let Err(error) = target.layer().flush() {
+        log::warn!("{}: {error}", target.filename().display());
     }
+    drop(opened);
 }

@@ -8,7 +8,7 @@ mod stream;
 use std::path::Path;
 use std::sync::Arc;
 
-use rhea_block::graph::{Graph, Node};
+use rhea_block::graph::{Graph, JobNode, Node, TopNode};
 use rhea_block::{BlockError, Disk};
 
 use super::Machine;
@@ -47,6 +47,11 @@ fn check_one(one: (&str, bool), other: (&str, bool), cannot: &str) -> Result<(),
     Ok(())
 }
 
+/// Of a node that a job would have on top.
+pub(in crate::machine) fn could_not_create(error: &QmpError) -> QmpError {
+    QmpError::generic(format!("Could not create node: {}", error.desc))
+}
+
 fn failed(error: &BlockError) -> QmpError {
     QmpError::from_error(error)
 }
@@ -57,6 +62,26 @@ impl Machine {
         let node = self.node(name)?;
         let is_member = Arc::ptr_eq(root, &node) || root.beneath().any(|member| Arc::ptr_eq(&member, &node));
         if is_member { Ok(node) } else { Err(not_in_chain(name)) }
+    }
+
+    /// The id of a new job on `node`, which a client called `device`: the one asked for, or the drive's.
+    pub(in crate::machine) fn id_of_job(
+        &self,
+        asked: Option<&String>,
+        device: &str,
+        node: &Node,
+    ) -> Result<String, QmpError> {
+        let drive = || self.facts.disk_on(node.name()).map(|disk| disk.drive.clone()).filter(|id| !id.is_empty());
+        let called = || self.facts.find_disk(device).map(|_| device.to_owned());
+        let id = asked.cloned().or_else(drive).or_else(called).unwrap_or_default();
+        self.check_job_id(&id)?;
+        Ok(id)
+    }
+
+    /// Puts a job's own node on `node`.
+    pub(in crate::machine) fn add_top(&self, top: JobNode<'_>, node: &Arc<Node>) -> Result<TopNode, QmpError> {
+        self.check_node_name(top.name)?;
+        self.host.graph.add_top(top, node).map_err(|error| failed(&error))
     }
 
     /// Puts `top` onto `base`, with the device that has it held still.
@@ -74,16 +99,10 @@ impl Machine {
         node: &Arc<Node>,
         change: impl FnOnce(&Graph) -> Result<(), BlockError>,
     ) -> Result<(), BlockError> {
-        let _still = self.hold_above(node.name());
-        let (graph, opened) = (&self.host.graph, node.layer().limits().read_only);
-        if opened {
-            graph.open_base(node)?;
-        }
-        let changed = change(graph);
-        if opened {
-            graph.close_base(node);
-        }
-        changed
+        let _still = self.hold_above(node);
+        let graph = &self.host.graph;
+        let _opened = node.is_read_only().then(|| graph.open_for_writing(node)).transpose()?;
+        change(graph)
     }
 
     /// `change-backing-file`: what the overlay stands on stays.

@@ -2,10 +2,10 @@
 
 use std::sync::Arc;
 
-use rhea_block::graph::Node;
+use rhea_block::graph::{JobNode, Node, Opened};
 use rhea_block::job::Stream;
 
-use super::{by_file, check_one, failed, no_such_file};
+use super::{by_file, check_one, could_not_create, failed, no_such_file};
 use crate::machine::Machine;
 use crate::machine::jobs::{Closing, Order};
 use crate::qmp::QmpError;
@@ -23,28 +23,24 @@ impl Machine {
         let between = top.beneath().take_while(|node| base.as_ref().is_none_or(|base| !Arc::ptr_eq(node, base)));
         let nodes = std::iter::once(top.clone()).chain(between).chain(base.clone()).collect();
         let held = self.host.graph.hold_for_job(nodes, "stream").map_err(|error| failed(&error))?;
+        let id = self.id_of_job(args.job_id.as_ref(), &args.device, &top)?;
         let opened = self.open_for_stream(&top)?;
-        let stream = Stream::new(top.clone(), base.clone(), self.disk_of(&top)).map_err(|error| {
-            self.close_after_stream(&top, opened);
-            failed(&error)
-        })?;
-        let (name, written) = (args.backing_file.clone(), top.clone());
-        let order = Order::on_nodes("stream", args.job_id.as_ref().unwrap_or(&args.device), held).with(
-            args.speed,
-            args.auto_finalize,
-            args.auto_dismiss,
-        );
-        let order = order.on_errors(args.on_error, args.on_error);
+        let stream = Stream::new(top.clone(), base.clone(), self.disk_of(&top)).map_err(|error| failed(&error))?;
+        let shown =
+            JobNode { job: "stream", driver: "copy-on-read", role: "file", name: args.filter_node_name.as_deref() };
+        let shown = self.add_top(shown, &top).map_err(|error| could_not_create(&error))?;
+        let name = args.backing_file.clone();
+        let order = Order::on_nodes("stream", &id, held).with(args.speed, args.auto_finalize, args.auto_dismiss);
+        let order = Order { top: Some(shown), ..order.on_errors(args.on_error, args.on_error) };
         let finish = move |machine: &mut Self, closing| {
             let changed = match closing {
                 Closing::Done => machine.rebase(&top, base.as_ref(), name),
                 Closing::Undone => Ok(()),
             };
-            machine.close_after_stream(&top, opened);
+            drop(opened);
             changed
         };
-        let started = self.start_job(order, move |control| stream.run(control), Box::new(finish));
-        started.inspect_err(|_| self.close_after_stream(&written, opened))?;
+        self.start_job(order, move |control| stream.run(control), Box::new(finish))?;
         done()
     }
 
@@ -65,24 +61,13 @@ impl Machine {
         args.base_node.as_ref().map(|base| self.node(base)).transpose()
     }
 
-    /// An image in the middle of a chain is only read: it is opened again for what it takes in. Says whether it was.
-    fn open_for_stream(&self, top: &Arc<Node>) -> Result<bool, QmpError> {
-        let disks = self.facts.disks.iter().filter_map(|disk| self.host.disk(&disk.id).attached);
-        let in_the_middle = disks.into_iter().any(|disk| disk.node().beneath().any(|node| Arc::ptr_eq(&node, top)));
+    /// An image in the middle of a chain is only read: it is opened again for what it takes in.
+    fn open_for_stream(&self, top: &Arc<Node>) -> Result<Option<Opened>, QmpError> {
+        let fronts = self.hold_above(top);
+        let in_the_middle = fronts.iter().any(|front| !Arc::ptr_eq(&front.attached.node(), top));
         if !in_the_middle || !top.is_read_only() {
-            return Ok(false);
+            return Ok(None);
         }
-        let _still = self.hold_above(top.name());
-        self.host.graph.open_base(top).map_err(|error| {
-            self.host.graph.close_base(top);
-            failed(&error)
-        })?;
-        Ok(true)
-    }
-
-    fn close_after_stream(&self, top: &Arc<Node>, opened: bool) {
-        if opened {
-            self.host.graph.close_base(top);
-        }
+        self.host.graph.open_for_writing(top).map(Some).map_err(|error| failed(&error))
     }
 }

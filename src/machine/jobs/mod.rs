@@ -202,7 +202,7 @@ impl Machine {
 
     /// Does what is left on the main thread.
     fn finalize(&mut self, id: &str) {
-        let Some(finish) = self.jobs.all.get_mut(id).and_then(|job| job.finish.take()) else { return };
+        let Some(finish) = self.jobs.all.get_mut(id).and_then(Job::take_finish) else { return };
         let result = finish(self, Closing::Done);
         let Some(job) = self.jobs.all.get_mut(id) else { return };
         match result {
@@ -224,7 +224,7 @@ impl Machine {
     fn abort(&mut self, id: &str) {
         let group = self.jobs.group_of(id);
         self.job_is(id, JobStatus::Aborting);
-        if let Some(finish) = self.jobs.all.get_mut(id).and_then(|job| job.finish.take())
+        if let Some(finish) = self.jobs.all.get_mut(id).and_then(Job::take_finish)
             && let Err(error) = finish(self, Closing::Undone)
         {
             log::warn!("job '{id}': {error}");
@@ -261,6 +261,7 @@ impl Machine {
     fn conclude(&mut self, id: &str) {
         let Some(job) = self.jobs.all.get_mut(id) else { return };
         (job.order.held, job.finish) = (None, None);
+        job.order.target = None;
         let by_itself = job.order.auto_dismiss;
         self.job_is(id, JobStatus::Concluded);
         if by_itself {

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::thread::JoinHandle;
 
-use rhea_block::graph::Held;
+use rhea_block::graph::{Held, OwnTarget, TopNode};
 use rhea_block::job::{Control, OnError, Policy};
 
 use crate::machine::Machine;
@@ -44,6 +44,10 @@ pub(in crate::machine) struct Order {
     pub(in crate::machine) auto_dismiss: bool,
     /// The nodes that nobody else may change meanwhile.
     pub(in crate::machine) held: Option<Held>,
+    /// The node that it shows itself as; gone before the job's end changes who stands on whom.
+    pub(in crate::machine) top: Option<TopNode>,
+    /// The image that it made or opened for itself, let go of behind `held`.
+    pub(in crate::machine) target: Option<OwnTarget>,
     /// The jobs with this number end well together, or not at all.
     pub(in crate::machine) group: Option<u64>,
 }
@@ -59,6 +63,8 @@ impl Order {
             auto_finalize: true,
             auto_dismiss: true,
             held: held.into(),
+            top: None,
+            target: None,
             group: None,
         }
     }
@@ -99,6 +105,12 @@ pub(super) struct Job {
 }
 
 impl Job {
+    /// What is left to do, to be done now.
+    pub(super) fn take_finish(&mut self) -> Option<Finish> {
+        self.order.top = None;
+        self.finish.take()
+    }
+
     /// The job is one of those that are called by the name of a device, and have events of their own.
     pub(super) fn of_block(&self) -> bool {
         self.order.kind != "create"

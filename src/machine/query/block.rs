@@ -2,8 +2,7 @@
 
 use std::sync::Arc;
 
-use rhea_block::Drained;
-use rhea_block::graph::{Attached, Node, NodeInfo, ThrottleInfo};
+use rhea_block::graph::{Node, NodeInfo, ThrottleInfo};
 use rhea_block::layer::Preallocation;
 use rhea_block::protocol::file::HostFile;
 use rhea_block::spec::BlockdevSpec;
@@ -24,8 +23,9 @@ use crate::spec::blockdev::BlockdevArgs;
 impl Machine {
     /// `query-block`: one entry a disk.
     pub(in crate::machine) fn disks(&self) -> Answer {
+        let graph = &self.host.graph;
         let describe = |disk: &Disk| {
-            let mut inserted = self.host.graph.get(&disk.node).map(|node| node.info(disk.write_cache));
+            let mut inserted = graph.get(&disk.node).map(|node| graph.seen_on(node).info(disk.write_cache));
             let group = self.host.disk(&disk.id).attached.and_then(|attached| attached.disk().throttle());
             if let (Some(inserted), Some(group)) = (&mut inserted, group) {
                 inserted.throttling = ThrottleInfo::from(&*group);
@@ -71,6 +71,7 @@ impl Machine {
         if flat {
             for node in &mut nodes {
                 node.image.backing_image = None;
+                node.backing_file_depth = 0;
             }
         }
         answer(&nodes)
@@ -138,8 +139,15 @@ impl Machine {
         if spec.node_name().is_none() {
             return Err(QmpError::generic("'node-name' must be specified for the root node"));
         }
+        self.check_node_name(spec.node_name())?;
         self.host.graph.add(&spec).map_err(|e| QmpError::from_error(&e))?;
         done()
+    }
+
+    /// Refuses a name for a node that a drive has.
+    pub(in crate::machine) fn check_node_name(&self, name: Option<&str>) -> Result<(), QmpError> {
+        let taken = name.filter(|name| self.facts.disks.iter().any(|disk| disk.drive == *name));
+        taken.map_or(Ok(()), |name| Err(QmpError::generic(format!("node-name={name} is conflicting with a device id"))))
     }
 
     /// `block-set-write-threshold`.
@@ -168,20 +176,10 @@ impl Machine {
             let BlockdevSpec::Qcow2(spec) = &spec else {
                 return Err(QmpError::generic(format!("node '{name}': only qcow2 images are opened again")));
             };
-            let _still = self.hold_above(name);
+            let _still = self.host.graph.get(name).map(|node| self.hold_above(&node));
             self.host.graph.reopen(spec).map_err(|e| QmpError::from_error(&e))?;
         }
         done()
-    }
-
-    /// Holds the disks still that show the node `name`.
-    pub(in crate::machine) fn hold_above(&self, name: &str) -> Vec<Drained> {
-        let attached = self.facts.disks.iter().filter_map(|disk| self.host.disk(&disk.id).attached);
-        let shows = |attached: &Arc<Attached>| {
-            let node = attached.node();
-            node.name() == name || node.beneath().any(|below| below.name() == name)
-        };
-        attached.filter(shows).map(|attached| attached.disk().drain()).collect()
     }
 
     /// `blockdev-del`.

@@ -5,8 +5,8 @@ use crate::qmp::reply::migration::{MigrationCapabilityStatus, MigrationParameter
 
 pub use super::backup::{
     Backup, BackupSyncMode, BitmapSyncMode, BlockExportAdd, BlockExportDel, BlockExportRemoveMode, BlockdevBackup,
-    DirtyBitmap, DirtyBitmapAdd, DirtyBitmapMerge, DirtyBitmapOrStr, ExportAdd, NbdAdd, NbdServerAdd, NbdServerRemove,
-    NbdServerStart, SocketAddressLegacy,
+    DirtyBitmap, DirtyBitmapAdd, DirtyBitmapMerge, DirtyBitmapOrStr, DriveBackup, ExportAdd, NbdAdd, NbdServerAdd,
+    NbdServerRemove, NbdServerStart, SocketAddressLegacy,
 };
 use super::create::BlockdevCreateOptions;
 pub use super::spec_args::{BlockdevAdd, ChardevAdd, DeviceAdd, ObjectAdd};
@@ -327,6 +327,8 @@ qapi_struct! {
         pub speed: Option<u64>,
         /// What an error does.
         pub on_error: Option<JobOnError>,
+        /// The name of the job's own node; one is made up without.
+        pub filter_node_name: Option<String>,
         /// Finalizes by itself; it does without.
         pub auto_finalize: Option<bool>,
         /// Is forgotten by itself; it is without.
@@ -361,6 +363,8 @@ qapi_struct! {
         pub speed: Option<u64>,
         /// What an error does.
         pub on_error: Option<JobOnError>,
+        /// The name of the job's own node; one is made up without.
+        pub filter_node_name: Option<String>,
         /// Finalizes by itself; it does without.
         pub auto_finalize: Option<bool>,
         /// Is forgotten by itself; it is without.
@@ -380,6 +384,10 @@ qapi_enum! {
         Full = "full",
         /// Only what is written from now on.
         None = "none",
+        /// Refused: backups do that.
+        Incremental = "incremental",
+        /// Refused: backups do that.
+        Bitmap = "bitmap",
     }
 }
 
@@ -402,6 +410,8 @@ qapi_struct! {
         pub device: String,
         /// The node that becomes its copy.
         pub target: String,
+        /// The node that it comes in the place of: that of the disk.
+        pub replaces: Option<String>,
         /// What is copied.
         pub sync: MirrorSyncMode,
         /// Bytes a second; 0 is as fast as it goes.
@@ -416,6 +426,51 @@ qapi_struct! {
         pub on_source_error: Option<JobOnError>,
         /// What an error of the copy does.
         pub on_target_error: Option<JobOnError>,
+        /// The name of the job's own node on the disk; one is made up without.
+        pub filter_node_name: Option<String>,
+        /// Finalizes by itself; it does without.
+        pub auto_finalize: Option<bool>,
+        /// Is forgotten by itself; it is without.
+        pub auto_dismiss: Option<bool>,
+    }
+}
+
+/// `drive-mirror`: boxed, because it is larger than other arguments.
+pub type DriveMirror = Box<FileMirror>;
+
+qapi_struct! {
+    /// `drive-mirror`.
+    pub struct FileMirror {
+        /// The job's id; that of the device without.
+        pub job_id: Option<String>,
+        /// The device or node.
+        pub device: String,
+        /// The image file that becomes its copy.
+        pub target: String,
+        /// Its format; that of the disk without, or what it is if it is there already.
+        pub format: Option<String>,
+        /// The name of its node; one is made up without.
+        pub node_name: Option<String>,
+        /// The node that it comes in the place of: that of the disk.
+        pub replaces: Option<String>,
+        /// What is copied.
+        pub sync: MirrorSyncMode,
+        /// How it comes to be; made without.
+        pub mode: Option<NewImageMode>,
+        /// Bytes a second; 0 is as fast as it goes.
+        pub speed: Option<u64>,
+        /// Bytes in one piece, a power of two; what is copied is found without.
+        pub granularity: Option<u32>,
+        /// Bytes in memory at most; at most 1 MiB is without.
+        pub buf_size: Option<u64>,
+        /// What an error of the disk does.
+        pub on_source_error: Option<JobOnError>,
+        /// What an error of the copy does.
+        pub on_target_error: Option<JobOnError>,
+        /// Space of the copy may be freed where it reads as zeroes; it may without.
+        pub unmap: Option<bool>,
+        /// How what the guest writes comes into the copy.
+        pub copy_mode: Option<MirrorCopyMode>,
         /// Finalizes by itself; it does without.
         pub auto_finalize: Option<bool>,
         /// Is forgotten by itself; it is without.

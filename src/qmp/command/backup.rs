@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::args::JobOnError;
+use super::args::{JobOnError, NewImageMode};
 use crate::qmp::QmpError;
 use crate::qmp::qapi::{At, Qapi, Schema, TypeRef};
 
@@ -113,12 +113,55 @@ qapi_struct! {
         pub bitmap: Option<String>,
         /// What that says afterwards.
         pub bitmap_mode: Option<BitmapSyncMode>,
+        /// It is stored compressed.
+        pub compress: Option<bool>,
         /// Bytes a second; 0 is as fast as it goes.
         pub speed: Option<u64>,
         /// What an error of the disk does.
         pub on_source_error: Option<JobOnError>,
         /// What an error of the copy does.
         pub on_target_error: Option<JobOnError>,
+        /// The name of the job's own node on the disk; one is made up without.
+        pub filter_node_name: Option<String>,
+        /// Finalizes by itself; it does without.
+        pub auto_finalize: Option<bool>,
+        /// Is forgotten by itself; it is without.
+        pub auto_dismiss: Option<bool>,
+    }
+}
+
+/// `drive-backup`: boxed, because it is larger than other arguments.
+pub type DriveBackup = Box<FileBackup>;
+
+qapi_struct! {
+    /// `drive-backup`.
+    pub struct FileBackup {
+        /// The job's id; that of the device without.
+        pub job_id: Option<String>,
+        /// The device or node.
+        pub device: String,
+        /// The image file that the backup goes to.
+        pub target: String,
+        /// Its format; that of the disk without, or what it is if it is there already.
+        pub format: Option<String>,
+        /// How it comes to be; made without.
+        pub mode: Option<NewImageMode>,
+        /// What it is of.
+        pub sync: BackupSyncMode,
+        /// The bitmap, where `sync` is of one.
+        pub bitmap: Option<String>,
+        /// What that says afterwards.
+        pub bitmap_mode: Option<BitmapSyncMode>,
+        /// It is stored compressed.
+        pub compress: Option<bool>,
+        /// Bytes a second; 0 is as fast as it goes.
+        pub speed: Option<u64>,
+        /// What an error of the disk does.
+        pub on_source_error: Option<JobOnError>,
+        /// What an error of the copy does.
+        pub on_target_error: Option<JobOnError>,
+        /// The name of the job's own node on the disk; one is made up without.
+        pub filter_node_name: Option<String>,
         /// Finalizes by itself; it does without.
         pub auto_finalize: Option<bool>,
         /// Is forgotten by itself; it is without.

@@ -1,7 +1,7 @@
 //! The arguments of `transaction`: a list of actions, each a type and its data.
 
 use super::args::{
-    BlockdevBackup, BlockdevSnapshot, BlockdevSnapshotSync, DirtyBitmap, DirtyBitmapAdd, DirtyBitmapMerge,
+    BlockdevBackup, BlockdevSnapshot, BlockdevSnapshotSync, DirtyBitmap, DirtyBitmapAdd, DirtyBitmapMerge, DriveBackup,
 };
 
 qapi_struct! {
@@ -28,6 +28,8 @@ qapi_wrapped! {
         BlockDirtyBitmapMerge(DirtyBitmapMerge) = "block-dirty-bitmap-merge",
         /// The command of this name.
         BlockdevBackup(BlockdevBackup) = "blockdev-backup",
+        /// The command of this name.
+        DriveBackup(DriveBackup) = "drive-backup",
         /// The command of this name.
         BlockdevSnapshot(BlockdevSnapshot) = "blockdev-snapshot",
         /// The command of this name.

@@ -14,7 +14,7 @@ fn trio() -> (Arc<Memory>, Arc<Memory>, Arc<BeforeWrite>) {
     let (disk, kept) = (Arc::new(Memory::new(vec![1; SIZE])), Arc::new(Memory::new(vec![0; SIZE])));
     let (from, to) = (disk.clone(), kept.clone());
     let keep = move |at, len| copy_range(from.as_ref(), to.as_ref(), at, len).map(|()| len);
-    let filter = Arc::new(BeforeWrite::new(disk.clone(), Box::new(keep)));
+    let filter = Arc::new(BeforeWrite::new(disk.clone(), 1, Box::new(keep)));
     (disk, kept, filter)
 }
 
@@ -56,7 +56,7 @@ fn copy_that_fails_is_given_up_and_the_guest_goes_on() {
     let kept = Arc::new(Memory::read_only(vec![0; SIZE]));
     let (from, to) = (disk.clone(), kept.clone());
     let keep = move |at, len| copy_range(from.as_ref(), to.as_ref(), at, len).map(|()| len);
-    let filter = Arc::new(BeforeWrite::new(disk.clone(), Box::new(keep)));
+    let filter = Arc::new(BeforeWrite::new(disk.clone(), 1, Box::new(keep)));
     let snapshot = Snapshot::new(filter.clone(), kept);
 
     write_all(filter.as_ref(), &[7; 512], 0).unwrap();
@@ -99,7 +99,7 @@ fn snapshot_shows_the_moment_while_others_write() {
 #[test]
 fn last_unit_ends_with_the_disk() {
     let disk = Arc::new(Memory::new(vec![1; 3 * 512]));
-    let filter = BeforeWrite::new(disk, Box::new(|_, len| Ok(len)));
+    let filter = BeforeWrite::new(disk, 1, Box::new(|_, len| Ok(len)));
 
     assert_eq!(filter.units(), 1);
     assert_eq!(filter.range_of(0), 0..1536);

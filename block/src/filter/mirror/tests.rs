@@ -4,7 +4,7 @@ use crate::protocol::memory::Memory;
 
 fn pair() -> (Arc<Memory>, Arc<Memory>, Mirror) {
     let (inner, target) = (Arc::new(Memory::new(vec![1; 1 << 16])), Arc::new(Memory::new(vec![0; 1 << 16])));
-    let mirror = Mirror::new(inner.clone(), target.clone());
+    let mirror = Mirror::new(inner.clone(), target.clone(), true);
     (inner, target, mirror)
 }
 
@@ -53,7 +53,7 @@ fn write_waits_for_a_step_of_the_copying_in_its_range() {
 #[test]
 fn what_a_failing_target_misses_is_told_once_and_remembered_until_it_is_copied() {
     let inner = Arc::new(Memory::new(vec![1; 3 << 16]));
-    let mirror = Mirror::new(inner.clone(), Arc::new(Memory::read_only(vec![0; 3 << 16])));
+    let mirror = Mirror::new(inner.clone(), Arc::new(Memory::read_only(vec![0; 3 << 16])), true);
 
     write_all(&mirror, &[7; 512], 65_536).unwrap();
     write_all(&mirror, &[7; 512], 65_536).unwrap();

@@ -1,3 +1,6 @@
+use crate::format::qcow2::{CreateOptions, create};
+use crate::layer::Layer;
+use crate::protocol::file::HostFile;
 use std::sync::atomic::AtomicBool;
 
 use serde_json::json;

@@ -1,0 +1,39 @@
+//! Disks held still: nothing of theirs is in flight, and what comes waits until they are let go.
+
+use std::sync::Arc;
+
+use rhea_block::Drained;
+use rhea_block::graph::{Attached, Node};
+
+use super::Machine;
+
+/// A device's end of a disk, held still until this is dropped.
+pub(in crate::machine) struct Front {
+    pub(in crate::machine) device: String,
+    pub(in crate::machine) attached: Arc<Attached>,
+    pub(in crate::machine) held: Drained,
+}
+
+impl Machine {
+    /// Holds the disks still that show `node`, on top or beneath.
+    pub(in crate::machine) fn hold_above(&self, node: &Node) -> Vec<Front> {
+        let mut fronts = Vec::new();
+        self.hold_also(node, &mut fronts);
+        fronts
+    }
+
+    /// The same, with those that are held already left as they are.
+    pub(in crate::machine) fn hold_also(&self, node: &Node, fronts: &mut Vec<Front>) {
+        for disk in &self.facts.disks {
+            if fronts.iter().any(|front| front.device == disk.id) {
+                continue;
+            }
+            let Some(attached) = self.host.disk(&disk.id).attached else { continue };
+            let top = attached.node();
+            if std::ptr::eq(&*top, node) || top.beneath().any(|below| std::ptr::eq(&*below, node)) {
+                let held = attached.disk().drain();
+                fronts.push(Front { device: disk.id.clone(), attached, held });
+            }
+        }
+    }
+}
