@@ -20,6 +20,8 @@ mod limits;
 mod media;
 #[path = "qmp/objects.rs"]
 mod objects;
+#[path = "qmp/reopen.rs"]
+mod reopen;
 #[path = "qmp/rig.rs"]
 mod rig;
 #[path = "qmp/snapshots.rs"]

@@ -277,7 +277,7 @@ impl Session<'_> {
         }
         let ending = machine.run(spec.start_paused);
         drives::bound_waiting(&graph);
-        graph.lift_limits(true);
+        graph.let_all_go();
         // The guest's last writes reach the disk before anyone is told that it is over.
         drop(machine);
         if let Err(error) = graph.close_all() {

@@ -367,7 +367,7 @@ fn image_beneath_an_overlay_is_opened_for_its_bitmaps_and_closed_again() {
 
     assert_eq!(closed, Err("Bitmap 'old' is readonly and cannot be modified".into()));
     assert_eq!(left, []);
-    assert_eq!(other, Err("of node 'disk' only 'read-only' can be changed while it is open".into()));
+    assert_eq!(other, Err("Cannot change the option 'l2-cache-size'".into()));
     assert_eq!(again, Err("Bitmap 'new' is readonly and cannot be modified".into()));
     machine.end();
     tool("qemu-img", "check -q disk", folder.path());

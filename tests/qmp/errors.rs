@@ -233,3 +233,39 @@ fn write_that_misses_the_copy_is_caught_up_with_before_the_disk_goes_over() {
     tool("qemu-io", "-f raw -c read_-P_9_1M_64k copy", folder.path());
     tool("qemu-img", "compare -f raw -F raw disk copy", folder.path());
 }
+
+#[test]
+fn process_ends_though_limits_or_tests_hold_the_requests_of_its_jobs_up() {
+    let folder = tempfile::tempdir().expect("directory");
+    tool("qemu-img", "create -q -f raw disk 4M", folder.path());
+    tool("qemu-img", "create -q -f raw copy 4M", folder.path());
+    tool("qemu-io", "-f raw -c write_-P_7_0_4M disk", folder.path());
+    for held in [false, true] {
+        let mut machine = Machine::start(if held {
+            "-object throttle-group,id=g"
+        } else {
+            "-object throttle-group,id=g,x-bps-read=4096"
+        });
+        let file = |name: &str| json!({"driver": "file", "filename": folder.path().join(name)});
+        let disk = json!({"driver": "blkdebug", "node-name": "disk", "image": file("disk")});
+        machine.ask("blockdev-add", &disk).expect("a node");
+        let slow = json!({"driver": "throttle", "node-name": "slow", "file": "disk", "throttle-group": "g"});
+        machine.ask("blockdev-add", &slow).expect("a node");
+        machine
+            .ask("blockdev-add", &json!({"driver": "raw", "node-name": "copy", "file": file("copy")}))
+            .expect("a node");
+        if held {
+            assert_eq!(machine.human("qemu-io disk \"break read_aio A\""), "");
+        }
+
+        let job = json!({"job-id": "j", "device": "slow", "target": "copy", "sync": "full"});
+        machine.ask("blockdev-mirror", &job).expect("a job");
+        machine.until("j", "running");
+        std::thread::sleep(Duration::from_millis(100));
+        machine.ask("block-job-cancel", &json!({"device": "j"})).expect("it is told");
+        let start = Instant::now();
+        machine.end();
+
+        assert!(start.elapsed() < Duration::from_secs(5), "{held}: {:?}", start.elapsed());
+    }
+}

@@ -4,7 +4,7 @@
 //! export) comes through the methods here, and waits in them.
 
 use std::any::Any;
-use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, PoisonError, RwLock};
 
 use crate::error::BlockError;
 use crate::layer::Layer;
@@ -17,7 +17,7 @@ type Woken = (Mutex<u64>, Condvar);
 /// A node under limits.
 pub struct Throttle {
     inner: Arc<dyn Layer>,
-    member: Arc<Member>,
+    member: RwLock<Arc<Member>>,
     woken: Arc<Woken>,
 }
 
@@ -26,20 +26,26 @@ impl Throttle {
     #[must_use]
     pub fn new(inner: Arc<dyn Layer>, group: &Arc<Group>) -> Self {
         let woken = Arc::new(Woken::default());
-        let waking = woken.clone();
-        let member = group.join(Box::new(move || {
-            *waking.0.lock().unwrap_or_else(PoisonError::into_inner) += 1;
-            waking.1.notify_all();
-        }));
-        Self { inner, member, woken }
+        Self { inner, member: RwLock::new(join(group, &woken)), woken }
+    }
+
+    /// Puts it under the limits of another group. Who waits for the former one goes by that one's.
+    pub fn set_group(&self, group: &Arc<Group>) {
+        if !Arc::ptr_eq(self.member().group(), group) {
+            *self.member.write().unwrap_or_else(PoisonError::into_inner) = join(group, &self.woken);
+        }
+    }
+
+    fn member(&self) -> Arc<Member> {
+        self.member.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// Waits until a request may go.
     fn wait(&self, direction: Direction, bytes: u64) {
-        let (count, changed) = &*self.woken;
+        let ((count, changed), member) = (&*self.woken, self.member());
         loop {
             let before = *count.lock().unwrap_or_else(PoisonError::into_inner);
-            if self.member.ask(direction, bytes) {
+            if member.ask(direction, bytes) {
                 // Another thread may wait behind this one's turn.
                 changed.notify_all();
                 return;
@@ -50,6 +56,15 @@ impl Throttle {
             }
         }
     }
+}
+
+/// A new member of `group`, for whom `woken` counts.
+fn join(group: &Arc<Group>, woken: &Arc<Woken>) -> Arc<Member> {
+    let waking = woken.clone();
+    group.join(Box::new(move || {
+        *waking.0.lock().unwrap_or_else(PoisonError::into_inner) += 1;
+        waking.1.notify_all();
+    }))
 }
 
 impl Layer for Throttle {
@@ -80,7 +95,7 @@ impl Layer for Throttle {
     }
 
     fn throttled(&self) -> Option<(Arc<Group>, Arc<dyn Layer>)> {
-        Some((self.member.group().clone(), self.inner.clone()))
+        Some((self.member().group().clone(), self.inner.clone()))
     }
 
     fn as_any(&self) -> &dyn Any {

@@ -36,8 +36,7 @@ impl Graph {
             image.set_backing(Some(backing.layer().clone()));
             children.push(("backing", backing));
         }
-        let recipe = Recipe { spec: spec.clone(), settings: settings.clone() };
-        Ok(Parts { layer: image, filename, children, recipe: Some(Box::new(recipe)) })
+        Ok(Parts { layer: image, filename, children })
     }
 
     /// The image by itself, in a frame of its own: chains are opened by recursion, which must not go deep in bytes.
@@ -186,11 +185,12 @@ impl Graph {
 
     /// A raw node whose guest must not make it look like another format.
     pub fn add_guarded(&self, spec: &spec::Raw) -> Result<Arc<Node>, BlockError> {
-        let settings = Settings::of(&BlockdevSpec::Raw(spec.clone()), Inherited::default())?;
+        let whole = BlockdevSpec::Raw(spec.clone());
+        let settings = Settings::of(&whole, Inherited::default())?;
         let file = self.resolve(&spec.file, settings.below(), &Trail::default())?;
         let layer = Arc::new(Raw::new(file.layer().clone(), 0, None)?.guarded());
-        let parts = Parts { layer, filename: file.filename().to_owned(), children: vec![("file", file)], recipe: None };
-        self.finish(spec.node_name.as_deref(), &settings, parts)
+        let parts = Parts { layer, filename: file.filename().to_owned(), children: vec![("file", file)] };
+        self.finish(spec.node_name.as_deref(), &settings, parts, Recipe::of(&whole, &settings))
     }
 }
 

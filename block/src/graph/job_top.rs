@@ -4,6 +4,7 @@ use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError};
 
 use super::open::{Parts, Settings};
+use super::reopen::Recipe;
 use super::{Graph, Node};
 use crate::error::BlockError;
 use crate::filter::job_top::JobTop;
@@ -52,8 +53,8 @@ impl Graph {
         };
         let layer = Arc::new(JobTop::new(top.driver, beneath.layer().clone()));
         let children = vec![(top.role, beneath.clone())];
-        let parts = Parts { layer, filename: beneath.filename().to_owned(), children, recipe: None };
-        let node = self.finish(top.name, &settings, parts)?;
+        let parts = Parts { layer, filename: beneath.filename().to_owned(), children };
+        let node = self.finish(top.name, &settings, parts, Recipe::made_here(&settings))?;
         node.attached.store(true, Ordering::Release);
         node.asked.store(top.name.is_some(), Ordering::Release);
         *node.job.lock().unwrap_or_else(PoisonError::into_inner) = Some(top.job);

@@ -11,6 +11,7 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock};
 use crate::crypto::Secrets;
 use crate::disk::Disk;
 use crate::error::{BlockError, ErrorKind};
+use crate::filter::debug::Debug;
 use crate::format::qcow2::{Corruption, Qcow2};
 use crate::layer::Layer;
 use crate::lock::Access;
@@ -54,8 +55,8 @@ pub struct Node {
     opened: Arc<dyn Layer>,
     /// The same, opened again for writing.
     reopened: OnceLock<Arc<dyn Layer>>,
-    /// How a qcow2 image was opened.
-    recipe: Option<Box<Recipe>>,
+    /// How it was opened.
+    recipe: Box<Recipe>,
     /// The host path at the bottom, as the user or the header gave it.
     filename: PathBuf,
     children: RwLock<Vec<Child>>,
@@ -372,6 +373,14 @@ impl Graph {
         let nodes = self.nodes();
         let clients = nodes.iter().filter_map(|node| node.layer().as_any().downcast_ref::<NbdClient>());
         clients.for_each(NbdClient::give_up);
+    }
+
+    /// Holds no request up any more, by limits or for a test: for the end of the process, which waits for all of them.
+    pub fn let_all_go(&self) {
+        self.lift_limits(true);
+        let nodes = self.nodes();
+        let debugged = nodes.iter().filter_map(|node| node.layer().as_any().downcast_ref::<Debug>());
+        debugged.for_each(Debug::release_all);
     }
 
     /// Gives the node named `name` to a front end.

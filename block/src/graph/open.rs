@@ -161,8 +161,6 @@ pub(super) struct Parts {
     pub(super) layer: Arc<dyn Layer>,
     pub(super) filename: PathBuf,
     pub(super) children: Vec<Child>,
-    /// How a qcow2 image was opened.
-    pub(super) recipe: Option<Box<Recipe>>,
 }
 
 impl Graph {
@@ -182,7 +180,7 @@ impl Graph {
         }
         let settings = Settings::of(spec, above)?;
         let parts = self.open_parts(spec, &settings, trail)?;
-        self.finish(name, &settings, parts)
+        self.finish(name, &settings, parts, Recipe::of(spec, &settings))
     }
 
     /// Gives an open node its rules and its name.
@@ -191,6 +189,7 @@ impl Graph {
         name: Option<&str>,
         settings: &Settings,
         parts: Parts,
+        recipe: Box<Recipe>,
     ) -> Result<Arc<Node>, BlockError> {
         let name = self.name_for(name)?;
         self.watch(&name, &parts.layer);
@@ -200,7 +199,7 @@ impl Graph {
             name,
             opened: layer,
             reopened: OnceLock::new(),
-            recipe: parts.recipe,
+            recipe,
             filename: parts.filename,
             children: RwLock::new(parts.children),
             detect_zeroes: settings.detect_zeroes,
@@ -224,7 +223,7 @@ impl Graph {
             BlockdevSpec::Raw(raw) => {
                 let file = self.resolve(&raw.file, settings.below(), trail)?;
                 let layer = Arc::new(Raw::new(file.layer().clone(), raw.offset.unwrap_or(0), raw.size)?);
-                Ok(Parts { layer, filename: file.filename.clone(), children: vec![("file", file)], recipe: None })
+                Ok(Parts { layer, filename: file.filename.clone(), children: vec![("file", file)] })
             }
             BlockdevSpec::NullCo(null) => Ok(open_null("null-co", null, settings)),
             BlockdevSpec::NullAio(null) => Ok(open_null("null-aio", null, settings)),
@@ -233,18 +232,18 @@ impl Graph {
             BlockdevSpec::CopyOnRead(spec) => {
                 let file = self.resolve(&spec.file, settings.below(), trail)?;
                 let layer = Arc::new(CopyOnRead::new(file.layer().clone())?);
-                Ok(Parts { layer, filename: file.filename.clone(), children: vec![("file", file)], recipe: None })
+                Ok(Parts { layer, filename: file.filename.clone(), children: vec![("file", file)] })
             }
             BlockdevSpec::Blkdebug(spec) => {
                 let image = self.resolve(&spec.image, settings.below(), trail)?;
                 let layer = Arc::new(Debug::new(image.layer().clone(), spec)?);
-                Ok(Parts { layer, filename: image.filename.clone(), children: vec![("image", image)], recipe: None })
+                Ok(Parts { layer, filename: image.filename.clone(), children: vec![("image", image)] })
             }
             BlockdevSpec::Throttle(spec) => {
                 let group = self.throttle_group(&spec.throttle_group)?;
                 let file = self.resolve(&spec.file, settings.below(), trail)?;
                 let layer = Arc::new(Throttle::new(file.layer().clone(), &group));
-                Ok(Parts { layer, filename: file.filename.clone(), children: vec![("file", file)], recipe: None })
+                Ok(Parts { layer, filename: file.filename.clone(), children: vec![("file", file)] })
             }
             BlockdevSpec::Nbd(nbd) => open_nbd(nbd, settings),
             BlockdevSpec::Parallels(foreign)
@@ -261,12 +260,7 @@ impl Graph {
         let context = |e: BlockError| e.within(format!("could not open '{}'", file.filename.display()));
         let password = self.password(settings)?;
         let layer = LuksDisk::open(file.layer().clone(), password.as_ref(), spec.look.no_data).map_err(context)?;
-        Ok(Parts {
-            layer: Arc::new(layer),
-            filename: file.filename.clone(),
-            children: vec![("file", file)],
-            recipe: None,
-        })
+        Ok(Parts { layer: Arc::new(layer), filename: file.filename.clone(), children: vec![("file", file)] })
     }
 
     /// A format that is only read: asked to write, it says so.
@@ -287,7 +281,7 @@ impl Graph {
         let file = self.resolve(&foreign.file, Inherited { read_only: Some(true), ..settings.below() }, trail)?;
         let context = |e: BlockError| e.within(format!("could not open '{}'", file.filename.display()));
         let layer = format.open(file.layer()).map_err(context)?;
-        Ok(Parts { layer, filename: file.filename.clone(), children: vec![("file", file)], recipe: None })
+        Ok(Parts { layer, filename: file.filename.clone(), children: vec![("file", file)] })
     }
 
     /// The secret that opens an encrypted node.
@@ -313,7 +307,7 @@ fn open_file(spec: &spec::File, settings: &Settings, device: bool) -> Result<Par
         let text = format!("'{}' is not for driver '{asked}': use driver '{other}'", path.display());
         return Err(BlockError::new(ErrorKind::Invalid, text));
     }
-    Ok(Parts { layer: Arc::new(file), filename: path.to_owned(), children: Vec::new(), recipe: None })
+    Ok(Parts { layer: Arc::new(file), filename: path.to_owned(), children: Vec::new() })
 }
 
 fn open_nbd(spec: &spec::Nbd, settings: &Settings) -> Result<Parts, BlockError> {
@@ -328,16 +322,11 @@ fn open_nbd(spec: &spec::Nbd, settings: &Settings) -> Result<Parts, BlockError> 
         bitmap: spec.x_dirty_bitmap.clone(),
     };
     let layer = Arc::new(NbdClient::open(name, options)?);
-    Ok(Parts { layer, filename, children: Vec::new(), recipe: None })
+    Ok(Parts { layer, filename, children: Vec::new() })
 }
 
 fn open_null(driver: &'static str, spec: &spec::Null, settings: &Settings) -> Parts {
     let size = spec.size.unwrap_or(1 << 30);
     let layer = Null::new(driver, size, spec.read_zeroes.unwrap_or(false), settings.read_only);
-    Parts {
-        layer: Arc::new(layer),
-        filename: PathBuf::from(format!("{driver}://")),
-        children: Vec::new(),
-        recipe: None,
-    }
+    Parts { layer: Arc::new(layer), filename: PathBuf::from(format!("{driver}://")), children: Vec::new() }
 }

@@ -127,7 +127,7 @@ impl Graph {
     }
 
     /// Puts `top` onto `base`, or onto nothing.
-    fn stand(&self, top: &Arc<Node>, image: &Qcow2, base: Option<&Arc<Node>>) {
+    pub(super) fn stand(&self, top: &Arc<Node>, image: &Qcow2, base: Option<&Arc<Node>>) {
         image.set_backing(base.map(|base| base.layer().clone()));
         let mut children = top.children.write().unwrap_or_else(PoisonError::into_inner);
         let former: Vec<_> = children.extract_if(.., |(role, _)| *role == "backing").map(|(_, node)| node).collect();

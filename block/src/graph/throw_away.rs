@@ -8,6 +8,7 @@ use std::sync::Arc;
 use super::Graph;
 use super::drive::{DriveSpec, OpenedDrive};
 use super::open::{Inherited, Parts, Settings};
+use super::reopen::Recipe;
 use crate::error::BlockError;
 use crate::format::qcow2::{CreateOptions, create};
 use crate::layer::Layer;
@@ -41,14 +42,14 @@ impl Graph {
             detect_zeroes: Some(drive.detect_zeroes),
             ..spec::Raw::default()
         };
-        let settings = Settings::of(&BlockdevSpec::Raw(spec), Inherited::default())?;
+        let spec = BlockdevSpec::Raw(spec);
+        let settings = Settings::of(&spec, Inherited::default())?;
         let parts = Parts {
             layer: Arc::new(image),
             filename: opened.node.filename().to_owned(),
             children: vec![("backing", opened.node)],
-            recipe: None,
         };
-        let node = self.finish(drive.node_name.as_deref(), &settings, parts)?;
+        let node = self.finish(drive.node_name.as_deref(), &settings, parts, Recipe::made_here(&settings))?;
         Ok(OpenedDrive { node, warning: None })
     }
 }

@@ -168,16 +168,21 @@ impl Machine {
         done()
     }
 
-    /// `blockdev-reopen`: all of the nodes, or those before the first that cannot be.
+    /// `blockdev-reopen`: all of the nodes, or none.
     pub(in crate::machine) fn reopen_nodes(&self, args: &BlockdevReopen) -> Answer {
-        for options in &args.options {
-            let spec = options.0.node().map_err(|e| QmpError::from_error(&e))?;
-            let name = spec.node_name().unwrap_or_default();
-            let BlockdevSpec::Qcow2(spec) = &spec else {
-                return Err(QmpError::generic(format!("node '{name}': only qcow2 images are opened again")));
-            };
-            let _still = self.host.graph.get(name).map(|node| self.hold_above(&node));
-            self.host.graph.reopen(spec).map_err(|e| QmpError::from_error(&e))?;
+        let specs = args.options.iter().map(|options| options.0.node());
+        let specs = specs.collect::<Result<Vec<_>, _>>().map_err(|e| QmpError::from_error(&e))?;
+        let nodes: Vec<_> =
+            specs.iter().filter_map(BlockdevSpec::node_name).filter_map(|name| self.host.graph.get(name)).collect();
+        let mut fronts = Vec::new();
+        nodes.iter().for_each(|node| self.hold_also(node, &mut fronts));
+        self.host.graph.reopen(&specs).map_err(|e| QmpError::from_error(&e))?;
+        for front in fronts {
+            let node = front.attached.node();
+            if nodes.iter().any(|reopened| Arc::ptr_eq(reopened, &node)) && node.layer().throttled().is_some() {
+                // The disk itself keeps to the limits of a group right beneath it.
+                front.held.swap(node.layer().clone());
+            }
         }
         done()
     }

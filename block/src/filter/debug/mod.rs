@@ -80,6 +80,11 @@ impl Debug {
         self.rules.forget(tag)
     }
 
+    /// Holds no request any more.
+    pub fn release_all(&self) {
+        self.rules.release_all();
+    }
+
     /// The request with what lies around it up to multiples of `align`, if it needs that.
     fn widened(&self, offset: u64, len: u64) -> Option<Range<u64>> {
         let around = offset / self.align * self.align..offset.saturating_add(len).next_multiple_of(self.align);

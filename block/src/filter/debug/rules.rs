@@ -210,6 +210,12 @@ impl Rules {
         released
     }
 
+    pub(super) fn release_all(&self) {
+        let mut state = self.lock();
+        (state.to_hold, state.held) = Default::default();
+        self.released.notify_all();
+    }
+
     pub(super) fn forget(&self, tag: &str) -> bool {
         let planned = self.lock().to_hold.remove(tag).is_some();
         self.release(tag) || planned

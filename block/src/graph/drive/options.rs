@@ -102,7 +102,8 @@ pub(in crate::graph) fn file_over(path: Option<&Path>, mut options: Object) -> R
     from_object(merged(to_object(&base)?, options))
 }
 
-fn to_object(spec: &BlockdevSpec) -> Result<Object, BlockError> {
+/// A node's description as the object it is written as.
+pub(in crate::graph) fn to_object(spec: &BlockdevSpec) -> Result<Object, BlockError> {
     match serde_json::to_value(spec) {
         Ok(Value::Object(object)) => Ok(object),
         _ => Err(BlockError::new(ErrorKind::Invalid, "the drive's options cannot be put together")),
