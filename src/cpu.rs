@@ -9,6 +9,7 @@ use serde_json::{Value, json};
 use thiserror::Error;
 
 use crate::machine::facts::CpuPlace;
+use crate::qmp::CpuTypes;
 use crate::qmp::reply::cpu::CpuDefinitionInfo;
 use crate::spec::VmSpec;
 
@@ -191,17 +192,17 @@ fn described(plan: &CpuPlan, features: &FeatureSet) -> Vec<ModelProperty> {
     properties
 }
 
-/// The types of vCPUs, and the properties that all of them have, each with QOM's name of its type.
+/// The types of vCPUs.
 #[must_use]
-pub fn types() -> (Vec<String>, Vec<(&'static str, &'static str)>) {
-    let names = definitions(None).into_iter().map(|model| model.typename).collect();
+pub fn types() -> CpuTypes {
+    let names = model_names().map(|name| type_name(&name)).collect();
     let of_model =
         [("family", "int"), ("model", "int"), ("stepping", "int"), ("vendor", "string"), ("model-id", "string")];
     let numbers = ["level", "xlevel", "min-level", "min-xlevel", "phys-bits"].map(|name| (name, "uint32"));
     let switches = ["check", "enforce", "host-cache-info", "host-phys-bits", "kvm", "l3-cache", "pmu"];
     let switches = switches.into_iter().chain(feature_names()).map(|name| (name, "bool"));
     let lacks = [("unavailable-features", "strList")];
-    (names, of_model.into_iter().chain(numbers).chain(switches).chain(lacks).collect())
+    CpuTypes { names, properties: of_model.into_iter().chain(numbers).chain(switches).chain(lacks).collect() }
 }
 
 fn type_name(model: &str) -> String {
@@ -226,8 +227,13 @@ pub fn definitions(host: Option<&HostCpu>) -> Vec<CpuDefinitionInfo> {
             name,
         }
     };
+    model_names().map(describe).collect()
+}
+
+/// The names of all models.
+fn model_names() -> impl Iterator<Item = String> {
     let special = HOST_MODELS.into_iter().chain([BARE_MODEL]).map(str::to_owned);
-    special.chain(models::names().into_iter().map(|(name, _)| name)).map(describe).collect()
+    special.chain(models::names().into_iter().map(|(name, _)| name))
 }
 
 #[cfg(test)]

@@ -256,9 +256,8 @@ impl Session<'_> {
             bus: bus.clone(),
         };
         let mut machine = Machine::new(parts)?;
-        let (cpus, properties) = crate::cpu::types();
         let services = Services::new(super::execute::offer(), package(), Arc::clone(&self.chardevs));
-        let services = Arc::new(services.with_cpu_types(cpus, properties));
+        let services = Arc::new(services.with_cpu_types(crate::cpu::types));
         let monitors = Monitors::start(requests, services, &bus).map_err(StartError::Host)?;
         let _pid_file = spec.process.pidfile.as_deref().map(PidFile::create).transpose()?;
         self.chardevs.fds().close_inheritance();

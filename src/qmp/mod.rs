@@ -42,4 +42,5 @@ pub use qapi::{At, Qapi, Schema};
 pub use services::Services;
 pub(crate) use session::Session;
 pub use state::{Decision, RunState, accept};
+pub use types::CpuTypes;
 pub(crate) use wire::Wire;

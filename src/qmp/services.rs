@@ -1,6 +1,6 @@
 //! The commands that need no machine: about the protocol itself, descriptors and character devices.
 
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, LazyLock, OnceLock};
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
@@ -23,8 +23,8 @@ pub struct Services {
     offer: Offer,
     package: String,
     chardevs: Arc<Chardevs>,
-    /// The types of vCPUs, for `qom-list-types`.
-    cpus: CpuTypes,
+    /// The types of vCPUs, for `qom-list-types`: made when someone asks, for all models take milliseconds.
+    cpus: LazyLock<CpuTypes>,
     schema: OnceLock<Value>,
 }
 
@@ -34,12 +34,13 @@ const VERSION: VersionTriple = VersionTriple { major: 7, minor: 2, micro: 0 };
 impl Services {
     /// `offer` is what the machine can do, `package` what `query-version` says this program is.
     pub fn new(offer: Offer, package: impl Into<String>, chardevs: Arc<Chardevs>) -> Self {
-        Self { offer, package: package.into(), chardevs, cpus: CpuTypes::default(), schema: OnceLock::new() }
+        let cpus = LazyLock::new(CpuTypes::default as fn() -> CpuTypes);
+        Self { offer, package: package.into(), chardevs, cpus, schema: OnceLock::new() }
     }
 
-    /// With the types of vCPUs that the machine knows (`max-x86_64-cpu` and so on), and the properties of each.
-    pub fn with_cpu_types(self, names: Vec<String>, properties: Vec<(&'static str, &'static str)>) -> Self {
-        Self { cpus: CpuTypes { names, properties }, ..self }
+    /// With the types of vCPUs that the machine knows.
+    pub fn with_cpu_types(self, types: fn() -> CpuTypes) -> Self {
+        Self { cpus: LazyLock::new(types), ..self }
     }
 
     /// The character devices.
@@ -154,5 +155,38 @@ fn result(outcome: Result<(), ChardevError>) -> Answer {
     match outcome {
         Ok(()) => done(),
         Err(error) => Err(QmpError::from_error(&error)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use super::*;
+    use crate::qmp::command::args::QomListTypes;
+
+    static MADE: AtomicUsize = AtomicUsize::new(0);
+
+    fn types() -> CpuTypes {
+        MADE.fetch_add(1, Ordering::SeqCst);
+        CpuTypes { names: vec!["one-x86_64-cpu".into()], properties: Vec::new() }
+    }
+
+    #[test]
+    fn types_of_vcpus_are_made_once_and_only_when_someone_asks() {
+        let chardevs = Chardevs::new(Arc::default(), Arc::new(|_| {})).unwrap();
+        let services = Services::new(Offer::all(), "test", Arc::new(chardevs)).with_cpu_types(types);
+        let list = Command::QomListTypes(QomListTypes { implements: Some("cpu".into()), r#abstract: None });
+
+        for command in [Command::QueryVersion, Command::QueryCommands, Command::QueryQmpSchema] {
+            services.execute(&command, None).unwrap().unwrap();
+        }
+        assert_eq!(MADE.load(Ordering::SeqCst), 0);
+        for _ in 0..2 {
+            let names = services.execute(&list, None).unwrap().unwrap();
+            assert!(names.to_string().contains("one-x86_64-cpu"), "{names}");
+        }
+        assert_eq!(MADE.load(Ordering::SeqCst), 1);
+        services.chardevs().shut_down();
     }
 }

@@ -24,11 +24,13 @@ struct Type {
     properties: Vec<ObjectPropertyInfo>,
 }
 
-/// The types of vCPUs, and the properties that all have: names, and names of their types.
+/// The types of vCPUs.
 #[derive(Debug, Default)]
-pub(super) struct CpuTypes {
-    pub(super) names: Vec<String>,
-    pub(super) properties: Vec<(&'static str, &'static str)>,
+pub struct CpuTypes {
+    /// `max-x86_64-cpu` and so on.
+    pub names: Vec<String>,
+    /// The properties that all have, and QOM's names of their types.
+    pub properties: Vec<(&'static str, &'static str)>,
 }
 
 /// The vCPU that is what the host is; it has a property more.
