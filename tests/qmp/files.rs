@@ -292,26 +292,41 @@ fn job_has_a_node_of_its_own_that_clients_can_name() {
 }
 
 #[test]
-fn human_monitor_copies_disks_into_files() {
+fn human_monitor_copies_disks_into_files_and_the_disk_leaves_its_own() {
     let folder = temporary();
     let mut machine = chain(folder.path());
     let path = |name: &str| folder.path().join(name).display().to_string();
     machine.end_device();
-    let drive = format!("-drive if=none,id=d0,file={},format=qcow2 -device virtio-blk-pci,drive=d0", path("top"));
     machine.end();
-    let mut machine = Machine::start(&drive);
+    tool("cp", "before then", folder.path());
+    tool("qemu-img", "create -q -f raw spare 8M", folder.path());
+    let mut machine = Machine::start(&format!(
+        "-drive if=none,id=d0,file={},format=qcow2 -device virtio-blk-pci,drive=d0
+         -drive if=none,id=d1,file={},format=raw",
+        path("top"),
+        path("spare")
+    ));
 
     let backup = machine.human(&format!("drive_backup -f -c d0 {}", path("packed")));
     machine.until("d0", "null");
+    // A drive that no device has is nobody's.
+    let spare = json!({"device": "d0", "target": "d1", "sync": "full"});
+    machine.ask("blockdev-backup", &spare).expect("a job");
+    machine.until("d0", "null");
     let mirror = machine.human(&format!("drive_mirror -f d0 {} raw", path("copy")));
     machine.until("d0", "BLOCK_JOB_READY");
+    assert_eq!(machine.human("qemu-io d0 \"write -P 5 6M 5k\""), "");
+    tool("qemu-io", "-f raw -c write_-P_5_6M_5k before", folder.path());
     machine.ask("block-job-complete", &json!({"device": "d0"})).expect("completed");
     machine.until("d0", "null");
+    // The image that the disk has left is closed, though the device has asked for nothing since.
+    tool("qemu-img", "compare -f qcow2 -F raw top before", folder.path());
     let none = machine.human("drive_mirror nope x");
     machine.end();
 
     assert_eq!((backup, mirror), (String::new(), String::new()));
     assert_eq!(none, "Error: Cannot find device='nope' nor node-name='nope'\n");
-    tool("qemu-img", "compare -f qcow2 -F raw packed before", folder.path());
+    tool("qemu-img", "compare -f qcow2 -F raw packed then", folder.path());
     tool("qemu-img", "compare -f raw -F raw copy before", folder.path());
+    tool("qemu-img", "compare -f raw -F raw spare then", folder.path());
 }

@@ -12,6 +12,7 @@ use crate::crypto::Secrets;
 use crate::disk::Disk;
 use crate::error::{BlockError, ErrorKind};
 use crate::filter::debug::Debug;
+use crate::filter::job_top::JobTop;
 use crate::format::qcow2::{Corruption, Qcow2};
 use crate::layer::Layer;
 use crate::lock::Access;
@@ -160,6 +161,16 @@ impl Node {
         }
         let below = self.children().into_iter().filter(|(role, _)| *role != "backing");
         below.into_iter().try_for_each(|(_, node)| node.relock(access))
+    }
+}
+
+impl Node {
+    /// Leaves the image as a closed one, which other programs may have: a front end's queue that has nothing to do holds
+    /// on to what its disk stood on before until its next request.
+    fn retire(&self) {
+        if let Err(error) = self.layer().close().and_then(|()| self.relock(Access::ReadShared)) {
+            log::warn!("{}: {error}", self.filename.display());
+        }
     }
 }
 
@@ -346,12 +357,20 @@ impl Graph {
         if node.is_attached() || node.is_shown() {
             return Err(BlockError::new(ErrorKind::Invalid, format!("Node {name} is in use")));
         }
+        let overlay = |above: &&Arc<Node>| {
+            !above.layer().as_any().is::<JobTop>() && above.child("backing").is_some_and(|n| Arc::ptr_eq(&n, node))
+        };
+        if let Some(above) = nodes.values().find(overlay) {
+            let text = format!("Node '{name}' is busy: node is used as backing hd of '{}'", above.name);
+            return Err(BlockError::new(ErrorKind::Invalid, text));
+        }
         node.check_idle()?;
         if nodes.values().any(|n| is_child(n, node)) {
             return Err(BlockError::new(ErrorKind::Invalid, format!("Block device {name} is in use")));
         }
         node.layer().close()?;
         if let Some(node) = nodes.remove(name) {
+            node.retire();
             node.children().iter().for_each(|(_, child)| forget(&mut nodes, child));
         }
         Ok(())
@@ -462,9 +481,14 @@ fn not_found(device: &str, node: &str) -> BlockError {
     BlockError::new(ErrorKind::NotFound, format!("Cannot find device='{device}' nor node-name='{node}'"))
 }
 
-/// A front end, a client or a node above has it.
+/// A front end, a drive, a client or a node above has it.
 fn is_used(nodes: &BTreeMap<String, Arc<Node>>, node: &Arc<Node>) -> bool {
-    node.is_attached() || node.is_shown() || nodes.values().any(|above| is_child(above, node))
+    node.is_attached() || is_written(nodes, node)
+}
+
+/// A front end, a client or a node above has it: a drive that waits for a device does nothing with it.
+fn is_written(nodes: &BTreeMap<String, Arc<Node>>, node: &Arc<Node>) -> bool {
+    node.attached.load(Ordering::Acquire) || node.is_shown() || nodes.values().any(|above| is_child(above, node))
 }
 
 fn is_child(above: &Arc<Node>, node: &Arc<Node>) -> bool {
@@ -475,6 +499,7 @@ fn is_child(above: &Arc<Node>, node: &Arc<Node>) -> bool {
 fn forget(nodes: &mut BTreeMap<String, Arc<Node>>, node: &Arc<Node>) {
     if !node.asked.load(Ordering::Acquire) && !is_used(nodes, node) {
         nodes.remove(&node.name);
+        node.retire();
         node.children().iter().for_each(|(_, child)| forget(nodes, child));
     }
 }

@@ -83,7 +83,7 @@ impl Graph {
     /// # Errors
     /// A front end or a node above has it.
     pub fn check_unused(&self, node: &Arc<Node>) -> Result<(), BlockError> {
-        if super::is_used(&self.lock(), node) {
+        if super::is_written(&self.lock(), node) {
             return Err(BlockError::new(ErrorKind::Invalid, format!("Block device {} is in use", node.name)));
         }
         Ok(())

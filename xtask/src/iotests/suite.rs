@@ -36,11 +36,19 @@ pub(super) struct Suite {
     tests: PathBuf,
     /// Where the tests write.
     work: PathBuf,
-    image_tool: PathBuf,
-    machine: PathBuf,
+    /// What is tested.
+    rhea: Programs,
+    /// QEMU's own, which tell whether a test can pass at all here.
+    own: Programs,
     /// Where QEMU's programs are.
     judge: PathBuf,
     limit: Duration,
+}
+
+/// What a test takes for QEMU.
+struct Programs {
+    image_tool: PathBuf,
+    machine: PathBuf,
 }
 
 /// Debian's machine was built without the accelerator that the suite asks for; its emulator does as well. (An order
@@ -75,9 +83,11 @@ impl Suite {
         let judge = std::path::absolute(&args.judge)?;
         let emulator = MACHINE.replace("JUDGE", &judge.display().to_string());
         let emulator = script(&work, "qemu-system-x86_64", &emulator)?;
-        let machine = if args.machine { rhea.join("qemu-system-x86_64") } else { emulator };
+        let machine = if args.machine { rhea.join("qemu-system-x86_64") } else { emulator.clone() };
+        let own = Programs { image_tool: judge.join("qemu-img"), machine: emulator };
+        let rhea = Programs { image_tool, machine };
         let limit = Duration::from_secs(args.limit);
-        Ok(Self { tests: source.join("tests/qemu-iotests"), work, image_tool, machine, judge, limit })
+        Ok(Self { tests: source.join("tests/qemu-iotests"), work, rhea, own, judge, limit })
     }
 
     /// Runs the tests of `only`, or all.
@@ -86,8 +96,8 @@ impl Suite {
         names
             .into_iter()
             .map(|test| {
-                let end = match self.one(flags, &test, &self.image_tool)? {
-                    End::Failed(why) => match self.one(flags, &test, &self.judge.join("qemu-img"))? {
+                let end = match self.one(flags, &test, &self.rhea)? {
+                    End::Failed(why) => match self.one(flags, &test, &self.own)? {
                         End::Failed(_) => End::NoJudge,
                         _ => End::Failed(why),
                     },
@@ -100,7 +110,7 @@ impl Suite {
     }
 
     fn names(&self, flags: &str) -> Result<Vec<String>> {
-        let listed = command::output(self.check(flags, &self.image_tool).arg("-n"))?;
+        let listed = command::output(self.check(flags, &self.rhea).arg("-n"))?;
         let names: Vec<_> = listed.lines().filter_map(|line| Some(line.rsplit('/').next()?.to_owned())).collect();
         if names.is_empty() {
             bail!("the suite lists no test for {flags}");
@@ -108,17 +118,17 @@ impl Suite {
         Ok(names)
     }
 
-    /// Runs one test with `image_tool`; what it printed stays in a file of the test's name.
-    fn one(&self, flags: &str, test: &str, image_tool: &Path) -> Result<End> {
+    /// Runs one test with `programs`; what it printed stays in a file of the test's name.
+    fn one(&self, flags: &str, test: &str, programs: &Programs) -> Result<End> {
         let scratch = self.work.join("scratch");
         if scratch.exists() {
             fs::remove_dir_all(&scratch)?;
         }
         fs::create_dir_all(&scratch)?;
-        let judged = image_tool == self.image_tool;
+        let judged = std::ptr::eq(programs, &self.rhea);
         let log = self.work.join(format!("{test}.{}", if judged { "log" } else { "judge.log" }));
         let output = File::create(&log)?;
-        let mut check = self.check(flags, image_tool);
+        let mut check = self.check(flags, programs);
         check.args(["-tap", test]).stdin(Stdio::null()).stdout(output.try_clone()?).stderr(output);
         let status = command::within(&mut check, self.limit)?;
         let said = String::from_utf8_lossy(&fs::read(&log)?).into_owned();
@@ -129,10 +139,10 @@ impl Suite {
     }
 
     /// The suite's own program, with its flags and the programs it is to use.
-    fn check(&self, flags: &str, image_tool: &Path) -> Command {
+    fn check(&self, flags: &str, programs: &Programs) -> Command {
         let mut check = Command::new("python3");
         check.arg("check").args(flags.split_whitespace()).current_dir(&self.tests);
-        check.env("QEMU_IMG_PROG", image_tool).env("QEMU_PROG", &self.machine);
+        check.env("QEMU_IMG_PROG", &programs.image_tool).env("QEMU_PROG", &programs.machine);
         for (variable, program) in
             [("QEMU_IO_PROG", "qemu-io"), ("QEMU_NBD_PROG", "qemu-nbd"), ("QSD_PROG", "qemu-storage-daemon")]
         {
