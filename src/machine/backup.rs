@@ -11,7 +11,7 @@ use super::bitmaps::keeper;
 use super::image_jobs::could_not_create;
 use super::jobs::{Closing, Order};
 use crate::qmp::QmpError;
-use crate::qmp::command::args::{self, BackupSyncMode, BitmapSyncMode};
+use crate::qmp::command::args::{self, BackupPerf, BackupSyncMode, BitmapSyncMode};
 
 /// A bitmap that a backup has in its hands.
 struct Marks {
@@ -87,6 +87,7 @@ impl Machine {
             on_source_error: args.on_source_error,
             on_target_error: args.on_target_error,
             filter_node_name: args.filter_node_name.clone(),
+            x_perf: args.x_perf.clone(),
             auto_finalize: args.auto_finalize,
             auto_dismiss: args.auto_dismiss,
         };
@@ -102,6 +103,7 @@ impl Machine {
         own: Option<OwnTarget>,
     ) -> Result<String, QmpError> {
         mode_of_bitmap(args.sync, args.bitmap.as_ref(), args.bitmap_mode)?;
+        let chunk = check_perf(args.x_perf.as_ref())?;
         let id = self.id_of_job(args.job_id.as_ref(), &args.device, &source)?;
         let nodes = vec![source.clone(), target.clone()];
         let held = self.host.graph.hold_for_job(nodes, "backup").map_err(|error| QmpError::from_error(&error))?;
@@ -111,6 +113,11 @@ impl Machine {
         let order = Order::on_nodes("backup", &id, held).with(args.speed, args.auto_finalize, args.auto_dismiss);
         let order = order.on_errors(args.on_source_error, args.on_target_error);
         let order = Order { group, top: Some(top), target: own, ..order };
+        let unit = Backup::unit_of(&source, &target);
+        if chunk > 0 && chunk < unit {
+            let text = format!("Required max-chunk ({chunk}) is less than backup cluster size ({unit})");
+            return Err(QmpError::generic(text));
+        }
         let marks = take_marks(&source, args)?;
         let part = match (args.sync, &marks) {
             (BackupSyncMode::Top, _) => Part::Top,
@@ -170,6 +177,16 @@ impl Machine {
             disk.swap(source.layer().clone());
         }
     }
+}
+
+/// Refuses bounds that make no sense; gives that of a piece, 0 without.
+fn check_perf(perf: Option<&BackupPerf>) -> Result<u64, QmpError> {
+    let most = i64::from(i32::MAX);
+    if perf.and_then(|perf| perf.max_workers).is_some_and(|workers| !(1..=most).contains(&workers)) {
+        return Err(QmpError::generic(format!("max-workers must be between 1 and {most}")));
+    }
+    let chunk = perf.and_then(|perf| perf.max_chunk).unwrap_or(0);
+    u64::try_from(chunk).map_err(|_| QmpError::generic("max-chunk must be zero (which means no limit) or positive"))
 }
 
 /// Takes the bitmap that `args` name into the backup's hands.

@@ -112,7 +112,8 @@ fn backup_into_a_file_shows_the_moment_whatever_the_guest_writes() {
         let mut machine = chain(folder.path());
         tool("cp", "before now", folder.path());
         let before = nodes(&mut machine);
-        let more = json!({"sync": sync, "compress": compress, "speed": 1 << 20});
+        let perf = json!({"max-workers": 1, "max-chunk": 65536, "use-copy-range": false});
+        let more = json!({"sync": sync, "compress": compress, "speed": 1 << 20, "x-perf": perf});
         machine.ask("drive-backup", &job(folder.path(), "copy", &more)).expect("a job");
         for step in 0..8 {
             write(&mut machine, folder.path(), "now", step * 16);
@@ -211,6 +212,17 @@ fn files_that_cannot_be_copied_into_are_refused_in_the_words_of_qemu() {
     let told = machine.until("j", "null");
     let compress = json!({"sync": "full", "format": "raw", "compress": true});
     let packed = machine.ask("drive-backup", &job(folder.path(), "packed", &compress));
+
+    let workers = "max-workers must be between 1 and 2147483647";
+    for (perf, expected) in [
+        (json!({"max-workers": 0}), workers),
+        (json!({"max-chunk": -5}), "max-chunk must be zero (which means no limit) or positive"),
+        (json!({"max-chunk": 512}), "Required max-chunk (512) is less than backup cluster size (65536)"),
+    ] {
+        let bounded = json!({"sync": "full", "format": "raw", "x-perf": perf});
+        let bounded = machine.ask("drive-backup", &job(folder.path(), "packed", &bounded));
+        assert_eq!(bounded, Err(expected.into()));
+    }
 
     assert_eq!(refused, Err("Source and target image have different sizes".into()));
     let error = told.iter().find_map(|event| event["data"]["error"].as_str());

@@ -10,7 +10,7 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use super::turns::{GivenUp, Turns};
-use super::units::Units;
+use super::units::{Units, unit_of};
 use crate::error::{BlockError, ErrorKind};
 use crate::layer::{Fast, FastOp, Layer, Limits, Status};
 use crate::mem::{Sink, Source};
@@ -35,6 +35,12 @@ impl BeforeWrite {
     pub fn new(inner: Arc<dyn Layer>, least: u64, keep: Keep) -> Self {
         let done = Units::new(inner.size(), least);
         Self { inner, keep, done, turns: Turns::default(), given_up: GivenUp::default() }
+    }
+
+    /// Bytes of a unit of a disk of `size` bytes, with `least` as in [`BeforeWrite::new`].
+    #[must_use]
+    pub fn unit_of(size: u64, least: u64) -> u64 {
+        unit_of(size, least)
     }
 
     /// How many units the disk has.

@@ -19,11 +19,15 @@ pub(super) struct Units {
     set: AtomicU64,
 }
 
+/// Bytes of a unit of a disk of `size` bytes, `least` of them, a power of two, at least.
+pub(super) fn unit_of(size: u64, least: u64) -> u64 {
+    size.div_ceil(MOST_UNITS).next_power_of_two().max(least).max(1 << LEAST_BITS)
+}
+
 impl Units {
     /// Of a disk of `size` bytes; of `least` bytes each, a power of two, at least.
     pub(super) fn new(size: u64, least: u64) -> Self {
-        let least = least.trailing_zeros().max(LEAST_BITS);
-        let unit_bits = size.div_ceil(MOST_UNITS).next_power_of_two().trailing_zeros().max(least);
+        let unit_bits = unit_of(size, least).trailing_zeros();
         let count = size.div_ceil(1 << unit_bits);
         let bits = (0..count.div_ceil(64)).map(|_| AtomicU64::new(0)).collect();
         Self { size, unit_bits, count, bits, set: AtomicU64::new(0) }

@@ -47,8 +47,7 @@ impl Backup {
         if target.layer().limits().read_only {
             return Err(BlockError::new(ErrorKind::Permission, format!("node '{}' is read-only", target.name())));
         }
-        let cluster = target.layer().as_any().downcast_ref().filter(|_| compress).map(Qcow2::cluster_size);
-        if compress && cluster.is_none() {
+        if compress && !target.layer().as_any().is::<Qcow2>() {
             let text = format!("Compression is not supported for this drive {}", target.name());
             return Err(BlockError::new(ErrorKind::Unsupported, text));
         }
@@ -57,9 +56,16 @@ impl Backup {
             Some(image) => keep_packed(&from, (&to, image), &what, offset, len),
             None => keep(&from, &to, &what, offset, len),
         };
-        let filter = BeforeWrite::new(source.layer().clone(), cluster.unwrap_or(1), Box::new(keep));
+        let filter = BeforeWrite::new(source.layer().clone(), Self::unit_of(&source, &target), Box::new(keep));
         let filter = Arc::new(filter);
         Ok(Self { source, target, part, filter })
+    }
+
+    /// Bytes of a backup's unit, which is copied in one piece: at least a cluster of the target's, as in QEMU.
+    #[must_use]
+    pub fn unit_of(source: &Node, target: &Node) -> u64 {
+        let cluster = target.layer().as_any().downcast_ref().map_or(1, Qcow2::cluster_size);
+        BeforeWrite::unit_of(source.layer().size(), cluster)
     }
 
     /// What the front end has to stand on while the work is done.

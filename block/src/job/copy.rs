@@ -34,6 +34,8 @@ pub struct Copying {
     beneath: bool,
     /// Space of the target may be freed where it reads as zeroes.
     unmap: bool,
+    /// Bytes between two looks at what is asked of the job.
+    step: u64,
     /// What the front end that writes to the source stands on.
     mirror: Option<Arc<Mirror>>,
 }
@@ -71,7 +73,13 @@ impl Copying {
             return Err(BlockError::new(ErrorKind::Permission, format!("node '{}' is read-only", target.name())));
         }
         let mirror = active.then(|| Arc::new(Mirror::new(source.layer().clone(), target.layer().clone(), unmap)));
-        Ok(Self { source, target, extent, beneath, unmap, mirror })
+        Ok(Self { source, target, extent, beneath, unmap, step: STEP, mirror })
+    }
+
+    /// The same, with no more than `bytes` in memory, but a unit of 64 KiB at least.
+    #[must_use]
+    pub fn in_pieces_of(self, bytes: u64) -> Self {
+        Self { step: bytes.clamp(64 << 10, STEP), ..self }
     }
 
     /// What the front end has to stand on while the work is done.
@@ -104,7 +112,7 @@ impl Copying {
     fn copy_all(&self, control: &Control, size: u64) -> Result<(), Halt> {
         let mut at = 0;
         while at < size {
-            let len = STEP.min(size - at);
+            let len = self.step.min(size - at);
             let copied = match &self.mirror {
                 Some(mirror) => mirror.copy(at, len, || self.write_down(at, len)),
                 None => self.write_down(at, len),

@@ -132,6 +132,7 @@ impl Machine {
         self.check_replaces(&source, args.replaces.as_deref())?;
         let id = self.id_of_job(args.job_id.as_ref(), &args.device, &source)?;
         let copy = Copying::mirror_to(source.clone(), target.clone(), extent, unmap).map_err(|error| failed(&error))?;
+        let copy = copy.in_pieces_of(args.buf_size.filter(|bytes| *bytes > 0).unwrap_or(u64::MAX));
         let nodes = vec![source.clone(), target.clone()];
         let held = self.host.graph.hold_for_job(nodes, "mirror").map_err(|error| failed(&error))?;
         let name = args.filter_node_name.as_deref();

@@ -4,9 +4,9 @@ use crate::qmp::reply::cpu::CpuModelInfo;
 use crate::qmp::reply::migration::{MigrationCapabilityStatus, MigrationParameters};
 
 pub use super::backup::{
-    Backup, BackupSyncMode, BitmapSyncMode, BlockExportAdd, BlockExportDel, BlockExportRemoveMode, BlockdevBackup,
-    DirtyBitmap, DirtyBitmapAdd, DirtyBitmapMerge, DirtyBitmapOrStr, DriveBackup, ExportAdd, NbdAdd, NbdServerAdd,
-    NbdServerRemove, NbdServerStart, SocketAddressLegacy,
+    Backup, BackupPerf, BackupSyncMode, BitmapSyncMode, BlockExportAdd, BlockExportDel, BlockExportRemoveMode,
+    BlockdevBackup, DirtyBitmap, DirtyBitmapAdd, DirtyBitmapMerge, DirtyBitmapOrStr, DriveBackup, ExportAdd, NbdAdd,
+    NbdServerAdd, NbdServerRemove, NbdServerStart, SocketAddressLegacy,
 };
 use super::create::BlockdevCreateOptions;
 pub use super::spec_args::{BlockdevAdd, ChardevAdd, DeviceAdd, ObjectAdd};
@@ -418,7 +418,7 @@ qapi_struct! {
         pub speed: Option<u64>,
         /// Bytes in one piece, a power of two; what is copied is found without.
         pub granularity: Option<u32>,
-        /// Bytes in memory at most; at most 1 MiB is without.
+        /// Bytes in memory at most, 64 KiB at least; 512 KiB without.
         pub buf_size: Option<u64>,
         /// How what the guest writes comes into the copy.
         pub copy_mode: Option<MirrorCopyMode>,
@@ -461,7 +461,7 @@ qapi_struct! {
         pub speed: Option<u64>,
         /// Bytes in one piece, a power of two; what is copied is found without.
         pub granularity: Option<u32>,
-        /// Bytes in memory at most; at most 1 MiB is without.
+        /// Bytes in memory at most, 64 KiB at least; 512 KiB without.
         pub buf_size: Option<u64>,
         /// What an error of the disk does.
         pub on_source_error: Option<JobOnError>,

@@ -95,6 +95,18 @@ qapi_enum! {
     }
 }
 
+qapi_struct! {
+    /// Bounds of a backup's copying, which keeps within all that are allowed: one piece at a time, no larger than a unit.
+    pub struct BackupPerf {
+        /// The host may be asked to copy by itself; it need not.
+        pub use_copy_range: Option<bool>,
+        /// Pieces that are copied at the same time, at most.
+        pub max_workers: Option<i64>,
+        /// Bytes of a piece, at most; 0 is no bound.
+        pub max_chunk: Option<i64>,
+    }
+}
+
 /// `blockdev-backup`: boxed, because it is larger than other arguments.
 pub type BlockdevBackup = Box<Backup>;
 
@@ -123,6 +135,8 @@ qapi_struct! {
         pub on_target_error: Option<JobOnError>,
         /// The name of the job's own node on the disk; one is made up without.
         pub filter_node_name: Option<String>,
+        /// Bounds of the copying.
+        pub x_perf: Option<BackupPerf>,
         /// Finalizes by itself; it does without.
         pub auto_finalize: Option<bool>,
         /// Is forgotten by itself; it is without.
@@ -162,6 +176,8 @@ qapi_struct! {
         pub on_target_error: Option<JobOnError>,
         /// The name of the job's own node on the disk; one is made up without.
         pub filter_node_name: Option<String>,
+        /// Bounds of the copying.
+        pub x_perf: Option<BackupPerf>,
         /// Finalizes by itself; it does without.
         pub auto_finalize: Option<bool>,
         /// Is forgotten by itself; it is without.
