@@ -357,8 +357,11 @@ impl Graph {
         if node.is_attached() || node.is_shown() {
             return Err(BlockError::new(ErrorKind::Invalid, format!("Node {name} is in use")));
         }
+        // A mirror's target stands on what it copies only in our hands: QEMU puts it there at the end.
         let overlay = |above: &&Arc<Node>| {
-            !above.layer().as_any().is::<JobTop>() && above.child("backing").is_some_and(|n| Arc::ptr_eq(&n, node))
+            above.job() != Some("mirror")
+                && !above.layer().as_any().is::<JobTop>()
+                && above.child("backing").is_some_and(|n| Arc::ptr_eq(&n, node))
         };
         if let Some(above) = nodes.values().find(overlay) {
             let text = format!("Node '{name}' is busy: node is used as backing hd of '{}'", above.name);

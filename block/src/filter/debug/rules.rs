@@ -1,6 +1,6 @@
 //! Events, and what is to happen at them.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::io;
 use std::str::FromStr;
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
@@ -117,8 +117,8 @@ struct Inner {
     state: u32,
     /// Those that the last event with a fault has armed.
     armed: Vec<Fault>,
-    /// Who is to be held, by tag.
-    to_hold: BTreeMap<String, Event>,
+    /// Who is to be held, by tag; one tag may wait for several events.
+    to_hold: Vec<(String, Event)>,
     held: BTreeSet<String>,
 }
 
@@ -131,7 +131,7 @@ pub(super) struct Rules {
 impl Default for Rules {
     fn default() -> Self {
         let (rules, armed) = (Vec::new(), Vec::new());
-        let inner = Inner { rules, state: FIRST_STATE, armed, to_hold: BTreeMap::new(), held: BTreeSet::new() };
+        let inner = Inner { rules, state: FIRST_STATE, armed, to_hold: Vec::new(), held: BTreeSet::new() };
         Self { inner: Mutex::new(inner), released: Condvar::new() }
     }
 }
@@ -179,8 +179,8 @@ impl Rules {
                 inner.state = *next;
             }
         }
-        let Some(tag) = inner.to_hold.iter().find(|(_, at)| **at == event).map(|(tag, _)| tag.clone()) else { return };
-        inner.to_hold.remove(&tag);
+        let Some(at) = inner.to_hold.iter().position(|(_, at)| *at == event) else { return };
+        let (tag, _) = inner.to_hold.remove(at);
         inner.held.insert(tag.clone());
         while inner.held.contains(&tag) {
             inner = self.released.wait(inner).unwrap_or_else(PoisonError::into_inner);
@@ -201,7 +201,10 @@ impl Rules {
     }
 
     pub(super) fn hold(&self, event: Event, tag: &str) {
-        self.lock().to_hold.insert(tag.to_owned(), event);
+        let mut inner = self.lock();
+        if !inner.to_hold.iter().any(|(known, at)| known == tag && *at == event) {
+            inner.to_hold.push((tag.to_owned(), event));
+        }
     }
 
     pub(super) fn release(&self, tag: &str) -> bool {
@@ -217,7 +220,7 @@ impl Rules {
     }
 
     pub(super) fn forget(&self, tag: &str) -> bool {
-        let planned = self.lock().to_hold.remove(tag).is_some();
+        let planned = self.lock().to_hold.extract_if(.., |(known, _)| known == tag).count() > 0;
         self.release(tag) || planned
     }
 }

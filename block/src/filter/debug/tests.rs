@@ -108,6 +108,18 @@ fn request_is_held_until_it_is_released() {
     assert_eq!(flushing.join().unwrap(), 0);
     node.flush().unwrap();
     assert!(node.hold("nothing", "A").is_err());
+    // One name for two: the later one does not take the place of the first.
+    node.hold("flush_to_os", "A").unwrap();
+    node.hold("read_aio", "A").unwrap();
+    let flushing = {
+        let node = node.clone();
+        std::thread::spawn(move || errno(node.flush()))
+    };
+    std::thread::sleep(Duration::from_millis(50));
+    assert!(!flushing.is_finished());
+    assert!(node.forget("A"));
+    assert_eq!(flushing.join().unwrap(), 0);
+    assert!(!node.forget("A"));
     node.hold("flush_to_os", "A").unwrap();
     assert!(node.forget("A"));
     node.flush().unwrap();
