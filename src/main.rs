@@ -71,7 +71,10 @@ fn print(text: &str) -> ExitCode {
 }
 
 /// Says why in one sentence, with the causes behind it.
-fn fail(program: &str, error: &dyn Error) -> ExitCode {
+fn fail(program: &str, error: &(dyn Error + 'static)) -> ExitCode {
     eprintln!("{program}: {}", sentence(error));
+    if let Some(hint) = rhea_block::BlockError::hint_of(error) {
+        eprintln!("{hint}");
+    }
     ExitCode::FAILURE
 }

@@ -28,7 +28,7 @@ pub enum ErrorKind {
     Io,
 }
 
-/// A failure: kind, one sentence in lower case, and what is underneath.
+/// A failure: kind, one sentence in lower case, except where scripts know it from QEMU, and what is underneath.
 #[derive(Debug)]
 pub struct BlockError {
     kind: ErrorKind,
@@ -36,13 +36,15 @@ pub struct BlockError {
     source: Option<Box<dyn std::error::Error + Send + Sync>>,
     /// Where something is copied: it could not be read.
     reading: bool,
+    /// What a person at a terminal may look for, in a sentence of its own.
+    hint: Option<String>,
 }
 
 impl BlockError {
     /// An error that has no cause beneath it.
     #[must_use]
     pub fn new(kind: ErrorKind, context: impl Into<String>) -> Self {
-        Self { kind, context: context.into(), source: None, reading: false }
+        Self { kind, context: context.into(), source: None, reading: false, hint: None }
     }
 
     /// An I/O error while doing `context`; the kind follows from the error.
@@ -54,13 +56,32 @@ impl BlockError {
             Some(libc::ENOSPC | libc::EDQUOT | libc::EFBIG) => ErrorKind::NoSpace,
             _ => ErrorKind::Io,
         };
-        Self { kind, context: context.into(), source: Some(Box::new(source)), reading: false }
+        Self { kind, context: context.into(), source: Some(Box::new(source)), reading: false, hint: None }
     }
 
     /// The same error with a sentence around it.
     #[must_use]
     pub fn within(self, context: impl Into<String>) -> Self {
-        Self { kind: self.kind, context: context.into(), reading: self.reading, source: Some(Box::new(self)) }
+        Self {
+            kind: self.kind,
+            context: context.into(),
+            reading: self.reading,
+            hint: None,
+            source: Some(Box::new(self)),
+        }
+    }
+
+    /// The same with a hint for a person at a terminal, in a sentence of its own: the error's own does without.
+    #[must_use]
+    pub fn with_hint(self, hint: impl Into<String>) -> Self {
+        Self { hint: Some(hint.into()), ..self }
+    }
+
+    /// The hint of `error` or of what is underneath.
+    #[must_use]
+    pub fn hint_of<'a>(error: &'a (dyn std::error::Error + 'static)) -> Option<&'a str> {
+        let mut causes = std::iter::successors(Some(error), |error| error.source());
+        causes.find_map(|error| error.downcast_ref::<Self>()?.hint.as_deref())
     }
 
     /// The error and all its causes in one sentence.
@@ -78,7 +99,7 @@ impl BlockError {
     /// The same error once more, its causes within its sentence.
     #[must_use]
     pub fn copied(&self) -> Self {
-        Self { kind: self.kind, context: self.sentence(), source: None, reading: self.reading }
+        Self { kind: self.kind, context: self.sentence(), source: None, reading: self.reading, hint: self.hint.clone() }
     }
 
     /// The same error, of the source of a copy.

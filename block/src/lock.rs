@@ -67,8 +67,7 @@ impl Refusal {
         if self.0.kind() != ErrorKind::Locked {
             return self.0.within(format!("could not lock '{}'", path.display()));
         }
-        let text = format!("{}\nIs another process using the image [{}]?", self.0, path.display());
-        BlockError::new(ErrorKind::Locked, text)
+        self.0.with_hint(format!("Is another process using the image [{}]?", path.display()))
     }
 }
 

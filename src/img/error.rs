@@ -80,12 +80,12 @@ impl ImgError {
     }
 }
 
-/// The error and its causes as one sentence.
+/// The error and its causes as one sentence, and behind it in a line of its own what may help.
 pub(super) fn chain(error: &(dyn Error + 'static)) -> String {
     let mut parts: Vec<String> = Vec::new();
     let mut next = Some(error);
     while let Some(e) = next {
-        let part = capital(plain(&e.to_string()));
+        let part = plain(&e.to_string());
         // The format names its file, too. As in QEMU only a file that the host refuses is named behind the image.
         let refused = e.source().is_some_and(<dyn Error>::is::<io::Error>);
         if refused || parts.is_empty() || !part.starts_with("Could not open '") {
@@ -93,15 +93,8 @@ pub(super) fn chain(error: &(dyn Error + 'static)) -> String {
         }
         next = e.source();
     }
-    parts.join(": ")
-}
-
-/// "Could not open ..." begins like that wherever it stands: scripts look for it.
-fn capital(text: String) -> String {
-    match text.strip_prefix("could not open") {
-        Some(rest) => format!("Could not open{rest}"),
-        None => text,
-    }
+    let hint = BlockError::hint_of(error).map(|hint| format!("\n{hint}"));
+    parts.join(": ") + &hint.unwrap_or_default()
 }
 
 static PROGRAM: OnceLock<String> = OnceLock::new();

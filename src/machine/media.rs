@@ -6,7 +6,7 @@
 use std::sync::Arc;
 
 use rhea_block::Image;
-use rhea_block::graph::{Attached, DriveSpec as Opening};
+use rhea_block::graph::{Attached, DriveSpec as Opening, EXPORT};
 use rhea_devices::scsi::{EjectRefused, LogicalUnit};
 
 use super::Machine;
@@ -175,8 +175,13 @@ impl Machine {
 
     /// Takes the medium, if any, out of a drive that no device has; a node that nobody named goes with it.
     fn empty(&mut self, id: &str) -> Result<(), QmpError> {
-        if let Some(attached) = self.host.disk(id).attached {
-            attached.node().check_idle().map_err(|error| QmpError::from_error(&error))?;
+        let node = self.host.disk(id).attached.map(|attached| attached.node());
+        if let Some(node) = node {
+            if node.job().is_none_or(|job| job == EXPORT) {
+                self.end_exports_of(id);
+            }
+            let idle = node.check_idle().and_then(|()| self.host.graph.check_unused(&node));
+            idle.map_err(|error| QmpError::from_error(&error))?;
         }
         self.host.set_node(id, None);
         self.leave_node(id)

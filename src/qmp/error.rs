@@ -39,15 +39,9 @@ impl QmpError {
         Self { class: ErrorClass::GenericError, desc: plain(desc.as_ref()) }
     }
 
-    /// A `GenericError` that says an error and all its causes in one sentence; what helps a person at a terminal stands
-    /// in further lines, which QEMU does not send either.
+    /// A `GenericError` that says an error and all its causes in one sentence.
     pub fn from_error(error: &dyn std::error::Error) -> Self {
-        let text = sentence(error);
-        let text = text.lines().next().unwrap_or_default();
-        match text.strip_prefix("could not open ") {
-            Some(rest) => Self::generic(format!("Could not open {rest}")),
-            None => Self::generic(text),
-        }
+        Self::generic(sentence(error))
     }
 
     /// A `CommandNotFound` for `name`.

@@ -400,15 +400,15 @@ fn older_commands_show_a_drive_until_its_medium_goes() {
     let socket = json!({"type": "unix", "data": {"path": path("nbd")}});
     machine.ask("nbd-server-start", &json!({"addr": socket})).expect("a server");
 
-    add(&mut machine, json!({"device": "x"})).expect("an export");
+    add(&mut machine, json!({"device": "x", "writable": true})).expect("an export");
     let twice = add(&mut machine, json!({"device": "x"}));
     let nobody = add(&mut machine, json!({"device": "nobody"}));
     let empty = add(&mut machine, json!({"device": "e"}));
     add(&mut machine, json!({"device": "x", "name": "second", "description": "a disk"})).expect("an export");
     machine.ask("nbd-server-remove", &json!({"name": "second"})).expect("gone");
     let again = machine.ask("nbd-server-remove", &json!({"name": "second", "mode": "hard"}));
-    let url = format!("read_-P_0_0_4M nbd+unix:///x?socket={}", path("nbd"));
-    tool("qemu-io", &format!("-f raw -r -c {url}"), folder.path());
+    let url = format!("nbd+unix:///x?socket={}", path("nbd"));
+    tool("qemu-io", &format!("-f raw -c write_-P_7_0_64k -c read_-P_7_0_64k {url}"), folder.path());
     machine.events.clear();
     machine.ask("eject", &json!({"device": "x"})).expect("out");
 

@@ -59,6 +59,28 @@ fn jobs_and_snapshots_are_of_what_the_drive_has_now() {
 }
 
 #[test]
+fn drive_is_what_a_backup_goes_to() {
+    let folder = tempfile::tempdir().expect("directory");
+    tool("qemu-img", "create -q -f raw copy 4M", folder.path());
+    tool("qemu-img", "create -q -f qcow2 base 4M", folder.path());
+    tool("qemu-io", "-f qcow2 -c write_-P_7_1M_1M base", folder.path());
+    let path = |name: &str| folder.path().join(name).display().to_string();
+    let words = format!(
+        "-drive if=none,id=x,file={},format=qcow2 -drive if=none,id=y,file={},format=raw",
+        path("base"),
+        path("copy")
+    );
+    let mut machine = Machine::start(&words);
+
+    let backup = json!({"job-id": "b", "device": "x", "target": "y", "sync": "full"});
+    machine.ask("blockdev-backup", &backup).expect("a job");
+    machine.until("b", "null");
+    machine.end();
+
+    tool("qemu-img", "compare -f qcow2 -F raw base copy", folder.path());
+}
+
+#[test]
 fn medium_comes_and_goes_without_a_tray() {
     let folder = tempfile::tempdir().expect("directory");
     let mut machine = machine(folder.path());

@@ -25,7 +25,7 @@ impl Graph {
     ) -> Result<Parts, BlockError> {
         let file = self.resolve(&spec.file, settings.below(), trail)?;
         let filename = file.filename().to_owned();
-        let context = |e: BlockError| e.within(format!("could not open '{}'", filename.display()));
+        let context = |e: BlockError| e.within(format!("Could not open '{}'", filename.display()));
         let mut children = vec![("file", file.clone())];
         let data_file = self.open_data_file(spec, settings, &file, trail)?;
         if let Some(data) = &data_file {
@@ -118,7 +118,7 @@ impl Graph {
             Backing::Header => Map::new(),
             Backing::Over(options) => options.clone(),
         };
-        let context = |e: BlockError| e.within("could not open backing file");
+        let context = |e: BlockError| e.within("Could not open backing file");
         let (name, format) = image.backing_name();
         let path = match name {
             // A name that is not followed is not looked at.

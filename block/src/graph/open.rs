@@ -257,7 +257,7 @@ impl Graph {
 
     fn open_luks(&self, spec: &spec::Luks, settings: &Settings, trail: &Trail<'_>) -> Result<Parts, BlockError> {
         let file = self.resolve(&spec.file, settings.below(), trail)?;
-        let context = |e: BlockError| e.within(format!("could not open '{}'", file.filename.display()));
+        let context = |e: BlockError| e.within(format!("Could not open '{}'", file.filename.display()));
         let password = self.password(settings)?;
         let layer = LuksDisk::open(file.layer().clone(), password.as_ref(), spec.look.no_data).map_err(context)?;
         Ok(Parts { layer: Arc::new(layer), filename: file.filename.clone(), children: vec![("file", file)] })
@@ -279,7 +279,7 @@ impl Graph {
             return Err(BlockError::new(ErrorKind::Permission, text));
         }
         let file = self.resolve(&foreign.file, Inherited { read_only: Some(true), ..settings.below() }, trail)?;
-        let context = |e: BlockError| e.within(format!("could not open '{}'", file.filename.display()));
+        let context = |e: BlockError| e.within(format!("Could not open '{}'", file.filename.display()));
         let layer = format.open(file.layer()).map_err(context)?;
         Ok(Parts { layer, filename: file.filename.clone(), children: vec![("file", file)] })
     }

@@ -81,7 +81,7 @@ impl Graph {
     /// Refuses a node that someone uses: whoever makes an image in it would take it from under them.
     ///
     /// # Errors
-    /// A front end or a node above has it.
+    /// A front end, a client or a node above has it; a drive that waits for a front end lets others have it.
     pub fn check_unused(&self, node: &Arc<Node>) -> Result<(), BlockError> {
         if super::is_written(&self.lock(), node) {
             return Err(BlockError::new(ErrorKind::Invalid, format!("Block device {} is in use", node.name)));

@@ -33,7 +33,7 @@ impl Stream {
     pub fn new(top: Arc<Node>, base: Option<Arc<Node>>, disk: Option<Disk>) -> Result<Self, BlockError> {
         image(&top)?;
         if top.is_read_only() {
-            return Err(BlockError::new(ErrorKind::Permission, format!("node '{}' is read-only", top.name())));
+            return Err(BlockError::new(ErrorKind::Permission, "Block node is read-only"));
         }
         let beneath = |base: &Arc<Node>| top.beneath().any(|node| Arc::ptr_eq(&node, base));
         if let Some(base) = base.as_ref().filter(|base| !beneath(base)) {

@@ -22,9 +22,10 @@ fn second_writer_is_refused_with_qemus_words() {
     let (a, b) = (open(image.path(), true), open(image.path(), true));
     assert!(acquire(&a, None, Access::Write, true).unwrap());
 
-    let text = message(acquire(&b, None, Access::Write, true));
+    let error = acquire(&b, None, Access::Write, true).unwrap_err().hint(Path::new("disk.img")).within("disk");
 
-    assert_eq!(text, "Failed to get \"write\" lock\nIs another process using the image [disk.img]?");
+    assert_eq!(error.sentence(), "disk: Failed to get \"write\" lock");
+    assert_eq!(BlockError::hint_of(&error), Some("Is another process using the image [disk.img]?"));
 }
 
 #[test]

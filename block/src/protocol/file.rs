@@ -67,7 +67,7 @@ impl HostFile {
     /// When the host refuses, another program has the file locked, or it is something else (a directory, a socket).
     pub fn open(path: &Path, options: FileOptions) -> Result<Self, BlockError> {
         let shown = path.display();
-        let fail = |e| BlockError::io(format!("could not open '{shown}'"), e);
+        let fail = |e| BlockError::io(format!("Could not open '{shown}'"), e);
         let mut read_only = options.read_only;
         let file = match open_as(path, read_only, options.direct) {
             Ok(file) => file,
@@ -78,7 +78,7 @@ impl HostFile {
             Err(e) if e.raw_os_error() == Some(libc::EINVAL) && options.direct => {
                 return Err(BlockError::new(
                     ErrorKind::Unsupported,
-                    format!("could not open '{shown}': the file system does not support O_DIRECT (cache.direct)"),
+                    format!("Could not open '{shown}': the file system does not support O_DIRECT (cache.direct)"),
                 ));
             }
             Err(e) => return Err(fail(e)),

@@ -50,11 +50,37 @@ impl Places {
         self.names.is_complete = true;
     }
 
+    /// As it is before a device is planned.
+    pub(super) fn mark(&self) -> Mark {
+        let Names { counter, order, .. } = self.names;
+        Mark { counter, order, unnamed_adapters: self.unnamed_adapters }
+    }
+
+    /// `device`, the only one planned since `mark`, was refused: what it has taken is free.
+    pub(super) fn take_back(&mut self, device: &DeviceSpec, mark: Mark) {
+        let name = device.id().map_or_else(|| self.names.made_up(device), str::to_owned);
+        let taken = self.names.taken.get(&name).and_then(Option::as_ref);
+        // Another may have the name, who had it before.
+        if taken.is_some_and(|taken| taken.order > mark.order) {
+            self.free(&name);
+        }
+        (self.names.counter, self.names.order) = (mark.counter, mark.order);
+        self.unnamed_adapters = mark.unnamed_adapters;
+    }
+
     /// The device called `id` is gone: its name, and its place if it has one here, are free.
     pub(super) fn free(&mut self, id: &str) {
         self.names.taken.remove(id);
         self.slots.taken.retain(|(_, who)| who != id);
     }
+}
+
+/// How far the counts of [`Places`] were, for taking one device's back.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Mark {
+    counter: usize,
+    order: usize,
+    unnamed_adapters: usize,
 }
 
 /// Names of devices, each once.
@@ -102,12 +128,17 @@ impl Names {
             Some(id) => id.to_owned(),
             None => {
                 self.counter += 1;
-                format!("{MADE_UP}{}.{}", device.driver(), self.counter)
+                self.made_up(device)
             }
         };
         self.order += 1;
         let taken = Taken { device: device.clone(), is_hotplugged: self.is_complete, order: self.order };
         self.put(name, Some(taken))
+    }
+
+    /// The name that was made up last, if it was for `device`.
+    fn made_up(&self, device: &DeviceSpec) -> String {
+        format!("{MADE_UP}{}.{}", device.driver(), self.counter)
     }
 
     /// A name for a chip of the board's own.

@@ -109,11 +109,11 @@ impl Planner {
         if device.pci().is_none() {
             return Err(PlanError::NotPluggable { driver: device.driver() });
         }
-        let before = self.places.clone();
+        let before = self.places.mark();
         let planned = check::function(&self.spec, device, &self.drives, &mut self.places);
         match &planned {
             Ok(plan) => drop(self.functions.insert(plan.id.clone(), plan.clone())),
-            Err(_) => self.places = before,
+            Err(_) => self.places.take_back(device, before),
         }
         planned
     }
@@ -131,11 +131,11 @@ impl Planner {
     /// # Errors
     /// When it is no unit on SCSI, or cannot go where it should; nothing is taken then.
     pub fn plug_unit(&mut self, device: &DeviceSpec) -> Result<(String, ScsiUnitPlan), PlanError> {
-        let before = self.places.clone();
+        let before = self.places.mark();
         let mut adapters: Vec<_> = self.functions.values_mut().filter_map(PciPlan::adapter_mut).collect();
         let planned = scsi::add_unit(&mut adapters, device, &self.drives, &mut self.places.names);
         if planned.is_err() {
-            self.places = before;
+            self.places.take_back(device, before);
         }
         planned
     }
@@ -229,6 +229,24 @@ mod tests {
 
         planner.unplugged("r");
         assert!(planner.plug(&device(json!({"driver": "virtio-rng-pci", "id": "r", "addr": "4"}))).is_ok());
+    }
+
+    #[test]
+    fn refused_devices_leave_all_names_and_counts_as_they_were() {
+        let mut planner = Planner::default();
+        let adapter = json!({"driver": "virtio-scsi-pci", "addr": "4"});
+        planner.plug(&device(adapter.clone())).unwrap();
+        let of = |planner: &Planner| planner.places().devices().map(|(name, _)| name.to_owned()).collect::<Vec<_>>();
+        let before = (of(&planner), format!("{:?}", planner.places));
+
+        refusal(&mut planner, adapter);
+        refusal(&mut planner, json!({"driver": "virtio-rng-pci", "rng": "nothing"}));
+        let wanting = json!({"driver": "scsi-hd", "drive": "n", "bus": "nowhere.0"});
+        planner.plug_unit(&device(wanting)).unwrap_err();
+
+        assert_eq!((of(&planner), format!("{:?}", planner.places)), before);
+        let next = planner.plug(&device(json!({"driver": "virtio-scsi-pci"}))).unwrap();
+        assert_eq!((next.id.as_str(), planner.scsi_bus(&next.id)), ("#virtio-scsi-pci.2", Some("scsi.1")));
     }
 
     #[test]

@@ -58,7 +58,10 @@ impl Machine {
         };
         let base = match (&args.base_node, &args.base) {
             (Some(name), _) => self.chain_member(root, name)?,
-            (_, Some(file)) => by_file(root, file).ok_or_else(|| no_such_file(file))?,
+            (_, Some(file)) => {
+                let found = by_file(&top, file).filter(|base| !Arc::ptr_eq(base, &top));
+                found.ok_or_else(|| no_such_file(file))?
+            }
             _ => root.beneath().last().unwrap_or_else(|| root.clone()),
         };
         if Arc::ptr_eq(&top, &base) {

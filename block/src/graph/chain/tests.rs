@@ -62,7 +62,7 @@ fn options_beneath_an_image_that_stands_on_nothing_are_refused() {
     let driver = open("qcow2", json!({"backing": {"driver": "qcow2"}}));
     let raw = open("raw", json!({"backing": {"node-name": "b"}}));
 
-    assert_eq!(nothing, "could not open backing file: Must specify either driver or file");
-    assert_eq!(driver, "could not open backing file: A block device must be specified for \"file\"");
+    assert_eq!(nothing, "Could not open backing file: Must specify either driver or file");
+    assert_eq!(driver, "Could not open backing file: A block device must be specified for \"file\"");
     assert_eq!(raw, "Driver doesn't support backing files");
 }
