@@ -20,6 +20,8 @@ mod limits;
 mod media;
 #[path = "qmp/objects.rs"]
 mod objects;
+#[path = "qmp/permissions.rs"]
+mod permissions;
 #[path = "qmp/reopen.rs"]
 mod reopen;
 #[path = "qmp/rig.rs"]

@@ -46,7 +46,6 @@ impl Machine {
         if Arc::ptr_eq(&source, &target) {
             return Err(QmpError::generic("Source and target cannot be the same"));
         }
-        self.host.graph.check_unused(&target).map_err(|error| QmpError::from_error(&error))?;
         self.backup_to(args, group, (source, target), None)
     }
 
@@ -105,8 +104,8 @@ impl Machine {
         mode_of_bitmap(args.sync, args.bitmap.as_ref(), args.bitmap_mode)?;
         let chunk = check_perf(args.x_perf.as_ref())?;
         let id = self.id_of_job(args.job_id.as_ref(), &args.device, &source)?;
-        let nodes = vec![source.clone(), target.clone()];
-        let held = self.host.graph.hold_for_job(nodes, "backup").map_err(|error| QmpError::from_error(&error))?;
+        let held = self.host.graph.hold_with_target(Some(&source), &target, "backup");
+        let held = held.map_err(|error| QmpError::from_error(&error))?;
         let name = args.filter_node_name.as_deref();
         let top = JobNode { job: "backup", driver: "copy-before-write", role: "file", name };
         let top = self.add_top(top, &source).map_err(|error| could_not_create(&error))?;

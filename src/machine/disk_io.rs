@@ -19,7 +19,7 @@ impl Machine {
         let node = self.host.graph.get(name).ok_or_else(|| QmpError::device_not_found(disk))?;
         let attached = self.disk_of(&node);
         if attached.is_none() && !matches!(work, DiskWork::Read { .. }) {
-            let unused = self.host.graph.check_unused(&node).and_then(|()| node.check_idle());
+            let unused = self.host.graph.check_write(&node, "qemu-io");
             unused.map_err(|error| QmpError::from_error(&error))?;
         }
         // A job's filter stands on top of a device's disk.

@@ -81,6 +81,10 @@ pub(super) fn open_drives(graph: &Graph, all: &[DriveSpec], snapshot: bool) -> R
     for drive in all {
         let index = index_of(drive, &opened)?;
         opened.push(open_drive(graph, index, drive, snapshot)?);
+        if let Some(taken) = opened.iter().find(|plan| graph.get(&plan.id).is_some()) {
+            let text = format!("-drive: Device name '{}' conflicts with an existing node name", taken.id);
+            return Err(DriveError::Refused(SpecError::new(text)));
+        }
     }
     Ok(opened)
 }

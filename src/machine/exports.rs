@@ -119,9 +119,10 @@ impl Machine {
         let node = self.node(&args.node_name)?;
         let writable = args.writable.unwrap_or(false);
         let written = writable.then(|| self.hold_for_writing(&node)).transpose()?;
+        let shown = self.host.graph.show(node.clone(), &args.id, writable);
         let mut entry = Entry {
             name: args.name.clone().unwrap_or_else(|| args.node_name.clone()),
-            node: Shown::new(node.clone()),
+            node: shown.map_err(|error| QmpError::from_error(&error))?,
             _written: written,
             bitmaps: Vec::new(),
             drive: None,
@@ -148,8 +149,7 @@ impl Machine {
         if node.is_read_only() {
             return Err(QmpError::generic(format!("Block node '{}' is read-only", node.name())));
         }
-        let graph = &self.host.graph;
-        let held = graph.check_unused(node).and_then(|()| graph.hold_for_job(vec![node.clone()], EXPORT));
+        let held = self.host.graph.hold_for_job(vec![node.clone()], EXPORT);
         held.map_err(|error| QmpError::from_error(&error))
     }
 

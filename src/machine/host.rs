@@ -15,7 +15,7 @@ use thiserror::Error;
 use super::event::{DiskError, EventSender, MachineEvent};
 use crate::board::BoardError;
 use crate::board::attach::Backends;
-use crate::board::plan::StoragePlan;
+use crate::board::plan::{StoragePlan, is_made_up, object_path};
 use crate::chardev::Chardevs;
 
 /// A device's `drive=` names nothing.
@@ -76,6 +76,11 @@ impl Host {
     }
 }
 
+/// What the device `id` is called in words.
+fn object_name(id: &str) -> String {
+    if is_made_up(id) { object_path(id) } else { id.to_owned() }
+}
+
 impl Backends for Host {
     fn chardev(&self, id: &str) -> Result<Arc<dyn CharBackend>, BoardError> {
         let device = self.chardevs.frontend(id).map_err(BoardError::device(id))?;
@@ -87,7 +92,8 @@ impl Backends for Host {
         if self.graph.get(node).is_none() {
             return Err(BoardError::device(id)(NoDrive(node.clone())));
         }
-        let attached = self.graph.attach(node, plan.write_cache).map_err(BoardError::device(id))?;
+        let called = if plan.drive.is_empty() { object_name(id) } else { plan.drive.clone() };
+        let attached = self.graph.attach(node, plan.write_cache, &called).map_err(BoardError::device(id))?;
         let image: Arc<dyn Image> = Arc::new(attached.disk().clone());
         self.set_node(id, Some(Arc::new(attached)));
         Ok(Some(image))

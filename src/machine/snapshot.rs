@@ -70,6 +70,8 @@ impl Machine {
 
     /// Makes or opens the overlay; gives the name of its node.
     fn add_overlay(&self, node: &str, args: &BlockdevSnapshotSync) -> Result<String, QmpError> {
+        let taken = self.check_node_name(args.snapshot_node_name.as_deref());
+        taken.map_err(|_| QmpError::generic("New overlay node-name already in use"))?;
         let node = self.host.graph.find(node).map_err(|error| QmpError::from_error(&error))?;
         let new = NewOverlay {
             file: Path::new(&args.snapshot_file),

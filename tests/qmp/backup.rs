@@ -335,7 +335,9 @@ fn exports_without_a_server_of_what_is_not_there_and_of_what_is_in_use_are_refus
     assert_eq!([&without, &stopped], [&Err("NBD server not running".into()); 2]);
     assert_eq!(twice, Err("NBD server already running".into()));
     assert_eq!(missing, Err("Cannot find device='' nor node-name='nowhere'".into()));
-    assert_eq!(written, Err("Block device disk is in use".into()));
+    let conflict = "Permission conflict on node 'disk': permissions 'write' are both required by export 'x' (uses node \
+                    'disk' as 'root' child) and unshared by block device 'disk-device' (uses node 'disk' as 'root' child).";
+    assert_eq!(written, Err(conflict.into()));
     assert_eq!(removed, Err("Node disk is in use".into()));
     assert_eq!(unknown, Err("Export 'y' is not found".into()));
     let busy = "Node 'second' is busy: block device is in use by an export that clients write to";

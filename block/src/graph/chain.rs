@@ -24,6 +24,7 @@ impl Graph {
         trail: &Trail<'_>,
     ) -> Result<Parts, BlockError> {
         let file = self.resolve(&spec.file, settings.below(), trail)?;
+        self.check_format(&file, spec.node_name.as_deref(), !settings.read_only)?;
         let filename = file.filename().to_owned();
         let context = |e: BlockError| e.within(format!("Could not open '{}'", filename.display()));
         let mut children = vec![("file", file.clone())];

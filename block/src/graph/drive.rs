@@ -113,20 +113,17 @@ impl Graph {
     /// # Errors
     /// As [`Graph::add`], and when the format is none of ours.
     pub fn open_drive(&self, drive: &DriveSpec) -> Result<OpenedDrive, BlockError> {
+        self.all_or_nothing(|| self.open_whole_drive(drive))
+    }
+
+    fn open_whole_drive(&self, drive: &DriveSpec) -> Result<OpenedDrive, BlockError> {
         let mut block = drive.block.clone();
         // Beneath a throw-away overlay nothing is written.
         let read_only = drive.read_only || drive.snapshot;
         let file = self.add(&options::protocol_of(drive, read_only, block.remove("file"))?)?;
-        let below = file.name().to_owned();
-        let opened = self
-            .open_format(drive, read_only, &file, block)
+        self.open_format(drive, read_only, &file, block)
             .and_then(|opened| if drive.snapshot { self.add_throw_away(drive, opened) } else { Ok(opened) })
-            .and_then(|opened| if drive.copy_on_read { self.add_copy_on_read(opened) } else { Ok(opened) });
-        if opened.is_err() {
-            // The names of what was opened on the way; closing what was never written cannot lose anything.
-            let _ = self.remove(&below);
-        }
-        opened
+            .and_then(|opened| if drive.copy_on_read { self.add_copy_on_read(opened) } else { Ok(opened) })
     }
 
     fn open_format(
@@ -184,14 +181,8 @@ impl Graph {
             discard: Some(Discard::Unmap),
             ..spec::CopyOnRead::default()
         };
-        match self.add(&BlockdevSpec::CopyOnRead(spec)) {
-            Ok(node) => Ok(OpenedDrive { node, ..opened }),
-            Err(error) => {
-                // It was not written yet.
-                let _ = self.remove(opened.node.name());
-                Err(error)
-            }
-        }
+        let node = self.add(&BlockdevSpec::CopyOnRead(spec))?;
+        Ok(OpenedDrive { node, ..opened })
     }
 }
 

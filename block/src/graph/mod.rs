@@ -28,6 +28,7 @@ mod info;
 mod job_top;
 mod named;
 mod open;
+mod permission;
 mod reopen;
 mod rework;
 mod snapshot;
@@ -44,6 +45,7 @@ pub use snapshot::{NewOverlay, Snapshot};
 pub use target::{NewTarget, OwnTarget};
 
 use open::Trail;
+use permission::{Rights, Use, User};
 use reopen::Recipe;
 
 /// A node beneath another, and what it is to that one (`file`, `backing`, `data-file`).
@@ -79,6 +81,8 @@ pub struct Node {
     job: Mutex<Option<&'static str>>,
     /// How often it is shown to others.
     shown: AtomicUsize,
+    /// Who uses it and is no node.
+    users: Mutex<Vec<Arc<User>>>,
     /// What limits the front end, where `-drive` asked for limits.
     limits: OnceLock<Arc<Group>>,
 }
@@ -177,16 +181,10 @@ impl Node {
 /// A node that is shown to others, until this is dropped.
 pub struct Shown {
     node: Arc<Node>,
+    _use: Use,
 }
 
 impl Shown {
-    /// Keeps `node` from being removed, or taken for something else.
-    #[must_use]
-    pub fn new(node: Arc<Node>) -> Self {
-        node.shown.fetch_add(1, Ordering::AcqRel);
-        Self { node }
-    }
-
     /// The node.
     #[must_use]
     pub fn node(&self) -> &Arc<Node> {
@@ -204,8 +202,8 @@ impl Drop for Shown {
 pub struct Attached {
     node: Mutex<Arc<Node>>,
     disk: Disk,
-    /// It waits for a front end, which may have the node meanwhile.
-    waits: bool,
+    /// The front end; nothing while it waits for one, which may have the node meanwhile.
+    user: Option<Arc<User>>,
 }
 
 impl Attached {
@@ -223,21 +221,31 @@ impl Attached {
 
     /// The front end has `node` from now on, and the former one is free; its disk is moved beside this.
     fn move_to(&self, node: &Arc<Node>) {
-        self.mark(node).store(true, Ordering::Release);
+        self.enter(node);
         let mut held = self.node.lock().unwrap_or_else(PoisonError::into_inner);
         let former = std::mem::replace(&mut *held, node.clone());
-        self.mark(&former).store(false, Ordering::Release);
+        self.leave(&former);
+    }
+
+    fn enter(&self, node: &Node) {
+        self.mark(node).store(true, Ordering::Release);
+        self.user.iter().for_each(|user| node.enter(user));
+    }
+
+    fn leave(&self, node: &Node) {
+        self.mark(node).store(false, Ordering::Release);
+        self.user.iter().for_each(|user| node.leave(user));
     }
 
     /// What says of a node that it is given to this.
     fn mark<'a>(&self, node: &'a Node) -> &'a AtomicBool {
-        if self.waits { &node.waiting } else { &node.attached }
+        if self.user.is_none() { &node.waiting } else { &node.attached }
     }
 }
 
 impl Drop for Attached {
     fn drop(&mut self) {
-        self.mark(&self.node()).store(false, Ordering::Release);
+        self.leave(&self.node());
     }
 }
 
@@ -312,9 +320,23 @@ impl Graph {
     /// # Errors
     /// When a name is taken or bad, a file cannot be opened, or an image is not what it should be.
     pub fn add(&self, spec: &BlockdevSpec) -> Result<Arc<Node>, BlockError> {
-        let node = self.open_spec(spec, Inherited::default(), &Trail::default())?;
-        node.asked.store(spec.node_name().is_some(), Ordering::Release);
-        Ok(node)
+        self.all_or_nothing(|| {
+            let node = self.open_spec(spec, Inherited::default(), &Trail::default())?;
+            node.asked.store(spec.node_name().is_some(), Ordering::Release);
+            Ok(node)
+        })
+    }
+
+    /// Does `open`, and closes what it opened on the way if it fails.
+    fn all_or_nothing<T>(&self, open: impl FnOnce() -> Result<T, BlockError>) -> Result<T, BlockError> {
+        let before = self.nodes();
+        open().inspect_err(|_| {
+            let mut nodes = self.lock();
+            let is_known = |node: &Arc<Node>| before.iter().any(|known| Arc::ptr_eq(known, node));
+            let new: Vec<_> = nodes.values().filter(|node| !is_known(node)).cloned().collect();
+            new.iter().for_each(|node| node.asked.store(false, Ordering::Release));
+            new.iter().for_each(|node| forget(&mut nodes, node));
+        })
     }
 
     /// The node named `name`.
@@ -405,26 +427,43 @@ impl Graph {
         debugged.for_each(Debug::release_all);
     }
 
-    /// Gives the node named `name` to a front end.
+    /// Gives the node named `name` to a front end, which is called `who`.
     ///
     /// # Errors
-    /// When there is none, or another front end has it.
-    pub fn attach(&self, name: &str, write_cache: bool) -> Result<Attached, BlockError> {
+    /// When there is none, another front end has it, or someone on it or beneath stands against what it needs.
+    pub fn attach(&self, name: &str, write_cache: bool, who: &str) -> Result<Attached, BlockError> {
         let node = self.find(name)?;
-        if let Some(above) = self.above(&node, "backing").filter(|_| !node.layer().limits().read_only) {
-            // What an overlay does not hold would change under it.
-            let text =
-                format!("Conflicts with use by {} as 'backing', which does not allow 'write' on {name}", above.name());
-            return Err(BlockError::new(ErrorKind::Invalid, text));
-        }
-        // A job on it would not hear of what this front end writes; an export is no job.
-        node.check_idle().or_else(|busy| if node.job() == Some(EXPORT) { Ok(()) } else { Err(busy) })?;
+        let user = User::device(who, !node.layer().limits().read_only);
+        self.check_user(&node, &user)?;
+        // A job on it would not hear of what this front end writes.
+        node.check_idle()?;
         if node.attached.swap(true, Ordering::AcqRel) {
             return Err(BlockError::new(ErrorKind::Invalid, format!("node '{name}' is used by another device")));
         }
         let disk = Disk::new(node.layer().clone(), write_cache);
         disk.set_throttle(node.limits.get());
-        Ok(Attached { node: Mutex::new(node), disk, waits: false })
+        let user = Arc::new(user);
+        node.enter(&user);
+        Ok(Attached { node: Mutex::new(node), disk, user: Some(user) })
+    }
+
+    /// Shows `node` to others as the export `id`: it is not removed, or taken for something else.
+    ///
+    /// # Errors
+    /// Someone on it or beneath stands against that.
+    pub fn show(&self, node: Arc<Node>, id: &str, writable: bool) -> Result<Shown, BlockError> {
+        let usage = self.take(&node, User::export(id, writable))?;
+        node.shown.fetch_add(1, Ordering::AcqRel);
+        Ok(Shown { node, _use: usage })
+    }
+
+    /// Refuses a change of the size of `node`.
+    ///
+    /// # Errors
+    /// A job has it in hand, or someone on it or beneath stands against that.
+    pub fn check_resize(&self, node: &Arc<Node>) -> Result<(), BlockError> {
+        node.check_idle()?;
+        self.check_user(node, &User::command("block_resize", Rights::RESIZE))
     }
 
     /// Gives `name` to a drive that no device has yet: its node stays, and others may use it meanwhile.
@@ -436,7 +475,7 @@ impl Graph {
         node.waiting.store(true, Ordering::Release);
         let disk = Disk::new(node.layer().clone(), write_cache);
         disk.set_throttle(node.limits.get());
-        Ok(Attached { node: Mutex::new(node), disk, waits: true })
+        Ok(Attached { node: Mutex::new(node), disk, user: None })
     }
 
     /// Whether no other node stands on `node`.

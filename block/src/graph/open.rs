@@ -212,6 +212,7 @@ impl Graph {
             kept: AtomicBool::new(false),
             job: Mutex::new(None),
             shown: AtomicUsize::new(0),
+            users: Mutex::default(),
             limits: OnceLock::new(),
         })
     }
@@ -257,6 +258,7 @@ impl Graph {
 
     fn open_luks(&self, spec: &spec::Luks, settings: &Settings, trail: &Trail<'_>) -> Result<Parts, BlockError> {
         let file = self.resolve(&spec.file, settings.below(), trail)?;
+        self.check_format(&file, spec.node_name.as_deref(), !settings.read_only)?;
         let context = |e: BlockError| e.within(format!("Could not open '{}'", file.filename.display()));
         let password = self.password(settings)?;
         let layer = LuksDisk::open(file.layer().clone(), password.as_ref(), spec.look.no_data).map_err(context)?;
@@ -279,6 +281,7 @@ impl Graph {
             return Err(BlockError::new(ErrorKind::Permission, text));
         }
         let file = self.resolve(&foreign.file, Inherited { read_only: Some(true), ..settings.below() }, trail)?;
+        self.check_format(&file, foreign.node_name.as_deref(), false)?;
         let context = |e: BlockError| e.within(format!("Could not open '{}'", file.filename.display()));
         let layer = format.open(file.layer()).map_err(context)?;
         Ok(Parts { layer, filename: file.filename.clone(), children: vec![("file", file)] })

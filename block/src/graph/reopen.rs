@@ -66,6 +66,7 @@ impl Graph {
         if !node.layer().limits().read_only {
             return Ok(());
         }
+        self.check_writing(node)?;
         let layer = self.again(node)?;
         let discard = node.recipe.settings.discard || layer.limits().discard;
         let layer = Policy::over(layer, discard, node.detect_zeroes, false);

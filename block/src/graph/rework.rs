@@ -3,6 +3,7 @@
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError};
 
+use super::permission::{Rights, Use, User};
 use super::{Attached, Graph, Node, forget};
 use crate::disk::Drained;
 use crate::error::{BlockError, ErrorKind};
@@ -15,6 +16,8 @@ pub const EXPORT: &str = "export";
 /// Nodes in the hands of a job, until it is dropped.
 pub struct Held {
     nodes: Vec<Arc<Node>>,
+    /// The one that the job writes to and nobody else uses.
+    target: Option<Use>,
 }
 
 impl Drop for Held {
@@ -22,6 +25,7 @@ impl Drop for Held {
         for node in &self.nodes {
             *node.job.lock().unwrap_or_else(PoisonError::into_inner) = None;
         }
+        self.target = None;
     }
 }
 
@@ -98,7 +102,35 @@ impl Graph {
         for node in &nodes {
             *node.job.lock().unwrap_or_else(PoisonError::into_inner) = Some(job);
         }
-        Ok(Held { nodes })
+        Ok(Held { nodes, target: None })
+    }
+
+    /// The same, with `target` to be written to, and nothing else.
+    ///
+    /// # Errors
+    /// When another job has one of them, or someone on the target, or beneath it, stands against that.
+    pub fn hold_with_target(
+        &self,
+        source: Option<&Arc<Node>>,
+        target: &Arc<Node>,
+        job: &'static str,
+    ) -> Result<Held, BlockError> {
+        self.check_unused(target)?;
+        let usage = self.take(target, User::job(job))?;
+        let nodes = source.into_iter().chain([target]).cloned().collect();
+        let mut held = self.hold_for_job(nodes, job)?;
+        held.target = Some(usage);
+        Ok(held)
+    }
+
+    /// Refuses that a command writes to `node`.
+    ///
+    /// # Errors
+    /// Someone uses it, or stands on what lies beneath and does not allow that.
+    pub fn check_write(&self, node: &Arc<Node>, command: &str) -> Result<(), BlockError> {
+        self.check_unused(node)?;
+        node.check_idle()?;
+        self.check_user(node, &User::command(command, Rights::WRITE))
     }
 
     /// Puts `top`, whose front end is held still, onto `base`, which shows the same where `top` holds nothing, and
@@ -144,6 +176,7 @@ impl Graph {
     /// # Errors
     /// When the host does not let us, or another program reads it and does not expect that: then it is as it was.
     pub fn open_for_writing(&self, node: &Arc<Node>) -> Result<Opened, BlockError> {
+        node.check_unwritten("a job that writes beneath")?;
         let opened = Opened { node: Some(node.clone()), was_read_only: node.is_read_only() };
         self.make_writable(node)?;
         node.relock(Access::Write)?;

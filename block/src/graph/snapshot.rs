@@ -62,7 +62,7 @@ impl Graph {
     /// Makes or opens an overlay for `node`, without anything beneath it yet.
     ///
     /// # Errors
-    /// When its file or its name cannot be had.
+    /// When no overlay can be put on `node`, or its file or its name cannot be had.
     pub fn add_overlay(&self, node: &Arc<Node>, new: NewOverlay<'_>) -> Result<Arc<Node>, BlockError> {
         if new.node_name.is_some_and(|name| self.get(name).is_some()) {
             return Err(refuse("New overlay node-name already in use"));
@@ -70,6 +70,9 @@ impl Graph {
         if new.format != "qcow2" {
             return Err(refuse(format!("Backing file not supported for file format '{}'", new.format)));
         }
+        // Before anything is made.
+        self.name_for(new.node_name.or(Some("x")))?;
+        self.check_top(node)?;
         if !new.exists {
             make(&new.file.display().to_string(), new.format, node.layer().size(), Some(node))?;
         }
@@ -96,9 +99,7 @@ impl Graph {
         let (node, overlay) = (self.find(node)?, self.find(overlay)?);
         node.check_idle()?;
         overlay.check_idle()?;
-        let nodes = self.nodes();
-        let above = |node: &Arc<Node>| nodes.iter().find(|above| super::is_child(above, node));
-        if Arc::ptr_eq(&node, &overlay) || overlay.is_attached() || above(&overlay).is_some() {
+        if Arc::ptr_eq(&node, &overlay) || overlay.is_attached() || !self.is_root(&overlay) {
             return Err(refuse("The overlay is already in use"));
         }
         if overlay.child("backing").is_some() {
@@ -110,15 +111,20 @@ impl Graph {
         if overlay.is_read_only() && !node.is_read_only() {
             return Err(refuse(format!("The overlay '{}' is read-only", overlay.name)));
         }
-        if let Some(above) = above(&node) {
-            let text = "give the name of the node on top, which the device has";
-            return Err(refuse(format!("Node '{}' is beneath node '{}': {text}", node.name, above.name)));
-        }
+        self.check_top(&node)?;
         if !node.is_read_only() {
             node.layer().flush()?;
             node.layer().close()?;
         }
         Ok(Snapshot { node, overlay })
+    }
+
+    /// Refuses a node that no overlay can be put on.
+    fn check_top(&self, node: &Arc<Node>) -> Result<(), BlockError> {
+        node.check_idle()?;
+        let Some(above) = self.nodes().into_iter().find(|above| super::is_child(above, node)) else { return Ok(()) };
+        let text = "give the name of the node on top, which the device has";
+        Err(refuse(format!("Node '{}' is beneath node '{}': {text}", node.name, above.name)))
     }
 
     /// Takes a snapshot: `front`, if a front end has the node, goes on with the overlay. Gives the overlay back.

@@ -59,8 +59,8 @@ fn libvirts_pair_of_nodes_is_made_queried_and_removed() {
 fn attached_node_is_not_given_twice_nor_removed() {
     let graph = Graph::new();
     graph.add(&spec(&serde_json::json!({"driver":"null-co","node-name":"n","size":4096}))).unwrap();
-    let attached = graph.attach("n", true).unwrap();
-    assert!(graph.attach("n", true).is_err());
+    let attached = graph.attach("n", true, "disk").unwrap();
+    assert!(graph.attach("n", true, "disk").is_err());
     assert!(graph.remove("n").is_err());
     drop(attached);
     graph.remove("n").unwrap();
@@ -282,7 +282,7 @@ fn limits_of_a_drive_hold_for_who_gets_it() {
     let group = graph.add_throttle_group("g", limits).unwrap();
     graph.get("n").unwrap().limit(group.clone());
 
-    let attached = graph.attach("n", true).unwrap();
+    let attached = graph.attach("n", true, "disk").unwrap();
 
     let of_disk = attached.disk().throttle().unwrap();
     let told = serde_json::to_value(ThrottleInfo::from(&*of_disk)).unwrap();
@@ -337,4 +337,28 @@ fn copy_on_read_keeps_what_many_threads_read_and_write_at_once() {
     assert!(status.allocated, "it is in the overlay: {status:?}");
     let check = crate::format::qcow2::check(format.child("file").unwrap().layer()).unwrap();
     assert_eq!((check.corruptions, check.leaks), (0, 0), "{:?}", check.messages);
+}
+
+#[test]
+fn failed_add_closes_what_it_opened() {
+    let folder = tempfile::tempdir().unwrap();
+    let (path, top) = (folder.path().join("a.img"), folder.path().join("top.qcow2"));
+    raw_file(&path, 7);
+    qcow2_file(&top, Some(("gone.img", Some("raw"))));
+    let graph = Graph::new();
+    let refused = [
+        // It is not of this format.
+        serde_json::json!({"driver":"qcow2","node-name":"x","file":{"driver":"file","filename":path,"node-name":"y"}}),
+        // Nothing lies where the header says.
+        serde_json::json!({"driver":"qcow2","node-name":"x","file":{"driver":"file","filename":top}}),
+    ];
+    for refused in refused {
+        assert!(graph.add(&spec(&refused)).is_err());
+        assert!(graph.nodes().is_empty());
+    }
+    // Nobody holds the lock any more.
+    graph.add(&spec(&serde_json::json!({"driver":"file","node-name":"a","filename":path}))).unwrap();
+    let twice = serde_json::json!({"driver":"qcow2","node-name":"x","file":"a"});
+    assert!(graph.add(&spec(&twice)).is_err());
+    assert!(graph.get("a").is_some(), "it was there before");
 }

@@ -121,7 +121,7 @@ fn writes_during_a_stream_are_kept() {
     let (folder, graph) = (tempfile::tempdir().unwrap(), Graph::new());
     let [base, _, top] = chain(&graph, folder.path());
     let mut expected = content(&top);
-    let attached = graph.attach("top", true).unwrap();
+    let attached = graph.attach("top", true, "disk").unwrap();
     let writer = Writer::start(attached.disk());
 
     let stream = Stream::new(top.clone(), Some(base), Some(attached.disk().clone())).unwrap();
@@ -154,7 +154,7 @@ fn writes_during_a_commit_of_the_disk_itself_go_to_both() {
     let (folder, graph) = (tempfile::tempdir().unwrap(), Graph::new());
     let [base, _, top] = chain(&graph, folder.path());
     let mut expected = content(&top);
-    let attached = graph.attach("top", true).unwrap();
+    let attached = graph.attach("top", true, "disk").unwrap();
     let commit = Copying::commit(top.clone(), base.clone(), true).unwrap();
     let writer = Writer::start(attached.disk());
 
@@ -185,7 +185,7 @@ fn mirrored_disk_goes_over_to_its_copy_with_all_that_was_written() {
         // Something else was there before.
         fill(&target, if extent == Extent::Whole { 0..BLOCKS } else { 4..6 }, 9);
         let mut expected = content(&top);
-        let attached = graph.attach("top", true).unwrap();
+        let attached = graph.attach("top", true, "disk").unwrap();
         let copy = Copying::mirror_to(top.clone(), target.clone(), extent, true).unwrap();
         let writer = Writer::start(attached.disk());
 
@@ -283,7 +283,7 @@ fn what_cannot_be_streamed_is_refused() {
 /// A backup of the top of a chain with a writer at it; gives what the disk was, and what it became.
 fn backed_up(graph: &Graph, top: &Arc<Node>, target: &Arc<Node>, part: Part) -> (Vec<u8>, Vec<u8>) {
     let before = content(top);
-    let attached = graph.attach("top", true).unwrap();
+    let attached = graph.attach("top", true, "disk").unwrap();
     let backup = Backup::new(top.clone(), target.clone(), part, false).unwrap();
     attached.disk().swap(backup.filter());
     let writer = Writer::start(attached.disk());
@@ -368,7 +368,7 @@ fn backup_that_ends_early_says_what_is_left() {
 fn snapshot_on_the_disk_itself_shows_the_moment_until_it_is_ended() {
     let (folder, graph) = (tempfile::tempdir().unwrap(), Graph::new());
     let [.., top] = chain(&graph, folder.path());
-    let attached = graph.attach("top", true).unwrap();
+    let attached = graph.attach("top", true, "disk").unwrap();
     let scratch = image(&graph, folder.path(), "scratch", Some("top"), BLOCKS);
     let before = content(&top);
     let backup = Backup::new(top.clone(), scratch, Part::Changed, false).unwrap();

@@ -45,8 +45,7 @@ impl Machine {
         let options = qcow2_options(args)?;
         let graph = &self.host.graph;
         let node = graph.find_for(&args.file)?;
-        graph.check_unused(&node)?;
-        let held = graph.hold_for_job(vec![node.clone()], "create")?;
+        let held = graph.hold_with_target(None, &node, "create")?;
         let make = move || {
             let file = node.layer();
             file.resize(0, Preallocation::Off)?;

@@ -37,7 +37,6 @@ impl Machine {
         if Arc::ptr_eq(&source, &target) {
             return Err(QmpError::generic("Can't mirror node into itself"));
         }
-        self.host.graph.check_unused(&target).map_err(|error| failed(&error))?;
         self.mirror_to(args, source, target, (None, true))
     }
 
@@ -133,8 +132,8 @@ impl Machine {
         let id = self.id_of_job(args.job_id.as_ref(), &args.device, &source)?;
         let copy = Copying::mirror_to(source.clone(), target.clone(), extent, unmap).map_err(|error| failed(&error))?;
         let copy = copy.in_pieces_of(args.buf_size.filter(|bytes| *bytes > 0).unwrap_or(u64::MAX));
-        let nodes = vec![source.clone(), target.clone()];
-        let held = self.host.graph.hold_for_job(nodes, "mirror").map_err(|error| failed(&error))?;
+        let held = self.host.graph.hold_with_target(Some(&source), &target, "mirror");
+        let held = held.map_err(|error| failed(&error))?;
         let name = args.filter_node_name.as_deref();
         let top = self.add_top(JobNode { job: "mirror", driver: "mirror_top", role: "backing", name }, &source)?;
         let order = Order::on_nodes("mirror", &id, held).with(args.speed, args.auto_finalize, args.auto_dismiss);

@@ -8,7 +8,7 @@ use rhea_block::protocol::file::HostFile;
 use rhea_block::spec::BlockdevSpec;
 use rhea_devices::block_stats::{BlockStats as Counters, Counted};
 use rhea_devices::scsi::Tray;
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 
 use crate::machine::Machine;
 use crate::machine::event::MachineEvent;
@@ -122,10 +122,11 @@ impl Machine {
             (None, Some(node)) => self.facts.disk_on(node),
         };
         let name = args.device.as_ref().or(args.node_name.as_ref()).map_or("", String::as_str);
+        let graph = &self.host.graph;
         let resized = match wanted.and_then(|disk| self.host.disk(&disk.id).attached) {
-            Some(attached) => attached.node().check_idle().and_then(|()| attached.disk().resize(size)),
-            None => match self.host.graph.get(name) {
-                Some(node) => node.check_idle().and_then(|()| node.layer().resize(size, Preallocation::Off)),
+            Some(attached) => graph.check_resize(&attached.node()).and_then(|()| attached.disk().resize(size)),
+            None => match graph.get(name) {
+                Some(node) => graph.check_resize(&node).and_then(|()| node.layer().resize(size, Preallocation::Off)),
                 None => return Err(not_found(args, name)),
             },
         };
@@ -139,7 +140,7 @@ impl Machine {
         if spec.node_name().is_none() {
             return Err(QmpError::generic("'node-name' must be specified for the root node"));
         }
-        self.check_node_name(spec.node_name())?;
+        names_in(&args.options).try_for_each(|name| self.check_node_name(Some(name)))?;
         self.host.graph.add(&spec).map_err(|e| QmpError::from_error(&e))?;
         done()
     }
@@ -192,6 +193,17 @@ impl Machine {
         self.host.graph.remove(name).map_err(|e| QmpError::from_error(&e))?;
         done()
     }
+}
+
+/// The names that are given to a node and to those described within it.
+fn names_in(options: &Map<String, Value>) -> impl Iterator<Item = &str> {
+    let mut all = vec![options];
+    let mut next = 0;
+    while let Some(options) = all.get(next).copied() {
+        all.extend(options.values().filter_map(Value::as_object));
+        next += 1;
+    }
+    all.into_iter().filter_map(|options| options.get("node-name").and_then(Value::as_str))
 }
 
 fn not_found(args: &BlockResize, name: &str) -> QmpError {

@@ -49,7 +49,7 @@ fn content(file: &Path) -> Vec<u8> {
 fn snapshot_under_writes_holds_those_before_it_and_the_overlay_those_after() {
     let graph = Graph::new();
     let (folder, node) = base(&graph);
-    let attached = graph.attach("base", true).unwrap();
+    let attached = graph.attach("base", true, "disk").unwrap();
     let (disk, over) = (attached.disk().clone(), Arc::new(AtomicBool::new(false)));
     let seen = over.clone();
     let writer = std::thread::spawn(move || {
@@ -125,9 +125,30 @@ fn node_under_an_overlay_is_not_given_to_a_device_that_would_write_to_it() {
     overlay(&graph, &node, &folder.path().join("top.qcow2"), "top").unwrap();
     graph.take_snapshot(graph.prepare_snapshot("base", "top").unwrap(), None);
 
-    let error = graph.attach("base", true).err().unwrap();
+    let error = graph.attach("base", true, "disk").err().unwrap();
 
-    assert_eq!(error.to_string(), "Conflicts with use by top as 'backing', which does not allow 'write' on base");
+    let conflict = "Permission conflict on node 'base': permissions 'write' are both required by block device 'disk' \
+                    (uses node 'base' as 'root' child) and unshared by node 'top' (uses node 'base' as 'backing' child).";
+    assert_eq!(error.to_string(), conflict);
     assert!(graph.remove("base").is_err());
-    assert!(graph.attach("top", true).is_ok());
+    assert!(graph.attach("top", true, "disk").is_ok());
+}
+
+#[test]
+fn refused_overlay_leaves_the_file_as_it_was() {
+    let graph = Graph::new();
+    let (folder, node) = base(&graph);
+    let path = folder.path().join("precious");
+    std::fs::write(&path, "precious").unwrap();
+    let refused = |name: &str| overlay(&graph, &node, &path, name).err().unwrap().to_string();
+
+    assert_eq!(refused("no name"), "Invalid node-name: 'no name'");
+    let held = graph.hold_for_job(vec![node.clone()], "stream").unwrap();
+    assert!(refused("top").contains("block device is in use by block job: stream"));
+    drop(held);
+    overlay(&graph, &node, &folder.path().join("top.qcow2"), "top").unwrap();
+    graph.take_snapshot(graph.prepare_snapshot("base", "top").unwrap(), None);
+    assert!(refused("second").contains("is beneath node 'top'"));
+
+    assert_eq!(std::fs::read(&path).unwrap(), b"precious");
 }

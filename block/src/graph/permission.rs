@@ -1,0 +1,314 @@
+//! Who may use a node beside whom.
+//!
+//! Whatever stands on a node (a device, an export, a job, a node above) needs something of it, and lets the others there
+//! do something. Filters and `raw` pass on what is needed and let through above them; a format that is written to needs
+//! its file for itself, and one that is only read cannot bear that its file changes; what an overlay does not hold may
+//! change under it only if nobody above minds. As in QEMU, a change is refused when two come to stand on one node of
+//! whom one needs what the other does not allow, there or anywhere beneath.
+
+use std::collections::HashMap;
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, PoisonError};
+
+use super::{Child, Graph, Node};
+use crate::error::{BlockError, ErrorKind};
+
+/// Some of: writing, and changing the size.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Rights(u8);
+
+impl Rights {
+    pub(super) const NONE: Self = Self(0);
+    pub(super) const WRITE: Self = Self(1);
+    pub(super) const RESIZE: Self = Self(2);
+    pub(super) const ALL: Self = Self(3);
+
+    const fn and(self, other: Self) -> Self {
+        Self(self.0 & other.0)
+    }
+
+    const fn or(self, other: Self) -> Self {
+        Self(self.0 | other.0)
+    }
+
+    const fn without(self, other: Self) -> Self {
+        Self(self.0 & !other.0)
+    }
+
+    const fn words(self) -> &'static str {
+        match self {
+            Self::WRITE => "write",
+            Self::RESIZE => "resize",
+            _ => "write, resize",
+        }
+    }
+}
+
+/// What someone does with a node.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Claim {
+    pub(super) needs: Rights,
+    /// What the others may do.
+    pub(super) shares: Rights,
+}
+
+impl Claim {
+    /// Of nobody.
+    const NOTHING: Self = Self { needs: Rights::NONE, shares: Rights::ALL };
+
+    const fn join(self, other: Self) -> Self {
+        Self { needs: self.needs.or(other.needs), shares: self.shares.and(other.shares) }
+    }
+}
+
+/// Someone who uses a node and is no node.
+pub(super) struct User {
+    who: String,
+    claim: Claim,
+}
+
+impl User {
+    /// A device; its guest is told of another size.
+    pub(super) fn device(who: &str, writes: bool) -> Self {
+        let needs = if writes { Rights::WRITE } else { Rights::NONE };
+        Self { who: format!("block device '{who}'"), claim: Claim { needs, shares: Rights::RESIZE } }
+    }
+
+    /// Clients, who learn the size once.
+    pub(super) fn export(id: &str, writes: bool) -> Self {
+        let needs = if writes { Rights::WRITE } else { Rights::NONE };
+        Self { who: format!("export '{id}'"), claim: Claim { needs, shares: Rights::WRITE } }
+    }
+
+    /// A job that writes to its target, which may stand on a disk that is in use.
+    pub(super) fn job(kind: &str) -> Self {
+        Self { who: format!("block job '{kind}'"), claim: Claim { needs: Rights::WRITE, shares: Rights::WRITE } }
+    }
+
+    /// A command that has done with it when it is answered.
+    pub(super) fn command(name: &str, needs: Rights) -> Self {
+        Self { who: format!("'{name}'"), claim: Claim { needs, shares: Rights::ALL } }
+    }
+}
+
+/// A node in use, until this is dropped.
+pub(super) struct Use {
+    node: Arc<Node>,
+    user: Arc<User>,
+}
+
+impl Drop for Use {
+    fn drop(&mut self) {
+        self.node.leave(&self.user);
+    }
+}
+
+impl Node {
+    /// `user` has it from now on.
+    pub(super) fn enter(&self, user: &Arc<User>) {
+        self.users.lock().unwrap_or_else(PoisonError::into_inner).push(user.clone());
+    }
+
+    /// `user` has it no more.
+    pub(super) fn leave(&self, user: &Arc<User>) {
+        self.users.lock().unwrap_or_else(PoisonError::into_inner).retain(|other| !Arc::ptr_eq(other, user));
+    }
+
+    /// Refuses a job that would write past a device or an export which writes to this very node.
+    pub(super) fn check_unwritten(&self, job: &str) -> Result<(), BlockError> {
+        let users = self.users.lock().unwrap_or_else(PoisonError::into_inner);
+        let writes = |user: &&Arc<User>| user.claim.needs.and(Rights::WRITE) == Rights::WRITE;
+        let Some(user) = users.iter().find(writes) else { return Ok(()) };
+        let job = Edge { who: job.to_owned(), role: "root", claim: Claim::NOTHING };
+        Err(conflict(&self.name, Rights::WRITE, &Edge::of(user), &job))
+    }
+}
+
+/// One who stands on a node.
+#[derive(Clone, PartialEq, Eq)]
+struct Edge {
+    who: String,
+    /// What the node is to it.
+    role: &'static str,
+    claim: Claim,
+}
+
+impl Edge {
+    fn of(user: &User) -> Self {
+        Self { who: user.who.clone(), role: "root", claim: user.claim }
+    }
+}
+
+/// What is to change.
+enum Change<'a> {
+    /// One more stands on a node.
+    Add(&'a Arc<Node>, Edge),
+    /// A node that was only read is written to.
+    Write(&'a Arc<Node>),
+}
+
+impl Change<'_> {
+    fn node(&self) -> &Arc<Node> {
+        match self {
+            Self::Add(node, _) | Self::Write(node) => node,
+        }
+    }
+}
+
+/// The graph as it is, or as it would be after a change.
+struct Look<'a> {
+    /// The nodes that stand on each, and what that is to them.
+    above: &'a HashMap<*const Node, Vec<Child>>,
+    change: Option<&'a Change<'a>>,
+    /// What all on a node do together, as far as it has been worked out.
+    joined: HashMap<*const Node, Claim>,
+}
+
+impl Look<'_> {
+    /// All who stand on `node`.
+    fn edges(&mut self, node: &Arc<Node>) -> Vec<Edge> {
+        let users = node.users.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut edges: Vec<_> = users.iter().map(|user| Edge::of(user)).collect();
+        drop(users);
+        let above = self.above;
+        for (role, parent) in above.get(&Arc::as_ptr(node)).into_iter().flatten() {
+            let claim = passed(parent, role, node, self.joined(parent), self.writes(parent));
+            edges.push(Edge { who: format!("node '{}'", parent.name), role, claim });
+        }
+        if let Some(Change::Add(to, edge)) = self.change
+            && Arc::ptr_eq(to, node)
+        {
+            edges.push(edge.clone());
+        }
+        edges
+    }
+
+    fn joined(&mut self, node: &Arc<Node>) -> Claim {
+        if let Some(known) = self.joined.get(&Arc::as_ptr(node)) {
+            return *known;
+        }
+        let claim = self.edges(node).iter().fold(Claim::NOTHING, |all, edge| all.join(edge.claim));
+        self.joined.insert(Arc::as_ptr(node), claim);
+        claim
+    }
+
+    fn writes(&self, node: &Arc<Node>) -> bool {
+        let is_changed = matches!(self.change, Some(Change::Write(changed)) if Arc::ptr_eq(changed, node));
+        is_changed || !node.is_read_only()
+    }
+}
+
+/// What `node` does with `beneath`, which is its `role`, when those on it do `above`.
+fn passed(node: &Node, role: &str, beneath: &Node, above: Claim, writes: bool) -> Claim {
+    match (role, node.layer().driver()) {
+        ("backing", _) if beneath.kept.load(Ordering::Acquire) => Claim { shares: Rights::NONE, ..Claim::NOTHING },
+        ("backing", _) => Claim { needs: Rights::NONE, shares: above.shares.and(Rights::WRITE) },
+        // It grows with what is written.
+        ("data-file", _) => {
+            let grows = above.needs.and(Rights::WRITE) == Rights::WRITE;
+            let needs = if grows { Rights::ALL } else { above.needs };
+            Claim { needs, shares: above.shares.without(Rights::RESIZE) }
+        }
+        ("file", driver) if !matches!(driver, "raw" | "throttle" | "copy-on-read" | "copy-before-write") => {
+            of_format(writes)
+        }
+        _ => above,
+    }
+}
+
+/// What a format does with its file.
+const fn of_format(writes: bool) -> Claim {
+    Claim { needs: if writes { Rights::ALL } else { Rights::NONE }, shares: Rights::NONE }
+}
+
+fn conflict(node: &str, rights: Rights, needs: &Edge, refuses: &Edge) -> BlockError {
+    let uses = |edge: &Edge| format!("{} (uses node '{node}' as '{}' child)", edge.who, edge.role);
+    let text = format!(
+        "Permission conflict on node '{node}': permissions '{}' are both required by {} and unshared by {}.",
+        rights.words(),
+        uses(needs),
+        uses(refuses)
+    );
+    BlockError::new(ErrorKind::Invalid, text)
+}
+
+/// Refuses `new` beside `other`.
+fn check_pair(node: &str, new: &Edge, other: &Edge) -> Result<(), BlockError> {
+    for (one, another) in [(other, new), (new, other)] {
+        let refused = one.claim.needs.without(another.claim.shares);
+        if refused != Rights::NONE {
+            return Err(conflict(node, refused, one, another));
+        }
+    }
+    Ok(())
+}
+
+impl Graph {
+    /// Gives `node` to `user`.
+    ///
+    /// # Errors
+    /// Someone on it, or on what lies beneath, stands against that.
+    pub(super) fn take(&self, node: &Arc<Node>, user: User) -> Result<Use, BlockError> {
+        self.check_user(node, &user)?;
+        let user = Arc::new(user);
+        node.enter(&user);
+        Ok(Use { node: node.clone(), user })
+    }
+
+    /// Refuses `user` where [`Graph::take`] would.
+    pub(super) fn check_user(&self, node: &Arc<Node>, user: &User) -> Result<(), BlockError> {
+        self.check_change(&Change::Add(node, Edge::of(user)))
+    }
+
+    /// Refuses a format, whose node would be called `name`, on `file`.
+    pub(super) fn check_format(&self, file: &Arc<Node>, name: Option<&str>, writes: bool) -> Result<(), BlockError> {
+        let who = name.map_or_else(|| "a node without a name".to_owned(), |name| format!("node '{name}'"));
+        let edge = Edge { who, role: "file", claim: of_format(writes && !file.is_read_only()) };
+        self.check_change(&Change::Add(file, edge))
+    }
+
+    /// Refuses that `node`, which is only read, is written to.
+    pub(super) fn check_writing(&self, node: &Arc<Node>) -> Result<(), BlockError> {
+        self.check_change(&Change::Write(node))
+    }
+
+    /// Refuses a change after which two would stand on one node who do not go together. What stands there already is
+    /// not asked again.
+    fn check_change(&self, change: &Change<'_>) -> Result<(), BlockError> {
+        let mut above: HashMap<*const Node, Vec<Child>> = HashMap::new();
+        for node in self.nodes() {
+            for (role, child) in node.children() {
+                above.entry(Arc::as_ptr(&child)).or_default().push((role, node.clone()));
+            }
+        }
+        let mut before = Look { above: &above, change: None, joined: HashMap::new() };
+        let mut after = Look { above: &above, change: Some(change), joined: HashMap::new() };
+        for node in at_and_beneath(change.node()) {
+            let (was, edges) = (before.edges(&node), after.edges(&node));
+            let is_new = |n: usize| was.get(n) != edges.get(n);
+            for (n, new) in edges.iter().enumerate().filter(|(n, _)| is_new(*n)) {
+                let others = edges.iter().enumerate().filter(|(other, _)| *other != n);
+                others.into_iter().try_for_each(|(_, other)| check_pair(&node.name, new, other))?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// `node` and all beneath it, each once.
+fn at_and_beneath(node: &Arc<Node>) -> Vec<Arc<Node>> {
+    let mut found = vec![node.clone()];
+    let mut next = 0;
+    while let Some(node) = found.get(next).cloned() {
+        for (_, child) in node.children() {
+            if !found.iter().any(|known| Arc::ptr_eq(known, &child)) {
+                found.push(child);
+            }
+        }
+        next += 1;
+    }
+    found
+}
+
+#[cfg(test)]
+mod tests;
