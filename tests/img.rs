@@ -8,6 +8,8 @@ mod amend;
 mod bench;
 #[path = "img/bitmap.rs"]
 mod bitmap;
+#[path = "img/care.rs"]
+mod care;
 #[path = "img/change.rs"]
 mod change;
 #[path = "img/copy.rs"]

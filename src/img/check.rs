@@ -1,14 +1,15 @@
 //! `check`: is an image's metadata sound? And repair.
 
+use std::path::Path;
 use std::sync::Arc;
 
-use rhea_block::format::qcow2::{CheckReport, Repair, check, repair};
+use rhea_block::format::qcow2::{CheckReport, Repair, backing_of, check, repair};
 use rhea_block::graph::CacheMode;
 use rhea_block::layer::Layer;
 use serde_json::{Map, Value};
 
 use super::args::{Opt, Parsed};
-use super::error::ImgError;
+use super::error::{ImgError, chain};
 use super::open::{self, Want};
 use super::output::{self, Form};
 
@@ -58,6 +59,9 @@ pub(super) fn run(parsed: &Parsed) -> Result<(), ImgError> {
     }
     let is_one = open::probed(file.layer.as_ref()).is_ok_and(|format| format.as_deref() == Some("qcow2"));
     let failed = if is_one { format!("Check of '{name}' failed") } else { format!("Could not open '{name}'") };
+    if is_one && !want.image_opts && !name.starts_with("json:") {
+        check_backing(name, &file.layer, want)?;
+    }
     let found = examine(&file.layer, what).map_err(ImgError::block(failed))?;
     let quiet = parsed.has("q");
     match form {
@@ -72,6 +76,21 @@ pub(super) fn run(parsed: &Parsed) -> Result<(), ImgError> {
         (_, _, true) => Err(ImgError::Exit(LEAKS)),
         _ => Ok(()),
     }
+}
+
+/// What lies beneath the image must be there, as for every use of it.
+fn check_backing(name: &str, file: &Arc<dyn Layer>, want: Want<'_>) -> Result<(), ImgError> {
+    let (below, format) = backing_of(file.as_ref()).map_err(ImgError::block(format!("Could not open '{name}'")))?;
+    // What the servers of others have is not looked at.
+    let Some(below) = below.filter(|below| open::plain_name(below).is_ok()) else { return Ok(()) };
+    let image = Path::new(name.strip_prefix("file:").unwrap_or(name));
+    let shown = open::beside(image, &below).display().to_string();
+    let want = Want { format: format.as_deref(), write: false, no_data: true, ..want };
+    let Err(e) = open::open(&shown, want) else { return Ok(()) };
+    let text = chain(&e);
+    // The file's own message names it.
+    let why = text.strip_prefix(&format!("Could not open '{shown}': ")).unwrap_or(&text);
+    Err(ImgError::Said(format!("Could not open '{name}': Could not open backing file: {why}")))
 }
 
 /// What was found, and what was repaired.

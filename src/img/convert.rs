@@ -13,7 +13,7 @@ use super::error::{ImgError, chain, tell};
 use super::open::{self, Image, Want};
 use super::progress::Progress;
 use super::target::{Format, Options};
-use super::{bitmap_copy, output, size};
+use super::{bitmap_copy, output, size, target};
 
 /// The verb's options.
 pub(super) const OPTIONS: &[Opt] = &[
@@ -174,6 +174,9 @@ fn check_combinations(parsed: &Parsed) -> Result<(), ImgError> {
     if parsed.get("F").is_some() && parsed.get("B").is_none() {
         return Err(said("-F can only be used with -B"));
     }
+    if parsed.has("target-image-opts") && parsed.get("O").is_some() {
+        return Err(said("--image-opts and --format are mutually exclusive"));
+    }
     if parsed.has("skip-broken-bitmaps") && !parsed.has("bitmaps") {
         return Err(said("Use of --skip-broken-bitmaps requires --bitmaps"));
     }
@@ -197,7 +200,7 @@ fn open_sources(parsed: &Parsed, names: &[String]) -> Result<Vec<Image>, ImgErro
     Ok(images)
 }
 
-fn make(target: &str, format: &str, options: &mut Options, total: u64, secrets: &Secrets) -> Result<(), ImgError> {
+fn make(path: &str, format: &str, options: &mut Options, total: u64, secrets: &Secrets) -> Result<(), ImgError> {
     let format = Format::by_name(format)?;
     format.check(options)?;
     if format == Format::Raw && options.get("backing_file").is_some() {
@@ -206,10 +209,11 @@ fn make(target: &str, format: &str, options: &mut Options, total: u64, secrets: 
     if options.get("backing_file").is_some_and(|name| !name.is_empty()) && options.get("backing_fmt").is_none() {
         return Err(said("Use of backing file requires explicit backing format"));
     }
+    target::refuse_own_backing(path, options)?;
     // As in QEMU a size among the options does not count: the copy is as long as what is copied.
     options.set("size", total.to_string());
-    let made = format.plan(options, total, secrets).and_then(|plan| plan.write(target));
-    made.map_err(|e| said(format!("{target}: error while converting {}: {}", format.name(), chain(&e))))
+    let made = format.plan(options, total, secrets).and_then(|plan| plan.write(path));
+    made.map_err(|e| said(format!("{path}: error while converting {}: {}", format.name(), chain(&e))))
 }
 
 fn open_target(parsed: &Parsed, name: &str, format: &str, key_secret: Option<&str>) -> Result<Image, ImgError> {
@@ -226,13 +230,13 @@ fn backing_size(output: &Image) -> u64 {
     output.node.child("backing").map_or(0, |node| node.layer().size())
 }
 
-/// Whether an image just made reads as zeroes: all but raw devices, whose content stays, and what a cipher makes of
-/// zeroes in a file.
-fn is_new_zero(output: &Image) -> bool {
+/// Whether an image just made reads as zeroes: all but raw devices and exports, whose content stays, and what a cipher
+/// makes of zeroes in a file.
+pub(super) fn is_new_zero(output: &Image) -> bool {
     if output.layer().driver() == "luks" {
         return false;
     }
-    output.node.child("file").is_none_or(|file| file.layer().driver() != "host_device")
+    output.node.child("file").is_none_or(|file| !matches!(file.layer().driver(), "host_device" | "nbd"))
         && output.node.child("backing").is_none()
 }
 
@@ -242,7 +246,7 @@ fn workers(parsed: &Parsed) -> Result<usize, ImgError> {
         // Compression keeps every core busy.
         return Ok(if parsed.has("c") { cores.clamp(DEFAULT_WORKERS, MOST_WORKERS) } else { DEFAULT_WORKERS });
     };
-    match text.parse() {
+    match text.trim_start().parse() {
         Ok(number) if (1..=MOST_WORKERS).contains(&number) => Ok(number),
         _ => Err(said(format!(
             "Invalid number of coroutines. Allowed number of coroutines is between 1 and {MOST_WORKERS}"

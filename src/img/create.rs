@@ -2,11 +2,13 @@
 
 use std::path::Path;
 
+use rhea_block::nbd::NbdName;
+
 use super::args::{Opt, Parsed};
 use super::error::{ImgError, chain};
 use super::open::{self, Want};
 use super::target::{Format, Options};
-use super::{output, size};
+use super::{output, size, target};
 
 /// The verb's options.
 pub(super) const OPTIONS: &[Opt] = &[
@@ -56,9 +58,13 @@ pub(super) fn run(parsed: &Parsed) -> Result<(), ImgError> {
     if options.get("backing_file") == Some("") {
         return Err(named(ImgError::Said("Expected backing file name, got empty string".to_owned())));
     }
+    target::refuse_own_backing(path, &options).map_err(named)?;
     let unsafe_backing = parsed.has("u");
     let bytes = disk_size(path, &options, unsafe_backing, parsed).map_err(named)?;
     options.set("size", bytes.to_string());
+    if NbdName::parse(path).is_ok_and(|export| export.is_none()) {
+        open::plain_name(path).map_err(named)?;
+    }
     if !parsed.has("q") {
         output::line(format.formatting(path, &options))?;
     }
@@ -80,7 +86,9 @@ fn backing_size(path: &str, name: &str, format: Option<&str>, parsed: &Parsed) -
     let below = open::beside(Path::new(path), name);
     let shown = below.display().to_string();
     let secrets = Some(&parsed.secrets);
-    let image = open::open(&shown, Want { format, no_data: true, secrets, ..Want::default() }).map_err(|e| {
+    // Only its size is asked for, so it may be in use: a guest may be writing to it.
+    let want = Want { format, no_data: true, force_share: true, secrets, ..Want::default() };
+    let image = open::open(&shown, want).map_err(|e| {
         let text = chain(&e);
         // The file's own message names it.
         let text = text.strip_prefix(&format!("Could not open '{shown}': ")).unwrap_or(&text);

@@ -8,7 +8,7 @@ use rhea_block::layer::Layer;
 use rhea_block::ops::copy::{CopyOptions, copy};
 
 use super::args::{Opt, Parsed};
-use super::convert::Telling;
+use super::convert::{Telling, is_new_zero};
 use super::error::{ImgError, chain, tell};
 use super::open::{self, Want};
 use super::size;
@@ -79,7 +79,7 @@ pub(super) fn run(parsed: &Parsed) -> Result<(), ImgError> {
     if len > 0 {
         let part = Raw::new(image.layer().clone(), start, Some(len));
         let part: Arc<dyn Layer> = Arc::new(part.map_err(ImgError::block("no such part of the image"))?);
-        let options = CopyOptions { target_is_zero: true, ..CopyOptions::default() };
+        let options = CopyOptions { target_is_zero: is_new_zero(&output), ..CopyOptions::default() };
         copy(&[part], output.layer(), &options, Telling::of(parsed)).map_err(ImgError::block("error while copying"))?;
     }
     output.close()

@@ -58,7 +58,7 @@ fn collect(name: &str, want: Want<'_>, chain: bool) -> Result<Vec<Details>, ImgE
         }
         let details = details_of(&image)?;
         if chain && let Some(below) = &details.image.full_backing_filename {
-            open::plain_name(below)?;
+            open::plain_name(below).map_err(|e| ImgError::Said(format!("Could not open '{below}': {e}")))?;
             next = Some((below.clone(), details.image.backing_filename_format.clone(), false));
         }
         found.push(details);

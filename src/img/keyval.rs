@@ -7,7 +7,19 @@ use super::error::ImgError;
 /// Deepest nesting of a key with dots.
 const MOST_DEPTH: usize = 16;
 
-/// `key=value` pairs in order. A key without a value is `on`, as a switch.
+/// Refuses a value of `-o` that cannot stand beside others: an empty one, or one with a lone comma at an end.
+///
+/// # Errors
+/// It is such a value.
+pub(super) fn check_list(text: &str) -> Result<(), ImgError> {
+    let commas = text.len() - text.trim_end_matches(',').len();
+    if text.is_empty() || text.starts_with(',') || commas % 2 == 1 {
+        return Err(ImgError::Said(format!("Invalid option list: {text}")));
+    }
+    Ok(())
+}
+
+/// `key=value` pairs in order. A key without a value is `on`, as a switch; with `no` before it, `off`.
 ///
 /// # Errors
 /// An empty key.
@@ -23,6 +35,10 @@ pub(super) fn pairs(text: &str) -> Result<Vec<(String, String)>, ImgError> {
         let (value, left) = match after.strip_prefix('=') {
             Some(value) => take_value(value),
             None => ("on".to_owned(), after.strip_prefix(',').unwrap_or(after)),
+        };
+        let (key, value) = match key.strip_prefix("no") {
+            Some(switch) if !after.starts_with('=') && !switch.is_empty() => (switch, "off".to_owned()),
+            _ => (key, value),
         };
         pairs.push((key.to_owned(), value));
         rest = left;

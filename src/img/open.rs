@@ -258,8 +258,8 @@ pub(super) fn plain_name(name: &str) -> Result<&str, ImgError> {
         return Ok(path);
     }
     match name.split_once(':') {
-        Some((scheme, _)) if !scheme.is_empty() && !scheme.contains('/') && !Path::new(name).exists() => {
-            Err(ImgError::Said(format!("Could not open '{name}': Unknown protocol '{scheme}'")))
+        Some((scheme, _)) if !scheme.contains('/') && !Path::new(name).exists() => {
+            Err(ImgError::Said(format!("Unknown protocol '{scheme}'")))
         }
         _ => Ok(name),
     }

@@ -1,4 +1,4 @@
-//! Standard output, where a closed pipe is an error and not a panic.
+//! Standard output. Who closes his end of a pipe has read enough: the verb goes on.
 
 use std::io::{self, Write};
 
@@ -10,25 +10,30 @@ use super::error::ImgError;
 /// Writes `text` and a line end.
 ///
 /// # Errors
-/// When nobody reads.
+/// When it cannot be written, but for a reader who has gone.
 pub(super) fn line(text: impl AsRef<str>) -> Result<(), ImgError> {
-    let mut out = io::stdout().lock();
-    out.write_all(text.as_ref().as_bytes())?;
-    out.write_all(b"\n")?;
-    Ok(())
+    let mut bytes = text.as_ref().as_bytes().to_vec();
+    bytes.push(b'\n');
+    write(&bytes)
 }
 
 /// Writes `value` as JSON, indented by four.
 ///
 /// # Errors
-/// When nobody reads.
+/// When it cannot be written, but for a reader who has gone.
 pub(super) fn json(value: &impl Serialize) -> Result<(), ImgError> {
     let mut bytes = Vec::new();
     let mut serializer = Serializer::with_formatter(&mut bytes, Indented::default());
     value.serialize(&mut serializer).map_err(io::Error::from)?;
     bytes.push(b'\n');
-    io::stdout().lock().write_all(&bytes)?;
-    Ok(())
+    write(&bytes)
+}
+
+fn write(bytes: &[u8]) -> Result<(), ImgError> {
+    match io::stdout().lock().write_all(bytes) {
+        Err(e) if e.kind() != io::ErrorKind::BrokenPipe => Err(e.into()),
+        _ => Ok(()),
+    }
 }
 
 /// JSON as QEMU writes it: indented by four, the end of a list or object on a line of its own also when it is empty.

@@ -18,6 +18,7 @@ pub(super) fn parse(text: &str) -> Result<u64, Wrong> {
 
 fn parse_signed_limit(text: &str, most: u64) -> Result<u64, Wrong> {
     let text = text.trim_start();
+    let text = text.strip_prefix('+').unwrap_or(text);
     let in_range = |bytes: u64| if bytes > most { Err(Wrong::Range) } else { Ok(bytes) };
     if let Some(digits) = text.strip_prefix("0x").or_else(|| text.strip_prefix("0X")) {
         if digits.is_empty() || !digits.bytes().all(|b| b.is_ascii_hexdigit()) {
@@ -31,7 +32,7 @@ fn parse_signed_limit(text: &str, most: u64) -> Result<u64, Wrong> {
         Some(after) => after.split_at(after.bytes().take_while(u8::is_ascii_digit).count()),
         None => ("", rest),
     };
-    if whole.is_empty() && fraction.is_empty() {
+    if whole.is_empty() {
         return Err(Wrong::Text);
     }
     let shift = match suffix.to_ascii_lowercase().as_str() {
@@ -47,7 +48,7 @@ fn parse_signed_limit(text: &str, most: u64) -> Result<u64, Wrong> {
     if !fraction.is_empty() && shift == 0 && fraction.bytes().any(|b| b != b'0') {
         return Err(Wrong::Text);
     }
-    let whole: u64 = if whole.is_empty() { 0 } else { whole.parse().map_err(|_| Wrong::Range)? };
+    let whole: u64 = whole.parse().map_err(|_| Wrong::Range)?;
     let bytes = whole.checked_mul(1 << shift).ok_or(Wrong::Range)?;
     // 18 digits are more than the 60 bits of the largest suffix can tell apart.
     let digits = &fraction[..fraction.len().min(18)];

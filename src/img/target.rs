@@ -1,5 +1,6 @@
 //! New images: `-O` and `-o` of `create`, `convert`, `dd` and `measure`, checked first, then written.
 
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -7,10 +8,12 @@ use rhea_block::crypto::{LuksOptions, Secret, Secrets};
 use rhea_block::format::luks::LuksDisk;
 use rhea_block::format::qcow2::{self, Compression, CreateOptions};
 use rhea_block::layer::{Layer, Preallocation};
+use rhea_block::nbd::NbdName;
 use rhea_block::protocol::file::HostFile;
-use rhea_block::{BlockError, ErrorKind};
+use rhea_block::{BlockError, ErrorKind, probe};
 
 use super::error::{ImgError, chain};
+use super::open::Want;
 use super::{keyval, open, size};
 
 mod encrypt;
@@ -31,6 +34,7 @@ impl Options {
     pub(super) fn read<'a>(texts: impl Iterator<Item = &'a str>) -> Result<Self, ImgError> {
         let mut options = Self::default();
         for text in texts {
+            keyval::check_list(text)?;
             for (key, value) in keyval::pairs(text)? {
                 options.set(&key, value);
             }
@@ -296,6 +300,9 @@ fn qcow2_plan(options: &Options, bytes: u64) -> Result<CreateOptions, ImgError> 
             return Err(ImgError::Said(format!("Parameter 'compression-type' does not accept value '{other}'")));
         }
     };
+    if options.get("backing_fmt").is_some() && options.get("backing_file").is_none() {
+        return Err(ImgError::Said("Backing format cannot be used without backing file".to_owned()));
+    }
     let raw_data = options.flag("data_file_raw")?;
     let data_file = options.get("data_file").map(|name| (name.to_owned(), raw_data));
     if raw_data && data_file.is_none() {
@@ -326,8 +333,44 @@ impl Plan {
     /// # Errors
     /// When the host cannot hold it, another program has the file, or the options contradict each other.
     pub(super) fn write(&self, path: &str) -> Result<(), ImgError> {
-        let path = open::plain_name(path)?;
-        self.write_to(Path::new(path)).map_err(|e| ImgError::Said(chain(&e)))
+        let told = |e: BlockError| ImgError::Said(chain(&e));
+        if let Made::Qcow2(options) = &self.format {
+            // Before a file is touched.
+            options.check().map_err(told)?;
+        }
+        if NbdName::parse(path).map_err(told)?.is_some() {
+            return self.write_to_export(path);
+        }
+        let path = Path::new(open::plain_name(path)?);
+        let was_there = path.symlink_metadata().is_ok();
+        self.write_to(path).map_err(|e| {
+            if !was_there && let Err(e) = std::fs::remove_file(path) {
+                log::debug!("{}: {e}", path.display());
+            }
+            told(e)
+        })
+    }
+
+    /// Writes the image into the export of a server, which has the size it has.
+    fn write_to_export(&self, name: &str) -> Result<(), ImgError> {
+        let below = open::open_file(name, Want { format: Some("raw"), write: true, ..Want::default() })?;
+        let export = &below.layer;
+        let told = |e: BlockError| ImgError::Said(chain(&e));
+        match &self.format {
+            Made::Raw { size, .. } if export.size() < *size => {
+                Err(ImgError::Said(format!("the export has only {} bytes, not {size}", export.size())))
+            }
+            // As QEMU: what was there is not to be taken for an image of another format.
+            Made::Raw { .. } => {
+                let head = export.size().min(probe::SECTOR as u64);
+                export.write_zeroes(0, head, false).and_then(|()| export.flush()).map_err(told)
+            }
+            Made::Luks { .. } => Err(ImgError::Said("LUKS volumes are not made on servers: make a file".to_owned())),
+            Made::Qcow2(options) if options.data_file.is_some() => {
+                Err(ImgError::Said("an image on a server has no external data file: leave out data_file".to_owned()))
+            }
+            Made::Qcow2(options) => qcow2::create(export, None, options).and_then(|image| image.close()).map_err(told),
+        }
     }
 
     fn write_to(&self, path: &Path) -> Result<(), BlockError> {
@@ -366,6 +409,22 @@ impl Plan {
             }
         }
     }
+}
+
+/// Refuses to make an image at `path` where the file is that shall lie beneath it: that would be lost.
+///
+/// # Errors
+/// It is that file, by this or another name.
+pub(super) fn refuse_own_backing(path: &str, options: &Options) -> Result<(), ImgError> {
+    let Some(name) = options.get("backing_file").filter(|name| !name.is_empty()) else { return Ok(()) };
+    let image = Path::new(path.strip_prefix("file:").unwrap_or(path));
+    let identity = |path: &Path| std::fs::metadata(path).ok().map(|meta| (meta.dev(), meta.ino()));
+    let same = identity(image).is_some_and(|image_is| identity(&open::beside(image, name)) == Some(image_is));
+    if same || path == name {
+        let text = "Error: Trying to create an image with the same filename as the backing file";
+        return Err(ImgError::Said(text.to_owned()));
+    }
+    Ok(())
 }
 
 /// Asks btrfs to write in place. Other file systems refuse, and so does this one for a file with content: both are no

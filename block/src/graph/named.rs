@@ -79,7 +79,7 @@ pub(super) fn check_protocol(name: &str) -> Result<(), BlockError> {
         return unsupported(text.to_owned());
     }
     let scheme = name.split_once(':').map(|(scheme, _)| scheme);
-    match scheme.filter(|s| !s.is_empty() && !s.contains('/') && *s != "file") {
+    match scheme.filter(|s| !s.contains('/') && *s != "file") {
         Some(scheme) if scheme == "nbd" || scheme.starts_with("nbd+") => {
             let text = "names of NBD servers in images are not followed: define the node with -blockdev";
             unsupported(format!("'{name}': {text}"))

@@ -2,7 +2,7 @@
 
 use std::any::Any;
 use std::fs::{File, OpenOptions};
-use std::io;
+use std::io::{self, Seek, SeekFrom};
 use std::os::fd::{AsRawFd, RawFd};
 use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
@@ -94,7 +94,10 @@ impl HostFile {
         let shown = path.display();
         let meta = file.metadata().map_err(|e| BlockError::io(format!("could not stat '{shown}'"), e))?;
         let device = meta.file_type().is_block_device();
-        if !device && !meta.is_file() {
+        // Only what has an end has a size: /dev/null and /dev/zero, which are empty.
+        let stream = meta.file_type().is_char_device();
+        let empty = stream && read_only && (&file).seek(SeekFrom::End(0)).is_ok_and(|end| end == 0);
+        if !device && !empty && !meta.is_file() {
             let text = format!("'file' driver requires '{shown}' to be a regular file");
             return Err(BlockError::new(ErrorKind::Unsupported, text));
         }

@@ -5,6 +5,7 @@ use super::header::{AUTOCLEAR_RAW_DATA, Compression, Header, LAZY_REFCOUNTS, inc
 use super::repair::rebuild;
 use super::{CreateOptions, EncryptOptions, Qcow2, lock};
 use crate::error::{BlockError, ErrorKind};
+use crate::layer::{Layer, Preallocation};
 
 /// What an image of some content takes (`measure`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
@@ -100,6 +101,11 @@ impl Qcow2 {
         if let Some(bits) = asked.refcount_bits.filter(|bits| *bits != 1 << old.refcount_order) {
             self.change_refcount_width(bits.trailing_zeros())?;
         }
+        if asked.raw_data == Some(false) && self.geometry.raw_data {
+            // From now on only what the map names is seen.
+            self.preallocate(0..self.size(), Preallocation::Metadata)?;
+            self.write_back()?;
+        }
         self.change_header(|header| {
             if let Some(on) = asked.lazy_refcounts {
                 let bits = header.compatible & !LAZY_REFCOUNTS;
@@ -187,7 +193,7 @@ impl Qcow2 {
     pub fn make_empty(&self) -> Result<(), BlockError> {
         self.writable()?;
         self.touch()?;
-        let end = crate::layer::Layer::size(self).next_multiple_of(self.geometry.cluster());
+        let end = Layer::size(self).next_multiple_of(self.geometry.cluster());
         let bitmap = if self.geometry.extended { 0 } else { ALL_ALLOCATED };
         self.change_entries(0..end, true, |_| Some(Entry { word: 0, bitmap }))?;
         self.settle()

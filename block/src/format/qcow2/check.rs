@@ -5,6 +5,7 @@
 //! is counted and told, up to a bound; nothing in an image stops the walk.
 
 use std::collections::BTreeMap;
+use std::ops::Range;
 use std::sync::Arc;
 
 use super::entry::{COPIED, Entry, OFFSET};
@@ -52,33 +53,22 @@ impl CheckReport {
     }
 }
 
-/// Names of host clusters, counted. Runs far past the file's end are kept apart, so that a wild offset costs nothing.
-pub(super) struct Names {
-    near: Vec<u32>,
-    far: BTreeMap<u64, u32>,
-}
+/// Names of host clusters, counted: of those in the file, and of one behind it, which the last may reach into.
+pub(super) struct Names(Vec<u32>);
 
 impl Names {
-    fn new(clusters: u64) -> Self {
-        Self { near: vec![0; clusters as usize], far: BTreeMap::new() }
+    fn new(file_clusters: u64) -> Self {
+        Self(vec![0; file_clusters as usize + 1])
     }
 
     fn add(&mut self, cluster: u64, times: u32) {
-        let count = match self.near.get_mut(cluster as usize) {
-            Some(count) => count,
-            None => self.far.entry(cluster).or_default(),
-        };
-        *count = count.saturating_add(times);
+        if let Some(count) = self.0.get_mut(cluster as usize) {
+            *count = count.saturating_add(times);
+        }
     }
 
     pub(super) fn get(&self, cluster: u64) -> u32 {
-        self.near.get(cluster as usize).copied().unwrap_or_else(|| self.far.get(&cluster).copied().unwrap_or(0))
-    }
-
-    /// One past the last named cluster.
-    pub(super) fn end(&self) -> u64 {
-        let near = self.near.iter().rposition(|n| *n > 0).map_or(0, |n| n as u64 + 1);
-        self.far.last_key_value().map_or(near, |(cluster, _)| cluster + 1)
+        self.0.get(cluster as usize).copied().unwrap_or(0)
     }
 }
 
@@ -94,6 +84,8 @@ pub(super) struct Walk<'a> {
     /// Entries to look at for the copied flag, once all names are counted.
     pub(super) flags: Vec<Flagged>,
     last: Option<u64>,
+    /// What is named past the end of the file, in bytes.
+    pub(super) wild: Vec<Range<u64>>,
     /// L2 tables by host offset: how many L1 entries name them. Each is walked once, however often it is shared.
     tables: BTreeMap<u64, Shared>,
     /// Bytes of L1 tables looked at. They cannot overlap, so together they fit into the file.
@@ -155,6 +147,7 @@ impl<'a> Walk<'a> {
             file_clusters,
             flags: Vec::new(),
             last: None,
+            wild: Vec::new(),
             tables: BTreeMap::new(),
             l1_bytes: 0,
         })
@@ -200,8 +193,21 @@ impl<'a> Walk<'a> {
         if len == 0 {
             return;
         }
+        let end = offset.saturating_add(len);
+        // As QEMU has it, the last cluster may lie in the file in part.
+        if end.saturating_sub(self.file.size()) >= self.cluster() {
+            self.report.corruptions += u64::from(times);
+            self.wild.push(offset..end);
+            (0..times.min(MOST_MESSAGES as u32)).for_each(|_| {
+                self.report.tell(format!(
+                    "ERROR: counting reference for region exceeding the end of the file by one cluster or more: \
+                     offset {offset:#x} size {len:#x}"
+                ));
+            });
+            return;
+        }
         let bits = self.header.cluster_bits;
-        for cluster in offset >> bits..=(offset + len - 1) >> bits {
+        for cluster in offset >> bits..=(end - 1) >> bits {
             self.names.add(cluster, times);
         }
     }
@@ -239,7 +245,7 @@ impl<'a> Walk<'a> {
                 self.flags.push(Flagged { place: offset + n as u64 * 8, word: entry, l1_index: Some(n) });
             }
             if table >> self.header.cluster_bits >= self.file_clusters {
-                self.report.corrupt(&format!("L1 entry {n}: L2 table at {table:#x} is past the end of the file"));
+                // There is nothing in it; the name past the end is told.
                 continue;
             }
             let shared = self.tables.entry(table).or_default();
@@ -323,14 +329,18 @@ impl<'a> Walk<'a> {
             if block == 0 {
                 continue;
             }
-            if block & (self.cluster() - 1) != 0 || block >> self.header.cluster_bits >= self.file_clusters {
-                self.report
-                    .corrupt(&format!("refcount block {n} is not cluster aligned or outside the file: {block:#x}"));
-                continue;
-            }
-            self.range(block, self.cluster());
-            if self.names.get(block >> self.header.cluster_bits) > 1 {
-                self.report.corrupt(&format!("refcount block {n} at {block:#x} is also something else"));
+            let cluster = block >> self.header.cluster_bits;
+            if block & (self.cluster() - 1) != 0 {
+                let text = format!("refcount block {n} is not cluster aligned; refcount table entry corrupted");
+                self.report.corrupt(&text);
+            } else if cluster >= self.file_clusters {
+                self.report.corrupt(&format!("refcount block {n} is outside image"));
+            } else {
+                self.range(block, self.cluster());
+                let names = self.names.get(cluster);
+                if names != 1 {
+                    self.report.corrupt(&format!("refcount block {n} refcount={names}"));
+                }
             }
         }
     }
@@ -352,32 +362,26 @@ impl<'a> Walk<'a> {
         let per = 1u64 << (bits + 3 - order);
         let bytes = u64::from(self.header.reftable_clusters) * self.cluster();
         let table = self.words("refcount table", self.header.reftable_offset, bytes / 8);
-        let end = self.names.end().max(self.file_clusters);
-        let mut cluster = 0;
-        while cluster < end {
-            let entry = table.get((cluster / per) as usize).copied().unwrap_or(0);
+        // Behind the file only a name counts.
+        let end = self.file_clusters + u64::from(self.names.get(self.file_clusters) > 0);
+        let mut used_end = 0;
+        for number in 0..end.div_ceil(per) {
+            let entry = table.get(number as usize).copied().unwrap_or(0);
             let usable = entry & (self.cluster() - 1) == 0 && entry >> bits < self.file_clusters;
             let block =
                 if entry != 0 && usable { read_vec(self.file, entry, self.cluster() as usize).ok() } else { None };
-            let stop = (cluster / per + 1) * per;
-            if cluster >= self.file_clusters {
-                // Past the file only named clusters matter, and they are few.
-                let far: Vec<u64> = self.names.far.range(cluster..stop).map(|(c, _)| *c).collect();
-                far.into_iter().for_each(|c| self.compare_one(c, block.as_deref(), order, per));
-                let next = self.names.far.range(stop..).next().map(|(c, _)| *c);
-                cluster = next.unwrap_or(end);
-                continue;
+            for cluster in number * per..((number + 1) * per).min(end) {
+                if self.compare_one(cluster, block.as_deref(), order, per) {
+                    used_end = cluster + 1;
+                }
             }
-            for c in cluster..stop.min(self.file_clusters) {
-                self.compare_one(c, block.as_deref(), order, per);
-            }
-            cluster = stop.min(self.file_clusters).max(cluster + 1);
         }
-        self.report.image_end_offset = self.names.end() << bits;
+        self.report.image_end_offset = used_end << bits;
         table
     }
 
-    fn compare_one(&mut self, cluster: u64, block: Option<&[u8]>, order: u32, per: u64) {
+    /// Compares one cluster; whether it is in use, by its count or by its names.
+    fn compare_one(&mut self, cluster: u64, block: Option<&[u8]>, order: u32, per: u64) -> bool {
         let names = u64::from(self.names.get(cluster));
         let count = block.map_or(0, |block| get_count(block, order, cluster % per));
         if count > names {
@@ -386,10 +390,19 @@ impl<'a> Walk<'a> {
         } else if count < names {
             self.report.corrupt(&format!("cluster {cluster} refcount={count} reference={names}"));
         }
+        count > 0 || names > 0
     }
 
     /// A copied flag must be set exactly where a cluster's count is one.
     fn compare_flags(&mut self, table: &[u64]) {
+        for (entry, count) in self.wrong_flags(table) {
+            self.report.corrupt(&entry.wrong(count));
+        }
+    }
+
+    /// The entries whose copied flag does not fit the count on disk, with that count.
+    pub(super) fn wrong_flags(&mut self, table: &[u64]) -> Vec<(Flagged, u64)> {
+        let mut wrong = Vec::new();
         let per = 1u64 << (self.header.cluster_bits + 3 - self.header.refcount_order);
         let mut block: Option<(u64, Option<Vec<u8>>)> = None;
         for entry in std::mem::take(&mut self.flags) {
@@ -404,8 +417,9 @@ impl<'a> Walk<'a> {
             let bytes = block.as_ref().and_then(|(_, bytes)| bytes.as_deref());
             let count = bytes.map_or(0, |b| get_count(b, self.header.refcount_order, cluster % per));
             if (count == 1) != (entry.word & COPIED != 0) {
-                self.report.corrupt(&entry.wrong(count));
+                wrong.push((entry, count));
             }
         }
+        wrong
     }
 }

@@ -58,7 +58,11 @@ fn invalid(text: impl Into<String>) -> BlockError {
 }
 
 impl CreateOptions {
-    pub(super) fn check(&self) -> Result<(), BlockError> {
+    /// Whether an image can be like this.
+    ///
+    /// # Errors
+    /// When a value is none that the format has, or two contradict each other.
+    pub fn check(&self) -> Result<(), BlockError> {
         if !self.cluster_size.is_power_of_two() || !(512..=2 << 20).contains(&self.cluster_size) {
             return Err(invalid("Cluster size must be a power of two between 512 and 2048k"));
         }
@@ -144,6 +148,9 @@ pub fn create(
     options: &CreateOptions,
 ) -> Result<Qcow2, BlockError> {
     options.check()?;
+    // What another program writes into a raw data file is to be seen: the map names all of it from the start.
+    let map_only = matches!((&options.data_file, options.preallocation), (Some((_, true)), Preallocation::Off));
+    let preallocation = if map_only { Preallocation::Metadata } else { options.preallocation };
     let mut header = options.header();
     let cluster = options.cluster_size;
     let l1 = header.l1_needed(header.size);
@@ -176,7 +183,7 @@ pub fn create(
     if let Some(data) = &data {
         data.resize(
             header.size,
-            if options.preallocation == Preallocation::Metadata { Preallocation::Off } else { options.preallocation },
+            if preallocation == Preallocation::Metadata { Preallocation::Off } else { preallocation },
         )?;
     }
     file.flush()?;
@@ -185,7 +192,7 @@ pub fn create(
     if let Some(encrypt) = &options.encrypt {
         image.encrypt_new(encrypt)?;
     }
-    image.preallocate(0..header.size, options.preallocation)?;
+    image.preallocate(0..header.size, preallocation)?;
     image.settle()?;
     Ok(image)
 }

@@ -160,8 +160,21 @@ impl Header {
         }
         let (name_at, name_len) = (be64(&head, 8), be32(&head, 16));
         header.read_tail(file, length, name_at, name_len)?;
-        header.check(file.size())?;
+        header.check()?;
         Ok(header)
+    }
+
+    /// Refuses tables that begin past the end of the file.
+    pub(super) fn check_ends(&self, file_size: u64) -> Result<(), BlockError> {
+        let tables = [
+            ("Reference count", self.reftable_offset, u64::from(self.reftable_clusters)),
+            ("Active L1", self.l1_offset, u64::from(self.l1_size)),
+            ("Snapshot", self.snapshots_offset, u64::from(self.snapshots)),
+        ];
+        match tables.iter().find(|(_, offset, entries)| *entries > 0 && *offset >= file_size) {
+            Some((name, ..)) => Err(corrupt(format!("{name} table past end of file"))),
+            None => Ok(()),
+        }
     }
 
     /// Reads what follows the fixed fields: later fields, extensions, the backing file's name.
@@ -218,7 +231,7 @@ impl Header {
     }
 
     /// Checks what every later step relies on.
-    fn check(&self, file_size: u64) -> Result<(), BlockError> {
+    fn check(&self) -> Result<(), BlockError> {
         let cluster = self.cluster_size();
         if self.refcount_order > 6 {
             return Err(corrupt("Reference count entry width too large; may not exceed 64 bits"));
@@ -236,9 +249,6 @@ impl Header {
             let end = offset.checked_add(bytes);
             if !offset.is_multiple_of(cluster) || end.is_none_or(|end| end > i64::MAX as u64) {
                 return Err(corrupt(format!("{name} table offset invalid")));
-            }
-            if bytes > 0 && offset >= file_size {
-                return Err(corrupt(format!("{name} table past end of file")));
             }
             Ok(())
         };
@@ -264,6 +274,12 @@ impl Header {
         }
         table("Snapshot", self.snapshots_offset, u64::from(self.snapshots) * 40, u64::MAX)?;
         Ok(())
+    }
+
+    /// Whether the external data file is to be the disk as a raw image, with or without this file ("Raw external data
+    /// bit" in the specification).
+    pub(super) fn has_raw_data(&self) -> bool {
+        self.incompatible & incompatible::DATA_FILE != 0 && self.autoclear & AUTOCLEAR_RAW_DATA != 0
     }
 
     /// Entries of an L1 table for a disk of `size` bytes.

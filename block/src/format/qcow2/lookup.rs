@@ -188,7 +188,7 @@ impl Qcow2 {
         match run.mapping {
             Mapping::Data(_) => Ok((run.host, run.copied)),
             Mapping::Zero if op == FastOp::Read => Err(Fast::Zero),
-            Mapping::Absent if op == FastOp::Read => Err(match &maps.backing {
+            Mapping::Absent if op == FastOp::Read && !self.geometry.raw_data => Err(match &maps.backing {
                 None => Fast::Zero,
                 Some(backing) => match backing.size() {
                     size if offset >= size => Fast::Zero,

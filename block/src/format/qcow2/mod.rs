@@ -75,7 +75,7 @@ pub use corrupt::Corruption;
 pub use create::{CreateOptions, create};
 pub use crypt::{EncryptOptions, Encryption};
 pub use header::Compression;
-pub use open::{OpenOptions, data_file_of};
+pub use open::{OpenOptions, backing_of, data_file_of};
 pub use overlap::{Kind, Kinds};
 pub use repair::{Repair, Repaired, repair};
 pub use snapshot::{NO_SNAPSHOT, Snapshot, SnapshotRef};
@@ -98,6 +98,8 @@ struct Geometry {
     l2_span_bits: u32,
     extended: bool,
     external: bool,
+    /// The external data file is the disk as it is, whatever the map says ("Raw external data bit").
+    raw_data: bool,
     version: u32,
 }
 

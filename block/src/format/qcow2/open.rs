@@ -5,6 +5,7 @@ use std::sync::{Arc, Condvar, Mutex, RwLock};
 
 use super::corrupt::Guard;
 use super::crypt::{Crypt, Encryption};
+use super::entry::OFFSET;
 use super::header::{Header, LAZY_REFCOUNTS, corrupt, incompatible};
 use super::maps::Maps;
 use super::overlap::{Kinds, Metadata};
@@ -100,6 +101,15 @@ pub fn data_file_of(file: &dyn Layer) -> Result<Option<String>, BlockError> {
     Ok((header.incompatible & incompatible::DATA_FILE != 0).then(|| header.data_file.unwrap_or_default()))
 }
 
+/// Name and format of the backing file that the header of `file` names.
+///
+/// # Errors
+/// When `file` is not a qcow2 image that can be used.
+pub fn backing_of(file: &dyn Layer) -> Result<(Option<String>, Option<String>), BlockError> {
+    let header = Header::read(file)?;
+    Ok((header.backing_file, header.backing_format))
+}
+
 impl Qcow2 {
     /// Opens the image in `file`. The backing file is not opened: see [`Qcow2::backing_name`], [`Qcow2::set_backing`].
     ///
@@ -110,6 +120,9 @@ impl Qcow2 {
         let read_only = options.read_only || options.snapshot.is_some() || file.limits().read_only;
         if let Some(which) = &options.snapshot {
             header = at_snapshot(file.as_ref(), header, which)?;
+        }
+        if !read_only {
+            header.check_ends(file.size())?;
         }
         if !read_only && header.incompatible & incompatible::CORRUPT != 0 {
             return Err(corrupt("qcow2: Image is corrupt; cannot be opened read/write"));
@@ -138,7 +151,11 @@ impl Qcow2 {
         };
         let crypt = Crypt::open(file.as_ref(), &header, options)?;
         let geometry = geometry(&header, options)?;
-        let l1 = read_words(file.as_ref(), header.l1_offset, u64::from(header.l1_size))?;
+        let mut l1 = read_words(file.as_ref(), header.l1_offset, u64::from(header.l1_size))?;
+        if read_only {
+            // Of a file that was cut off, what is left is shown.
+            l1.iter_mut().filter(|entry| **entry & OFFSET >= file.size()).for_each(|entry| *entry = 0);
+        }
         let table_entries = u64::from(header.reftable_clusters) << (header.cluster_bits - 3);
         let table =
             if read_only { Vec::new() } else { read_words(file.as_ref(), header.reftable_offset, table_entries)? };
@@ -211,6 +228,7 @@ fn geometry(header: &Header, options: &OpenOptions) -> Result<Geometry, BlockErr
         l2_span_bits: header.l2_span_bits(),
         extended,
         external: header.incompatible & incompatible::DATA_FILE != 0,
+        raw_data: header.has_raw_data(),
         version: header.version,
     })
 }

@@ -16,6 +16,7 @@ impl Qcow2 {
             match run.mapping {
                 Mapping::Data(_) => self.read_data(part, run.host, at)?,
                 Mapping::Zero => part.zero(),
+                Mapping::Absent if self.geometry.raw_data => self.read_data(part, at, at)?,
                 Mapping::Absent => self.read_backing(part, at)?,
                 Mapping::Compressed => {
                     let cluster = self.unpack(run.entry)?;

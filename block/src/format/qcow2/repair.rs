@@ -7,7 +7,7 @@
 use std::sync::Arc;
 
 use super::check::{CheckReport, Walk, check};
-use super::entry::{COPIED, OFFSET};
+use super::entry::COPIED;
 use super::header::{AUTOCLEAR_BITMAPS, AUTOCLEAR_RAW_DATA, Header, incompatible};
 use super::refcount::{get_count, set_count};
 use crate::error::{BlockError, ErrorKind};
@@ -143,15 +143,12 @@ fn fix_flags(file: &dyn Layer, report: &mut CheckReport) -> Result<u64, BlockErr
     let mut fixed = 0;
     let mut walk = Walk::new(file)?;
     walk.all();
-    let external = walk.header.incompatible & incompatible::DATA_FILE != 0;
-    for entry in std::mem::take(&mut walk.flags) {
-        let names = walk.names.get((entry.word & OFFSET) >> walk.header.cluster_bits);
-        let right = if names == 1 { entry.word | COPIED } else { entry.word & !COPIED };
-        if right != entry.word && !external {
-            write_all(file, &right.to_be_bytes(), entry.place)?;
-            report.tell(format!("Repairing {}", entry.wrong(u64::from(names))));
-            fixed += 1;
-        }
+    let table = walk.compare();
+    for (entry, count) in walk.wrong_flags(&table) {
+        let right = if count == 1 { entry.word | COPIED } else { entry.word & !COPIED };
+        write_all(file, &right.to_be_bytes(), entry.place)?;
+        report.tell(format!("Repairing {}", entry.wrong(count)));
+        fixed += 1;
     }
     file.flush()?;
     Ok(fixed)
@@ -161,7 +158,8 @@ fn fix_flags(file: &dyn Layer, report: &mut CheckReport) -> Result<u64, BlockErr
 /// them. The old ones are free then.
 ///
 /// # Errors
-/// When a count does not fit the new width, or reading or writing fails.
+/// When a count does not fit the new width, something is named where the new counts would be, or reading or writing
+/// fails.
 pub(super) fn rebuild(file: &dyn Layer, order: Option<u32>) -> Result<(), BlockError> {
     let mut walk = Walk::new(file)?;
     walk.all_but_counts();
@@ -186,6 +184,15 @@ pub(super) fn rebuild(file: &dyn Layer, order: Option<u32>) -> Result<(), BlockE
     while blocks * per < end + blocks + table || table * cluster / 8 < blocks {
         blocks = (end + blocks + table).div_ceil(per);
         table = (blocks * 8).div_ceil(cluster);
+    }
+    let new = end * cluster..(end + blocks + table) * cluster;
+    if let Some(wild) = walk.wild.iter().find(|wild| wild.start < new.end && new.start < wild.end) {
+        let text = format!(
+            "the counts would have to be built anew behind the end of the file, where {:#x} is named already; \
+             convert saves what is left of the disk",
+            wild.start
+        );
+        return Err(BlockError::new(ErrorKind::Corrupt, text));
     }
     let mut entries = vec![0u8; (table * cluster) as usize];
     for number in 0..blocks {

@@ -31,6 +31,9 @@ impl Qcow2 {
             let text = "Can't resize a v2 image which has snapshots";
             return Err(BlockError::new(ErrorKind::Unsupported, text));
         }
+        // As at its creation: what the data file has is to be seen.
+        let map_only = size > old && self.geometry.raw_data && preallocation == Preallocation::Off;
+        let preallocation = if map_only { Preallocation::Metadata } else { preallocation };
         let mut placed = old;
         if size < old {
             if preallocation != Preallocation::Off {
@@ -163,12 +166,18 @@ impl Qcow2 {
                 }
                 (taken.offset, taken.clusters)
             };
-            let bitmap = if g.extended { 0 } else { ALL_ALLOCATED };
+            let bitmap = if g.extended && !g.raw_data { 0 } else { ALL_ALLOCATED };
             // Zeroes that are not encrypted would read as noise: the map says zero, or zeroes are encrypted below.
             let marked = self.crypt.is_some() && g.version == 3 && !g.extended;
             let start = at;
             for n in 0..got {
-                if self.find(at, 1)?.0.entry.word & OFFSET != 0 {
+                let old = self.find(at, 1)?.0.entry;
+                if g.external && old.is_copied() {
+                    // An external cluster has only one place, and this one is in it.
+                    at += g.cluster();
+                    continue;
+                }
+                if old.word & OFFSET != 0 {
                     return Err(corrupt("a cluster past the end of the disk is in use"));
                 }
                 let entry = Entry::data(host + n * g.cluster(), bitmap);

@@ -17,6 +17,7 @@ impl Qcow2 {
             Mapping::Data(_) => Status::data(run.len, self.crypt.is_none().then_some(run.host)),
             Mapping::Zero => self.kept_place(run.entry, offset, Status::zero(run.len)),
             Mapping::Compressed => Status { compressed: true, ..Status::data(run.len, None) },
+            Mapping::Absent if self.geometry.raw_data => Status::data(run.len, Some(offset)),
             Mapping::Absent => {
                 let backing = self.maps().backing.clone();
                 match backing.map(|backing| (backing.size(), backing)) {

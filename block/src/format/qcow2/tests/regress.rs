@@ -5,11 +5,12 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::channel;
 use std::time::Duration;
 
+use super::super::entry::OFFSET;
 use super::super::lock;
 use super::super::maps::Gate;
 use super::rig::{image, qemu_check, reopen};
 use crate::ErrorKind;
-use crate::format::qcow2::{CreateOptions, OpenOptions, Qcow2, check, create};
+use crate::format::qcow2::{Amend, CreateOptions, OpenOptions, Qcow2, Repair, check, create, repair};
 use crate::haste::in_haste;
 use crate::layer::{Layer, Preallocation, read_vec, write_all};
 use crate::protocol::file::{FileOptions, HostFile};
@@ -86,7 +87,7 @@ fn reads_beside_snapshots_see_the_disk_before_or_after_and_nothing_else() {
 fn slice_that_is_looked_up_while_a_snapshot_is_made_shows_that_its_clusters_are_shared() {
     let (recorder, disk) = image(&small(1 << 20), 0);
     write_all(disk.as_ref(), &[1; 512], 0).unwrap();
-    let table = disk.maps().l1[0] & super::super::entry::OFFSET;
+    let table = disk.maps().l1[0] & OFFSET;
     drop(disk);
     let disk = Arc::new(reopen(recorder.clone(), 0).unwrap());
     let ((go, start), (told, seen), (end, ended)) = (channel(), channel(), channel::<()>());
@@ -263,4 +264,123 @@ fn counts_in_memory_stay_within_their_cache_while_those_of_the_whole_file_change
     drop(disk);
     let check = check(&file).unwrap();
     assert_eq!((check.corruptions, check.leaks), (0, 0), "{:?}", check.messages);
+}
+
+fn cut(bytes: &[u8], len: u64) -> Arc<dyn Layer> {
+    Arc::new(Memory::new(bytes[..len as usize].to_vec()))
+}
+
+#[test]
+fn what_lies_past_the_end_of_a_file_that_was_cut_off_is_told() {
+    let (recorder, disk) = image(&small(1 << 20), 0);
+    write_all(disk.as_ref(), &[1; 1 << 20], 0).unwrap();
+    disk.close().unwrap();
+    let bytes = recorder.memory.bytes();
+    let end = bytes.len() as u64;
+    assert_eq!(check(&cut(&bytes, end)).unwrap().corruptions, 0);
+    // Less than a cluster may be missing at the end.
+    assert_eq!(check(&cut(&bytes, end - CLUSTER + 1)).unwrap().corruptions, 0);
+
+    let left = cut(&bytes, end - 10 * CLUSTER);
+    let found = check(&left).unwrap();
+
+    assert_eq!((found.corruptions, found.leaks, found.image_end_offset), (10, 0, left.size()));
+    let first = format!(
+        "ERROR: counting reference for region exceeding the end of the file by one cluster or more: offset {:#x} \
+         size 0x1000",
+        left.size()
+    );
+    assert_eq!(found.messages[0], first);
+    let repaired = repair(&left, Repair::All).unwrap();
+    assert_eq!((repaired.after.corruptions, repaired.corruptions_fixed), (10, 0));
+    assert_eq!(left.size(), end - 10 * CLUSTER);
+}
+
+#[test]
+fn wild_entry_hides_neither_the_end_of_the_image_nor_what_can_be_repaired() {
+    let (recorder, disk) = image(&small(1 << 20), 0);
+    write_all(disk.as_ref(), &[1; 1 << 20], 0).unwrap();
+    disk.close().unwrap();
+    let file: Arc<dyn Layer> = Arc::new(Memory::new(recorder.memory.bytes()));
+    let size = file.size();
+    let word = |at: u64| u64::from_be_bytes(read_vec(file.as_ref(), at, 8).unwrap().try_into().unwrap());
+    let table = word(word(40)) & OFFSET;
+    write_all(file.as_ref(), &(1u64 << 63 | 0xff_0005_0000).to_be_bytes(), table).unwrap();
+
+    let repaired = repair(&file, Repair::All).unwrap();
+
+    assert_eq!(repaired.before.image_end_offset, size);
+    assert_eq!((repaired.leaks_fixed, repaired.corruptions_fixed), (1, 1), "{:?}", repaired.before.messages);
+    assert_eq!((repaired.after.leaks, repaired.after.corruptions, file.size()), (0, 1, size));
+}
+
+#[test]
+fn counts_are_not_built_anew_where_an_entry_points() {
+    let (recorder, disk) = image(&small(1 << 20), 0);
+    write_all(disk.as_ref(), &[1; 1 << 20], 0).unwrap();
+    disk.close().unwrap();
+    let bytes = recorder.memory.bytes();
+    let left = cut(&bytes, bytes.len() as u64 - 10 * CLUSTER);
+    // Without a block of counts.
+    let counts = u64::from_be_bytes(bytes[48..56].try_into().unwrap());
+    write_all(left.as_ref(), &[0; 8], counts).unwrap();
+    let size = left.size();
+
+    let told = repair(&left, Repair::All).unwrap_err().to_string();
+
+    assert!(told.contains("behind the end of the file"), "{told}");
+    assert_eq!(left.size(), size);
+}
+
+#[test]
+fn image_cut_within_its_tables_is_read_and_not_written() {
+    let (recorder, disk) = image(&small(1 << 20), 0);
+    write_all(disk.as_ref(), &[1; 1 << 20], 0).unwrap();
+    disk.close().unwrap();
+    let bytes = recorder.memory.bytes();
+    let open = |read_only| {
+        let file = cut(&bytes, 2 * CLUSTER - 100);
+        Qcow2::open(file, &OpenOptions { read_only, ..OpenOptions::default() })
+    };
+
+    let read = open(true).unwrap();
+
+    assert_eq!(read_vec(&read, 0, 512).unwrap(), [0; 512]);
+    assert!(open(false).is_err_and(|e| e.to_string().contains("past end of file")));
+    assert!(check(&cut(&bytes, 2 * CLUSTER - 100)).unwrap().corruptions > 0);
+}
+
+#[test]
+fn raw_data_file_is_the_disk_whoever_wrote_it() {
+    for (extended_l2, cluster_size) in [(false, CLUSTER), (true, 16384)] {
+        let file: Arc<dyn Layer> = Arc::new(Memory::new(Vec::new()));
+        let data: Arc<dyn Layer> = Arc::new(Memory::new(Vec::new()));
+        let data_file = Some(("data".to_owned(), true));
+        let options = CreateOptions { data_file, extended_l2, cluster_size, ..small(1 << 20) };
+        let disk = create(&file, Some(data.clone()), &options).unwrap();
+        write_all(data.as_ref(), &[5; 512], 100 << 10).unwrap();
+        assert_eq!(read_vec(&disk, 100 << 10, 512).unwrap(), [5; 512]);
+        let all = disk.status(0, 1 << 20).unwrap();
+        assert_eq!((all.data, all.zero, all.allocated, all.offset), (true, false, true, Some(0)));
+
+        disk.resize(2 << 20, Preallocation::Off).unwrap();
+        write_all(data.as_ref(), &[7; 512], 1500 << 10).unwrap();
+        disk.close().unwrap();
+        let again = |file: &Arc<dyn Layer>| {
+            Qcow2::open(file.clone(), &OpenOptions { data_file: Some(data.clone()), ..OpenOptions::default() }).unwrap()
+        };
+        assert_eq!(check(&file).unwrap().allocated_clusters, (2 << 20) / cluster_size);
+
+        // As such images were made before: without a map.
+        let l1 = u64::from_be_bytes(read_vec(file.as_ref(), 40, 8).unwrap().try_into().unwrap());
+        write_all(file.as_ref(), &[0; 8], l1).unwrap();
+        let disk = again(&file);
+        assert_eq!(read_vec(&disk, 1500 << 10, 512).unwrap(), [7; 512]);
+        assert!(!disk.status(1500 << 10, 512).unwrap().zero);
+        write_all(&disk, &[9; 512], (100 << 10) + 512).unwrap();
+        assert_eq!(read_vec(data.as_ref(), 100 << 10, 512).unwrap(), [5; 512]);
+        disk.amend(&Amend { raw_data: Some(false), ..Amend::default() }).unwrap();
+        disk.close().unwrap();
+        assert_eq!(read_vec(&again(&file), 1500 << 10, 512).unwrap(), [7; 512]);
+    }
 }
