@@ -12,6 +12,7 @@ use vm_memory::{GuestAddress, GuestMemoryBackend};
 use super::files::{self, Opened};
 use super::{BootError, ElfEntry, Loaded, Options, pvh, zero_page};
 use crate::x86_64::entry::EntryState;
+use crate::x86_64::layout::HIGH_MEMORY_START;
 
 #[cfg(test)]
 pub(super) mod tests;
@@ -28,6 +29,8 @@ const MACHINE_386: u16 = 3;
 const MACHINE_X86_64: u16 = 62;
 const SEGMENT_LOAD: u32 = 1;
 const SEGMENT_NOTE: u32 = 4;
+/// Bytes of the longer of the two file headers; program headers follow it, or the shorter one.
+const ELF_HEADER: u64 = 64;
 /// More than any kernel has; bounds the walk over a hostile header.
 const MOST_SEGMENTS: u16 = 128;
 /// More than any kernel's notes.
@@ -191,6 +194,13 @@ impl ElfImage {
             return Err(ElfError::ProgramHeaders { count, size });
         }
         let bytes = read(source, "program headers", table, usize::from(size) * usize::from(count))?;
+        let headers_end = table.saturating_add(bytes.len() as u64);
+        // Linkers put the file's own headers before a text at 1 MiB: no kernel needs them, and memory there is taken.
+        let is_needed = |segment: &Segment| {
+            let low = segment.address.checked_add(segment.memory_size).is_some_and(|end| end <= HIGH_MEMORY_START);
+            let only_headers = segment.offset == 0 && table <= ELF_HEADER && segment.memory_size <= headers_end;
+            segment.memory_size > 0 && !(low && only_headers)
+        };
         for (index, entry) in bytes.chunks_exact(usize::from(size)).enumerate() {
             let fields = Fields(entry);
             let segment = Segment {
@@ -200,7 +210,7 @@ impl ElfImage {
                 memory_size: fields.address(self.is_64, 20, 40),
             };
             match fields.get(0, 4) as u32 {
-                SEGMENT_LOAD if segment.memory_size > 0 => {
+                SEGMENT_LOAD if is_needed(&segment) => {
                     check_segment(index, &segment, len, &self.segments)?;
                     self.segments.push(segment);
                 }

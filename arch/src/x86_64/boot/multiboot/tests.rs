@@ -50,6 +50,32 @@ fn a_flat_image_is_loaded_by_its_headers_addresses() {
     assert_eq!(image[0x1000], 0xff);
 }
 
+/// GNU ld, told to put the text at 1 MiB, makes a segment of the headers below it.
+#[test]
+fn segment_of_nothing_but_the_files_headers_is_left_out_below_1_mib() {
+    let (text, headers) = ((0x1000, 0x10_0000, 0x800, 0x800), (0x2000, 0xf_f000, 128, 128));
+    let elf = Elf { is_64: false, machine: 3, entry: 0x10_0000, segments: vec![text, headers], ..Elf::small() };
+    let kernel = |offset: u32, size: u32| {
+        let mut kernel = elf.bytes();
+        kernel[0x380..0x38c].copy_from_slice(&header(0, &[]));
+        // p_offset, p_filesz and p_memsz of the second program header (System V ABI, "Program Header").
+        for (at, value) in [(4, offset), (16, size), (20, size)] {
+            kernel[64 + 32 + at..][..4].copy_from_slice(&value.to_le_bytes());
+        }
+        kernel
+    };
+    let mem = memory();
+    let before = read(&mem, 0xf_f000, 128);
+
+    boot(&mem, &kernel(0, 128), &[]).unwrap();
+
+    assert_eq!((read(&mem, 0xf_f000, 128), read(&mem, 0x10_0000, 0x800)), (before, elf.content(0)));
+    for (offset, size) in [(0, 129), (4, 128)] {
+        let error = boot(&memory(), &kernel(offset, size), &[]).unwrap_err();
+        assert!(matches!(error, BootError::DoesNotFit { start: 0xf_f000, .. }), "{error}");
+    }
+}
+
 #[test]
 fn an_elf_image_gets_memory_map_command_line_and_modules() {
     let elf = Elf { is_64: false, machine: 3, ..Elf::small() };
