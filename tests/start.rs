@@ -159,3 +159,44 @@ fn socket_named_from_where_it_started_goes_with_a_daemon() {
     assert_ne!(session.0, session.1, "a session's leader could get a terminal");
     assert!(!left(), "files are left behind");
 }
+
+/// What a machine that cannot be started says.
+fn refusal(words: &str) -> String {
+    let output = Command::new(env!("CARGO_BIN_EXE_rhea"))
+        .args(["-accel", "qtest", "-m", "16", "-nodefaults", "-display", "none"])
+        .args(words.split(' '))
+        .output()
+        .expect("the program runs");
+    assert_eq!(output.status.code(), Some(1), "{words}");
+    String::from_utf8_lossy(&output.stderr).into_owned()
+}
+
+#[test]
+fn drive_without_a_file_is_for_devices_that_may_be_empty() {
+    for device in ["ide-hd,drive=x", "virtio-blk-pci,drive=x"] {
+        let said = refusal(&format!("-drive if=none,id=x -device {device}"));
+        assert!(said.contains("Device needs media, but drive is empty"), "{device}: {said}");
+    }
+    let mut child = Command::new(env!("CARGO_BIN_EXE_rhea"))
+        .args(
+            "-accel qtest -m 16 -nodefaults -display none -qmp stdio -drive if=none,id=x -device ide-cd,drive=x"
+                .split(' '),
+        )
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .expect("the program runs");
+    let commands = "{'execute': 'qmp_capabilities'}{'execute': 'query-block'}{'execute': 'quit'}";
+    child.stdin.take().expect("input").write_all(commands.as_bytes()).expect("written");
+    let output = end(child);
+    let answers = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(output.status.success() && answers.contains("\"device\": \"x\""), "{answers}");
+}
+
+#[test]
+fn ide_disk_that_cannot_be_written_to_is_refused() {
+    for device in ["if=ide", "if=none,id=x -device ide-hd,drive=x"] {
+        let said = refusal(&format!("-drive format=raw,file.driver=null-co,readonly=on,{device}"));
+        assert!(said.contains("Block node is read-only"), "{device}: {said}");
+    }
+}

@@ -30,9 +30,6 @@ pub enum DriveError {
         #[source]
         source: BlockError,
     },
-    /// `-drive` without `file=`.
-    #[error("-drive: no file given; only a CD drive (media=cdrom) may be empty")]
-    NoFile,
     /// `-blockdev`.
     #[error("-blockdev node-name={node}")]
     Blockdev {
@@ -157,8 +154,8 @@ fn open_drive(graph: &Graph, index: u32, drive: &DriveSpec, snapshot: bool) -> R
     let file = match &options.file {
         Some(file) if !file.is_empty() => file.clone(),
         _ if drive.block.contains_key("file") => String::new(),
-        _ if options.media == DriveMedia::Cdrom => return Ok(plan),
-        _ => return Err(DriveError::NoFile),
+        // The device that it is for says whether it may be empty.
+        _ => return Ok(plan),
     };
     let opening = Opening {
         file: file.clone(),

@@ -1,16 +1,20 @@
 //! Devices and objects that come and go while the machine lives: `device_add`, `device_del`, `object-add`,
 //! `object-del`.
 
-use rhea_devices::virtio::iothread::IoThread;
+use std::time::{Duration, Instant};
+
 use serde_json::{Map, Value};
 
-use super::Machine;
+use super::{Machine, objects};
 use crate::board::plan::{PciPlan, is_made_up, named_in, object_path};
 use crate::qmp::channel::{Answer, done};
 use crate::qmp::event::DevicePathData;
 use crate::qmp::{Event, QmpError};
 use crate::spec::read::Source;
 use crate::spec::{DeviceSpec, ObjectSpec};
+
+/// How long a guest that was asked to let go of a device is not asked again: as long as QEMU's ACPI hot-plug waits.
+const TIME_TO_LEAVE: Duration = Duration::from_secs(5);
 
 impl Machine {
     /// `device_add`: plans the device, puts it onto the bus, tells the guest.
@@ -92,6 +96,7 @@ impl Machine {
         for id in gone {
             self.host.let_go(id);
             self.failed_disks.remove(*id);
+            self.leaving.remove(*id);
         }
         self.facts.disks.retain(|disk| !gone.contains(&disk.id.as_str()));
     }
@@ -103,7 +108,8 @@ impl Machine {
         guest.board.plug(plan, &self.host, paused).map_err(|error| QmpError::from_error(&error))
     }
 
-    /// `device_del`: asks the guest, which answers in its own time, or never if it has no driver for hot-plug.
+    /// `device_del`: asks the guest, which answers in its own time, or never if it has no driver for hot-plug. It has a
+    /// while to itself before it is asked again.
     pub(super) fn ask_device_back(&mut self, name: &str) -> Answer {
         let id = named_in(name).unwrap_or(name);
         if self.take_unit_out(id) {
@@ -118,7 +124,11 @@ impl Machine {
             );
             return Err(QmpError::generic(desc));
         };
+        if self.leaving.get(id).is_some_and(|asked| asked.elapsed() < TIME_TO_LEAVE) {
+            return Err(QmpError::generic(format!("Device {id} is already in the process of unplug")));
+        }
         guest.board.ask_back(bdf);
+        self.leaving.insert(id.to_owned(), Instant::now());
         done()
     }
 
@@ -156,22 +166,12 @@ impl Machine {
             return Err(QmpError::generic(desc));
         }
         self.planner.add_object(object.clone()).map_err(|error| QmpError::from_error(&error))?;
-        if let ObjectSpec::ThrottleGroup(group) = object
-            && let Err(error) = super::throttle::add_group(&self.host.graph, group)
-        {
-            // Just added, and nobody can use it yet.
-            let _ = self.planner.remove_object(&group.id);
-            return Err(QmpError::from_error(&error));
-        }
-        if let ObjectSpec::Iothread(thread) = object {
-            let started = IoThread::spawn(&thread.thread_name());
-            match started {
-                Ok(started) => drop(self.host.iothreads.insert(thread.id.clone(), started)),
-                Err(error) => {
-                    // Just added, and nobody can use it yet.
-                    let _ = self.planner.remove_object(&thread.id);
-                    return Err(QmpError::generic(format!("cannot start a thread: {error}")));
-                }
+        match objects::make(&self.host.graph, object) {
+            Ok(thread) => self.host.iothreads.extend(thread.map(|thread| (object.id().to_owned(), thread))),
+            Err(error) => {
+                // Just added, and nobody can use it yet.
+                let _ = self.planner.remove_object(object.id());
+                return Err(QmpError::from_error(&error));
             }
         }
         done()
@@ -184,6 +184,7 @@ impl Machine {
         }
         self.planner.remove_object(id).map_err(|error| QmpError::from_error(&error))?;
         self.host.iothreads.remove(id);
+        self.host.graph.secrets().remove(id);
         done()
     }
 }

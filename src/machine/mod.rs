@@ -24,6 +24,7 @@ mod image_jobs;
 mod jobs;
 mod life;
 mod media;
+mod objects;
 mod query;
 mod signals;
 mod snapshot;
@@ -148,6 +149,8 @@ pub struct Machine {
     stopped_at: Option<u64>,
     /// Disks whose errors stopped the machine, with the error.
     failed_disks: BTreeMap<String, i32>,
+    /// Devices that the guest was asked to let go of, and when.
+    leaving: BTreeMap<String, Instant>,
     jobs: Jobs,
     exports: Exports,
     /// What disks were when backups began, by the nodes that keep what has changed since.
@@ -221,6 +224,7 @@ impl Machine {
             ending: None,
             stopped_at: None,
             failed_disks: BTreeMap::new(),
+            leaving: BTreeMap::new(),
             jobs: Jobs::default(),
             exports: Exports::default(),
             snapshots: BTreeMap::new(),
@@ -272,6 +276,7 @@ impl Machine {
         if !paused {
             self.cont()?;
         }
+        crate::footprint::let_go_of_code();
         loop {
             self.serve()?;
             self.report_to_debugger()?;

@@ -13,13 +13,13 @@ use rhea_block::thread::ThreadKind;
 use rhea_devices::chardev::CharBackend;
 use rhea_devices::clock::{Clock, HostClock, ManualClock};
 use rhea_devices::memory::GuestRam;
-use rhea_devices::virtio::iothread::IoThread;
 use thiserror::Error;
 
 use super::drives::{self, DriveError};
 use super::event::{EventSender, MachineEvent, event_channel};
 use super::facts::{Facts, MemoryBackend};
 use super::host::Host;
+use super::objects::{self, ObjectError};
 use super::{Actions, Ending, Guest, KvmGuest, Machine, MachineError, Parts, SOFTWARE_KVM};
 use crate::board::accel::{Accelerator, Kvm};
 use crate::board::memory::{self, RamError};
@@ -33,7 +33,6 @@ use crate::process::{self, PidFile, ProcessError, Readiness};
 use crate::qmp::{EventBus, Mode, Monitors, QmpError, Services, request_channel};
 use crate::qtest::{self, Harness, QtestError, Wires};
 use crate::seccomp::{self, SeccompError};
-use crate::secret::SecretError;
 use crate::spec::machine::{Accel, Board as BoardKind};
 use crate::spec::process::MonitorMode;
 use crate::spec::{LostTicks, ObjectSpec, SpecError, VmSpec};
@@ -78,11 +77,11 @@ pub enum StartError {
         #[source]
         source: ChardevError,
     },
-    #[error("-object secret,id={id}")]
-    Secret {
-        id: String,
+    #[error("-object {what}")]
+    Object {
+        what: String,
         #[source]
-        source: SecretError,
+        source: ObjectError,
     },
     #[error("-gdb chardev:{label}")]
     Debugger {
@@ -194,23 +193,18 @@ impl Session<'_> {
         graph.on_corruption(move |node, corruption| {
             events.send(MachineEvent::ImageCorrupted { node: node.to_owned(), corruption: corruption.clone() });
         });
+        let mut iothreads = BTreeMap::new();
         for object in &spec.objects {
-            if let ObjectSpec::Secret(secret) = object {
-                let refused = |source| StartError::Secret { id: secret.id.clone(), source };
-                crate::secret::add(graph.secrets(), secret).map_err(refused)?;
-            }
-            if let ObjectSpec::ThrottleGroup(group) = object {
-                let refused =
-                    |source| DriveError::Limits { what: format!("-object throttle-group,id={}", group.id), source };
-                super::throttle::add_group(&graph, group).map_err(refused)?;
-            }
+            let what = || format!("{},id={}", object.type_name(), object.id());
+            let made = objects::make(&graph, object).map_err(|source| StartError::Object { what: what(), source })?;
+            iothreads.extend(made.map(|thread| (object.id().to_owned(), thread)));
         }
         drives::open_blockdevs(&graph, &spec.blockdevs)?;
         let disks = drives::open_drives(&graph, &spec.drives, spec.snapshot)?;
         let (requests, queue) = request_channel().map_err(StartError::Host)?;
         let bus = EventBus::new();
         let clock = Arc::new(HostClock::stopped());
-        let host = Host::new(Arc::clone(&self.chardevs), Arc::clone(&graph), iothreads(spec)?, self.events.clone());
+        let host = Host::new(Arc::clone(&self.chardevs), Arc::clone(&graph), iothreads, self.events.clone());
         let mut facts = facts(spec);
         let harness;
         let mut planner = Planner::default();
@@ -388,17 +382,6 @@ impl Session<'_> {
         }
         Ok(())
     }
-}
-
-fn iothreads(spec: &VmSpec) -> Result<BTreeMap<String, Arc<IoThread>>, StartError> {
-    let mut threads = BTreeMap::new();
-    for object in &spec.objects {
-        if let ObjectSpec::Iothread(thread) = object {
-            let started = IoThread::spawn(&thread.thread_name()).map_err(StartError::Host)?;
-            threads.insert(thread.id.clone(), started);
-        }
-    }
-    Ok(threads)
 }
 
 fn actions(spec: &VmSpec) -> Actions {

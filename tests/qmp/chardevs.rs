@@ -22,6 +22,9 @@ fn every_kind_can_be_added() {
         .expect("file");
     add(&mut machine, "pipe", "pipe", &json!({"device": path("p")})).expect("pipe");
     add(&mut machine, "us", "socket", &json!({"addr": unix("s"), "wait": false})).expect("unix server");
+    // A name that is no path from the root is kept as one: the directory may change.
+    let named_from_here = json!({"type": "unix", "data": {"path": format!("../../../../../../../../..{}", path("r"))}});
+    add(&mut machine, "ur", "socket", &json!({"addr": named_from_here, "wait": false})).expect("relative unix server");
     add(&mut machine, "uc", "socket", &json!({"addr": unix("s"), "server": false})).expect("unix client");
     let any_port = inet("localhost", &json!("0"));
     add(&mut machine, "ts", "socket", &json!({"addr": any_port, "wait": false, "ipv4": true})).expect("TCP server");

@@ -46,6 +46,78 @@ fn objects_are_listed_as_they_come_and_go() {
 }
 
 #[test]
+fn object_that_cannot_work_is_refused_and_its_name_stays_free() {
+    let mut machine = Machine::start("-S");
+    let refused = [
+        (json!({"qom-type": "secret", "id": "one", "file": "/nosuch"}), "Unable to read /nosuch"),
+        (json!({"qom-type": "secret", "id": "one", "data": "!", "format": "base64"}), "Base64"),
+        (json!({"qom-type": "rng-random", "id": "one", "filename": "/nosuch"}), "Could not open '/nosuch'"),
+        (json!({"qom-type": "throttle-group", "id": "one", "x-iops-total": 1, "x-iops-read": 1}), "cannot be used"),
+    ];
+
+    for (object, why) in refused {
+        let told = machine.ask("object-add", &object).expect_err("refused");
+        assert!(told.contains(why), "{told}");
+        assert!(entries(&mut machine, "/objects").is_empty());
+    }
+    machine.ask("object-add", &json!({"qom-type": "rng-builtin", "id": "one"})).expect("an object");
+}
+
+#[test]
+fn secret_that_is_added_opens_a_disk_until_it_is_deleted() {
+    let folder = tempfile::tempdir().unwrap();
+    let image = folder.path().join("disk");
+    let made = std::process::Command::new(env!("CARGO_BIN_EXE_rhea"))
+        .args([
+            "img",
+            "create",
+            "-q",
+            "--object",
+            "secret,id=s,data=word",
+            "-f",
+            "luks",
+            "-o",
+            "key-secret=s,iter-time=10",
+        ])
+        .arg(&image)
+        .arg("1M")
+        .status();
+    assert!(made.unwrap().success());
+    let mut machine = Machine::start("-S");
+    let node = json!({"driver": "luks", "node-name": "disk", "key-secret": "key",
+        "file": {"driver": "file", "filename": image}});
+
+    machine.ask("object-add", &json!({"qom-type": "secret", "id": "key", "data": "word"})).expect("a secret");
+    machine.ask("blockdev-add", &node).expect("a disk");
+    machine.ask("object-del", &json!({"id": "key"})).expect("deleted");
+    machine.ask("blockdev-del", &json!({"node-name": "disk"})).expect("closed");
+    let late = machine.ask("blockdev-add", &node).unwrap_err();
+
+    assert_eq!(late, "No secret with id 'key'");
+}
+
+#[test]
+fn threads_are_told_with_what_they_were_asked_for() {
+    let mut machine = Machine::start("-object iothread,id=first,poll-max-ns=5");
+    machine.ask("object-add", &json!({"qom-type": "iothread", "id": "second"})).expect("a thread");
+
+    let threads = machine.ask("query-iothreads", &json!({})).expect("threads");
+
+    let polls: Vec<_> = threads.as_array().unwrap().iter().map(|one| (&one["id"], &one["poll-max-ns"])).collect();
+    assert_eq!(polls, [(&json!("first"), &json!(5)), (&json!("second"), &json!(32_768))]);
+}
+
+#[test]
+fn device_that_was_asked_back_is_not_asked_again_at_once() {
+    let mut machine = Machine::start("-device virtio-rng-pci,id=dice");
+
+    machine.ask("device_del", &json!({"id": "dice"})).expect("asked");
+    let again = machine.ask("device_del", &json!({"id": "dice"}));
+
+    assert_eq!(again, Err("Device dice is already in the process of unplug".into()));
+}
+
+#[test]
 fn memory_that_no_object_was_named_for_is_told_of() {
     let mut machine = Machine::start("-S");
 

@@ -72,7 +72,7 @@ fn what_cannot_be_changed_is_refused_in_qemus_words() {
             "Making 'top' a backing child of 'mid' would create a cycle",
         ),
     ] {
-        assert_eq!(reopen(&mut machine, &[change.clone()]), Err(words.into()), "{change}");
+        assert_eq!(reopen(&mut machine, std::slice::from_ref(&change)), Err(words.into()), "{change}");
     }
     let missing = json!({"options": [{"driver": "qcow2", "node-name": "top", "file": "topf"}]});
     assert_eq!(machine.ask("blockdev-reopen", &missing), Err("backing is missing for 'top'".into()));

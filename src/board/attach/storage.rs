@@ -83,6 +83,15 @@ impl Attacher<'_> {
         self.backends.image(plan, id)?.ok_or_else(empty)
     }
 
+    /// The image of an IDE disk, which no driver expects to be write-protected.
+    fn ide_image(&self, plan: &StoragePlan, id: &str) -> Result<Arc<dyn Image>, BoardError> {
+        let image = self.disk_image(plan, id)?;
+        if image.info().read_only {
+            return Err(BoardError::device(id)(std::io::Error::other("Block node is read-only")));
+        }
+        Ok(image)
+    }
+
     /// The IDE function, which every board has, and what is on its channels; the shapes of the disks there.
     pub(in crate::board) fn attach_ide(&mut self, channels: &Channels) -> Result<[Option<Shape>; 4], BoardError> {
         let mut drive = |drive: &Option<IdePlan>| drive.as_ref().map(|drive| self.ide_drive(drive)).transpose();
@@ -105,7 +114,7 @@ impl Attacher<'_> {
         match &plan.device {
             IdeDevice::Disk(config) => Ok(IdeDrive::Disk {
                 config: (**config).clone(),
-                image: self.disk_image(storage, id)?,
+                image: self.ide_image(storage, id)?,
                 stats: self.backends.stats(id),
                 errors: self.backends.errors(storage, id),
             }),

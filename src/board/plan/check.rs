@@ -209,7 +209,7 @@ pub fn check(spec: &VmSpec, cpus: Processors, disks: &[DrivePlan]) -> Result<Pla
 pub struct DrivePlan {
     /// `id=`, or the name QEMU makes up (`virtio0`).
     pub id: String,
-    /// The node on top; nothing for an empty CD drive.
+    /// The node on top; nothing for an empty drive.
     pub node: Option<String>,
     /// What shows it to the guest.
     pub interface: DriveInterface,

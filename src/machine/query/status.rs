@@ -4,6 +4,7 @@ use crate::machine::Machine;
 use crate::qmp::reply::machine::{
     HostMemPolicy, IoThreadInfo, KvmInfo, MachineInfo, Memdev, MemoryInfo, NameInfo, StatusInfo, TargetInfo, UuidInfo,
 };
+use crate::spec::ObjectSpec;
 
 impl Machine {
     pub(in crate::machine) fn status(&self) -> StatusInfo {
@@ -46,18 +47,21 @@ impl Machine {
         self.facts.memory_backends.iter().map(describe).collect()
     }
 
-    /// Threads do not poll here: they sleep until there is work.
+    /// As they were asked for; the threads sleep until there is work, whatever is said of polling.
     pub(in crate::machine) fn iothreads(&self) -> Vec<IoThreadInfo> {
-        let describe =
-            |(id, thread): (&String, &std::sync::Arc<rhea_devices::virtio::iothread::IoThread>)| IoThreadInfo {
-                id: id.clone(),
+        let describe = |object: &ObjectSpec| {
+            let ObjectSpec::Iothread(spec) = object else { return None };
+            let thread = self.host.iothreads.get(&spec.id)?;
+            Some(IoThreadInfo {
+                id: spec.id.clone(),
                 thread_id: i64::from(thread.tid()),
-                poll_max_ns: 0,
-                poll_grow: 0,
-                poll_shrink: 0,
-                aio_max_batch: 0,
-            };
-        self.host.iothreads.iter().map(describe).collect()
+                poll_max_ns: spec.poll_max_ns,
+                poll_grow: spec.poll_grow,
+                poll_shrink: spec.poll_shrink,
+                aio_max_batch: spec.aio_max_batch,
+            })
+        };
+        self.planner.objects().filter_map(describe).collect()
     }
 
     pub(in crate::machine) fn machine_types() -> Vec<MachineInfo> {
