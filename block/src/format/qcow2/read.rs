@@ -16,7 +16,6 @@ impl Qcow2 {
             match run.mapping {
                 Mapping::Data(_) => self.read_data(part, run.host, at)?,
                 Mapping::Zero => part.zero(),
-                Mapping::Absent if self.geometry.raw_data => self.read_data(part, at, at)?,
                 Mapping::Absent => self.read_backing(part, at)?,
                 Mapping::Compressed => {
                     let cluster = self.unpack(run.entry)?;
@@ -29,8 +28,12 @@ impl Qcow2 {
         Ok(())
     }
 
-    /// What this image does not hold: the backing file as far as it goes, zeroes after.
+    /// What this image does not hold: the backing file as far as it goes, zeroes after. A raw data file is the disk,
+    /// whatever the map says.
     fn read_backing(&self, into: Sink<'_>, offset: u64) -> Result<(), BlockError> {
+        if self.geometry.raw_data {
+            return self.read_data(into, offset, offset);
+        }
         let backing = self.maps().backing.clone();
         let Some(backing) = backing else {
             into.zero();
