@@ -276,7 +276,6 @@ impl Machine {
         if !paused {
             self.cont()?;
         }
-        crate::footprint::let_go_of_code();
         loop {
             self.serve()?;
             self.report_to_debugger()?;
