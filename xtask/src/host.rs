@@ -3,6 +3,8 @@
 use std::fs::{self, OpenOptions};
 use std::path::{Path, PathBuf};
 
+use anyhow::{Context, Result};
+
 /// What stands behind `/dev/kvm`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Kvm {
@@ -29,6 +31,23 @@ fn has_virtualization(cpuinfo: &str) -> bool {
     flags.split_whitespace().any(|flag| flag == "vmx" || flag == "svm")
 }
 
+/// The processors that this process may run on, by their numbers.
+pub(crate) fn processors() -> Result<Vec<u32>> {
+    let status = fs::read_to_string("/proc/self/status").context("cannot read /proc/self/status")?;
+    let list = status.lines().find_map(|line| line.strip_prefix("Cpus_allowed_list:"));
+    list.and_then(|list| numbers(list.trim())).context("/proc/self/status does not list the allowed processors")
+}
+
+/// The numbers in a kernel's list of them, such as `0-1,4`.
+fn numbers(list: &str) -> Option<Vec<u32>> {
+    let range = |part: &str| {
+        let (first, last) = part.split_once('-').unwrap_or((part, part));
+        Some(first.parse().ok()?..=last.parse::<u32>().ok()?)
+    };
+    let ranges: Option<Vec<_>> = list.split(',').map(range).collect();
+    ranges.map(|ranges| ranges.into_iter().flatten().collect())
+}
+
 /// True if we are the super-user.
 pub(crate) fn is_root() -> bool {
     fs::read_to_string("/proc/self/status")
@@ -52,7 +71,13 @@ pub(crate) fn search_path() -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::has_virtualization;
+    use super::{has_virtualization, numbers};
+
+    #[test]
+    fn list_of_processors_is_read_with_its_ranges() {
+        assert_eq!(numbers("0-1,4"), Some(vec![0, 1, 4]));
+        assert_eq!(numbers("0-x"), None);
+    }
 
     #[test]
     fn svm_flag_means_hardware() {

@@ -19,7 +19,7 @@ use crate::initramfs::Initramfs;
 use crate::kernel::{Flavor, Kernel};
 use crate::lab::emulator::{Emulator, Silence};
 use crate::lab::lines::Lines;
-use crate::{packages, paths};
+use crate::{lab, packages, paths};
 
 const MODULES: &[&str] = &["virtio_pci", "virtio_console", "kvm_amd"];
 
@@ -186,7 +186,8 @@ impl Counted {
             lines.feed(bytes, line);
             Ok(())
         };
-        Emulator::start(machine)?.watch(LIMIT, SILENCE, &mut show).context("the counting machine stopped")
+        let mut emulator = Emulator::start(&machine, lab::any_lane())?;
+        emulator.watch(LIMIT, SILENCE, &mut show).context("the counting machine stopped")
     }
 
     fn initramfs(&self, work: &str) -> Result<Vec<u8>> {

@@ -14,7 +14,7 @@ pub(crate) struct LabArgs {
     #[arg(long, default_value_t = 3072)]
     memory: u32,
     /// Processors of the emulated machine
-    #[arg(long, default_value_t = 2)]
+    #[arg(long, default_value_t = 1)]
     processors: u32,
     /// Seconds until the machine is ended
     #[arg(long, default_value_t = 600)]
@@ -35,6 +35,7 @@ pub(crate) fn run(args: &LabArgs) -> Result<u8> {
         limit: Duration::from_secs(args.timeout),
         silence: Duration::from_secs(args.timeout),
         emulate: args.emulate,
+        ..Lab::default()
     };
     lab.run(&args.program)
 }

@@ -1,4 +1,10 @@
 //! A running emulator that talks to us in [markers](super::markers): its start, its watch, its end.
+//!
+//! All its threads run on one of the host's processors. QEMU 7.2's emulation of SVM changes a processor's pending
+//! interrupts (`interrupt_request`) at each entry to and exit from a guest by an instruction that is not atomic, while
+//! another thread may be setting one there. Once in some hundred thousand exits an interrupt is lost in that way: the
+//! local APIC has it in its IRR, the processor never hears of it, and what waits for it (a timer, a processor in the
+//! guest) waits for ever. On one processor a single instruction cannot be cut in two.
 
 use std::io::Read;
 use std::process::{Child, ChildStdout, Command, Stdio};
@@ -9,7 +15,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 
 use super::markers::{Filter, Marker};
-use crate::{command, process};
+use crate::{command, host, process};
 
 /// Who gets what the program prints.
 pub(crate) type Show<'a> = dyn FnMut(&[u8]) -> Result<()> + 'a;
@@ -32,13 +38,17 @@ pub(crate) struct Emulator {
 }
 
 impl Emulator {
-    /// Starts it; its standard output is ours to read.
-    pub(crate) fn start(mut emulator: Command) -> Result<Self> {
-        let mut process = emulator
+    /// Starts it on one of the host's processors, chosen by its `lane`; its standard output is ours to read.
+    pub(crate) fn start(emulator: &Command, lane: usize) -> Result<Self> {
+        let processors = host::processors()?;
+        let processor = processors.get(lane % processors.len().max(1)).context("no processor is allowed to us")?;
+        let mut pinned = Command::new("taskset");
+        pinned.args(["--cpu-list", &processor.to_string()]).arg(emulator.get_program()).args(emulator.get_args());
+        let mut process = pinned
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .spawn()
-            .with_context(|| format!("cannot start {}", command::line(&emulator)))?;
+            .with_context(|| format!("cannot start {}", command::line(&pinned)))?;
         let stdout = process.stdout.take().context("the emulator has no standard output")?;
         let (sender, output) = channel();
         thread::spawn(move || forward(stdout, &sender));

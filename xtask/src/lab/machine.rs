@@ -38,12 +38,10 @@ const SCRATCH_BYTES: u64 = 8 << 30;
 
 /// Runs a program in a machine made for it.
 pub(super) fn run(lab: &Lab, program: &[String], show: &mut Show<'_>) -> Result<u8> {
-    packages::ensure(packages::LAB)?;
-    packages::ensure(packages::DISK)?;
-    let kernel = Flavor::Generic.get()?;
-    let run = RunDirectory::new(program, &kernel)?;
+    let kernel = prepare()?;
+    let run = RunDirectory::new(lab, program, &kernel)?;
     fs::create_dir_all(super::out())?;
-    let mut emulator = Emulator::start(emulator(lab, &kernel, &run))?;
+    let mut emulator = Emulator::start(&emulator(lab, &kernel, &run), lab.lane)?;
     let watched = emulator.watch(lab.limit, Silence::Wall(lab.silence), show);
     watched.with_context(|| {
         let (log, tail) = (kept_log(), run.keep_log());
@@ -51,12 +49,20 @@ pub(super) fn run(lab: &Lab, program: &[String], show: &mut Show<'_>) -> Result<
     })
 }
 
+/// Installs and downloads what it is made of, and gives its kernel.
+pub(super) fn prepare() -> Result<Kernel> {
+    packages::ensure(packages::LAB)?;
+    packages::ensure(packages::DISK)?;
+    Flavor::Generic.get()
+}
+
 /// What one run needs on the host; gone when the run is over.
 struct RunDirectory(PathBuf);
 
 impl RunDirectory {
-    fn new(program: &[String], kernel: &Kernel) -> Result<Self> {
-        let run = Self(crate::paths::cache().join(format!("run-{}", std::process::id())));
+    fn new(lab: &Lab, program: &[String], kernel: &Kernel) -> Result<Self> {
+        let name = format!("run-{}-{}", std::process::id(), lab.lane);
+        let run = Self(crate::paths::cache().join(name));
         fs::create_dir_all(&run.0)?;
         fs::write(run.0.join("command"), script(program)?)?;
         fs::write(run.initramfs(), Initramfs::new("lab-init")?.modules(&kernel.modules, MODULES)?.finish())?;

@@ -34,7 +34,7 @@ use emulator::Show;
 pub(crate) struct Lab {
     /// Memory of the lab machine in MiB.
     pub(crate) memory: u32,
-    /// Its processors.
+    /// Its processors. They share [one of the host's](emulator), so that more of them are not faster.
     pub(crate) processors: u32,
     /// After this long the machine is ended, and that is an error.
     pub(crate) limit: Duration,
@@ -42,16 +42,19 @@ pub(crate) struct Lab {
     pub(crate) silence: Duration,
     /// Use the emulated machine even if the hardware has KVM.
     pub(crate) emulate: bool,
+    /// Which of the lab machines that run at a time it is: each has a processor of the host.
+    pub(crate) lane: usize,
 }
 
 impl Default for Lab {
     fn default() -> Self {
         Self {
             memory: 3072,
-            processors: 2,
+            processors: 1,
             limit: Duration::from_secs(600),
             silence: Duration::from_secs(600),
             emulate: false,
+            lane: any_lane(),
         }
     }
 }
@@ -74,23 +77,26 @@ impl Lab {
         }
     }
 
-    /// Runs a program to its end and gives its exit status; what it prints is passed on as it comes.
-    pub(crate) fn run(&self, program: &[String]) -> Result<u8> {
-        self.run_watched(program, &mut |_| Ok(()))
+    /// Installs and downloads what the lab machine is made of, for those who start several at a time.
+    pub(crate) fn prepare(&self) -> Result<()> {
+        if self.is_direct() { Ok(()) } else { machine::prepare().map(drop) }
     }
 
-    /// The same; `watch` also gets to see what the program prints.
-    pub(crate) fn run_watched(&self, program: &[String], watch: &mut Show<'_>) -> Result<u8> {
-        println!("lab: running {}", self.describe());
-        let start = Instant::now();
-        let mut show = |bytes: &[u8]| {
+    /// Runs a program to its end and gives its exit status; what it prints is passed on as it comes.
+    pub(crate) fn run(&self, program: &[String]) -> Result<u8> {
+        self.run_watched(program, &mut |bytes| {
             let mut stdout = std::io::stdout();
             stdout.write_all(bytes)?;
             stdout.flush()?;
-            watch(bytes)
-        };
-        let status =
-            if self.is_direct() { run_here(program, &mut show) } else { machine::run(self, program, &mut show) }?;
+            Ok(())
+        })
+    }
+
+    /// The same, but what the program prints goes to `show`.
+    pub(crate) fn run_watched(&self, program: &[String], show: &mut Show<'_>) -> Result<u8> {
+        println!("lab: running {}", self.describe());
+        let start = Instant::now();
+        let status = if self.is_direct() { run_here(program, show) } else { machine::run(self, program, show) }?;
         println!("lab: ended with status {status} after {:.1} s", start.elapsed().as_secs_f64());
         Ok(status)
     }
@@ -99,6 +105,11 @@ impl Lab {
 /// The directory that programs may write wherever they run, and that the host sees.
 pub(crate) fn out() -> PathBuf {
     paths::cache().join("out")
+}
+
+/// A lane for one who runs a single machine: others who do so at the same time mostly get others.
+pub(crate) fn any_lane() -> usize {
+    usize::try_from(std::process::id()).unwrap_or(0)
 }
 
 fn run_here(program: &[String], show: &mut Show<'_>) -> Result<u8> {

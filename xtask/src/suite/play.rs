@@ -1,6 +1,6 @@
 //! The playing itself, inside the lab: a line for each scenario.
 
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::io::Write;
 use std::time::Instant;
 
 use anyhow::Result;
@@ -13,21 +13,8 @@ pub(super) fn all(args: &SuiteArgs) -> Result<u8> {
     let theatre = Theatre::open(args.programs.clone())?;
     let wanted = |scenario: &&Scenario| args.filter.iter().any(|name| name == scenario.name);
     let scenarios: Vec<_> = scenarios::all().filter(wanted).collect();
-    let next = AtomicUsize::new(0);
-    let all_well = AtomicBool::new(true);
-    let player = || {
-        while let Some(scenario) = scenarios.get(next.fetch_add(1, Ordering::Relaxed)) {
-            if !play(&theatre, scenario) {
-                all_well.store(false, Ordering::Relaxed);
-            }
-        }
-    };
-    std::thread::scope(|scope| {
-        for _ in 0..args.jobs {
-            scope.spawn(player);
-        }
-    });
-    Ok(u8::from(!all_well.into_inner()))
+    let played: Vec<bool> = scenarios.into_iter().map(|scenario| play(&theatre, scenario)).collect();
+    Ok(u8::from(played.contains(&false)))
 }
 
 /// Plays one and prints how it went.
@@ -40,7 +27,6 @@ fn play(theatre: &Theatre, scenario: &Scenario) -> bool {
         outcome
     });
     let seconds = start.elapsed().as_secs_f64();
-    // One call for each, so that two scenarios' lines do not mix.
     match &outcome {
         Ok(()) => println!("ok {} ({seconds:.1} s)", scenario.name),
         Err(error) => {
@@ -60,9 +46,43 @@ pub(super) fn told(line: &str) -> Option<(&str, bool)> {
     Some((rest.split_once(" (")?.0, ok))
 }
 
+/// What is printed of a scenario in one piece, for several lab machines print at a time: a line with those set apart
+/// behind it.
+#[derive(Default)]
+pub(super) struct Report(String);
+
+impl Report {
+    /// Takes a line that a lab machine printed.
+    pub(super) fn add(&mut self, line: &str) {
+        if !line.starts_with(APART) {
+            self.print();
+        }
+        self.0.push_str(line);
+        self.0.push('\n');
+        // What follows a failure belongs to it.
+        if !line.starts_with(APART) && !line.starts_with("not ok ") {
+            self.print();
+        }
+    }
+
+    fn print(&mut self) {
+        // Whoever reads it may be gone; the playing goes on.
+        let _ = std::io::stdout().write_all(std::mem::take(&mut self.0).as_bytes());
+    }
+}
+
+impl Drop for Report {
+    fn drop(&mut self) {
+        self.print();
+    }
+}
+
+/// What stands before a line that is set apart.
+const APART: &str = "    | ";
+
 /// Set apart, so that nothing a guest said is taken for a line of ours.
 fn indented(text: &str) -> String {
-    text.lines().map(|line| format!("    | {line}")).collect::<Vec<_>>().join("\n")
+    text.lines().map(|line| format!("{APART}{line}")).collect::<Vec<_>>().join("\n")
 }
 
 #[cfg(test)]
