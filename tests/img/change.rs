@@ -130,6 +130,52 @@ fn snapshots_are_made_applied_and_deleted() {
 }
 
 #[test]
+fn snapshots_say_what_those_of_qemu_img_say() {
+    let rig = Rig::empty();
+    rig.qemu("create -q -f qcow2 a.qcow2 4M");
+    rig.works(&format!("snapshot -c {} a.qcow2", "n".repeat(300)));
+    rig.works(&format!("snapshot -c {} a.qcow2", "\u{e9}".repeat(128)));
+
+    let info = rig.real("info --output json a.qcow2");
+    let info: serde_json::Value = serde_json::from_str(&info.out).unwrap();
+
+    let snapshots = info["snapshots"].as_array().unwrap();
+    let names: Vec<&str> = snapshots.iter().map(|one| one["name"].as_str().unwrap()).collect();
+    assert_eq!(names, ["n".repeat(255), "\u{e9}".repeat(127)]);
+    assert!(snapshots.iter().all(|one| one["icount"] == 0), "{snapshots:?}");
+    rig.sound("a.qcow2");
+}
+
+#[test]
+fn snapshot_entries_that_lack_the_size_of_the_disk_are_told_and_completed() {
+    for mark in [0, 2] {
+        let rig = Rig::empty();
+        rig.qemu("create -q -f qcow2 a.qcow2 4M");
+        rig.io("a.qcow2", &["write -P 5 0 1M"]);
+        rig.qemu("snapshot -c s a.qcow2");
+        let mut bytes = std::fs::read(rig.path("a.qcow2")).unwrap();
+        let entry = u64::from_be_bytes(bytes[64..72].try_into().unwrap()) as usize;
+        // No extra data: number and name follow at once. And the bit of damage, where it is asked for.
+        bytes.copy_within(entry + 64..entry + 66, entry + 40);
+        bytes[entry + 36..entry + 40].fill(0);
+        bytes[79] |= mark;
+        std::fs::write(rig.path("a.qcow2"), bytes).unwrap();
+        rig.same("check a.qcow2");
+        rig.same("check -r leaks a.qcow2");
+        std::fs::copy(rig.path("a.qcow2"), rig.path("b.qcow2")).unwrap();
+
+        let ours = rig.ours("check -r all a.qcow2");
+
+        let theirs = rig.real("check -r all b.qcow2");
+        assert_eq!((ours.code, &ours.err), (theirs.code, &theirs.err));
+        assert!(ours.out.contains("1 corruptions"), "{ours:?}");
+        rig.same("check a.qcow2");
+        rig.sound("a.qcow2");
+        rig.qemu("snapshot -a s a.qcow2");
+    }
+}
+
+#[test]
 fn amended_options_are_told_by_info() {
     let rig = Rig::new();
     rig.works("amend -o compat=1.1 old.qcow2");

@@ -53,6 +53,11 @@ impl CheckReport {
     }
 }
 
+/// What is wrong with an entry of the snapshot table, in QEMU's words.
+pub(super) fn incomplete(n: usize) -> String {
+    format!("snapshot table entry {n} is incomplete")
+}
+
 /// Names of host clusters, counted: of those in the file, and of one behind it, which the last may reach into.
 pub(super) struct Names(Vec<u32>);
 
@@ -86,6 +91,8 @@ pub(super) struct Walk<'a> {
     last: Option<u64>,
     /// What is named past the end of the file, in bytes.
     pub(super) wild: Vec<Range<u64>>,
+    /// Entries of the snapshot table that lack what version 3 asks for.
+    pub(super) incomplete: Vec<usize>,
     /// L2 tables by host offset: how many L1 entries name them. Each is walked once, however often it is shared.
     tables: BTreeMap<u64, Shared>,
     /// Bytes of L1 tables looked at. They cannot overlap, so together they fit into the file.
@@ -148,6 +155,7 @@ impl<'a> Walk<'a> {
             flags: Vec::new(),
             last: None,
             wild: Vec::new(),
+            incomplete: Vec::new(),
             tables: BTreeMap::new(),
             l1_bytes: 0,
         })
@@ -311,7 +319,11 @@ impl<'a> Walk<'a> {
         match super::snapshot::read_table(self.file, &self.header) {
             Ok((snapshots, bytes)) => {
                 self.range(self.header.snapshots_offset, bytes);
-                for snapshot in snapshots {
+                for (n, snapshot) in snapshots.into_iter().enumerate() {
+                    if !snapshot.complete {
+                        self.incomplete.push(n);
+                        self.report.corrupt(&incomplete(n));
+                    }
                     self.l1(snapshot.l1_offset, u64::from(snapshot.l1_size), false);
                 }
             }
@@ -394,7 +406,7 @@ impl<'a> Walk<'a> {
     }
 
     /// A copied flag must be set exactly where a cluster's count is one.
-    fn compare_flags(&mut self, table: &[u64]) {
+    pub(super) fn compare_flags(&mut self, table: &[u64]) {
         for (entry, count) in self.wrong_flags(table) {
             self.report.corrupt(&entry.wrong(count));
         }

@@ -6,10 +6,11 @@
 
 use std::sync::Arc;
 
-use super::check::{CheckReport, Walk, check};
+use super::check::{CheckReport, Walk, check, incomplete};
 use super::entry::COPIED;
 use super::header::{AUTOCLEAR_BITMAPS, AUTOCLEAR_RAW_DATA, Header, incompatible};
 use super::refcount::{get_count, set_count};
+use super::{OpenOptions, Qcow2};
 use crate::error::{BlockError, ErrorKind};
 use crate::layer::{Layer, read_vec, write_all};
 
@@ -56,22 +57,31 @@ pub fn repair(file: &Arc<dyn Layer>, what: Repair) -> Result<Repaired, BlockErro
     if what == Repair::All || now.corruptions == 0 {
         corruptions_fixed += fix_flags(file.as_ref(), &mut before)?;
     }
+    if what == Repair::All {
+        corruptions_fixed += fix_snapshots(file, &mut before)?;
+    }
     let after = check(file)?;
     if what == Repair::All && after.corruptions == 0 && after.check_errors == 0 {
-        let header = Header::read(file.as_ref())?;
-        // What nobody here keeps up is no longer true of what was written ("autoclear").
-        let kept = header.autoclear & (AUTOCLEAR_RAW_DATA | AUTOCLEAR_BITMAPS);
-        if header.version == 3 && kept != header.autoclear {
-            write_all(file.as_ref(), &kept.to_be_bytes(), 88)?;
-        }
-        let clean = header.incompatible & !(incompatible::DIRTY | incompatible::CORRUPT);
-        if header.version == 3 && clean != header.incompatible {
-            file.flush()?;
-            write_all(file.as_ref(), &clean.to_be_bytes(), 72)?;
-        }
+        clear_bits(file.as_ref())?;
     }
     file.flush()?;
     Ok(Repaired { before, after, leaks_fixed, corruptions_fixed })
+}
+
+/// Says in the header that the image is sound.
+fn clear_bits(file: &dyn Layer) -> Result<(), BlockError> {
+    let header = Header::read(file)?;
+    // What nobody here keeps up is no longer true of what was written ("autoclear").
+    let kept = header.autoclear & (AUTOCLEAR_RAW_DATA | AUTOCLEAR_BITMAPS);
+    if header.version == 3 && kept != header.autoclear {
+        write_all(file, &kept.to_be_bytes(), 88)?;
+    }
+    let clean = header.incompatible & !(incompatible::DIRTY | incompatible::CORRUPT);
+    if header.version == 3 && clean != header.incompatible {
+        file.flush()?;
+        write_all(file, &clean.to_be_bytes(), 72)?;
+    }
+    Ok(())
 }
 
 /// The counts beside the names, without a look at copied flags.
@@ -152,6 +162,33 @@ fn fix_flags(file: &dyn Layer, report: &mut CheckReport) -> Result<u64, BlockErr
     }
     file.flush()?;
     Ok(fixed)
+}
+
+/// Completes the entries of the snapshot table, if nothing else is wrong any more, and tells each in `report`; gives how
+/// many.
+fn fix_snapshots(file: &Arc<dyn Layer>, report: &mut CheckReport) -> Result<u64, BlockError> {
+    let mut walk = Walk::new(file.as_ref())?;
+    walk.all();
+    let table = walk.compare();
+    walk.compare_flags(&table);
+    let (broken, found) = (walk.incomplete, walk.report);
+    if broken.is_empty() || found.corruptions > broken.len() as u64 || found.check_errors > 0 {
+        return Ok(0);
+    }
+    // Such an entry keeps nobody from writing, a mark that the image is damaged does.
+    clear_bits(file.as_ref())?;
+    let image = Qcow2::open(file.clone(), &OpenOptions { no_data: true, ..OpenOptions::default() })?;
+    image.complete_snapshots()?;
+    image.close()?;
+    for n in &broken {
+        let wrong = format!("ERROR {}", incomplete(*n));
+        report
+            .messages
+            .iter_mut()
+            .filter(|said| **said == wrong)
+            .for_each(|said| *said = said.replace("ERROR", "Repairing"));
+    }
+    Ok(broken.len() as u64)
 }
 
 /// Writes all counts anew past the end of the file, `1 << order` bits wide if that is given, and points the header at

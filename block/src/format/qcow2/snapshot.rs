@@ -31,9 +31,14 @@ pub struct Snapshot {
     pub icount: u64,
     pub(super) l1_offset: u64,
     pub(super) l1_size: u32,
+    /// The entry has the extra data that version 3 asks for: the large size of the machine state, and that of the disk.
+    pub(super) complete: bool,
     /// Extra data past what we know.
     unknown: Vec<u8>,
 }
+
+/// Most bytes of a snapshot's name: longer ones are cut, as by QEMU, though never within a character.
+const MOST_NAME: usize = 255;
 
 /// What an image says that has no such snapshot.
 pub const NO_SNAPSHOT: &str = "Failed to load snapshot";
@@ -86,6 +91,7 @@ pub(super) fn read_table(file: &dyn Layer, header: &Header) -> Result<(Vec<Snaps
             icount: word(16).unwrap_or(u64::MAX),
             l1_offset: be(0, 8),
             l1_size: be(8, 4) as u32,
+            complete: header.version < 3 || extra_len >= 16,
             unknown: tail[..extra_len].get(24..).unwrap_or(&[]).to_vec(),
         };
         let cluster = header.cluster_size();
@@ -158,16 +164,18 @@ impl Qcow2 {
         read_table(self.file.as_ref(), &alloc.header).map(|(list, _)| list)
     }
 
-    /// Makes a snapshot of the disk as it is, named `name`, dated `date` (seconds and nanoseconds since 1970).
+    /// Makes a snapshot of the disk as it is, named `name` (its first 255 bytes), dated `date` (seconds and nanoseconds
+    /// since 1970).
     ///
     /// # Errors
     /// When there is no room, or metadata cannot be read or written.
     pub fn snapshot_create(&self, name: &str, date: (u32, u32)) -> Result<(), BlockError> {
         self.writable()?;
-        if name.len() > usize::from(u16::MAX) || self.geometry.external {
-            let text = "snapshots need a shorter name and an image without an external data file";
+        if self.geometry.external {
+            let text = "snapshots need an image without an external data file";
             return Err(BlockError::new(ErrorKind::Invalid, text));
         }
+        let name = &name[..name.floor_char_boundary(MOST_NAME)];
         self.exclusively(|alloc| {
             let file = self.file.as_ref();
             let (mut list, _) = read_table(file, &alloc.header)?;
@@ -187,9 +195,10 @@ impl Qcow2 {
                 vm_clock: 0,
                 vm_state_size: 0,
                 disk_size: alloc.header.size,
-                icount: u64::MAX,
+                icount: 0,
                 l1_offset,
                 l1_size: l1.len() as u32,
+                complete: true,
                 unknown: Vec::new(),
             });
             self.replace_list(alloc, &list)
@@ -259,6 +268,14 @@ impl Qcow2 {
             self.write_counts(alloc)?;
             file.flush()?;
             self.refresh_copied(alloc)
+        })
+    }
+
+    /// Writes the table of snapshots anew, with all that version 3 asks for in each entry.
+    pub(super) fn complete_snapshots(&self) -> Result<(), BlockError> {
+        self.exclusively(|alloc| {
+            let (list, _) = read_table(self.file.as_ref(), &alloc.header)?;
+            self.replace_list(alloc, &list)
         })
     }
 
