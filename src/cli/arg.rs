@@ -7,6 +7,7 @@ use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
 
 use crate::qmp::framing::with_double_quotes;
+use crate::qmp::json;
 use crate::spec::SpecError;
 use crate::spec::describe::Describe;
 use crate::spec::error::{Shown, Words};
@@ -76,9 +77,12 @@ impl Arg {
         if !text.starts_with('{') {
             return Ok(None);
         }
-        let wrong =
-            |error: &serde_json::Error| SpecError::new(format!("JSON parse error, {}", Shown(&error.to_string())));
-        serde_json::from_str(&with_double_quotes(text)).map(Some).map_err(|error| wrong(&error))
+        match json::read(with_double_quotes(text).as_bytes()) {
+            Ok(Value::Object(object)) => Ok(Some(object)),
+            // What begins with a brace and is JSON is an object.
+            Ok(_) => Err(SpecError::wrong_type("the argument", "object")),
+            Err(error) => Err(SpecError::new(Shown(&error.to_string()).to_string())),
+        }
     }
 
     /// The argument asks for help: `help` or `?`.

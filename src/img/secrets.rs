@@ -6,6 +6,8 @@ use serde_json::{Map, Value};
 use super::args::Parsed;
 use super::error::{ImgError, chain};
 use super::keyval;
+use crate::qmp::framing::with_double_quotes;
+use crate::qmp::json;
 use crate::spec::ObjectSpec;
 use crate::spec::read::Source;
 
@@ -30,10 +32,11 @@ pub(super) fn of(parsed: &Parsed) -> Result<Secrets, ImgError> {
 /// Option text, whose first word is the object's type, or JSON.
 fn object(text: &str) -> Result<(Map<String, Value>, Source), ImgError> {
     if text.starts_with('{') {
-        let object = serde_json::from_str(text);
-        return object
-            .map(|object| (object, Source::Json))
-            .map_err(|e| ImgError::Said(format!("JSON parse error, {e}")));
+        return match json::read(with_double_quotes(text).as_bytes()) {
+            Ok(Value::Object(object)) => Ok((object, Source::Json)),
+            Ok(_) => Err(ImgError::Said(format!("--object {text}: a JSON object is needed"))),
+            Err(error) => Err(ImgError::Said(error.to_string())),
+        };
     }
     let first = text.split(',').next().unwrap_or_default();
     let text = if first.contains('=') { text.to_owned() } else { format!("qom-type={text}") };

@@ -3,6 +3,7 @@
 use serde_json::{Map, Value};
 
 use super::error::QmpError;
+use super::json;
 
 /// A message that has the form of a command; whether there is such a command is another question.
 #[derive(Debug, Clone, PartialEq)]
@@ -15,9 +16,9 @@ pub(crate) struct Message {
 
 /// Reads a message. The id is given back even if the rest is wrong, so that the client knows what was.
 pub(crate) fn read(text: &[u8]) -> (Option<Value>, Result<Message, QmpError>) {
-    let value = match serde_json::from_slice::<Value>(text) {
+    let value = match json::read(text) {
         Ok(value) => value,
-        Err(error) => return (None, Err(QmpError::generic(format!("JSON parse error, {error}")))),
+        Err(error) => return (None, Err(QmpError::from_error(&error))),
     };
     let Value::Object(mut object) = value else {
         return (None, Err(QmpError::generic("QMP input must be a JSON object")));

@@ -19,7 +19,7 @@ pub mod command;
 pub mod error;
 pub mod event;
 pub mod framing;
-mod json;
+pub(crate) mod json;
 mod message;
 mod monitors;
 pub mod reply;

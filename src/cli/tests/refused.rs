@@ -21,6 +21,14 @@ const WRONG: &[(&str, &str)] = &[
         "-blockdev driver=file,filename=x",
         "rhea: -blockdev driver=file,filename=x: 'node-name' must be specified for the root node",
     ),
+    (
+        r#"-blockdev {"driver":"null-co","node-name":"a","node-name":"b"}"#,
+        r#"rhea: -blockdev {"driver":"null-co","node-name":"a","node-name":"b"}: JSON parse error, duplicate key"#,
+    ),
+    (
+        r#"-device {"driver":"isa-serial","driver":"b"}"#,
+        r#"rhea: -device {"driver":"isa-serial","driver":"b"}: JSON parse error, duplicate key"#,
+    ),
     ("-device {}", "rhea: -device {}: Parameter 'driver' is missing"),
     ("-device id=a", "rhea: -device id=a: Parameter 'driver' is missing"),
     (

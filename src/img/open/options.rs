@@ -12,6 +12,7 @@ use super::super::error::ImgError;
 use super::super::keyval;
 use super::{Want, look, not_open};
 use crate::qmp::framing::with_double_quotes;
+use crate::qmp::json;
 
 fn refused(name: &str, why: impl std::fmt::Display) -> ImgError {
     ImgError::Said(format!("Could not open '{name}': {why}"))
@@ -26,8 +27,8 @@ pub(super) fn given(name: &str, want: Want<'_>) -> Result<Option<Map<String, Val
         return keyval::nested(keyval::pairs(name)?).map(Some);
     }
     let Some(text) = name.strip_prefix("json:") else { return Ok(None) };
-    let value: Value = serde_json::from_str(&with_double_quotes(text))
-        .map_err(|e| refused(name, format_args!("Could not parse the JSON options: JSON parse error, {e}")))?;
+    let value = json::read(with_double_quotes(text).as_bytes())
+        .map_err(|e| refused(name, format_args!("Could not parse the JSON options: {e}")))?;
     let Value::Object(object) = value else { return Err(refused(name, "Invalid JSON object given")) };
     let mut object = keyval::nested(object)?;
     if let Some(format) = want.format {

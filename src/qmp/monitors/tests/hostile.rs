@@ -36,6 +36,20 @@ fn invalid_utf8_garbage_and_depth_get_an_error_each_and_the_client_goes_on() {
 }
 
 #[test]
+fn key_that_stands_twice_is_refused() {
+    let fixture = Fixture::new();
+    let mut client = fixture.client("q");
+    for text in [
+        "{\"execute\":\"query-name\",\"execute\":\"query-name\"}\n",
+        "{'execute':'object-add','arguments':{'qom-type':'iothread','id':'a','id':'b'}}\n",
+        "{'execute':'qom-list','arguments':{'path':[{'b':1,'b':2}]}}\n",
+    ] {
+        assert_eq!(client.error(text.as_bytes()).1, "JSON parse error, duplicate key");
+    }
+    assert_eq!(client.ask("{\"execute\":\"query-name\"}")["return"]["name"], "test");
+}
+
+#[test]
 fn half_a_line_and_silence_holds_up_nobody_else() {
     let fixture = Fixture::new();
     let mut silent = fixture.client("a");
