@@ -81,7 +81,7 @@ impl Machine {
             attached.disk().set_throttle(None);
             return done();
         }
-        let own = attached.disk().throttle().map_or_else(|| disk.id.clone(), |group| group.name().to_owned());
+        let own = attached.disk().throttle().map_or_else(|| name.clone(), |group| group.name().to_owned());
         let group = args.group.clone().unwrap_or(own);
         let group = set(&self.host.graph, &group, limits).map_err(|e| QmpError::from_error(&e))?;
         attached.disk().set_throttle(Some(&group));

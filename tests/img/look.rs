@@ -263,3 +263,12 @@ fn strict_comparison_tells_zeroes_past_the_end_of_what_lies_beneath() {
     rig.same("compare -s top.qcow2 alone.qcow2");
     rig.same("compare top.qcow2 alone.qcow2");
 }
+
+#[test]
+fn raw_on_what_has_no_mark_of_a_good_end_has_none_either() {
+    let rig = Rig::empty();
+    let info = "info --output json --image-opts driver=raw,file.driver=null-co,file.size=1M";
+    for ran in [rig.ours(info), rig.real(info)] {
+        assert!(ran.out.contains("virtual-size") && !ran.out.contains("dirty-flag"), "{ran:?}");
+    }
+}

@@ -41,6 +41,24 @@ fn limits_of_a_drive_are_told_changed_and_taken_back() {
 }
 
 #[test]
+fn limits_without_a_group_make_one_called_as_the_disk_was_in_the_command() {
+    let mut machine = Machine::start(
+        "-drive if=none,id=d0,format=raw,file.driver=null-co -device virtio-blk-pci,drive=d0,id=v0 \
+         -drive if=none,id=d1,format=raw,file.driver=null-co -device virtio-blk-pci,drive=d1,id=v1",
+    );
+    for (key, name) in [("device", "d0"), ("id", "v1")] {
+        let mut limits = json!({"bps": 0, "bps_rd": 0, "bps_wr": 5000, "iops": 0, "iops_rd": 0, "iops_wr": 0});
+        limits[key] = name.into();
+        assert_eq!(machine.ask("block_set_io_throttle", &limits), Ok(json!({})));
+    }
+
+    let drives = machine.ask("query-block", &json!({})).expect("drives");
+
+    let groups: Vec<&Value> = drives.as_array().unwrap().iter().map(|drive| &drive["inserted"]["group"]).collect();
+    assert_eq!(groups, ["d0", "v1"]);
+}
+
+#[test]
 fn group_of_the_command_line_limits_a_node_and_another_can_be_added() {
     let mut machine = Machine::start(
         "-object throttle-group,id=g0,x-iops-total=10 -object throttle-group,id=g1,limits.bps-total=1000000 \

@@ -1,6 +1,7 @@
 //! The machine, and a client of its monitor on standard input and output.
 
 use std::io::{BufRead, BufReader, Write};
+use std::path::Path;
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 
 use serde_json::{Value, json};
@@ -17,9 +18,15 @@ pub(crate) struct Machine {
 impl Machine {
     /// With these options, cut at spaces.
     pub(crate) fn start(words: &str) -> Self {
+        Self::start_in(Path::new("."), words)
+    }
+
+    /// That, with relative paths looked up from `folder`.
+    pub(crate) fn start_in(folder: &Path, words: &str) -> Self {
         let mut child = Command::new(env!("CARGO_BIN_EXE_rhea"))
             .args(["-accel", "qtest", "-m", "16", "-nodefaults", "-display", "none", "-qmp", "stdio"])
             .args(words.split_whitespace())
+            .current_dir(folder)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .spawn()

@@ -50,6 +50,31 @@ fn overlay_is_made_named_and_shown() {
 }
 
 #[test]
+fn header_of_an_overlay_names_its_disk_as_it_was_opened_if_that_leads_to_it() {
+    let folder = tempfile::tempdir().expect("directory");
+    std::fs::create_dir(folder.path().join("other")).expect("a folder");
+    for (overlay, name) in [("top", "disk".to_owned()), ("other/top", folder.path().join("disk").display().to_string())]
+    {
+        image(&folder.path().join("disk"));
+        let drive =
+            "-blockdev driver=qcow2,node-name=a,file.driver=file,file.filename=disk -device virtio-blk-pci,drive=a";
+        let mut machine = Machine::start_in(folder.path(), drive);
+
+        let taken = machine.ask(
+            "blockdev-snapshot-sync",
+            &json!({"node-name": "a", "snapshot-file": overlay, "snapshot-node-name": "top"}),
+        );
+
+        assert_eq!(taken, Ok(json!({})));
+        drop(machine);
+        let top = folder.path().join(overlay);
+        let info = Command::new("qemu-img").args(["info", "--output", "json"]).arg(&top).output().expect("qemu-img");
+        let info: Value = serde_json::from_slice(&info.stdout).expect("JSON");
+        assert_eq!(info["backing-filename"], name);
+    }
+}
+
+#[test]
 fn transaction_takes_all_snapshots_or_none() {
     let folder = tempfile::tempdir().expect("directory");
     let mut machine = machine(folder.path());

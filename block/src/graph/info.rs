@@ -212,6 +212,14 @@ impl Node {
         image.map_or_else(Vec::new, Qcow2::dirty_bitmaps)
     }
 
+    /// It can say whether its image was closed well; what shows another node as it is says what that one says.
+    fn has_mark(&self) -> bool {
+        match (self.layer().driver(), self.child("file"), self.filtered()) {
+            ("raw" | "luks", Some(beneath), _) | (_, _, Some(beneath)) => beneath.has_mark(),
+            (driver, ..) => !WITHOUT_MARK.contains(&driver),
+        }
+    }
+
     /// What `ImageInfo` says of this node.
     #[must_use]
     pub fn details(&self) -> ImageDetails {
@@ -231,7 +239,7 @@ impl Node {
             backing_image: None,
         };
         self.layer().describe(&mut details);
-        if !WITHOUT_MARK.contains(&details.format) {
+        if self.has_mark() {
             details.dirty_flag.get_or_insert(false);
         }
         if let Some(backing) = self.base() {

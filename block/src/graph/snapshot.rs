@@ -150,11 +150,17 @@ impl Graph {
 }
 
 impl Node {
-    /// What a header above calls it. Paths in headers are looked up from the image's own folder, and the one that the
-    /// user gave from that of the process: so it is written from the root on.
+    /// What the header of the image in the file `above` calls it: as it was opened, where that leads to it. Paths in
+    /// headers are looked up from the image's own folder, and the one that the user gave from that of the process: where
+    /// the two differ, it is written from the root on.
     #[must_use]
-    pub fn header_name(&self) -> String {
-        let path = self.filename.exists().then(|| std::path::absolute(&self.filename).ok()).flatten();
+    pub fn header_name(&self, above: &Path) -> String {
+        let found = |path: &Path| path.canonicalize().ok();
+        let from_above = above.parent().unwrap_or(Path::new("")).join(&self.filename);
+        let path = match found(&self.filename) {
+            this @ Some(_) if found(&from_above) != this => std::path::absolute(&self.filename).ok(),
+            _ => None,
+        };
         path.as_ref().unwrap_or(&self.filename).display().to_string()
     }
 

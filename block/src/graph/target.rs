@@ -96,7 +96,7 @@ pub(super) fn make(file: &str, format: &str, size: u64, beneath: Option<&Arc<Nod
     if is_raw {
         return if file.is_device() { Ok(()) } else { file.resize(size, Preallocation::Off) };
     }
-    let backing = beneath.map(|node| (node.header_name(), Some(node.format())));
+    let backing = beneath.map(|node| (node.header_name(path), Some(node.format())));
     let file: Arc<dyn Layer> = Arc::new(file);
     create(&file, None, &CreateOptions { size, backing, ..CreateOptions::default() })?.close()
 }

@@ -86,7 +86,7 @@ impl Machine {
 
     /// Puts `top` onto `base`, with the device that has it held still.
     fn rebase(&mut self, top: &Arc<Node>, base: Option<&Arc<Node>>, name: Option<String>) -> Result<(), QmpError> {
-        let names = base.map(|base| (name.unwrap_or_else(|| base.header_name()), base.format()));
+        let names = base.map(|base| (name.unwrap_or_else(|| base.header_name(top.filename())), base.format()));
         let names = names.as_ref().map(|(name, format)| (name.as_str(), Some(format.as_str())));
         let changed = self.change_header(top, |graph| graph.rebase(top, base, names));
         changed.map_err(|error| failed(&error))
