@@ -2,10 +2,12 @@
 
 use serde_json::{Map, Value};
 
+use crate::qmp::command::blockdev_schema::check_types;
 use crate::spec::SpecError;
 use crate::spec::blockdev::BlockdevArgs;
 use crate::spec::describe::Describe;
 use crate::spec::drive::{DriveInterface, DriveMedia, DriveOptions, DriveSpec};
+use crate::spec::read::Source;
 
 use super::arg::Arg;
 use super::draft::Draft;
@@ -93,6 +95,9 @@ fn blockdev(draft: &mut Draft, arg: &Arg) -> Result<(), Stop> {
     }
     if !options.contains_key("node-name") {
         return Err(SpecError::new("'node-name' must be specified for the root node").into());
+    }
+    if source == Source::Json {
+        check_types(&options)?;
     }
     draft.spec.blockdevs.push(BlockdevArgs { options, source });
     Ok(())

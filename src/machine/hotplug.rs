@@ -19,7 +19,7 @@ const TIME_TO_LEAVE: Duration = Duration::from_secs(5);
 impl Machine {
     /// `device_add`: plans the device, puts it onto the bus, tells the guest.
     pub(super) fn add_device(&mut self, options: Map<String, Value>) -> Answer {
-        let read = DeviceSpec::read_with(options, Source::Json, self.planner.globals());
+        let read = DeviceSpec::read_with(options, Source::Either, self.planner.globals());
         let device = read.map_err(|error| QmpError::from_error(&error))?;
         if device.scsi().is_some() {
             return self.add_unit(&device);

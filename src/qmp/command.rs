@@ -9,7 +9,7 @@ use super::reply::{block, cpu, device, machine, migration, monitor};
 
 pub mod args;
 pub mod backup;
-mod blockdev_schema;
+pub(crate) mod blockdev_schema;
 pub mod create;
 mod offer;
 mod spec_args;

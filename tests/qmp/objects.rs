@@ -293,6 +293,39 @@ fn properties_are_told_as_in_qemu() {
     }
 }
 
+/// `device_add` reads as the command line does; `blockdev-add` has types. Texts are QEMU's.
+#[test]
+fn texts_stand_for_numbers_in_devices_and_not_in_nodes() {
+    let mut machine = Machine::start("");
+    let node = |more: Value| {
+        let mut node = json!({"driver": "null-co", "node-name": "n", "size": 1 << 20});
+        node.as_object_mut().expect("members").extend(more.as_object().expect("members").clone());
+        node
+    };
+    let wrong = |name: &str, expected: &str| Err(format!("Invalid parameter type for '{name}', expected: {expected}"));
+    assert_eq!(machine.ask("blockdev-add", &node(json!({"read-only": "yes"}))), wrong("read-only", "boolean"));
+    assert_eq!(machine.ask("blockdev-add", &node(json!({"size": "100"}))), wrong("size", "integer"));
+    assert_eq!(
+        machine.ask("blockdev-add", &node(json!({"cache": {"direct": "on"}}))),
+        wrong("cache.direct", "boolean")
+    );
+    assert_eq!(machine.ask("blockdev-add", &node(json!({"node-name": 7}))), wrong("node-name", "string"));
+    let beneath = json!({"driver": "raw", "node-name": "r", "file": {"driver": "null-co", "read-only": "on"}});
+    assert_eq!(machine.ask("blockdev-add", &beneath), wrong("file.read-only", "boolean"));
+    let number = json!({"driver": "raw", "node-name": "r", "file": 7});
+    assert_eq!(machine.ask("blockdev-add", &number), wrong("file", "BlockdevRef"));
+    machine.ask("blockdev-add", &node(json!({}))).expect("a node");
+
+    let disk =
+        json!({"driver": "virtio-blk-pci", "id": "v0", "drive": "n", "logical_block_size": "4096", "num-queues": "1"});
+    machine.ask("device_add", &disk).expect("a disk");
+    let size = json!({"path": "/machine/peripheral/v0", "property": "logical_block_size"});
+    assert_eq!(machine.ask("qom-get", &size), Ok(json!(4096)));
+    let dice = |bytes: &str| json!({"driver": "virtio-rng-pci", "id": "r0", "max-bytes": bytes, "period": "1000"});
+    assert_eq!(machine.ask("device_add", &dice("x")), Err("Parameter 'max-bytes' expects integer".to_owned()));
+    machine.ask("device_add", &dice("100")).expect("a source");
+}
+
 #[test]
 fn tree_of_objects_is_shown_from_a_path_on() {
     let mut machine = Machine::start("-device virtio-rng-pci,id=dice -object iothread,id=io0");

@@ -6,7 +6,10 @@
 
 use Kind::{Either, Flag, List, Node, NodeOrNull, Number, Object, Server, Text, Words};
 
+use serde_json::{Map, Value};
+
 use crate::qmp::qapi::{Case, Member, Qapi, Schema, TypeRef};
+use crate::spec::SpecError;
 
 /// The type of an option.
 enum Kind {
@@ -145,6 +148,52 @@ const DRIVERS: [(&str, &[Opt]); 17] = [
     ("vmdk", ON_FILE),
     ("vpc", ON_FILE),
 ];
+
+/// Whether JSON has truth values, numbers and texts where a driver wants such: the library, which reads option text as well,
+/// takes a text for all of them. What it does not know it tells of itself.
+///
+/// # Errors
+/// The first that is of another type, in QEMU's words.
+pub(crate) fn check_types(options: &Map<String, Value>) -> Result<(), SpecError> {
+    check_node(options, "")
+}
+
+/// As [`check_types`], of a node that stands at `at`, which is empty or ends in a dot.
+fn check_node(options: &Map<String, Value>, at: &str) -> Result<(), SpecError> {
+    let driver = options.get("driver").and_then(Value::as_str);
+    let own = DRIVERS.iter().find(|(name, _)| Some(*name) == driver).map_or(&[][..], |(_, own)| *own);
+    check_members(options, &[COMMON, own], at)
+}
+
+fn check_members(object: &Map<String, Value>, known: &[&[Opt]], at: &str) -> Result<(), SpecError> {
+    object.iter().try_for_each(|(name, value)| match known.iter().copied().flatten().find(|opt| opt.name == name) {
+        Some(option) => check_value(&option.kind, value, &format!("{at}{name}")),
+        None => Ok(()),
+    })
+}
+
+fn check_value(kind: &Kind, value: &Value, name: &str) -> Result<(), SpecError> {
+    let (is_right, expected) = match (kind, value) {
+        (Node | NodeOrNull, Value::Object(node)) => return check_node(node, &format!("{name}.")),
+        (Object(_, known), Value::Object(object)) => return check_members(object, &[known], &format!("{name}.")),
+        (List(_, known), Value::Array(elements)) => {
+            return elements
+                .iter()
+                .filter_map(Value::as_object)
+                .enumerate()
+                .try_for_each(|(index, element)| check_members(element, &[known], &format!("{name}[{index}].")));
+        }
+        (Text | Words(..), value) => (value.is_string(), "string"),
+        (Flag, value) => (value.is_boolean(), "boolean"),
+        (Number, value) => (value.is_number(), "integer"),
+        (Node, value) => (value.is_string(), "BlockdevRef"),
+        (NodeOrNull, value) => (value.is_string() || value.is_null(), "BlockdevRefOrNull"),
+        (Object(..), _) => (false, "object"),
+        (List(..), _) => (false, "array"),
+        (Either(..) | Server, _) => return Ok(()),
+    };
+    if is_right { Ok(()) } else { Err(SpecError::wrong_type(name, expected)) }
+}
 
 /// `BlockdevOptions`.
 pub(super) fn describe(schema: &mut Schema) -> TypeRef {

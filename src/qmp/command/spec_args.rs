@@ -35,7 +35,7 @@ pub struct DeviceAdd(pub Map<String, Value>);
 
 impl DeviceAdd {
     fn read(options: Map<String, Value>) -> Result<Self, SpecError> {
-        DeviceSpec::read(options.clone(), Source::Json).map(|_| Self(options))
+        DeviceSpec::read(options.clone(), Source::Either).map(|_| Self(options))
     }
 }
 
@@ -68,6 +68,7 @@ impl BlockdevAdd {
             Some(Value::String(_)) => {}
             Some(_) => return Err(SpecError::wrong_type("driver", "string")),
         }
+        blockdev_schema::check_types(&options)?;
         match options.get("node-name") {
             None => Err(SpecError::new("'node-name' must be specified for the root node")),
             Some(Value::String(_)) => Ok(Self(BlockdevArgs { options, source: Source::Json })),
