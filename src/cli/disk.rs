@@ -50,33 +50,40 @@ fn drive(draft: &mut Draft, arg: &Arg) -> Result<(), Stop> {
     Ok(())
 }
 
-/// Older names of limits.
+/// Older names of limits, in the order in which QEMU looks at them.
 const OLD_LIMITS: &[(&str, &str)] = &[
-    ("bps", "bps-total"),
-    ("bps_rd", "bps-read"),
-    ("bps_wr", "bps-write"),
-    ("iops", "iops-total"),
-    ("iops_rd", "iops-read"),
-    ("iops_wr", "iops-write"),
-    ("bps_max", "bps-total-max"),
-    ("bps_rd_max", "bps-read-max"),
-    ("bps_wr_max", "bps-write-max"),
-    ("iops_max", "iops-total-max"),
-    ("iops_rd_max", "iops-read-max"),
-    ("iops_wr_max", "iops-write-max"),
-    ("iops_size", "iops-size"),
+    ("iops", "throttling.iops-total"),
+    ("iops_rd", "throttling.iops-read"),
+    ("iops_wr", "throttling.iops-write"),
+    ("bps", "throttling.bps-total"),
+    ("bps_rd", "throttling.bps-read"),
+    ("bps_wr", "throttling.bps-write"),
+    ("iops_max", "throttling.iops-total-max"),
+    ("iops_rd_max", "throttling.iops-read-max"),
+    ("iops_wr_max", "throttling.iops-write-max"),
+    ("bps_max", "throttling.bps-total-max"),
+    ("bps_rd_max", "throttling.bps-read-max"),
+    ("bps_wr_max", "throttling.bps-write-max"),
+    ("iops_size", "throttling.iops-size"),
+    ("group", "throttling.group"),
 ];
 
 type Object = Map<String, Value>;
 
 /// Parts `-drive`'s own options from those of the block driver. `cache=none,cache.direct=on` is one of each.
 fn split(pairs: Vec<Pair>) -> Result<(Object, Object), SpecError> {
+    let given = |key: &str| pairs.iter().any(|pair| pair.key == key);
+    if let Some((old, name)) = OLD_LIMITS.iter().find(|(old, name)| given(old) && given(name)) {
+        return Err(SpecError::new(format!("'{name}' and its alias '{old}' can't be used at the same time")));
+    }
     let (mut own, mut limits, mut block) = (Map::new(), Map::new(), Vec::new());
-    for pair in pairs {
-        let old_limit = OLD_LIMITS.iter().find(|(old, _)| *old == pair.key).map(|(_, name)| *name);
+    for mut pair in pairs {
+        if let Some((_, name)) = OLD_LIMITS.iter().find(|(old, _)| *old == pair.key) {
+            (*name).clone_into(&mut pair.key);
+        }
         if DriveOptions::DESCRIPTION.find(&pair.key).is_some() {
             own.insert(pair.key, Value::String(pair.value));
-        } else if let Some(limit) = old_limit.or(pair.key.strip_prefix("throttling.")) {
+        } else if let Some(limit) = pair.key.strip_prefix("throttling.") {
             limits.insert(limit.to_owned(), Value::String(pair.value));
         } else {
             block.push(pair);

@@ -216,6 +216,7 @@ fn drive_keeps_the_block_drivers_options_apart() {
     assert_eq!(drive.options.cache, Some(CacheMode::None));
     assert_eq!((drive.options.throttling.bps_total, drive.options.throttling.iops_read), (100, 5));
     assert_eq!(drive.options.throttling_group.as_deref(), Some("g"));
+    assert_eq!(vm("-drive file=a,iops=5,group=g").drives[0].options.throttling_group.as_deref(), Some("g"));
     assert!(drive.read_only());
     assert_eq!(drive.options.file.as_deref(), Some("/a,b"));
     let block = json!({"file": {"locking": "off"}, "cache": {"no-flush": "on"}, "l2-cache-size": "1M"});

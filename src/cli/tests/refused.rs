@@ -83,6 +83,16 @@ const WRONG: &[(&str, &str)] = &[
          cores (4294967295) * threads (4294967295) != maxcpus (4294967295)",
     ),
     (
+        "-drive file=a,format=raw,bps=1,iops=2,throttling.iops-total=3,throttling.bps-total=4",
+        "rhea: -drive file=a,format=raw,bps=1,iops=2,throttling.iops-total=3,throttling.bps-total=4: \
+         'throttling.iops-total' and its alias 'iops' can't be used at the same time",
+    ),
+    (
+        "-drive file=a,format=raw,iops=2,group=g,throttling.group=g",
+        "rhea: -drive file=a,format=raw,iops=2,group=g,throttling.group=g: 'throttling.group' and its alias 'group' \
+         can't be used at the same time",
+    ),
+    (
         "-machine foo",
         "rhea: -machine foo: unsupported machine type 'foo'; use -machine help to list supported machines",
     ),
