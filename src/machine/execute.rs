@@ -56,6 +56,10 @@ impl Target for Machine {
             Command::BlockdevDel(args) => self.remove_node(&args.node_name),
             Command::BlockdevSnapshot(args) => self.act(TransactionAction::BlockdevSnapshot(args)),
             Command::BlockdevSnapshotSync(args) => self.act(TransactionAction::BlockdevSnapshotSync(args)),
+            Command::BlockdevSnapshotInternalSync(args) => {
+                self.act(TransactionAction::BlockdevSnapshotInternalSync(args))
+            }
+            Command::BlockdevSnapshotDeleteInternalSync(args) => self.delete_internal_snapshot(&args),
             Command::BlockdevBackup(args) => self.act(TransactionAction::BlockdevBackup(args)),
             Command::BlockDirtyBitmapAdd(args) => self.act(TransactionAction::BlockDirtyBitmapAdd(args)),
             Command::BlockDirtyBitmapRemove(args) => self.act(TransactionAction::BlockDirtyBitmapRemove(args)),

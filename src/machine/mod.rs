@@ -21,6 +21,7 @@ pub mod facts;
 pub mod host;
 mod hotplug;
 mod image_jobs;
+mod internal;
 mod jobs;
 mod life;
 mod media;

@@ -7,6 +7,7 @@ use rhea_block::format::qcow2::BitmapChange;
 
 use super::Machine;
 use super::bitmaps::Undo;
+use super::internal::Inside;
 use super::jobs::Verb;
 use super::snapshot::Ready;
 use super::still::Front;
@@ -21,6 +22,7 @@ pub(super) struct Progress {
     pub(super) fronts: Vec<Front>,
     pub(super) snapshots: Vec<Ready>,
     bitmaps: Vec<Undo>,
+    internal: Vec<Inside>,
     /// Bitmaps that go when nothing can fail any more.
     removals: Vec<DirtyBitmap>,
     jobs: Vec<String>,
@@ -71,6 +73,10 @@ impl Machine {
             Action::Abort(_) => return Err(QmpError::generic("Transaction aborted using Abort action")),
             Action::BlockdevSnapshot(args) => return self.prepare_snapshot(args, progress),
             Action::BlockdevSnapshotSync(args) => return self.prepare_overlay(args, progress),
+            Action::BlockdevSnapshotInternalSync(args) => {
+                progress.internal.push(self.make_internal_snapshot(args)?);
+                return Ok(());
+            }
             Action::BlockdevBackup(args) => {
                 progress.jobs.push(self.backup(args, progress.group)?);
                 return Ok(());
@@ -108,6 +114,7 @@ impl Machine {
                 log::warn!("job '{id}': {error}");
             }
         }
+        progress.internal.into_iter().rev().for_each(Inside::take_back);
         progress.bitmaps.into_iter().rev().for_each(Undo::run);
         progress.snapshots.iter().for_each(|ready| self.forget_made(ready));
     }
@@ -135,6 +142,7 @@ fn wanted_still(action: &Action) -> Option<&str> {
     match action {
         Action::BlockdevBackup(args) => Some(&args.device),
         Action::DriveBackup(args) => Some(&args.device),
+        Action::BlockdevSnapshotInternalSync(args) => Some(&args.device),
         Action::BlockDirtyBitmapAdd(args) => Some(&args.node),
         Action::BlockDirtyBitmapMerge(args) => Some(&args.node),
         Action::BlockDirtyBitmapClear(bitmap)

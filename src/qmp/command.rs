@@ -185,6 +185,10 @@ commands! {
     "blockdev-snapshot" BlockdevSnapshot(BlockdevSnapshot) -> (),
     /// Makes an overlay and puts it onto a node.
     "blockdev-snapshot-sync" BlockdevSnapshotSync(BlockdevSnapshotSync) -> (),
+    /// Makes a snapshot inside an image.
+    "blockdev-snapshot-internal-sync" BlockdevSnapshotInternalSync(BlockdevSnapshotInternal) -> (),
+    /// Deletes a snapshot inside an image.
+    "blockdev-snapshot-delete-internal-sync" BlockdevSnapshotDeleteInternalSync(BlockdevSnapshotDeleteInternalSync) -> block::SnapshotInfo,
     /// Makes a file, or an image in a node; a job.
     "blockdev-create" BlockdevCreate(BlockdevCreate) -> (),
     /// Pulls what lies beneath a node up into it; a job.
@@ -326,6 +330,8 @@ impl Command {
                 | Self::DriveMirror(_)
                 | Self::BlockdevSnapshot(_)
                 | Self::BlockdevSnapshotSync(_)
+                | Self::BlockdevSnapshotInternalSync(_)
+                | Self::BlockdevSnapshotDeleteInternalSync(_)
                 | Self::Transaction(_)
                 | Self::ObjectAdd(_)
                 | Self::ObjectDel(_)

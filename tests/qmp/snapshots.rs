@@ -92,15 +92,14 @@ fn transaction_takes_all_snapshots_or_none() {
     let aborted = machine.ask("transaction", &json!({"actions": [one, two, {"type": "abort", "data": {}}]}));
     let after_abort = (nodes(&mut machine), inserted(&mut machine, "da")["node-name"].clone());
     let twice = machine.ask("transaction", &json!({"actions": [two, two]}));
-    let unknown =
-        machine.ask("transaction", &json!({"actions": [{"type": "blockdev-snapshot-internal-sync", "data": {}}]}));
+    let unknown = machine.ask("transaction", &json!({"actions": [{"type": "blockdev-nosuch-sync", "data": {}}]}));
     let taken =
         machine.ask("transaction", &json!({"actions": [one, two], "properties": {"completion-mode": "individual"}}));
 
     assert_eq!(aborted, Err("Transaction aborted using Abort action".into()));
     assert_eq!(after_abort, (before, json!("a")));
     assert_eq!(twice, Err("node 'b' is in this transaction twice".into()));
-    assert_eq!(unknown, Err("Parameter 'type' does not accept value 'blockdev-snapshot-internal-sync'".into()));
+    assert_eq!(unknown, Err("Parameter 'type' does not accept value 'blockdev-nosuch-sync'".into()));
     assert_eq!(taken, Ok(json!({})));
     assert_eq!(inserted(&mut machine, "db")["node-name"], "top-b");
     assert_eq!(inserted(&mut machine, "da")["backing_file"], json!(folder.path().join("a.qcow2")));
@@ -145,4 +144,96 @@ fn overlay_in_another_folder_finds_what_was_named_from_the_working_directory() {
     assert_eq!(taken, Ok(json!({})));
     let compared = Command::new("qemu-img").args(["compare", &base]).arg(&overlay).output().expect("qemu-img");
     assert!(compared.status.success(), "{compared:?}");
+}
+
+/// The names of the snapshots inside the image of the device `da`.
+fn inside(machine: &mut Machine) -> Vec<String> {
+    let snapshots = inserted(machine, "da")["image"]["snapshots"].clone();
+    let names = snapshots.as_array().map_or(&[][..], Vec::as_slice).iter();
+    names.map(|one| one["name"].as_str().expect("a name").to_owned()).collect()
+}
+
+#[test]
+fn snapshots_inside_are_made_told_and_deleted() {
+    let folder = tempfile::tempdir().expect("directory");
+    let mut machine = machine(folder.path());
+    for name in ["one", "two", "3"] {
+        let made = machine.ask("blockdev-snapshot-internal-sync", &json!({"device": "a", "name": name}));
+        assert_eq!(made, Ok(json!({})));
+    }
+    assert_eq!(inside(&mut machine), ["one", "two", "3"]);
+
+    let mut delete = |which: Value| machine.ask("blockdev-snapshot-delete-internal-sync", &which);
+    let gone = delete(json!({"device": "a", "name": "one"})).expect("the snapshot");
+    assert_eq!((&gone["id"], &gone["name"], &gone["vm-state-size"]), (&"1".into(), &"one".into(), &0.into()));
+    assert_eq!(gone.get("icount"), None, "{gone}");
+    // By its number, though another has that for a name.
+    let gone = delete(json!({"device": "a", "id": "3"})).expect("the snapshot");
+    assert_eq!((&gone["id"], &gone["name"]), (&"3".into(), &"3".into()));
+    let gone = delete(json!({"device": "a", "id": "2", "name": "two"})).expect("the snapshot");
+    assert_eq!(gone["name"], "two");
+
+    assert_eq!(inside(&mut machine), Vec::<String>::new());
+    machine.ask("blockdev-snapshot-internal-sync", &json!({"device": "a", "name": "left"})).expect("a snapshot");
+    drop(machine);
+    let image = folder.path().join("a.qcow2");
+    let check = Command::new("qemu-img").arg("check").arg(&image).output().expect("qemu-img");
+    assert!(check.status.success(), "{check:?}");
+    let applied = Command::new("qemu-img").args(["snapshot", "-a", "left"]).arg(&image).status().expect("qemu-img");
+    assert!(applied.success());
+}
+
+#[test]
+fn snapshots_inside_are_refused_in_qemus_words() {
+    let folder = tempfile::tempdir().expect("directory");
+    let mut machine = machine(folder.path());
+    for node in [
+        json!({"driver": "null-co", "node-name": "nul"}),
+        json!({"driver": "qcow2", "node-name": "ro", "read-only": true,
+            "file": {"driver": "file", "filename": image(&folder.path().join("c"))}}),
+    ] {
+        machine.ask("blockdev-add", &node).expect("a node");
+    }
+    machine.ask("blockdev-snapshot-internal-sync", &json!({"device": "a", "name": "s1"})).expect("a snapshot");
+    for (device, name, why) in [
+        ("a", "s1", "Snapshot with name 's1' already exists on device 'a'"),
+        ("a", "", "Name is empty"),
+        ("nosuch", "s", "Cannot find device='nosuch' nor node-name='nosuch'"),
+        ("nul", "s", "Block format 'null-co' used by device 'nul' does not support internal snapshots"),
+        ("ro", "s", "Device 'ro' is read only"),
+    ] {
+        let made = machine.ask("blockdev-snapshot-internal-sync", &json!({"device": device, "name": name}));
+        assert_eq!(made, Err(why.to_owned()));
+    }
+    for (which, why) in [
+        (json!({"device": "a"}), "Name or id must be provided"),
+        (json!({"device": "a", "id": "9"}), "Snapshot with id '9' and name 'null' does not exist on device 'a'"),
+        (
+            json!({"device": "a", "id": "1", "name": "no"}),
+            "Snapshot with id '1' and name 'no' does not exist on device 'a'",
+        ),
+        (json!({"device": "nul", "id": "1"}), "Failed to get a snapshot list: Operation not supported"),
+        (json!({"device": "no", "id": "1"}), "Cannot find device='no' nor node-name='no'"),
+    ] {
+        assert_eq!(machine.ask("blockdev-snapshot-delete-internal-sync", &which), Err(why.to_owned()));
+    }
+    assert_eq!(inside(&mut machine), ["s1"]);
+}
+
+#[test]
+fn snapshots_inside_are_taken_back_when_a_later_action_fails() {
+    let folder = tempfile::tempdir().expect("directory");
+    let mut machine = machine(folder.path());
+    let make = |name: &str| json!({"type": "blockdev-snapshot-internal-sync", "data": {"device": "a", "name": name}});
+    let over = folder.path().join("over");
+    let overlay = json!({"type": "blockdev-snapshot-sync", "data": {"device": "da", "snapshot-file": over}});
+
+    let failed = machine.ask("transaction", &json!({"actions": [make("one"), make("two"), make("one")]}));
+    assert_eq!(failed, Err("Snapshot with name 'one' already exists on device 'a'".to_owned()));
+    assert_eq!(inside(&mut machine), Vec::<String>::new());
+
+    let made = machine.ask("transaction", &json!({"actions": [make("one"), make("two"), overlay]}));
+    assert_eq!(made, Ok(json!({})));
+    let beneath = inserted(&mut machine, "da")["image"]["backing-image"]["snapshots"].clone();
+    assert_eq!(beneath.as_array().expect("snapshots").len(), 2);
 }

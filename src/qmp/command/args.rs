@@ -271,6 +271,28 @@ qapi_struct! {
 }
 
 qapi_struct! {
+    /// `blockdev-snapshot-internal-sync`.
+    pub struct BlockdevSnapshotInternal {
+        /// The `id=` of a `-drive`, or the node.
+        pub device: String,
+        /// The new snapshot's name.
+        pub name: String,
+    }
+}
+
+qapi_struct! {
+    /// `blockdev-snapshot-delete-internal-sync`: a number, a name, or both.
+    pub struct BlockdevSnapshotDeleteInternalSync {
+        /// The `id=` of a `-drive`, or the node.
+        pub device: String,
+        /// The snapshot's number.
+        pub id: Option<String>,
+        /// Its name.
+        pub name: Option<String>,
+    }
+}
+
+qapi_struct! {
     /// `blockdev-create`.
     pub struct BlockdevCreate {
         /// The job's id.

@@ -1,7 +1,8 @@
 //! The arguments of `transaction`: a list of actions, each a type and its data.
 
 use super::args::{
-    BlockdevBackup, BlockdevSnapshot, BlockdevSnapshotSync, DirtyBitmap, DirtyBitmapAdd, DirtyBitmapMerge, DriveBackup,
+    BlockdevBackup, BlockdevSnapshot, BlockdevSnapshotInternal, BlockdevSnapshotSync, DirtyBitmap, DirtyBitmapAdd,
+    DirtyBitmapMerge, DriveBackup,
 };
 
 qapi_struct! {
@@ -32,6 +33,8 @@ qapi_wrapped! {
         DriveBackup(DriveBackup) = "drive-backup",
         /// The command of this name.
         BlockdevSnapshot(BlockdevSnapshot) = "blockdev-snapshot",
+        /// The command of this name.
+        BlockdevSnapshotInternalSync(BlockdevSnapshotInternal) = "blockdev-snapshot-internal-sync",
         /// The command of this name.
         BlockdevSnapshotSync(BlockdevSnapshotSync) = "blockdev-snapshot-sync",
     }

@@ -49,7 +49,9 @@ impl Qcow2 {
     }
 }
 
-fn snapshot_value(snapshot: &Snapshot) -> Value {
+/// `SnapshotInfo` of a snapshot.
+#[must_use]
+pub fn snapshot_value(snapshot: &Snapshot) -> Value {
     let mut value = Map::new();
     if snapshot.icount != u64::MAX {
         value.insert("icount".into(), snapshot.icount.into());

@@ -74,6 +74,7 @@ pub use clean::CLEAN_INTERVAL;
 pub use corrupt::Corruption;
 pub use create::{CreateOptions, create};
 pub use crypt::{EncryptOptions, Encryption};
+pub use describe::snapshot_value;
 pub use header::Compression;
 pub use open::{OpenOptions, backing_of, data_file_of};
 pub use overlap::{Kind, Kinds};

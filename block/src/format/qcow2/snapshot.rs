@@ -164,12 +164,27 @@ impl Qcow2 {
         read_table(self.file.as_ref(), &alloc.header).map(|(list, _)| list)
     }
 
-    /// Makes a snapshot of the disk as it is, named `name` (its first 255 bytes), dated `date` (seconds and nanoseconds
-    /// since 1970).
+    /// Makes a snapshot of the disk as it is, as one without a machine, named `name` (its first 255 bytes), dated `date`
+    /// (seconds and nanoseconds since 1970).
     ///
     /// # Errors
     /// When there is no room, or metadata cannot be read or written.
     pub fn snapshot_create(&self, name: &str, date: (u32, u32)) -> Result<(), BlockError> {
+        self.snapshot_of_machine(name, date, 0, 0).map(drop)
+    }
+
+    /// The same of a disk that a guest has, whose clock is at `vm_clock` nanoseconds and which has run `icount`
+    /// instructions, all ones where nobody counts. Gives the new snapshot's number.
+    ///
+    /// # Errors
+    /// When there is no room, or metadata cannot be read or written.
+    pub fn snapshot_of_machine(
+        &self,
+        name: &str,
+        date: (u32, u32),
+        vm_clock: u64,
+        icount: u64,
+    ) -> Result<String, BlockError> {
         self.writable()?;
         if self.geometry.external {
             let text = "snapshots need an image without an external data file";
@@ -192,16 +207,17 @@ impl Qcow2 {
                 id: id.to_string(),
                 name: name.to_owned(),
                 date,
-                vm_clock: 0,
+                vm_clock,
                 vm_state_size: 0,
                 disk_size: alloc.header.size,
-                icount: 0,
+                icount,
                 l1_offset,
                 l1_size: l1.len() as u32,
                 complete: true,
                 unknown: Vec::new(),
             });
-            self.replace_list(alloc, &list)
+            self.replace_list(alloc, &list)?;
+            Ok(id.to_string())
         })
     }
 
