@@ -131,3 +131,14 @@ fn node_does_not_have_the_name_of_a_drive() {
         assert!(told.contains("Device name 'x' conflicts with an existing node name"), "{told}");
     }
 }
+
+#[test]
+fn node_that_came_with_another_is_not_deleted_by_itself() {
+    let mut machine = Machine::start("-blockdev driver=raw,node-name=top,file.driver=null-co,file.node-name=within");
+    machine.ask("blockdev-add", &json!({"driver": "null-co", "node-name": "own"})).expect("a node");
+    machine.ask("blockdev-add", &json!({"driver": "raw", "node-name": "user", "file": "own"})).expect("a node");
+    for (node, why) in [("within", "Node within is not owned by the monitor"), ("own", "Block device own is in use")] {
+        assert_eq!(machine.ask("blockdev-del", &json!({"node-name": node})), Err(why.to_owned()));
+    }
+    machine.end();
+}

@@ -391,7 +391,13 @@ impl Graph {
         }
         node.check_idle()?;
         if nodes.values().any(|n| is_child(n, node)) {
-            return Err(BlockError::new(ErrorKind::Invalid, format!("Block device {name} is in use")));
+            let asked = node.asked.load(Ordering::Acquire);
+            let text = match asked {
+                true => format!("Block device {name} is in use"),
+                // It came with the node above, and goes with that.
+                false => format!("Node {name} is not owned by the monitor"),
+            };
+            return Err(BlockError::new(ErrorKind::Invalid, text));
         }
         node.layer().close()?;
         if let Some(node) = nodes.remove(name) {
