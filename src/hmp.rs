@@ -19,6 +19,7 @@ mod info;
 mod info_block;
 mod info_pci;
 mod memory;
+mod objects;
 mod session;
 
 pub(crate) use session::HumanSession;

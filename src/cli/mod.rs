@@ -30,7 +30,7 @@ mod refused;
 mod table;
 #[cfg(test)]
 mod tests;
-mod text;
+pub(crate) mod text;
 
 pub use error::{CliError, Place};
 pub use help::QEMU_VERSION;

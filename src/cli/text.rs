@@ -16,7 +16,7 @@ const MAX_KEY: usize = 127;
 
 /// One `key=value`.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Pair {
+pub(crate) struct Pair {
     /// The key, dots and all.
     pub(super) key: String,
     /// Its value.
@@ -29,7 +29,7 @@ pub(super) struct Pair {
 ///
 /// # Errors
 /// A key that is empty or too long.
-pub(super) fn pairs(text: &str, main: Option<&str>) -> Result<Vec<Pair>, SpecError> {
+pub(crate) fn pairs(text: &str, main: Option<&str>) -> Result<Vec<Pair>, SpecError> {
     let mut pairs = Vec::new();
     let mut rest = text;
     while !rest.is_empty() {
@@ -88,7 +88,7 @@ fn check_key(key: &str) -> Result<(), SpecError> {
 }
 
 /// Pairs as one object. Keys in `lists` may come many times and make an array; of others the last one counts.
-pub(super) fn flat(pairs: Vec<Pair>, lists: &[&str]) -> Map<String, Value> {
+pub(crate) fn flat(pairs: Vec<Pair>, lists: &[&str]) -> Map<String, Value> {
     let mut object = Map::new();
     for Pair { key, value, .. } in pairs {
         if !lists.contains(&key.as_str()) {
@@ -107,7 +107,7 @@ pub(super) fn flat(pairs: Vec<Pair>, lists: &[&str]) -> Map<String, Value> {
 ///
 /// # Errors
 /// A key is both a value and an object, has empty parts or too many, or an array has gaps.
-pub(super) fn nested(pairs: Vec<Pair>) -> Result<Map<String, Value>, SpecError> {
+pub(crate) fn nested(pairs: Vec<Pair>) -> Result<Map<String, Value>, SpecError> {
     let mut object = Map::new();
     for Pair { key, value, .. } in pairs {
         insert(&mut object, &key, &key, value, MAX_DEPTH)?;

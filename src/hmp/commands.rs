@@ -9,7 +9,7 @@ use crate::qmp::command::args::{
 };
 use crate::qmp::{Command, Inspect, QmpError};
 
-use super::{Context, disk_io, info, memory};
+use super::{Context, disk_io, info, memory, objects};
 
 /// The words of a line after the command's name.
 pub(crate) struct Words<'a>(&'a [String]);
@@ -129,6 +129,14 @@ pub(crate) const COMMANDS: &[Entry] = &[
         run: |context, _| quiet(context, Command::Cont),
     },
     Entry {
+        names: "device_add",
+        parameters: "driver[,prop=value][,...]",
+        words: 1,
+        help: "add device, like -device on the command line",
+        run: objects::add_device,
+    },
+    Entry { names: "device_del", parameters: "device", words: 1, help: "remove device", run: objects::remove_device },
+    Entry {
         names: "drive_backup",
         parameters: "[-n] [-f] [-c] device target [format]",
         words: 6,
@@ -166,6 +174,14 @@ pub(crate) const COMMANDS: &[Entry] = &[
         run: |context, _| quiet(context, Command::InjectNmi),
     },
     Entry {
+        names: "object_add",
+        parameters: "[qom-type=]type,id=str[,prop=value][,...]",
+        words: 1,
+        help: "create QOM object",
+        run: objects::add_object,
+    },
+    Entry { names: "object_del", parameters: "id", words: 1, help: "destroy QOM object", run: objects::remove_object },
+    Entry {
         names: "print|p",
         parameters: "/fmt expr",
         words: usize::MAX,
@@ -173,6 +189,15 @@ pub(crate) const COMMANDS: &[Entry] = &[
         run: |_, words| memory::print(words),
     },
     Entry { names: "qemu-io", parameters: "[-d] device \"command\"", words: 3, help: disk_io::HELP, run: disk_io::run },
+    Entry { names: "qom-get", parameters: "path property", words: 2, help: "print QOM property", run: objects::get },
+    Entry { names: "qom-list", parameters: "[path]", words: 1, help: "list QOM properties", run: objects::list },
+    Entry {
+        names: "qom-set",
+        parameters: "[-j] path property value",
+        words: 4,
+        help: "set QOM property; -j: the value is JSON",
+        run: objects::set,
+    },
     Entry {
         names: "quit|q",
         parameters: "",
@@ -310,7 +335,7 @@ fn quoted(letters: &mut Letters<'_>) -> Result<String, &'static str> {
 }
 
 /// For commands that print nothing when all is well.
-fn quiet(context: &mut Context<'_>, command: Command) -> Printed {
+pub(crate) fn quiet(context: &mut Context<'_>, command: Command) -> Printed {
     context.run(command)?;
     Ok(String::new())
 }

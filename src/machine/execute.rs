@@ -1,5 +1,7 @@
 //! Commands, performed: one arm a command, each handing on to the part that does the work.
 
+use serde_json::Value;
+
 use super::jobs::Verb;
 use super::{Machine, query};
 use crate::qmp::channel::{Answer, Inspect, Inspection, Target, answer, done};
@@ -8,6 +10,7 @@ use crate::qmp::command::args::SetAction;
 use crate::qmp::command::transaction::TransactionAction;
 use crate::qmp::event::ShutdownCause;
 use crate::qmp::reply::device::PciInfo;
+use crate::qmp::reply::machine::CurrentMachineParams;
 use crate::qmp::reply::migration::{MigrationCapability, MigrationCapabilityStatus, MigrationInfo};
 use crate::qmp::{Command, Event, QmpError, RunState};
 
@@ -26,6 +29,9 @@ impl Target for Machine {
             Command::QueryMachines => answer(&Self::machine_types()),
             Command::QueryMemorySizeSummary => answer(&self.memory_info()),
             Command::QueryMemdev => answer(&self.memdevs()),
+            Command::QueryCurrentMachine => answer(&CurrentMachineParams { wakeup_suspend_support: false }),
+            // Memory is given at start.
+            Command::QueryMemoryDevices => answer(&Vec::<Value>::new()),
             Command::QueryBalloon => Err(QmpError::device_not_active("balloon")),
             Command::QueryIothreads => answer(&self.iothreads()),
             Command::QueryCpusFast => answer(&self.cpus()),
@@ -153,6 +159,7 @@ impl Target for Machine {
 
             Command::QomList(args) => self.list_objects(&args.path),
             Command::QomGet(args) => self.object_property(&args.path, &args.property),
+            Command::QomSet(args) => self.set_object_property(&args.path, &args.property, args.value),
             other => Err(QmpError::generic(format!("The command {} is not for the machine", other.name()))),
         }
     }

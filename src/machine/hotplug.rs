@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use serde_json::{Map, Value};
 
 use super::{Machine, objects};
-use crate::board::plan::{PciPlan, is_made_up, named_in, object_path};
+use crate::board::plan::{PciPlan, PlanError, is_made_up, named_in, object_path};
 use crate::qmp::channel::{Answer, done};
 use crate::qmp::event::DevicePathData;
 use crate::qmp::{Event, QmpError};
@@ -15,6 +15,14 @@ use crate::spec::{DeviceSpec, ObjectSpec};
 
 /// How long a guest that was asked to let go of a device is not asked again: as long as QEMU's ACPI hot-plug waits.
 const TIME_TO_LEAVE: Duration = Duration::from_secs(5);
+
+/// A thread that is not there has a class of its own, which clients match.
+fn refusal(error: &PlanError) -> QmpError {
+    match error {
+        PlanError::NoObject { property: "iothread", name, .. } => QmpError::device_not_found(name),
+        other => QmpError::from_error(other),
+    }
+}
 
 impl Machine {
     /// `device_add`: plans the device, puts it onto the bus, tells the guest.
@@ -25,7 +33,7 @@ impl Machine {
             return self.add_unit(&device);
         }
         self.tell_nodes_of_waiting();
-        let plan = self.planner.plug(&device).map_err(|error| QmpError::from_error(&error))?;
+        let plan = self.planner.plug(&device).map_err(|error| refusal(&error))?;
         if let Err(error) = self.plug(&plan) {
             self.let_go(&plan.id);
             return Err(error);
@@ -63,7 +71,7 @@ impl Machine {
     /// A unit on SCSI: its adapter tells the guest.
     fn add_unit(&mut self, device: &DeviceSpec) -> Answer {
         self.tell_nodes_of_waiting();
-        let (bus, plan) = self.planner.plug_unit(device).map_err(|error| QmpError::from_error(&error))?;
+        let (bus, plan) = self.planner.plug_unit(device).map_err(|error| refusal(&error))?;
         let plugged = self.guest.as_mut().map_or(Ok(()), |guest| guest.board.plug_unit(&bus, &plan, &self.host));
         if let Err(error) = plugged {
             self.host.let_go(&plan.id);

@@ -40,6 +40,14 @@ pub(super) fn add_group(graph: &Graph, group: &ThrottleGroupSpec) -> Result<(), 
     graph.add_throttle_group(&group.id, limits(&group.limits)).map(drop)
 }
 
+/// `qom-set` of a group's limits.
+///
+/// # Errors
+/// The limits contradict each other.
+pub(super) fn change_group(graph: &Graph, group: &ThrottleGroupSpec) -> Result<(), BlockError> {
+    set(graph, &group.id, limits(&group.limits)).map(drop)
+}
+
 /// The group of a `-drive` with limits: the one it names, made if it is not there, or one of its own.
 ///
 /// # Errors

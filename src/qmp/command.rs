@@ -109,6 +109,10 @@ commands! {
     "query-machines" QueryMachines -> Vec<machine::MachineInfo>,
     /// How much memory the guest has.
     "query-memory-size-summary" QueryMemorySizeSummary -> machine::MemoryInfo,
+    /// What the machine can do.
+    "query-current-machine" QueryCurrentMachine -> machine::CurrentMachineParams,
+    /// Memory that was plugged: there is none.
+    "query-memory-devices" QueryMemoryDevices -> Vec<Value>,
     /// The memory backends.
     "query-memdev" QueryMemdev -> Vec<machine::Memdev>,
     /// How far the guest's balloon is blown up: there is none.
@@ -284,6 +288,8 @@ commands! {
     "qom-list" QomList(QomList) -> Vec<device::ObjectPropertyInfo>,
     /// A property of an object.
     "qom-get" QomGet(QomGet) -> Value,
+    /// Gives a property of an object another value.
+    "qom-set" QomSet(QomSet) -> (),
     /// The types of objects.
     "qom-list-types" QomListTypes(QomListTypes) -> Vec<device::ObjectTypeInfo>,
     /// The properties of a type.
@@ -335,6 +341,7 @@ impl Command {
                 | Self::Transaction(_)
                 | Self::ObjectAdd(_)
                 | Self::ObjectDel(_)
+                | Self::QomSet(_)
                 | Self::DeviceAdd(_)
                 | Self::DeviceDel(_)
         )

@@ -221,6 +221,11 @@ macro_rules! limits {
                 $( $(#[doc = $doc])* pub $field: u64 as $wire = $default ),*
             }
         }
+
+        impl ThrottleLimits {
+            /// What each is called as a property of the group itself.
+            pub const OLD_NAMES: &'static [&'static str] = &[ $( concat!("x-", $wire) ),* ];
+        }
     };
 }
 

@@ -293,6 +293,98 @@ fn properties_are_told_as_in_qemu() {
     }
 }
 
+/// Texts are QEMU's.
+#[test]
+fn limits_of_a_group_and_polling_of_a_thread_change_at_run_time() {
+    let mut machine = Machine::start(
+        "-object throttle-group,id=tg,limits.iops-total=100 -object iothread,id=io0 \
+         -drive if=none,id=d0,format=raw,file.driver=null-co,throttling.group=other,iops=3 \
+         -blockdev driver=throttle,node-name=t0,throttle-group=tg,file.driver=null-co \
+         -device virtio-blk-pci,id=v0,drive=t0",
+    );
+    let set = |path: &str, property: &str, value: Value| json!({"path": path, "property": property, "value": value});
+    let generic = |desc: &str| Err(desc.to_owned());
+    let limits = |value: Value| set("/objects/tg", "limits", value);
+    machine.ask("qom-set", &limits(json!({"bps-total": 200}))).expect("set");
+    let now = machine.ask("qom-get", &json!({"path": "/objects/tg", "property": "limits"})).expect("limits");
+    assert_eq!((&now["iops-total"], &now["bps-total"]), (&json!(100), &json!(200)));
+    let told = machine.ask("query-block", &json!({})).expect("disks");
+    let disk = told.as_array().expect("a list").iter().find(|disk| disk["qdev"].is_string()).expect("a disk");
+    assert_eq!(disk["inserted"]["node-name"], "t0");
+    let both = "bps/iops/max total values and read/write values cannot be used at the same time";
+    assert_eq!(machine.ask("qom-set", &limits(json!({"bps-read": 200}))), generic(both));
+    machine.ask("qom-set", &limits(json!({"bps-total": 0, "bps-read": 200}))).expect("set");
+    let unknown = machine.ask("qom-set", &limits(json!({"foo": 200})));
+    assert!(
+        unknown.as_ref().is_err_and(|desc| desc.starts_with("Parameter 'limits.foo' is unexpected")),
+        "{unknown:?}"
+    );
+    let object = "Invalid parameter type for 'limits', expected: object";
+    assert_eq!(machine.ask("qom-set", &limits(json!(7))), generic(object));
+    let old = json!({"path": "/objects/tg", "property": "x-bps-read"});
+    assert_eq!(machine.ask("qom-get", &old), Ok(json!(200)));
+
+    machine.ask("qom-set", &set("/objects/io0", "poll-max-ns", json!(7))).expect("set");
+    machine.ask("qom-set", &set("/objects/io0", "poll-grow", json!(2))).expect("set");
+    let threads = machine.ask("query-iothreads", &json!({})).expect("threads");
+    assert_eq!((&threads[0]["poll-max-ns"], &threads[0]["poll-grow"]), (&json!(7), &json!(2)));
+    for (path, property, value, desc) in [
+        ("/objects/tg", "x-iops-total", json!(7), "Property cannot be set after initialization"),
+        ("/objects/tg", "nosuch", json!(7), "Property 'throttle-group.nosuch' not found"),
+        ("/objects/nosuch", "a", json!(7), "Device '/objects/nosuch' not found"),
+        ("/objects/io0", "poll-max-ns", json!(-7), "poll-max-ns value must be in range [0, 9223372036854775807]"),
+        ("/objects/io0", "poll-max-ns", json!("7"), "Invalid parameter type for 'poll-max-ns', expected: integer"),
+        ("/objects/io0", "type", json!("x"), "Property 'iothread.type' is not writable"),
+        ("/objects", "tg", json!(7), "Property 'container.tg' is not writable"),
+        (
+            "/machine/peripheral/v0",
+            "num-queues",
+            json!(1),
+            "Attempt to set property 'num-queues' on anonymous device (type 'virtio-blk-device') after it was realized",
+        ),
+    ] {
+        assert_eq!(machine.ask("qom-set", &set(path, property, value)), generic(desc), "{path} {property}");
+    }
+    assert_eq!(machine.ask("query-memory-devices", &json!({})), Ok(json!([])));
+    assert_eq!(machine.ask("query-current-machine", &json!({})), Ok(json!({"wakeup-suspend-support": false})));
+}
+
+/// The human monitor's words, each with what QEMU prints.
+#[test]
+fn people_add_and_look_at_devices_and_objects() {
+    let mut machine = Machine::start("");
+    for (line, printed) in [
+        ("object_add throttle-group,id=tg,limits.iops-total=100", ""),
+        (
+            "object_add throttle-group,id=tg",
+            "Error: attempt to add duplicate property 'tg' to object (type 'container')\n",
+        ),
+        ("object_add throttle-group", "Error: Parameter 'id' is missing\n"),
+        (r#"object_add {"qom-type":"iothread","id":"io0"}"#, ""),
+        ("object_del nosuch", "Error: object 'nosuch' not found\n"),
+        ("device_add virtio-rng-pci,id=r0,max-bytes=100,period=1000", ""),
+        ("device_add virtio-rng-pci,id=r0", "Error: Duplicate device ID 'r0'\n"),
+        ("device_add nosuch", "Error: 'nosuch' is not a valid device model name\n"),
+        ("device_add", "Error: Parameter 'driver' is missing\n"),
+        ("device_del nosuch", "Error: Device 'nosuch' not found\n"),
+        ("device_del r0", ""),
+        ("qom-list", "/\n"),
+        ("qom-list /objects", "type (string)\ntg (child<throttle-group>)\nio0 (child<iothread>)\n"),
+        ("qom-list /nosuch", "Error: Device '/nosuch' not found\n"),
+        ("qom-get /objects/tg x-iops-total", "100\n"),
+        ("qom-get /objects/io0 type", "\"iothread\"\n"),
+        ("qom-get /objects/tg nosuch", "Error: Property 'throttle-group.nosuch' not found\n"),
+        ("qom-set /objects/io0 poll-max-ns 9", ""),
+        ("qom-get /objects/io0 poll-max-ns", "9\n"),
+        (r#"qom-set -j /objects/tg limits {"iops-total":7}"#, ""),
+        ("qom-get /objects/tg x-iops-total", "7\n"),
+        ("object_del io0", ""),
+        ("qom-list /objects", "type (string)\ntg (child<throttle-group>)\n"),
+    ] {
+        assert_eq!(machine.human(line).replace("\r\n", "\n"), printed, "{line}");
+    }
+}
+
 /// `device_add` reads as the command line does; `blockdev-add` has types. Texts are QEMU's.
 #[test]
 fn texts_stand_for_numbers_in_devices_and_not_in_nodes() {
@@ -321,6 +413,9 @@ fn texts_stand_for_numbers_in_devices_and_not_in_nodes() {
     machine.ask("device_add", &disk).expect("a disk");
     let size = json!({"path": "/machine/peripheral/v0", "property": "logical_block_size"});
     assert_eq!(machine.ask("qom-get", &size), Ok(json!(4096)));
+    let threaded = json!({"driver": "virtio-scsi-pci", "id": "s0", "iothread": "nosuch"});
+    assert_eq!(machine.ask("device_add", &threaded), Err("Device 'nosuch' not found".to_owned()));
+    assert_eq!(machine.ask("device_add", &disk), Err("Duplicate device ID 'v0'".to_owned()));
     let dice = |bytes: &str| json!({"driver": "virtio-rng-pci", "id": "r0", "max-bytes": bytes, "period": "1000"});
     assert_eq!(machine.ask("device_add", &dice("x")), Err("Parameter 'max-bytes' expects integer".to_owned()));
     machine.ask("device_add", &dice("100")).expect("a source");

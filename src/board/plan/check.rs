@@ -121,7 +121,7 @@ pub enum PlanError {
     #[error("Max. supported number of ISA serial ports is 4.")]
     SerialPorts,
     /// A name is there twice.
-    #[error("Duplicate ID '{0}' for device")]
+    #[error("Duplicate device ID '{0}'")]
     DuplicateId(String),
     /// A device that only a machine that is not yet built can be given.
     #[error("device {driver}: its bus does not support hotplugging; give it on the command line")]

@@ -169,6 +169,13 @@ impl Planner {
         Ok(())
     }
 
+    /// Puts an object in the place of that with its name.
+    pub fn change_object(&mut self, object: ObjectSpec) {
+        if let Some(place) = self.spec.objects.iter_mut().find(|other| other.id() == object.id()) {
+            *place = object;
+        }
+    }
+
     /// Takes an object away.
     ///
     /// # Errors
@@ -223,7 +230,7 @@ mod tests {
         planner.plug(&device(json!({"driver": "virtio-rng-pci", "id": "r", "addr": "4"}))).unwrap();
 
         let said = refusal(&mut planner, json!({"driver": "virtio-rng-pci", "id": "r"}));
-        assert_eq!(said, "Duplicate ID 'r' for device");
+        assert_eq!(said, "Duplicate device ID 'r'");
         let said = refusal(&mut planner, json!({"driver": "virtio-rng-pci", "addr": "4"}));
         assert_eq!(said, "device virtio-rng-pci: PCI: slot 4 function 0 is taken by device \"r\"");
 

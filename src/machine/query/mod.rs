@@ -1,5 +1,7 @@
-//! Answers to QMP's questions about the machine: one file a subject. They look, and change nothing.
+//! Answers to QMP's questions about the machine: one file a subject. They look, and change nothing; only
+//! `qom-set`, which has to find what it changes, stands beside them.
 
+mod assign;
 pub(super) mod block;
 pub(super) mod cpu;
 pub(super) mod hold;

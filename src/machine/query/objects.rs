@@ -35,7 +35,7 @@ pub(super) enum Object<'a> {
 }
 
 /// Why a path leads nowhere.
-enum Lost {
+pub(super) enum Lost {
     NotFound,
     /// It leads to several places.
     Ambiguous,
@@ -95,7 +95,7 @@ impl Machine {
     }
 
     /// What is at `path`, and where that is from the root on. One that does not begin with a `/` may begin anywhere.
-    fn find(&self, path: &str) -> Result<(String, Object<'_>), Lost> {
+    pub(super) fn find(&self, path: &str) -> Result<(String, Object<'_>), Lost> {
         let parts: Vec<&str> = path.split('/').filter(|part| !part.is_empty()).collect();
         let mut found = Vec::new();
         if path.starts_with('/') {
@@ -126,7 +126,7 @@ impl Machine {
         found.extend(self.descend(place, start, parts));
     }
 
-    fn type_name(&self, object: Object<'_>) -> String {
+    pub(super) fn type_name(&self, object: Object<'_>) -> String {
         match object {
             Object::Machine => format!("{}-machine", self.facts.machine),
             Object::Cpu(_) => self.facts.cpu_type.clone(),
@@ -138,7 +138,7 @@ impl Machine {
     }
 
     /// Name of what is right below, and what it is, in the order in which it came.
-    fn children<'a>(&'a self, object: Object<'a>) -> Vec<(String, Object<'a>)> {
+    pub(super) fn children<'a>(&'a self, object: Object<'a>) -> Vec<(String, Object<'a>)> {
         match object {
             Object::Root => vec![("machine".into(), Object::Machine), ("objects".into(), Object::Objects)],
             Object::Objects => {

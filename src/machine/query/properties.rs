@@ -7,6 +7,7 @@ use super::objects::Object;
 use crate::board::plan::{IdeDevice, IsaDevice, PciDevice, Taken};
 use crate::machine::Machine;
 use crate::spec::describe::{Describe, Kind, Prop};
+use crate::spec::object::ThrottleLimits;
 use crate::spec::pci::{PciSpec, VirtioSpec};
 use crate::spec::{DeviceSpec, ObjectSpec, human_size};
 
@@ -25,7 +26,7 @@ pub(super) enum Side {
 }
 
 impl Side {
-    fn has(self, prop: &str) -> bool {
+    pub(super) fn has(self, prop: &str) -> bool {
         let is_of_transport = PciSpec::DESCRIPTION.find(prop).is_some()
             || VirtioSpec::DESCRIPTION.find(prop).is_some() && !BEHIND_TRANSPORT.contains(&prop)
             || prop == "vectors";
@@ -195,7 +196,16 @@ fn of_object(object: &ObjectSpec) -> Vec<Property> {
     let Ok(variant) = ObjectSpec::variant(object.type_name()) else { return Vec::new() };
     let values = with_values(serde_json::to_value(object));
     let props = variant.description.props().into_iter().filter(|prop| prop.name != "id");
-    props.filter_map(|prop| Some((prop.name, prop.kind.object_name(), value_of(prop, &values)?))).collect()
+    let told = props.filter_map(|prop| Some((prop.name, prop.kind.object_name(), value_of(prop, &values)?)));
+    told.chain(of_limits(object)).collect()
+}
+
+/// The limits of a group under the older names that they have one by one.
+fn of_limits(object: &ObjectSpec) -> Vec<Property> {
+    let ObjectSpec::ThrottleGroup(group) = object else { return Vec::new() };
+    let values = with_values(serde_json::to_value(&group.limits));
+    let old = |name: &str| ThrottleLimits::OLD_NAMES.iter().copied().find(|old| old.strip_prefix("x-") == Some(name));
+    values.into_iter().filter_map(|(name, value)| Some((old(&name)?, "int", value))).collect()
 }
 
 /// The path of the object that a property names, if it names one.

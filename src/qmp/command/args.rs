@@ -1,5 +1,7 @@
 //! The arguments of the commands.
 
+use serde_json::Value;
+
 use crate::qmp::reply::cpu::CpuModelInfo;
 use crate::qmp::reply::migration::{MigrationCapabilityStatus, MigrationParameters};
 
@@ -674,6 +676,18 @@ qapi_struct! {
         pub path: String,
         /// Its property.
         pub property: String,
+    }
+}
+
+qapi_struct! {
+    /// `qom-set`.
+    pub struct QomSet {
+        /// The object.
+        pub path: String,
+        /// Its property.
+        pub property: String,
+        /// What it is to be.
+        pub value: Value,
     }
 }
 

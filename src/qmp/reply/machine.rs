@@ -89,6 +89,14 @@ qapi_struct! {
 }
 
 qapi_struct! {
+    /// `query-current-machine`.
+    pub struct CurrentMachineParams {
+        /// A guest that sleeps can be woken by a command.
+        pub wakeup_suspend_support: bool,
+    }
+}
+
+qapi_struct! {
     /// `query-balloon`.
     pub struct BalloonInfo {
         /// Bytes that the guest has.
