@@ -88,6 +88,13 @@ pub(crate) const COMMANDS: &[Entry] = &[
         run: block_resize,
     },
     Entry {
+        names: "block_set_io_throttle",
+        parameters: "device bps bps_rd bps_wr iops iops_rd iops_wr",
+        words: 7,
+        help: "change I/O throttle limits for a block drive",
+        run: limit_disk,
+    },
+    Entry {
         names: "change",
         parameters: "[-f] device filename [format [read-only-mode]]",
         words: 5,
@@ -433,6 +440,15 @@ fn commit(context: &mut Context<'_>, words: &Words<'_>) -> Printed {
     let disk = Some(words.need(0, "device")?.to_owned()).filter(|disk| disk != "all");
     // What went wrong is told without a word before it.
     Ok(context.inspect(Inspect::Commit { disk }).map_or_else(|error| format!("{error}\n"), |_| String::new()))
+}
+
+fn limit_disk(context: &mut Context<'_>, words: &Words<'_>) -> Printed {
+    let mut args = json!({"device": words.need(0, "device")?});
+    for (index, name) in (1..).zip(["bps", "bps_rd", "bps_wr", "iops", "iops_rd", "iops_wr"]) {
+        let number = words.need(index, name)?.parse::<i64>();
+        args[name] = number.map_err(|_| Failure::Usage(format!("invalid {name}")))?.into();
+    }
+    quiet(context, command("block_set_io_throttle", args)?)
 }
 
 fn block_resize(context: &mut Context<'_>, words: &Words<'_>) -> Printed {

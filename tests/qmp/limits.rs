@@ -30,6 +30,11 @@ fn limits_of_a_drive_are_told_changed_and_taken_back() {
     assert_eq!((&told["bps_wr"], &told["iops_rd"], &told["iops"]), (&5000.into(), &7.into(), &0.into()));
     assert_eq!(told.get("iops_max"), None);
 
+    assert_eq!(machine.human("block_set_io_throttle d0 0 0 5000 0 9 0"), "");
+    assert_eq!(inserted(&mut machine)["iops_rd"], 9);
+    let nobody = machine.human("block_set_io_throttle nosuch 0 0 0 100 0 0");
+    assert_eq!(nobody, "Error: Device 'nosuch' not found\n");
+
     limits["bps"] = 1.into();
     let refused = machine.ask("block_set_io_throttle", &limits);
     assert!(refused.is_err(), "{refused:?}");
