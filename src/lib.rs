@@ -6,6 +6,7 @@ pub mod chardev;
 pub mod cli;
 pub mod cpu;
 pub mod ctl;
+pub mod footprint;
 pub mod hmp;
 pub mod img;
 pub mod logging;

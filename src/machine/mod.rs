@@ -277,6 +277,7 @@ impl Machine {
         if !paused {
             self.cont()?;
         }
+        crate::footprint::let_go_of_code();
         loop {
             self.serve()?;
             self.report_to_debugger()?;
