@@ -112,7 +112,12 @@ impl Services {
 
     fn add_chardev(&self, args: &ChardevAdd) -> Answer {
         let config = Config::from_spec(&args.0).map_err(|error| QmpError::from_error(&error))?;
-        let pty = self.chardevs.add(&config).map_err(|error| QmpError::from_error(&error))?;
+        let pty = self.chardevs.add(&config).map_err(|error| match error {
+            ChardevError::Exists(_) => QmpError::from_error(&error),
+            _ => {
+                QmpError::generic(format!("Failed to add chardev '{}': {}", config.label, QmpError::from_error(&error)))
+            }
+        })?;
         answer(&ChardevReturn { pty })
     }
 

@@ -43,3 +43,11 @@ fn every_kind_can_be_added() {
     assert!(refused.contains("no.such.host.invalid") && !refused.contains("os error"), "{refused}");
     machine.end();
 }
+
+#[test]
+fn device_that_cannot_be_made_is_named() {
+    let mut machine = Machine::start("");
+    let file = json!({"id": "a7", "backend": {"type": "file", "data": {"out": "/nonexistent/f"}}});
+    let refused = machine.ask("chardev-add", &file);
+    assert!(refused.as_ref().is_err_and(|desc| desc.starts_with("Failed to add chardev 'a7': ")), "{refused:?}");
+}
