@@ -92,16 +92,20 @@ pub fn parse_size(text: &str, unit: u64) -> Option<u64> {
     if text.starts_with("0x") || text.starts_with("0X") {
         return parse_unsigned(text)?.checked_mul(unit);
     }
-    let (number, unit) = match text.char_indices().next_back() {
-        Some((at, suffix)) if suffix.is_ascii_alphabetic() => (text.get(..at)?, suffix_unit(suffix)?),
-        _ => (text, unit),
+    let (number, unit, part_of) = match text.char_indices().next_back() {
+        Some((at, suffix)) if suffix.is_ascii_alphabetic() => {
+            let unit = suffix_unit(suffix)?;
+            (text.get(..at)?, unit, unit)
+        }
+        // A fraction of what no suffix names is one of a byte.
+        _ => (text, unit, 1),
     };
     let (whole, fraction) = number.split_once('.').unwrap_or((number, ""));
     if whole.is_empty() || !whole.bytes().chain(fraction.bytes()).all(|b| b.is_ascii_digit()) {
         return None;
     }
     let whole = whole.parse::<u64>().ok()?.checked_mul(unit)?;
-    whole.checked_add(fraction_of(fraction, unit)?)
+    whole.checked_add(fraction_of(fraction, part_of)?)
 }
 
 fn suffix_unit(suffix: char) -> Option<u64> {

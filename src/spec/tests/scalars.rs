@@ -38,6 +38,8 @@ fn sizes_have_suffixes_fractions_and_limits() {
         assert_eq!(parse_size(text, 1), bytes, "{text}");
     }
     assert_eq!(parse_size("2", 1 << 20), Some(2 << 20));
+    assert_eq!(parse_size("64.0", 1 << 20), Some(64 << 20));
+    assert_eq!(parse_size("64.5", 1 << 20), None);
 }
 
 #[test]
