@@ -71,6 +71,47 @@ fn image_is_made_as_libvirt_makes_one_and_put_on_a_disk() {
 }
 
 #[test]
+fn image_is_made_in_a_node_that_is_opened_for_it_alone() {
+    let folder = tempfile::tempdir().expect("directory");
+    let path = folder.path().join("new").display().to_string();
+    let mut machine = Machine::start("");
+    let mut create = |options: Value| {
+        machine.ask("blockdev-create", &json!({"job-id": "j", "options": options}))?;
+        machine.until("j", "concluded");
+        let jobs = machine.ask("query-jobs", &json!({})).expect("jobs");
+        machine.ask("job-dismiss", &json!({"id": "j"})).expect("dismissed");
+        assert_eq!(machine.ask("query-named-block-nodes", &json!({})), Ok(json!([])), "it is closed");
+        Ok::<_, String>(jobs[0]["error"].clone())
+    };
+    let image = |file: Value| json!({"driver": "qcow2", "file": file, "size": 1 << 20, "preallocation": "metadata"});
+    let node = |more: Value| {
+        let mut node = json!({"driver": "file", "filename": path});
+        node.as_object_mut().expect("an object").extend(more.as_object().expect("an object").clone());
+        node
+    };
+
+    let missing = create(image(node(json!({})))).expect("a job");
+    let file = create(json!({"driver": "file", "filename": path, "size": 0}));
+    let made = create(image(node(json!({"node-name": "n"}))));
+    let read_only = create(image(node(json!({"read-only": true})))).expect("a job");
+
+    assert_eq!(missing, format!("Could not open '{path}': No such file or directory"));
+    assert_eq!((file, made), (Ok(Value::Null), Ok(Value::Null)));
+    assert_eq!(read_only, "Block node is read-only");
+    for (file, words) in [
+        (json!(5), "Invalid parameter type for 'file', expected: BlockdevRef"),
+        (json!({"filename": "x"}), "Parameter 'options.file.driver' is missing"),
+        (
+            json!({"driver": "file", "filename": 3}),
+            "Invalid parameter type for 'options.file.filename', expected: string",
+        ),
+    ] {
+        assert_eq!(create(image(file)), Err(words.into()));
+    }
+    tool("qemu-img", "check -q -f qcow2 new", folder.path());
+}
+
+#[test]
 fn overlay_takes_in_what_lies_beneath_and_stands_alone() {
     let folder = tempfile::tempdir().expect("directory");
     let path = |name: &str| folder.path().join(name).display().to_string();

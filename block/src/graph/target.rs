@@ -102,6 +102,16 @@ pub(super) fn make(file: &str, format: &str, size: u64, beneath: Option<&Arc<Nod
 }
 
 impl Graph {
+    /// Opens the node that `spec` describes for a job that writes to it and closes it, whether it has a name or not.
+    ///
+    /// # Errors
+    /// As [`Graph::add`].
+    pub fn open_own(self: &Arc<Self>, spec: &BlockdevSpec) -> Result<OwnTarget, BlockError> {
+        let node = self.add(spec)?;
+        node.asked.store(false, Ordering::Release);
+        Ok(OwnTarget { graph: self.clone(), node })
+    }
+
     /// Makes a target if it is not there, and opens it.
     ///
     /// # Errors

@@ -3,33 +3,40 @@
 use std::path::Path;
 
 use rhea_block::format::qcow2::{self, Compression, CreateOptions};
-use rhea_block::graph::Held;
+use rhea_block::graph::{Held, OwnTarget};
 use rhea_block::job::Control;
 use rhea_block::layer::{Layer, Preallocation};
 use rhea_block::protocol::file::HostFile;
+use rhea_block::spec::NodeRef;
 use rhea_block::{BlockError, ErrorKind};
 
 use crate::machine::Machine;
 use crate::machine::jobs::{Order, nothing_left};
+use crate::qmp::QmpError;
 use crate::qmp::channel::{Answer, done};
-use crate::qmp::command::args::BlockdevCreate;
+use crate::qmp::command::args::{BlockdevCreate, BlockdevRef};
 use crate::qmp::command::create::{
     BlockdevCreateOptions, CreateFile, CreateQcow2, NewPreallocation, Qcow2CompressionType, Qcow2Version,
 };
+use crate::spec::blockdev::BlockdevArgs;
+use crate::spec::read::Source;
 
 impl Machine {
     /// `blockdev-create`.
     pub(in crate::machine) fn create_image(&mut self, args: &BlockdevCreate) -> Answer {
         let made = match &args.options {
             BlockdevCreateOptions::File(file) => new_file(file),
-            BlockdevCreateOptions::Qcow2(qcow2) => self.new_qcow2(qcow2),
+            BlockdevCreateOptions::Qcow2(qcow2) => {
+                let file = self.file_of_image(&qcow2.file)?;
+                self.new_qcow2(qcow2, &file)
+            }
         };
-        let (make, held) = match made {
-            Ok(New { make, held }) => (make, held),
+        let (make, held, target) = match made {
+            Ok(New { make, held, target }) => (make, held, target),
             // Who asked waits for the job, and finds the reason there.
-            Err(error) => (Box::new(|| Err(error)) as Make, None),
+            Err(error) => (Box::new(|| Err(error)) as Make, None, None),
         };
-        let order = Order { auto_dismiss: false, ..Order::on_nodes("create", &args.job_id, held) };
+        let order = Order { auto_dismiss: false, target, ..Order::on_nodes("create", &args.job_id, held) };
         let work = move |control: &Control| {
             control.set_total(1);
             let made = make();
@@ -40,18 +47,39 @@ impl Machine {
         done()
     }
 
+    /// What an image is to be in, checked but not opened.
+    fn file_of_image(&self, file: &BlockdevRef) -> Result<NodeRef, QmpError> {
+        match file {
+            BlockdevRef::Name(name) => Ok(NodeRef::Name(name.clone())),
+            BlockdevRef::Inline(options) => {
+                self.check_node_names(options)?;
+                let args = BlockdevArgs { options: options.clone(), source: Source::Json };
+                Ok(NodeRef::Inline(Box::new(args.node().map_err(|e| QmpError::from_error(&e))?)))
+            }
+        }
+    }
+
     /// A qcow2 image in a node that nobody else uses.
-    fn new_qcow2(&self, args: &CreateQcow2) -> Result<New, BlockError> {
+    fn new_qcow2(&self, args: &CreateQcow2, file: &NodeRef) -> Result<New, BlockError> {
         let options = qcow2_options(args)?;
         let graph = &self.host.graph;
-        let node = graph.find_for(&args.file)?;
+        let (node, target) = match file {
+            NodeRef::Name(name) => (graph.find_for(name)?, None),
+            NodeRef::Inline(spec) => {
+                let own = graph.open_own(spec)?;
+                (own.node().clone(), Some(own))
+            }
+        };
+        if node.is_read_only() {
+            return Err(BlockError::new(ErrorKind::Permission, "Block node is read-only"));
+        }
         let held = graph.hold_with_target(None, &node, "create")?;
         let make = move || {
             let file = node.layer();
             file.resize(0, Preallocation::Off)?;
             qcow2::create(file, None, &options)?.close()
         };
-        Ok(New { make: Box::new(make), held: Some(held) })
+        Ok(New { make: Box::new(make), held: Some(held), target })
     }
 }
 
@@ -62,6 +90,8 @@ type Make = Box<dyn FnOnce() -> Result<(), BlockError> + Send>;
 struct New {
     make: Make,
     held: Option<Held>,
+    /// What was opened for it.
+    target: Option<OwnTarget>,
 }
 
 /// A file; what is in one that is there is lost.
@@ -72,7 +102,7 @@ fn new_file(args: &CreateFile) -> Result<New, BlockError> {
         file.resize(0, Preallocation::Off)?;
         file.resize(size, preallocation)
     };
-    Ok(New { make: Box::new(make), held: None })
+    Ok(New { make: Box::new(make), held: None, target: None })
 }
 
 fn preallocation(mode: NewPreallocation) -> Preallocation {

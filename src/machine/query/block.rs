@@ -140,9 +140,14 @@ impl Machine {
         if spec.node_name().is_none() {
             return Err(QmpError::generic("'node-name' must be specified for the root node"));
         }
-        names_in(&args.options).try_for_each(|name| self.check_node_name(Some(name)))?;
+        self.check_node_names(&args.options)?;
         self.host.graph.add(&spec).map_err(|e| QmpError::from_error(&e))?;
         done()
+    }
+
+    /// As [`Machine::check_node_name`], of a node and those described within it.
+    pub(in crate::machine) fn check_node_names(&self, options: &Map<String, Value>) -> Result<(), QmpError> {
+        names_in(options).try_for_each(|name| self.check_node_name(Some(name)))
     }
 
     /// Refuses a name for a node that a drive has.

@@ -11,7 +11,7 @@ pub use super::backup::{
     NbdServerAdd, NbdServerRemove, NbdServerStart, SocketAddressLegacy,
 };
 use super::create::BlockdevCreateOptions;
-pub use super::spec_args::{BlockdevAdd, ChardevAdd, DeviceAdd, ObjectAdd};
+pub use super::spec_args::{BlockdevAdd, BlockdevRef, ChardevAdd, DeviceAdd, ObjectAdd};
 use super::transaction::TransactionAction;
 
 qapi_enum! {

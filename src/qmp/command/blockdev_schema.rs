@@ -158,6 +158,19 @@ pub(crate) fn check_types(options: &Map<String, Value>) -> Result<(), SpecError>
     check_node(options, "")
 }
 
+/// As [`check_types`], of the name of a node or one defined in place; `at` is where that stands.
+///
+/// # Errors
+/// As [`check_types`].
+pub(super) fn check_reference(value: &Value, at: &str) -> Result<(), SpecError> {
+    check_value(&Node, value, at)
+}
+
+/// `BlockdevRef`.
+pub(super) fn describe_reference(schema: &mut Schema) -> TypeRef {
+    kind(schema, &Node)
+}
+
 /// As [`check_types`], of a node that stands at `at`, which is empty or ends in a dot.
 fn check_node(options: &Map<String, Value>, at: &str) -> Result<(), SpecError> {
     let driver = options.get("driver").and_then(Value::as_str);

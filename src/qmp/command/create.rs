@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
+use super::spec_args::BlockdevRef;
 use crate::qmp::QmpError;
 use crate::qmp::qapi::{At, Case, Member, Qapi, Schema, TypeRef};
 
@@ -65,8 +66,8 @@ qapi_struct! {
 qapi_struct! {
     /// A new qcow2 image.
     pub struct CreateQcow2 {
-        /// The node that it is in.
-        pub file: String,
+        /// The node that it is in, or one to open for it.
+        pub file: BlockdevRef,
         /// Size of the disk in bytes.
         pub size: u64,
         /// Version of the format; 1.1 without.

@@ -23,6 +23,32 @@ pub struct ObjectAdd(pub Box<ObjectSpec>);
 #[derive(Debug, Clone, PartialEq)]
 pub struct BlockdevAdd(pub BlockdevArgs);
 
+/// A node by its name, or one to open.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(untagged)]
+pub enum BlockdevRef {
+    /// The name of a node that is there.
+    Name(String),
+    /// What `blockdev-add` would be told.
+    Inline(Map<String, Value>),
+}
+
+impl Qapi for BlockdevRef {
+    fn describe(schema: &mut Schema) -> TypeRef {
+        blockdev_schema::describe_reference(schema)
+    }
+
+    fn check(value: &Value, at: &At<'_>) -> Result<(), QmpError> {
+        match value {
+            Value::String(_) => return Ok(()),
+            Value::Object(node) => at.check_member::<String>(node, "driver")?,
+            _ => return Err(QmpError::wrong_type(at.name(), "BlockdevRef")),
+        }
+        let checked = blockdev_schema::check_reference(value, &at.to_string());
+        checked.map_err(|error| QmpError::generic(error.to_string()))
+    }
+}
+
 impl Serialize for BlockdevAdd {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         self.0.options.serialize(serializer)
