@@ -10,6 +10,7 @@ use super::check::{CheckReport, Walk, check, incomplete};
 use super::entry::COPIED;
 use super::header::{AUTOCLEAR_BITMAPS, AUTOCLEAR_RAW_DATA, Header, incompatible};
 use super::refcount::{get_count, set_count};
+use super::snapshot::read_table;
 use super::{OpenOptions, Qcow2};
 use crate::error::{BlockError, ErrorKind};
 use crate::layer::{Layer, read_vec, write_all};
@@ -167,6 +168,11 @@ fn fix_flags(file: &dyn Layer, report: &mut CheckReport) -> Result<u64, BlockErr
 /// Completes the entries of the snapshot table, if nothing else is wrong any more, and tells each in `report`; gives how
 /// many.
 fn fix_snapshots(file: &Arc<dyn Layer>, report: &mut CheckReport) -> Result<u64, BlockError> {
+    // Nearly always the table alone says that there is nothing to do: no walk through the image for that.
+    let listed = read_table(file.as_ref(), &Header::read(file.as_ref())?);
+    if listed.is_ok_and(|(snapshots, _)| snapshots.iter().all(|snapshot| snapshot.complete)) {
+        return Ok(0);
+    }
     let mut walk = Walk::new(file.as_ref())?;
     walk.all();
     let table = walk.compare();
