@@ -11,7 +11,7 @@ use super::bitmaps::keeper;
 use super::image_jobs::could_not_create;
 use super::jobs::{Closing, Order};
 use crate::qmp::QmpError;
-use crate::qmp::command::args::{self, BackupPerf, BackupSyncMode, BitmapSyncMode};
+use crate::qmp::command::args::{self, BackupArgs, BackupPerf, BackupSyncMode, BitmapSyncMode};
 
 /// A bitmap that a backup has in its hands.
 struct Marks {
@@ -42,24 +42,25 @@ impl Marks {
 impl Machine {
     /// Starts the backup that `args` ask for, of a disk that is held still, as one of a `group` of jobs; gives the job's id.
     pub(super) fn backup(&mut self, args: &args::Backup, group: Option<u64>) -> Result<String, QmpError> {
-        let (source, target) = (self.node_of(&args.device)?, self.node_of(&args.target)?);
+        let (source, target) = (self.node_of(&args.common.job.device)?, self.node_of(&args.target)?);
         if Arc::ptr_eq(&source, &target) {
             return Err(QmpError::generic("Source and target cannot be the same"));
         }
-        self.backup_to(args, group, (source, target), None)
+        self.backup_to(&args.common, group, (source, target), None)
     }
 
     /// The same, into an image that is made, or opened, for this.
     pub(super) fn drive_backup(&mut self, args: &args::DriveBackup, group: Option<u64>) -> Result<String, QmpError> {
         let failed = |error| QmpError::from_error(&error);
-        let source = self.node_of(&args.device)?;
+        let common = &args.common;
+        let source = self.node_of(&common.job.device)?;
         // Before anything is made.
-        mode_of_bitmap(args.sync, args.bitmap.as_ref(), args.bitmap_mode)?;
-        self.id_of_job(args.job_id.as_ref(), &args.device, &source)?;
-        self.check_node_name(args.filter_node_name.as_deref()).map_err(|error| could_not_create(&error))?;
+        mode_of_bitmap(common.sync, common.bitmap.as_ref(), common.bitmap_mode)?;
+        self.id_of_job(&common.job, &source)?;
+        self.check_node_name(common.filter_node_name.as_deref()).map_err(|error| could_not_create(&error))?;
         source.check_idle().map_err(failed)?;
         let exists = args.mode == Some(args::NewImageMode::Existing);
-        let beneath = match args.sync {
+        let beneath = match common.sync {
             BackupSyncMode::Top => source.child("backing").filter(|_| !exists),
             BackupSyncMode::None => Some(source.clone()),
             _ => None,
@@ -74,42 +75,26 @@ impl Machine {
         };
         let own = self.host.graph.add_target(&own).map_err(failed)?;
         let target = own.node().clone();
-        let backup = args::Backup {
-            job_id: args.job_id.clone(),
-            device: args.device.clone(),
-            target: target.name().to_owned(),
-            sync: args.sync,
-            bitmap: args.bitmap.clone(),
-            bitmap_mode: args.bitmap_mode,
-            compress: args.compress,
-            speed: args.speed,
-            on_source_error: args.on_source_error,
-            on_target_error: args.on_target_error,
-            filter_node_name: args.filter_node_name.clone(),
-            x_perf: args.x_perf.clone(),
-            auto_finalize: args.auto_finalize,
-            auto_dismiss: args.auto_dismiss,
-        };
-        self.backup_to(&backup, group, (source, target), Some(own))
+        self.backup_to(&args.common, group, (source, target), Some(own))
     }
 
     /// Starts a backup of one node in another, which the job may have opened for itself.
     fn backup_to(
         &mut self,
-        args: &args::Backup,
+        args: &BackupArgs,
         group: Option<u64>,
         (source, target): (Arc<Node>, Arc<Node>),
         own: Option<OwnTarget>,
     ) -> Result<String, QmpError> {
         mode_of_bitmap(args.sync, args.bitmap.as_ref(), args.bitmap_mode)?;
         let chunk = check_perf(args.x_perf.as_ref())?;
-        let id = self.id_of_job(args.job_id.as_ref(), &args.device, &source)?;
+        let id = self.id_of_job(&args.job, &source)?;
         let held = self.host.graph.hold_with_target(Some(&source), &target, "backup");
         let held = held.map_err(|error| QmpError::from_error(&error))?;
         let name = args.filter_node_name.as_deref();
         let top = JobNode { job: "backup", driver: "copy-before-write", role: "file", name };
         let top = self.add_top(top, &source).map_err(|error| could_not_create(&error))?;
-        let order = Order::on_nodes("backup", &id, held).with(args.speed, args.auto_finalize, args.auto_dismiss);
+        let order = Order::on_nodes("backup", &id, held).with(&args.job);
         let order = order.on_errors(args.on_source_error, args.on_target_error);
         let order = Order { group, top: Some(top), target: own, ..order };
         let unit = Backup::unit_of(&source, &target);
@@ -189,7 +174,7 @@ fn check_perf(perf: Option<&BackupPerf>) -> Result<u64, QmpError> {
 }
 
 /// Takes the bitmap that `args` name into the backup's hands.
-fn take_marks(source: &Arc<Node>, args: &args::Backup) -> Result<Option<Marks>, QmpError> {
+fn take_marks(source: &Arc<Node>, args: &BackupArgs) -> Result<Option<Marks>, QmpError> {
     let Some(mode) = mode_of_bitmap(args.sync, args.bitmap.as_ref(), args.bitmap_mode)? else { return Ok(None) };
     let name = args.bitmap.clone().unwrap_or_default();
     let taken = keeper(source)?.take_bitmap(&name, mode != BitmapSyncMode::Never);

@@ -7,7 +7,7 @@ use super::{Machine, query};
 use crate::qmp::channel::{Answer, Inspect, Inspection, Target, answer, done};
 use crate::qmp::command::Offer;
 use crate::qmp::command::args::SetAction;
-use crate::qmp::command::transaction::TransactionAction;
+use crate::qmp::command::args::TransactionAction;
 use crate::qmp::event::ShutdownCause;
 use crate::qmp::reply::device::PciInfo;
 use crate::qmp::reply::machine::CurrentMachineParams;

@@ -12,9 +12,8 @@ use super::Machine;
 use super::bitmaps::keeper;
 use crate::qmp::channel::{Answer, done};
 use crate::qmp::command::args::{
-    BlockExportRemoveMode, DirtyBitmapOrStr, ExportAdd, NbdAdd, NbdServerStart, SocketAddressLegacy,
+    BlockExportRemoveMode, BlockExportType, DirtyBitmapOrStr, ExportAdd, NbdAdd, NbdServerStart, SocketAddressLegacy,
 };
-use crate::qmp::command::backup::BlockExportType;
 use crate::qmp::event::BlockExportDeletedData;
 use crate::qmp::reply::block::BlockExportInfo;
 use crate::qmp::{Event, QmpError};

@@ -14,7 +14,7 @@ use super::still::Front;
 use crate::qmp::QmpError;
 use crate::qmp::channel::{Answer, done};
 use crate::qmp::command::args::{ActionCompletionMode, DirtyBitmap, Transaction};
-use crate::qmp::command::transaction::{TransactionAction as Action, TransactionActionKind as Kind};
+use crate::qmp::command::args::{TransactionAction as Action, TransactionActionKind as Kind};
 
 /// What was done so far.
 #[derive(Default)]
@@ -140,8 +140,8 @@ impl Machine {
 /// and a bitmap that goes does so at the end.
 fn wanted_still(action: &Action) -> Option<&str> {
     match action {
-        Action::BlockdevBackup(args) => Some(&args.device),
-        Action::DriveBackup(args) => Some(&args.device),
+        Action::BlockdevBackup(args) => Some(&args.common.job.device),
+        Action::DriveBackup(args) => Some(&args.common.job.device),
         Action::BlockdevSnapshotInternalSync(args) => Some(&args.device),
         Action::BlockDirtyBitmapAdd(args) => Some(&args.node),
         Action::BlockDirtyBitmapMerge(args) => Some(&args.node),

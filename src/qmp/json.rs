@@ -15,8 +15,9 @@ pub(crate) struct JsonError(String);
 
 impl From<serde_json::Error> for JsonError {
     fn from(error: serde_json::Error) -> Self {
-        // A value is taken whatever it is: what is wrong with data and not with its text is a second key.
-        Self(if error.is_data() { DUPLICATE.to_owned() } else { error.to_string() })
+        // Without the place, which stands behind it: QEMU says none.
+        let text = error.to_string();
+        Self(if text.starts_with(DUPLICATE) { DUPLICATE.to_owned() } else { text })
     }
 }
 

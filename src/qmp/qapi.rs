@@ -30,6 +30,18 @@ pub trait Qapi {
     fn check(value: &Value, at: &At<'_>) -> Result<(), QmpError>;
 }
 
+/// What an object type consists of: so types that share members are put together.
+pub trait Members {
+    /// Each member, those that it shares with others first.
+    fn members(schema: &mut Schema) -> Vec<Member>;
+
+    /// Says what is wrong with the members that are there, or which one is not.
+    fn check_members(object: &Map<String, Value>, at: &At<'_>) -> Result<(), QmpError>;
+
+    /// Whether a member is called so.
+    fn has_member(name: &str) -> bool;
+}
+
 /// Where in the arguments a value is, for the message: `file.driver`, `capabilities[0].state`.
 #[derive(Debug, Clone, Copy)]
 pub struct At<'a> {
@@ -81,9 +93,9 @@ impl<'a> At<'a> {
         }
     }
 
-    /// Refuses members that are not in `known`.
-    pub fn no_others(&self, object: &Map<String, Value>, known: &[&str]) -> Result<(), QmpError> {
-        match object.keys().find(|key| !known.contains(&key.as_str())) {
+    /// Refuses members that are not `known`.
+    pub fn no_others(&self, object: &Map<String, Value>, known: impl Fn(&str) -> bool) -> Result<(), QmpError> {
+        match object.keys().find(|key| !known(key)) {
             Some(key) => Err(QmpError::unexpected(self.member(key))),
             None => Ok(()),
         }
@@ -111,18 +123,38 @@ pub fn wire_name(rust: &str) -> String {
     rust.strip_prefix("r#").unwrap_or(rust).replace('_', "-")
 }
 
-/// Declares an object type; see the module.
+/// Declares an object type; see the module. Members that several types share are a type of their own, which each of
+/// them takes in with `..name: Type` before its others: on the wire they stand among these.
 macro_rules! qapi_struct {
     (
         $(#[$meta:meta])*
         $vis:vis struct $name:ident {
-            $( $(#[$member_meta:meta])* $member_vis:vis $member:ident : $type:ty $(= $wire:literal)? ),* $(,)?
+            $(#[$base_meta:meta])* .. $base:ident : $base_type:ty,
+            $($members:tt)*
         }
     ) => {
-        $(#[$meta])*
+        qapi_struct! {
+            @declare [ $(#[$meta])* ] [ $vis $name ]
+            [ $(#[$base_meta])* #[serde(flatten)] $vis $base: $base_type, ] [ $base_type ] $($members)*
+        }
+    };
+    (
+        $(#[$meta:meta])*
+        $vis:vis struct $name:ident { $($members:tt)* }
+    ) => {
+        qapi_struct! {
+            @declare [ $(#[$meta])* #[serde(deny_unknown_fields)] ] [ $vis $name ] [] [] $($members)*
+        }
+    };
+    (
+        @declare [ $(#[$meta:meta])* ] [ $vis:vis $name:ident ] [ $($base_member:tt)* ] [ $($base_type:ty)? ]
+        $( $(#[$member_meta:meta])* $member_vis:vis $member:ident : $type:ty $(= $wire:literal)? ),* $(,)?
+    ) => {
         #[derive(Debug, Clone, PartialEq, serde::Serialize, serde::Deserialize)]
-        #[serde(rename_all = "kebab-case", deny_unknown_fields)]
+        #[serde(rename_all = "kebab-case")]
+        $(#[$meta])*
         $vis struct $name {
+            $($base_member)*
             $(
                 $(#[$member_meta])*
                 $(#[serde(rename = $wire)])?
@@ -131,17 +163,39 @@ macro_rules! qapi_struct {
             ),*
         }
 
+        impl $crate::qmp::qapi::Members for $name {
+            fn members(_schema: &mut $crate::qmp::Schema) -> Vec<$crate::qmp::qapi::Member> {
+                let own = [ $( $crate::qmp::qapi::Member::of::<$type>(_schema, qapi_name!($member $($wire)?)) ),* ];
+                let shared: [Vec<$crate::qmp::qapi::Member>; _] =
+                    [ $( <$base_type as $crate::qmp::qapi::Members>::members(_schema) )? ];
+                shared.into_iter().flatten().chain(own).collect()
+            }
+
+            fn check_members(
+                _object: &serde_json::Map<String, serde_json::Value>,
+                _at: &$crate::qmp::At<'_>,
+            ) -> Result<(), $crate::qmp::QmpError> {
+                $( <$base_type as $crate::qmp::qapi::Members>::check_members(_object, _at)?; )?
+                $( _at.check_member::<$type>(_object, &qapi_name!($member $($wire)?))?; )*
+                Ok(())
+            }
+
+            fn has_member(_name: &str) -> bool {
+                $( if <$base_type as $crate::qmp::qapi::Members>::has_member(_name) { return true; } )?
+                $( if _name == qapi_name!($member $($wire)?) { return true; } )*
+                false
+            }
+        }
+
         impl $crate::qmp::Qapi for $name {
             fn describe(schema: &mut $crate::qmp::Schema) -> $crate::qmp::qapi::TypeRef {
-                schema.object(std::any::type_name::<Self>(), |_schema| {
-                    vec![ $( $crate::qmp::qapi::Member::of::<$type>(_schema, qapi_name!($member $($wire)?)) ),* ]
-                })
+                schema.object(std::any::type_name::<Self>(), <Self as $crate::qmp::qapi::Members>::members)
             }
 
             fn check(value: &serde_json::Value, at: &$crate::qmp::At<'_>) -> Result<(), $crate::qmp::QmpError> {
                 let object = at.object(value)?;
-                $( at.check_member::<$type>(object, &qapi_name!($member $($wire)?))?; )*
-                at.no_others(object, &[ $( &qapi_name!($member $($wire)?) ),* ])
+                <Self as $crate::qmp::qapi::Members>::check_members(object, at)?;
+                at.no_others(object, <Self as $crate::qmp::qapi::Members>::has_member)
             }
         }
     };
@@ -200,7 +254,7 @@ macro_rules! qapi_wrapped {
                     $( Some($wire) => at.check_member::<$data>(object, "data")?, )*
                     _ => {}
                 }
-                at.no_others(object, &["type", "data"])
+                at.no_others(object, |name| ["type", "data"].contains(&name))
             }
         }
     };

@@ -15,7 +15,7 @@ use crate::qmp::command::args::Commit;
 impl Machine {
     /// `block-commit`.
     pub(in crate::machine) fn commit(&mut self, args: &Commit) -> Answer {
-        let root = self.node_of(&args.device).map_err(|_| QmpError::device_not_found(&args.device))?;
+        let root = self.node_of(&args.job.device).map_err(|_| QmpError::device_not_found(&args.job.device))?;
         let (top, base) = self.ends_of_commit(&root, args)?;
         let active = Arc::ptr_eq(&top, &root);
         if active && args.backing_file.is_some() {
@@ -27,7 +27,7 @@ impl Machine {
         let nodes = whole.into_iter().take_while(|node| !Arc::ptr_eq(node, &base)).chain([base.clone()]).collect();
         let graph = &self.host.graph;
         let held = graph.hold_for_job(nodes, "commit").map_err(|error| failed(&error))?;
-        let id = self.id_of_job(args.job_id.as_ref(), &args.device, &root)?;
+        let id = self.id_of_job(&args.job, &root)?;
         let driver = if active { "mirror_top" } else { "commit_top" };
         let shown = JobNode { job: "commit", driver, role: "backing", name: args.filter_node_name.as_deref() };
         let shown = self.add_top(shown, &top)?;
@@ -35,7 +35,7 @@ impl Machine {
         let opened = self.host.graph.open_for_writing(&base).map_err(|error| failed(&error))?;
         drop(still);
         let commit = Copying::commit(top.clone(), base.clone(), active).map_err(|error| failed(&error))?;
-        let order = Order::on_nodes("commit", &id, held).with(args.speed, args.auto_finalize, args.auto_dismiss);
+        let order = Order::on_nodes("commit", &id, held).with(&args.job);
         let order = Order { top: Some(shown), ..order.on_errors(args.on_error, args.on_error) };
         match above {
             Some(above) => self.start_commit(order, commit, above, (base, opened), args.backing_file.clone()),

@@ -13,7 +13,18 @@ use crate::machine::jobs::{Closing, Order};
 use crate::machine::still::Front;
 use crate::qmp::QmpError;
 use crate::qmp::channel::{Answer, done};
-use crate::qmp::command::args::{DriveMirror, Mirror, MirrorSyncMode, NewImageMode};
+use crate::qmp::command::args::{DriveMirror, Mirror, MirrorArgs, MirrorSyncMode, NewImageMode};
+
+/// Where a mirror goes.
+struct Target<'a> {
+    target: Arc<Node>,
+    /// The image that the job made or opened for itself, which `target` is then.
+    own: Option<OwnTarget>,
+    /// Its space may be freed.
+    unmap: bool,
+    /// What the job's own node on the source is called.
+    name: Option<&'a str>,
+}
 
 /// Refuses what QEMU refuses of options that mean nothing here: pieces and buffers are as large as what is found.
 fn check_mirror(sync: MirrorSyncMode, granularity: Option<u32>) -> Result<(), QmpError> {
@@ -32,28 +43,29 @@ fn check_mirror(sync: MirrorSyncMode, granularity: Option<u32>) -> Result<(), Qm
 impl Machine {
     /// `blockdev-mirror`.
     pub(in crate::machine) fn mirror(&mut self, args: &Mirror) -> Answer {
-        check_mirror(args.sync, args.granularity)?;
-        let (source, target) = (self.root_of(&args.device)?, self.node_of(&args.target)?);
+        check_mirror(args.common.sync, args.common.granularity)?;
+        let (source, target) = (self.root_of(&args.common.job.device)?, self.node_of(&args.target)?);
         if Arc::ptr_eq(&source, &target) {
             return Err(QmpError::generic("Can't mirror node into itself"));
         }
-        self.mirror_to(args, source, target, (None, true))
+        let name = args.filter_node_name.as_deref();
+        self.mirror_to(&args.common, source, Target { target, own: None, unmap: true, name })
     }
 
     /// `drive-mirror`: the same, into an image that is made, or opened, for this.
     pub(in crate::machine) fn drive_mirror(&mut self, args: &DriveMirror) -> Answer {
-        check_mirror(args.sync, args.granularity)?;
-        let source = self.root_of(&args.device)?;
-        if args.replaces.is_some() && args.node_name.is_none() {
+        check_mirror(args.common.sync, args.common.granularity)?;
+        let source = self.root_of(&args.common.job.device)?;
+        if args.common.replaces.is_some() && args.node_name.is_none() {
             return Err(QmpError::generic("a node-name must be provided when replacing a named node of the graph"));
         }
         // Before anything is made.
-        self.check_replaces(&source, args.replaces.as_deref())?;
+        self.check_replaces(&source, args.common.replaces.as_deref())?;
         self.check_node_name(args.node_name.as_deref())?;
-        self.id_of_job(args.job_id.as_ref(), &args.device, &source)?;
+        self.id_of_job(&args.common.job, &source)?;
         source.check_idle().map_err(|error| failed(&error))?;
         let exists = args.mode == Some(NewImageMode::Existing);
-        let beneath = match args.sync {
+        let beneath = match args.common.sync {
             MirrorSyncMode::Top => source.child("backing"),
             MirrorSyncMode::None => Some(source.clone()),
             _ => None,
@@ -68,23 +80,11 @@ impl Machine {
         };
         let own = self.host.graph.add_target(&own).map_err(|error| failed(&error))?;
         let target = own.node().clone();
-        let mirror = Mirror {
-            job_id: args.job_id.clone(),
-            device: args.device.clone(),
-            target: target.name().to_owned(),
-            replaces: args.replaces.clone(),
-            sync: args.sync,
-            speed: args.speed,
-            granularity: args.granularity,
-            buf_size: args.buf_size,
-            filter_node_name: None,
-            copy_mode: args.copy_mode,
-            on_source_error: args.on_source_error,
-            on_target_error: args.on_target_error,
-            auto_finalize: args.auto_finalize,
-            auto_dismiss: args.auto_dismiss,
-        };
-        self.mirror_to(&mirror, source, target, (Some(own), args.unmap.unwrap_or(true)))
+        self.mirror_to(
+            &args.common,
+            source,
+            Target { target, own: Some(own), unmap: args.unmap.unwrap_or(true), name: None },
+        )
     }
 
     /// The node that a job's `device` means, which has no image above it.
@@ -114,29 +114,22 @@ impl Machine {
         )))
     }
 
-    /// Starts the mirror that `args` ask for into `target`, which the job may have opened for itself and whose space
-    /// may be freed or not.
-    fn mirror_to(
-        &mut self,
-        args: &Mirror,
-        source: Arc<Node>,
-        target: Arc<Node>,
-        (own, unmap): (Option<OwnTarget>, bool),
-    ) -> Answer {
+    /// Starts the mirror that `args` ask for.
+    fn mirror_to(&mut self, args: &MirrorArgs, source: Arc<Node>, into: Target<'_>) -> Answer {
+        let Target { target, own, unmap, name } = into;
         let extent = match args.sync {
             MirrorSyncMode::Top => Extent::Top,
             MirrorSyncMode::None => Extent::Later,
             _ => Extent::Whole,
         };
         self.check_replaces(&source, args.replaces.as_deref())?;
-        let id = self.id_of_job(args.job_id.as_ref(), &args.device, &source)?;
+        let id = self.id_of_job(&args.job, &source)?;
         let copy = Copying::mirror_to(source.clone(), target.clone(), extent, unmap).map_err(|error| failed(&error))?;
         let copy = copy.in_pieces_of(args.buf_size.filter(|bytes| *bytes > 0).unwrap_or(u64::MAX));
         let held = self.host.graph.hold_with_target(Some(&source), &target, "mirror");
         let held = held.map_err(|error| failed(&error))?;
-        let name = args.filter_node_name.as_deref();
         let top = self.add_top(JobNode { job: "mirror", driver: "mirror_top", role: "backing", name }, &source)?;
-        let order = Order::on_nodes("mirror", &id, held).with(args.speed, args.auto_finalize, args.auto_dismiss);
+        let order = Order::on_nodes("mirror", &id, held).with(&args.job);
         let order = order.on_errors(args.on_source_error, args.on_target_error);
         self.start_copy(Order { top: Some(top), target: own, ..order }, copy, source, (target, None))?;
         done()

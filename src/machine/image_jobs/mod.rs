@@ -14,7 +14,7 @@ use rhea_block::{BlockError, Disk};
 use super::Machine;
 use crate::qmp::QmpError;
 use crate::qmp::channel::{Answer, done};
-use crate::qmp::command::args::ChangeBackingFile;
+use crate::qmp::command::args::{ChangeBackingFile, JobArgs};
 use crate::sentence::plain;
 
 fn not_in_chain(name: &str) -> QmpError {
@@ -64,16 +64,11 @@ impl Machine {
         if is_member { Ok(node) } else { Err(not_in_chain(name)) }
     }
 
-    /// The id of a new job on `node`, which a client called `device`: the one asked for, or the drive's.
-    pub(in crate::machine) fn id_of_job(
-        &self,
-        asked: Option<&String>,
-        device: &str,
-        node: &Node,
-    ) -> Result<String, QmpError> {
+    /// The id of a new job on `node`, which is that of `args`: the one asked for, or the drive's.
+    pub(in crate::machine) fn id_of_job(&self, args: &JobArgs, node: &Node) -> Result<String, QmpError> {
         let drive = || self.facts.disk_on(node.name()).map(|disk| disk.drive.clone()).filter(|id| !id.is_empty());
-        let called = || self.facts.find_disk(device).map(|_| device.to_owned());
-        let id = asked.cloned().or_else(drive).or_else(called).unwrap_or_default();
+        let called = || self.facts.find_disk(&args.device).map(|_| args.device.clone());
+        let id = args.job_id.clone().or_else(drive).or_else(called).unwrap_or_default();
         self.check_job_id(&id)?;
         Ok(id)
     }

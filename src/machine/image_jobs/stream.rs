@@ -15,7 +15,7 @@ use crate::qmp::command::args;
 impl Machine {
     /// `block-stream`.
     pub(in crate::machine) fn stream(&mut self, args: &args::Stream) -> Answer {
-        let top = self.node_of(&args.device)?;
+        let top = self.node_of(&args.job.device)?;
         let base = self.base_of_stream(&top, args)?;
         if base.is_none() && args.backing_file.is_some() {
             return Err(QmpError::generic("backing file specified, but streaming the entire chain"));
@@ -23,14 +23,14 @@ impl Machine {
         let between = top.beneath().take_while(|node| base.as_ref().is_none_or(|base| !Arc::ptr_eq(node, base)));
         let nodes = std::iter::once(top.clone()).chain(between).chain(base.clone()).collect();
         let held = self.host.graph.hold_for_job(nodes, "stream").map_err(|error| failed(&error))?;
-        let id = self.id_of_job(args.job_id.as_ref(), &args.device, &top)?;
+        let id = self.id_of_job(&args.job, &top)?;
         let opened = self.open_for_stream(&top)?;
         let stream = Stream::new(top.clone(), base.clone(), self.disk_of(&top)).map_err(|error| failed(&error))?;
         let shown =
             JobNode { job: "stream", driver: "copy-on-read", role: "file", name: args.filter_node_name.as_deref() };
         let shown = self.add_top(shown, &top).map_err(|error| could_not_create(&error))?;
         let name = args.backing_file.clone();
-        let order = Order::on_nodes("stream", &id, held).with(args.speed, args.auto_finalize, args.auto_dismiss);
+        let order = Order::on_nodes("stream", &id, held).with(&args.job);
         let order = Order { top: Some(shown), ..order.on_errors(args.on_error, args.on_error) };
         let finish = move |machine: &mut Self, closing| {
             let changed = match closing {

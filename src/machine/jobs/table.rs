@@ -9,7 +9,7 @@ use rhea_block::job::{Control, OnError, Policy};
 
 use crate::machine::Machine;
 use crate::qmp::QmpError;
-use crate::qmp::command::args::JobOnError;
+use crate::qmp::command::args::{JobArgs, JobOnError};
 use crate::qmp::event::{BlockJobData, JobStatus};
 use crate::qmp::reply::block::{BlockDeviceIoStatus, BlockJobInfo, JobInfo};
 
@@ -70,14 +70,9 @@ impl Order {
     }
 
     /// With what a command says of its job's speed and end, QEMU's defaults where it says nothing.
-    pub(in crate::machine) fn with(
-        self,
-        speed: Option<u64>,
-        auto_finalize: Option<bool>,
-        auto_dismiss: Option<bool>,
-    ) -> Self {
-        let (finalize, dismiss) = (auto_finalize.unwrap_or(true), auto_dismiss.unwrap_or(true));
-        Self { speed: speed.unwrap_or(0), auto_finalize: finalize, auto_dismiss: dismiss, ..self }
+    pub(in crate::machine) fn with(self, args: &JobArgs) -> Self {
+        let (finalize, dismiss) = (args.auto_finalize.unwrap_or(true), args.auto_dismiss.unwrap_or(true));
+        Self { speed: args.speed.unwrap_or(0), auto_finalize: finalize, auto_dismiss: dismiss, ..self }
     }
 
     /// With what a command says about errors of what the job reads and of what it writes.

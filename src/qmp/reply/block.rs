@@ -2,7 +2,7 @@
 
 use serde_json::Value;
 
-use crate::qmp::command::backup::BlockExportType;
+use crate::qmp::command::args::BlockExportType;
 use crate::qmp::event::JobStatus;
 
 qapi_struct! {

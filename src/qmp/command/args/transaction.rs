@@ -1,9 +1,13 @@
-//! The arguments of `transaction`: a list of actions, each a type and its data.
+//! Of `transaction`: a list of actions, each a type and its data, of which all happen or none.
 
-use super::args::{
-    BlockdevBackup, BlockdevSnapshot, BlockdevSnapshotInternal, BlockdevSnapshotSync, DirtyBitmap, DirtyBitmapAdd,
-    DirtyBitmapMerge, DriveBackup,
-};
+use super::backup::BlockdevBackup;
+use super::backup::DriveBackup;
+use super::bitmaps::DirtyBitmap;
+use super::bitmaps::DirtyBitmapAdd;
+use super::bitmaps::DirtyBitmapMerge;
+use super::snapshots::BlockdevSnapshot;
+use super::snapshots::BlockdevSnapshotInternal;
+use super::snapshots::BlockdevSnapshotSync;
 
 qapi_struct! {
     /// The data of an action that needs none.
@@ -37,5 +41,33 @@ qapi_wrapped! {
         BlockdevSnapshotInternalSync(BlockdevSnapshotInternal) = "blockdev-snapshot-internal-sync",
         /// The command of this name.
         BlockdevSnapshotSync(BlockdevSnapshotSync) = "blockdev-snapshot-sync",
+    }
+}
+
+qapi_enum! {
+    /// What happens to the other jobs of a transaction when one fails.
+    pub enum ActionCompletionMode {
+        /// They go on.
+        Individual = "individual",
+        /// They are cancelled.
+        Grouped = "grouped",
+    }
+}
+
+qapi_struct! {
+    /// What holds for all actions.
+    pub struct TransactionProperties {
+        /// What happens to the other jobs when one fails.
+        pub completion_mode: Option<ActionCompletionMode>,
+    }
+}
+
+qapi_struct! {
+    /// `transaction`.
+    pub struct Transaction {
+        /// What to do.
+        pub actions: Vec<TransactionAction>,
+        /// What holds for all of them.
+        pub properties: Option<TransactionProperties>,
     }
 }
