@@ -11,6 +11,7 @@ use super::drives::DriveError;
 use crate::qmp::QmpError;
 use crate::qmp::channel::{Answer, done};
 use crate::qmp::command::args::IoThrottle;
+use crate::spec::ObjectSpec;
 use crate::spec::drive::DriveOptions;
 use crate::spec::object::{ThrottleGroupSpec, ThrottleLimits};
 
@@ -30,6 +31,44 @@ fn limits(asked: &ThrottleLimits) -> Limits {
         ],
         request_size: asked.iops_size,
     }
+}
+
+/// The same the other way round.
+fn described(limits: &Limits) -> ThrottleLimits {
+    let ([bps, bps_read, bps_write], [iops, iops_read, iops_write]) = (limits.bytes, limits.requests);
+    let length = |rate: Rate| rate.length.max(1);
+    ThrottleLimits {
+        bps_total: bps.average,
+        bps_read: bps_read.average,
+        bps_write: bps_write.average,
+        iops_total: iops.average,
+        iops_read: iops_read.average,
+        iops_write: iops_write.average,
+        bps_total_max: bps.burst,
+        bps_read_max: bps_read.burst,
+        bps_write_max: bps_write.burst,
+        iops_total_max: iops.burst,
+        iops_read_max: iops_read.burst,
+        iops_write_max: iops_write.burst,
+        bps_total_max_length: length(bps),
+        bps_read_max_length: length(bps_read),
+        bps_write_max_length: length(bps_write),
+        iops_total_max_length: length(iops),
+        iops_read_max_length: length(iops_read),
+        iops_write_max_length: length(iops_write),
+        iops_size: limits.request_size,
+    }
+}
+
+/// An object as it is now: a group's limits are what the last one said who set them, by whatever name.
+pub(super) fn now(graph: &Graph, object: &ObjectSpec) -> ObjectSpec {
+    let mut object = object.clone();
+    if let ObjectSpec::ThrottleGroup(spec) = &mut object
+        && let Ok(group) = graph.throttle_group(&spec.id)
+    {
+        spec.limits = described(&group.limits());
+    }
+    object
 }
 
 /// `-object throttle-group` and `object-add`.

@@ -46,6 +46,28 @@ fn limits_of_a_drive_are_told_changed_and_taken_back() {
 }
 
 #[test]
+fn group_that_is_an_object_tells_what_was_set_through_a_disk() {
+    let mut machine = Machine::start(
+        "-object throttle-group,id=tg,x-iops-total=100,x-iops-total-max=400 \
+         -drive if=virtio,id=d0,format=raw,file.driver=null-co",
+    );
+    let mut limits = json!({"device": "d0", "bps": 0, "bps_rd": 0, "bps_wr": 0, "iops": 7, "iops_rd": 0, "iops_wr": 0});
+    limits["group"] = "tg".into();
+    let property = |name: &str| json!({"path": "/objects/tg", "property": name});
+
+    machine.ask("block_set_io_throttle", &limits).expect("set");
+    let change = json!({"path": "/objects/tg", "property": "limits", "value": {"iops-size": 4096}});
+    machine.ask("qom-set", &change).expect("set");
+
+    assert_eq!(machine.ask("qom-get", &property("x-iops-total")), Ok(json!(7)));
+    let told = machine.ask("qom-get", &property("limits")).expect("limits");
+    for (name, value) in [("iops-total", 7), ("iops-total-max", 0), ("iops-total-max-length", 1), ("iops-size", 4096)] {
+        assert_eq!(told[name], value, "{name}: {told}");
+    }
+    assert_eq!(inserted(&mut machine)["iops_size"], 4096);
+}
+
+#[test]
 fn limits_without_a_group_make_one_called_as_the_disk_was_in_the_command() {
     let mut machine = Machine::start(
         "-drive if=none,id=d0,format=raw,file.driver=null-co -device virtio-blk-pci,drive=d0,id=v0 \

@@ -16,11 +16,13 @@ impl Machine {
     /// I/O thread was asked for.
     pub(in crate::machine) fn set_object_property(&mut self, path: &str, property: &str, value: Value) -> Answer {
         let (_, object) = self.find(path).map_err(|_| QmpError::device_not_found(path))?;
-        let Some(changed) = changed(object, property, value)? else { return Err(self.stays(object, property)) };
-        if let ObjectSpec::ThrottleGroup(group) = &changed {
-            throttle::change_group(&self.host.graph, group).map_err(|error| QmpError::from_error(&error))?;
+        match self.changed(object, property, value)? {
+            None => return Err(self.stays(object, property)),
+            Some(ObjectSpec::ThrottleGroup(group)) => {
+                throttle::change_group(&self.host.graph, &group).map_err(|error| QmpError::from_error(&error))?;
+            }
+            Some(changed) => self.planner.change_object(changed),
         }
-        self.planner.change_object(changed);
         done()
     }
 
@@ -49,26 +51,28 @@ impl Machine {
             _ => QmpError::generic(format!("Property '{type}.{property}' is not writable")),
         }
     }
+
+    /// The object with this value; nothing if it stays as it is.
+    fn changed(&self, object: Object<'_>, property: &str, value: Value) -> Result<Option<ObjectSpec>, QmpError> {
+        let Object::Added(spec) = object else { return Ok(None) };
+        let can_change = match spec {
+            ObjectSpec::ThrottleGroup(_) => property == "limits",
+            ObjectSpec::Iothread(_) => property != "id",
+            _ => false,
+        };
+        let Ok(Value::Object(mut options)) = serde_json::to_value(throttle::now(&self.host.graph, spec)) else {
+            return Ok(None);
+        };
+        let Some(now) = options.get_mut(property).filter(|_| can_change) else { return Ok(None) };
+        match (now, value) {
+            (Value::Object(now), Value::Object(given)) => now.extend(given),
+            (now, given) => *now = given,
+        }
+        ObjectSpec::read(options, Source::Json).map(Some).map_err(|error| QmpError::from_error(&error))
+    }
 }
 
 /// A device was told this when it was made.
 fn is_setting(taken: &Taken, property: &str) -> bool {
     DeviceSpec::variant(taken.device.driver()).is_ok_and(|variant| variant.description.find(property).is_some())
-}
-
-/// The object with this value; nothing if it stays as it is.
-fn changed(object: Object<'_>, property: &str, value: Value) -> Result<Option<ObjectSpec>, QmpError> {
-    let Object::Added(spec) = object else { return Ok(None) };
-    let can_change = match spec {
-        ObjectSpec::ThrottleGroup(_) => property == "limits",
-        ObjectSpec::Iothread(_) => property != "id",
-        _ => false,
-    };
-    let Ok(Value::Object(mut options)) = serde_json::to_value(spec) else { return Ok(None) };
-    let Some(now) = options.get_mut(property).filter(|_| can_change) else { return Ok(None) };
-    match (now, value) {
-        (Value::Object(now), Value::Object(given)) => now.extend(given),
-        (now, given) => *now = given,
-    }
-    ObjectSpec::read(options, Source::Json).map(Some).map_err(|error| QmpError::from_error(&error))
 }

@@ -5,7 +5,7 @@ use serde_json::{Map, Value, json};
 
 use super::objects::Object;
 use crate::board::plan::{IdeDevice, IsaDevice, PciDevice, Taken};
-use crate::machine::Machine;
+use crate::machine::{Machine, throttle};
 use crate::spec::describe::{Describe, Kind, Prop};
 use crate::spec::object::ThrottleLimits;
 use crate::spec::pci::{PciSpec, VirtioSpec};
@@ -44,7 +44,7 @@ impl Machine {
             Object::Machine => self.of_machine(),
             Object::Cpu(index) => self.of_cpu(index),
             Object::Device(name, taken, side) => self.of_device(name, taken, side),
-            Object::Added(object) => of_object(object),
+            Object::Added(object) => of_object(&throttle::now(&self.host.graph, object)),
             _ => Vec::new(),
         }
     }
