@@ -8,6 +8,7 @@
 
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Instant;
 
 use rhea_devices::chardev::CharBackend;
@@ -36,6 +37,11 @@ pub use mux::{Escape, EscapeHook};
 pub use outbox::Outbox;
 pub use registry::Chardevs;
 pub use terminal::restore as restore_terminal;
+
+/// The host's end of a device that was given none: takes and drops everything, and nothing ever comes.
+pub(crate) fn nowhere() -> Arc<dyn CharBackend> {
+    Arc::new(simple::Memory::null("", None))
+}
 
 /// What monitors and queries need of a host end beyond the guest's contract.
 pub trait Chardev: CharBackend {

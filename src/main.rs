@@ -49,6 +49,10 @@ fn machine(program: &str, args: Vec<OsString>) -> ExitCode {
             Err(error) => fail(program, &error),
         },
         Ok(Invocation::Print(text)) => print(&text),
+        Ok(Invocation::Tell(error)) => {
+            tell(program, &error);
+            ExitCode::SUCCESS
+        }
         Err(error) => fail(program, &error),
     }
 }
@@ -70,11 +74,15 @@ fn print(text: &str) -> ExitCode {
     }
 }
 
-/// Says why in one sentence, with the causes behind it.
 fn fail(program: &str, error: &(dyn Error + 'static)) -> ExitCode {
+    tell(program, error);
+    ExitCode::FAILURE
+}
+
+/// Says why in one sentence, with the causes behind it.
+fn tell(program: &str, error: &(dyn Error + 'static)) {
     eprintln!("{program}: {}", sentence(error));
     if let Some(hint) = rhea_block::BlockError::hint_of(error) {
         eprintln!("{hint}");
     }
-    ExitCode::FAILURE
 }

@@ -195,7 +195,10 @@ impl Attacher<'_> {
     pub(super) fn attach_isa(&mut self, plan: &IsaPlan) -> Result<(), BoardError> {
         match &plan.device {
             IsaDevice::Serial { base, irq, chardev, .. } => {
-                let backend = self.backends.chardev(chardev)?;
+                let backend = match chardev {
+                    Some(chardev) => self.backends.chardev(chardev)?,
+                    None => crate::chardev::nowhere(),
+                };
                 let irq = self.isa.tap(usize::from(*irq));
                 self.chip(Serial::new(plan.id.clone(), *base, irq, backend, Arc::clone(&self.wiring.clock)))
             }

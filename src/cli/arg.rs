@@ -16,6 +16,18 @@ use crate::spec::read::{self, Source};
 use super::error::{CliError, Place};
 use super::text::{self, Pair};
 
+/// What help is about.
+pub(super) enum Help {
+    /// The types there are.
+    All,
+    /// The properties of this type.
+    Of(String),
+}
+
+fn is_help(word: &str) -> bool {
+    word == "help" || word == "?"
+}
+
 /// An option as it was written.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Arg {
@@ -87,12 +99,18 @@ impl Arg {
 
     /// The argument asks for help: `help` or `?`.
     pub(super) fn wants_help(&self) -> bool {
-        self.argument == "help" || self.argument == "?"
+        self.argument.to_str().is_some_and(is_help)
     }
 
-    /// The type whose properties are asked for: `TYPE,help`.
-    pub(super) fn wants_help_of(&self) -> Option<&str> {
-        let text = self.argument.to_str()?;
-        text.strip_suffix(",help").or_else(|| text.strip_suffix(",?"))
+    /// What help the argument asks for: `help` for the key `main`, whatever stands beside it, or a key `help` anywhere.
+    pub(super) fn help(&self, main: &str) -> Option<Help> {
+        let text = self.text().ok().filter(|text| !text.starts_with('{'))?;
+        let pairs = text::pairs(text, Some(main)).ok()?;
+        let name = &pairs.iter().rfind(|pair| pair.key == main)?.value;
+        match pairs.iter().any(|pair| is_help(&pair.key)) {
+            _ if is_help(name) => Some(Help::All),
+            true => Some(Help::Of(name.clone())),
+            false => None,
+        }
     }
 }

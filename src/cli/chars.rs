@@ -6,7 +6,7 @@ use crate::spec::error::Words;
 use crate::spec::process::{MonitorMode, MonitorSpec};
 use crate::spec::read::{self, Source};
 
-use super::arg::Arg;
+use super::arg::{Arg, Help};
 use super::draft::Draft;
 use super::error::Stop;
 use super::help;
@@ -95,11 +95,10 @@ fn qmp_pretty(draft: &mut Draft, arg: &Arg) -> Result<(), Stop> {
 }
 
 fn chardev(draft: &mut Draft, arg: &Arg) -> Result<(), Stop> {
-    if arg.wants_help() {
-        return Err(Stop::Print(help::chardevs()));
-    }
-    if let Some(name) = arg.wants_help_of() {
-        return Err(Stop::Print(help::chardev(name.strip_prefix("backend=").unwrap_or(name))?));
+    match arg.help("backend") {
+        Some(Help::All) => return Err(Stop::Print(help::chardevs())),
+        Some(Help::Of(name)) => return Err(Stop::Print(help::chardev(&name)?)),
+        None => {}
     }
     let pairs = legacy::socket_pairs(arg.text()?, "backend")?;
     let spec = ChardevSpec::read(text::flat(pairs, &[]), Source::Text)?;

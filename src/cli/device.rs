@@ -3,7 +3,7 @@
 use crate::spec::error::{SpecError, Words, did_you_mean};
 use crate::spec::{DeviceSpec, ObjectSpec};
 
-use super::arg::Arg;
+use super::arg::{Arg, Help};
 use super::draft::{Draft, PendingDevice};
 use super::error::Stop;
 use super::help;
@@ -35,11 +35,10 @@ pub(super) const OPTIONS: &[OptionDef] = &[
 ];
 
 fn device(draft: &mut Draft, arg: &Arg) -> Result<(), Stop> {
-    if arg.wants_help() {
-        return Err(Stop::Print(help::devices()));
-    }
-    if let Some(name) = arg.wants_help_of() {
-        return Err(Stop::Print(help::device(name.strip_prefix("driver=").unwrap_or(name))?));
+    match arg.help("driver") {
+        Some(Help::All) => return Err(Stop::Print(help::devices())),
+        Some(Help::Of(name)) => return Err(help::device(&name).map_or_else(Stop::NoHelp, Stop::Print)),
+        None => {}
     }
     let (object, source) = match arg.json()? {
         Some(object) => (object, crate::spec::read::Source::Json),
@@ -54,11 +53,10 @@ fn device(draft: &mut Draft, arg: &Arg) -> Result<(), Stop> {
 }
 
 fn object(draft: &mut Draft, arg: &Arg) -> Result<(), Stop> {
-    if arg.wants_help() {
-        return Err(Stop::Print(help::objects()));
-    }
-    if let Some(name) = arg.wants_help_of() {
-        return Err(Stop::Print(help::object(name.strip_prefix("qom-type=").unwrap_or(name))?));
+    match arg.help("qom-type") {
+        Some(Help::All) => return Err(Stop::Print(help::objects())),
+        Some(Help::Of(name)) => return Err(Stop::Print(help::object(&name)?)),
+        None => {}
     }
     let (object, source) = arg.object("qom-type")?;
     draft.spec.objects.push(ObjectSpec::read(object, source)?);

@@ -6,7 +6,7 @@ use crate::spec::SpecError;
 use crate::spec::error::Shown;
 
 /// A command line that cannot be followed. Message and causes together are one line.
-#[derive(Debug, thiserror::Error)]
+#[derive(Debug, PartialEq, thiserror::Error)]
 pub enum CliError {
     /// One option is wrong in itself.
     #[error("{place}")]
@@ -46,6 +46,8 @@ pub(super) enum Stop {
     Wrong(SpecError),
     /// Something is to be printed, and nothing else done.
     Print(String),
+    /// The same, but there is nothing to print: as under QEMU that is told, and is no failure.
+    NoHelp(SpecError),
 }
 
 impl From<SpecError> for Stop {

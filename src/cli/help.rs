@@ -141,7 +141,8 @@ pub(super) fn devices() -> String {
 
 /// `-device TYPE,help`.
 pub(super) fn device(name: &str) -> Result<String, SpecError> {
-    DeviceSpec::variant(name).map(|variant| list(variant.name, variant.description))
+    let unknown = |_| SpecError::new(format!("Device '{}' not found", Shown(name)));
+    DeviceSpec::variant(name).map(|variant| list(variant.name, variant.description)).map_err(unknown)
 }
 
 /// `-object help`.

@@ -13,7 +13,7 @@ use crate::spec::smbios::SmbiosSpec;
 use crate::spec::topology::SmpOptions;
 use crate::spec::{CpuSpec, Uuid};
 
-use super::arg::Arg;
+use super::arg::{Arg, Help};
 use super::draft::Draft;
 use super::error::Stop;
 use super::globals::Global;
@@ -58,12 +58,12 @@ pub(super) const OPTIONS: &[OptionDef] = &[
 
 /// Properties of `-machine` may be written with `_` for `-`.
 fn machine(draft: &mut Draft, arg: &Arg) -> Result<(), Stop> {
-    if arg.wants_help() {
-        return Err(Stop::Print(help::machines()));
-    }
-    if let Some(name) = arg.wants_help_of() {
-        MachineType::find(name.strip_prefix("type=").unwrap_or(name))?;
-        return Err(Stop::Print(help::properties::<MachineOptions>()));
+    match arg.help("type") {
+        Some(Help::Of(name)) if MachineType::find(&name).is_ok() => {
+            return Err(Stop::Print(help::properties::<MachineOptions>()));
+        }
+        Some(_) => return Err(Stop::Print(help::machines())),
+        None => {}
     }
     let mut pairs = arg.pairs(Some("type"))?;
     for pair in &mut pairs {

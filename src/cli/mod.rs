@@ -41,12 +41,14 @@ use error::Stop;
 use table::{Action, OptionDef};
 
 /// What a command line asks for.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, PartialEq)]
 pub enum Invocation {
     /// A machine.
     Run(Box<VmSpec>),
     /// This text on standard output, and nothing else; exit status 0.
     Print(String),
+    /// This on standard error, and nothing else; exit status 0.
+    Tell(CliError),
 }
 
 /// Most arguments; the kernel's own limit is higher still.
@@ -65,6 +67,7 @@ pub fn parse(program: &str, args: impl IntoIterator<Item = OsString>) -> Result<
         match apply(&mut draft, action, &arg) {
             Ok(()) => {}
             Err(Stop::Print(text)) => return Ok(Invocation::Print(text)),
+            Err(Stop::NoHelp(error)) => return Ok(Invocation::Tell(arg.wrong(error))),
             Err(Stop::Wrong(error)) => return Err(arg.wrong(error)),
         }
     }

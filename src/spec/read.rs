@@ -175,7 +175,7 @@ impl Reader<'_> {
     ) -> Result<Value, SpecError> {
         let number = match self.text(value) {
             Some(text) => parse_int(text).ok_or_else(|| self.expects(name, "integer"))?,
-            None => whole_number(value).ok_or_else(|| self.wrong_type(name, "integer", value))?,
+            None => whole_number(value).ok_or_else(|| self.no_number(name, !type_name.starts_with('u'), value))?,
         };
         if !range.contains(&number) {
             let limits = format!("{type_name} from {} to {}", range.start(), range.end());
@@ -187,7 +187,7 @@ impl Reader<'_> {
     fn size(&self, value: &Value, name: &str) -> Result<Value, SpecError> {
         match self.text(value) {
             Some(text) => parse_size(text, 1).map(Value::from).ok_or_else(|| self.expects(name, SIZE)),
-            None => value.as_u64().map(Value::from).ok_or_else(|| self.wrong_type(name, "integer", value)),
+            None => value.as_u64().map(Value::from).ok_or_else(|| self.no_number(name, false, value)),
         }
     }
 
@@ -222,6 +222,14 @@ impl Reader<'_> {
 
     fn expects(&self, name: &str, what: &str) -> SpecError {
         SpecError::expects(format_args!("{}{name}", self.prefix), what)
+    }
+
+    /// Of a device's numbers those without a sign are refused in other words, as by QEMU.
+    fn no_number(&self, name: &str, signed: bool, value: &Value) -> SpecError {
+        match (self.source, self.words) {
+            (Source::Json, Words::Properties(_)) if !signed => self.expects(name, "uint64"),
+            _ => self.wrong_type(name, "integer", value),
+        }
     }
 
     /// In option text nothing has a type of its own: an object where a scalar should be comes of dots in the name.

@@ -60,7 +60,16 @@ fn device_mistakes_have_qemus_words() {
             json!({"driver": "virtio-rng-pci", "perid": 1}),
             "Property 'virtio-rng-pci.perid' not found; did you mean 'period'?",
         ),
-        (json!({"driver": "virtio-rng-pci", "period": "1"}), "Invalid parameter type for 'period', expected: integer"),
+        (json!({"driver": "virtio-rng-pci", "period": "1"}), "Parameter 'period' expects uint64"),
+        (json!({"driver": "isa-serial", "index": true}), "Parameter 'index' expects uint64"),
+        (
+            json!({"driver": "virtio-blk-pci", "drive": "d", "logical_block_size": "512"}),
+            "Parameter 'logical_block_size' expects uint64",
+        ),
+        (
+            json!({"driver": "virtio-blk-pci", "drive": "d", "bootindex": "1"}),
+            "Invalid parameter type for 'bootindex', expected: integer",
+        ),
         (json!({"driver": "virtio-blk-pci"}), "Parameter 'drive' is missing"),
         (
             json!({"driver": "virtio-blk-pci", "drive": "d", "werror": "x"}),

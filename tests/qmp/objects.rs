@@ -230,7 +230,7 @@ fn properties_are_told_as_in_qemu() {
          -object memory-backend-ram,id=mb,size=16M -machine memory-backend=mb
          -device virtio-blk-pci,drive=n0,id=k1,serial=abc,iothread=it0 -device virtio-scsi-pci,id=j2
          -blockdev null-co,node-name=n1,size=1048576 -device scsi-hd,drive=n1,id=sh,lun=3
-         -device isa-debug-exit,id=ex -chardev null,id=c0 -device isa-serial,id=port,chardev=c0
+         -device isa-debug-exit,id=ex -chardev null,id=c0 -device isa-serial,id=port,chardev=c0 -device isa-serial,id=bare
          -device ide-cd,id=ide,bus=ide.1,unit=1",
     );
     machine.ask("device_add", &json!({"driver": "virtio-rng-pci", "id": "late"})).expect("plugged");
@@ -258,6 +258,9 @@ fn properties_are_told_as_in_qemu() {
         ("peripheral/sh", "product", json!("QEMU HARDDISK")),
         ("/machine/peripheral/port", "iobase", json!(0x3f8)),
         ("/machine/peripheral/port", "irq", json!(4)),
+        ("/machine/peripheral/port", "chardev", json!("c0")),
+        ("/machine/peripheral/bare", "chardev", json!("")),
+        ("/machine/peripheral/bare", "index", json!(1)),
         ("/machine/peripheral/ide", "unit", json!(1)),
         ("/machine/peripheral/ide", "serial", json!("QM00004")),
         ("/machine/peripheral/late", "hotplugged", json!(true)),

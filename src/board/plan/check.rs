@@ -120,6 +120,9 @@ pub enum PlanError {
     /// No serial port is left.
     #[error("Max. supported number of ISA serial ports is 4.")]
     SerialPorts,
+    /// Two want to be one.
+    #[error("isa-serial: index {0} is taken by another serial port; leave it out for the next free one")]
+    SerialIndex(usize),
     /// A name is there twice.
     #[error("Duplicate device ID '{0}'")]
     DuplicateId(String),
@@ -273,7 +276,9 @@ fn isa(spec: &VmSpec, names: &mut Names) -> Result<Vec<IsaPlan>, PlanError> {
     let mut used = [false; COM.len()];
     let mut chips = Vec::new();
     for (index, chardev) in spec.serials.iter().enumerate() {
-        let Some(chardev) = chardev else { continue };
+        if chardev.is_none() {
+            continue;
+        }
         let serial = IsaSerialSpec { chardev: chardev.clone(), index: u32::try_from(index).ok(), ..Default::default() };
         let id = names.reserve(format!("serial{index}"))?;
         chips.push(serial_port(id, &serial, &mut used)?);
@@ -301,7 +306,7 @@ fn isa(spec: &VmSpec, names: &mut Names) -> Result<Vec<IsaPlan>, PlanError> {
 fn serial_port(id: String, spec: &IsaSerialSpec, used: &mut [bool; COM.len()]) -> Result<IsaPlan, PlanError> {
     let wanted = spec.index.and_then(|index| usize::try_from(index).ok());
     let index = wanted.or_else(|| used.iter().position(|used| !used)).ok_or(PlanError::SerialPorts)?;
-    let place = used.get_mut(index).filter(|used| !**used).ok_or(PlanError::SerialPorts)?;
+    let place = used.get_mut(index).filter(|used| !**used).ok_or(PlanError::SerialIndex(index))?;
     *place = true;
     let (base, irq) = COM.get(index).copied().ok_or(PlanError::SerialPorts)?;
     let device = IsaDevice::Serial {

@@ -164,8 +164,8 @@ pub enum IsaDevice {
         base: u16,
         /// ISA interrupt.
         irq: u8,
-        /// Its character device.
-        chardev: String,
+        /// Its character device; `None`: nothing is at the host's end.
+        chardev: Option<String>,
     },
     /// `isa-debug-exit`.
     DebugExit {

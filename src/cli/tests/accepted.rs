@@ -141,6 +141,7 @@ fn defaults_give_way_to_what_is_asked_for() {
         ("-nographic -serial none -monitor none", 1, 0),
         ("-nographic -nodefaults", 0, 0),
         ("-nographic -chardev null,id=n -device isa-serial,chardev=n -monitor none", 0, 0),
+        ("-nographic -device isa-serial -monitor none", 0, 0),
         ("-display none", 1, 0),
         ("-display none -qmp unix:/a,server=on,wait=off", 1, 1),
         ("-serial mon:stdio -display none", 1, 1),

@@ -5,7 +5,7 @@ use crate::spec::chardev::ChardevSpec;
 use crate::spec::describe::DescribeUnion;
 use crate::spec::{DeviceSpec, ObjectSpec};
 
-use super::{message, printed};
+use super::{line, message, printed, words};
 
 #[test]
 fn help_has_every_option() {
@@ -84,6 +84,26 @@ fn property_help_says_type_and_default() {
 }
 
 #[test]
-fn help_of_no_type_is_a_mistake() {
-    assert_eq!(message("-device foo,help"), "rhea: -device foo,help: 'foo' is not a valid device model name");
+fn help_is_found_wherever_it_stands() {
+    let (devices, serial) = (printed("-device help"), printed("-device isa-serial,help"));
+
+    for line in ["-device ?", "-device help,foo", "-device driver=help,id=a"] {
+        assert_eq!(printed(line), devices, "{line}");
+    }
+    for line in ["-device isa-serial,index=1,help", "-device isa-serial,?", "-device id=a,driver=isa-serial,help=x"] {
+        assert_eq!(printed(line), serial, "{line}");
+    }
+    assert_eq!(printed("-machine nosuch,help"), printed("-machine help"));
+    assert_eq!(printed("-object help,id=a"), printed("-object help"));
+}
+
+#[test]
+fn help_of_no_type_is_told() {
+    // QEMU tells it and ends with status 0.
+    match words("-device foo,help") {
+        Ok(Invocation::Tell(error)) => assert_eq!(line(&error), "rhea: -device foo,help: Device 'foo' not found"),
+        other => panic!("{other:?}"),
+    }
+    let wrong = message("-object foo,help");
+    assert!(wrong.starts_with("rhea: -object foo,help: Parameter 'qom-type' does not accept value 'foo'"), "{wrong}");
 }

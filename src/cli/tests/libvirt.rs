@@ -104,7 +104,7 @@ fn headless_domain_is_read_in_full() {
         panic!("{:?}", spec.devices)
     };
     assert_eq!((disk.pci.addr, disk.disk.bootindex), (PciAddr::new(2, 0), Some(1)));
-    assert_eq!((serial.chardev.as_str(), serial.index), ("charserial0", Some(0)));
+    assert_eq!((serial.chardev.as_deref(), serial.index), (Some("charserial0"), Some(0)));
     assert!(spec.serials.is_empty() && spec.warnings.is_empty());
 }
 

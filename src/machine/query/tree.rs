@@ -153,7 +153,7 @@ fn show_serial(tree: &mut Tree, chip: &IsaPlan) {
         tree.number(6, "index", u64::from(*index));
         tree.number(6, "iobase", u64::from(*base));
         tree.number(6, "irq", u64::from(*irq));
-        tree.line(6, &format!("chardev = \"{chardev}\""));
+        tree.line(6, &format!("chardev = \"{}\"", chardev.as_deref().unwrap_or_default()));
     }
 }
 

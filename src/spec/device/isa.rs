@@ -15,8 +15,8 @@ spec_struct! {
 spec_struct! {
     /// A 16550 serial port.
     pub struct IsaSerialSpec as "isa-serial" with isa: IsaSpec {
-        /// The character device at the host's end.
-        pub chardev: String,
+        /// The character device at the host's end; without one nothing is there.
+        pub chardev: Option<String>,
         /// Which of COM1 to COM4, from 0; the next one when not given.
         pub index: Option<u32>,
         /// First I/O port; as the index says when not given.
