@@ -19,6 +19,16 @@ pub(crate) struct Meeting {
     pub(crate) active: AtomicUsize,
     /// Wakes the queue's thread.
     pub(crate) wake: EventFd,
+    /// Somebody did, and the queue has not looked since.
+    pub(crate) woken: AtomicBool,
+}
+
+impl Meeting {
+    pub(crate) fn wake(&self) {
+        self.woken.store(true, Ordering::Release);
+        // A full counter is readable already.
+        let _ = self.wake.write(1);
+    }
 }
 
 /// What a disk stands on.
@@ -87,8 +97,7 @@ impl Shared {
 
     fn wake_queues(&self) {
         for queue in lock(&self.queues).iter().filter_map(Weak::upgrade) {
-            // A full counter is readable already.
-            let _ = queue.wake.write(1);
+            queue.wake();
         }
     }
 

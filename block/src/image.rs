@@ -152,6 +152,8 @@ pub trait ImageQueue: Send {
     fn kick(&mut self);
     /// Takes one completion, in any order; `None` when there is none now.
     fn reap(&mut self) -> Option<Completion>;
+    /// Whether [`ImageQueue::reap`] may have something now, told without a system call: for threads that poll.
+    fn is_ready(&mut self) -> bool;
     /// Readable when [`ImageQueue::reap`] may have something. Level-triggered until reaped empty.
     fn notifier(&self) -> BorrowedFd<'_>;
     /// How many requests have been submitted and not reaped.

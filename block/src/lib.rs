@@ -16,7 +16,7 @@ pub mod nbd;
 pub mod ops;
 mod patience;
 mod perform;
-mod pool;
+pub mod pool;
 pub mod probe;
 pub mod protocol;
 mod queue;

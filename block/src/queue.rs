@@ -104,7 +104,7 @@ impl DiskQueue {
         } else {
             None
         };
-        let meeting = Arc::new(Meeting { active: 0.into(), wake });
+        let meeting = Arc::new(Meeting { active: 0.into(), wake, woken: false.into() });
         let queue = Self {
             shared,
             layer,
@@ -333,7 +333,7 @@ impl DiskQueue {
         let layer = self.layer.clone();
         let (returned, meeting) = (self.returned.clone(), self.meeting.clone());
         let write_through = !self.shared.write_cache.load(Ordering::Relaxed);
-        pool::DISKS.run(Box::new(move || {
+        pool::run(Box::new(move || {
             let result = perform(layer.as_ref(), &request, write_through).map_err(|e| errno_of(&e));
             drop((pass, layer));
             let mut returned = returned.lock().unwrap_or_else(PoisonError::into_inner);
@@ -342,7 +342,7 @@ impl DiskQueue {
             drop(returned);
             // What was there before has signalled, and whoever takes that takes this, too.
             if first {
-                let _ = meeting.wake.write(1);
+                meeting.wake();
             }
         }));
     }
@@ -387,6 +387,7 @@ impl DiskQueue {
     fn gather(&mut self) {
         if self.ring.is_none() {
             // Clear first, look second: what comes in between signals again.
+            self.meeting.woken.store(false, Ordering::SeqCst);
             let _ = self.meeting.wake.read();
             self.collect_returned();
             return;
@@ -429,6 +430,12 @@ impl ImageQueue for DiskQueue {
             self.kick();
         }
         self.done.pop_front()
+    }
+
+    fn is_ready(&mut self) -> bool {
+        // With a ring, whoever wakes the queue completes the read that is pending there.
+        !self.done.is_empty()
+            || self.ring.as_mut().map_or_else(|| self.meeting.woken.load(Ordering::Acquire), Ring::is_ready)
     }
 
     fn notifier(&self) -> BorrowedFd<'_> {

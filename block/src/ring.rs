@@ -102,6 +102,11 @@ impl Ring {
         Ok(())
     }
 
+    /// Whether [`Ring::reap`] has something; costs no system call.
+    pub(crate) fn is_ready(&mut self) -> bool {
+        !self.ring.completion().is_empty()
+    }
+
     /// Takes one completion: the key and the kernel's result. `None` as key says that a worker signalled.
     pub(crate) fn reap(&mut self) -> Option<(Option<u32>, i32)> {
         let entry = self.ring.completion().next()?;

@@ -1,17 +1,18 @@
 //! What stands behind `-object` and `object-add` in this process.
 
 use std::io;
+use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::sync::Arc;
 
 use rhea_block::BlockError;
 use rhea_block::graph::Graph;
-use rhea_devices::virtio::iothread::IoThread;
+use rhea_devices::virtio::iothread::{IoThread, Polling, Tuning};
 use rhea_devices::virtio::rng::RngSource;
 use thiserror::Error;
 
 use crate::secret::SecretError;
-use crate::spec::object::ObjectSpec;
+use crate::spec::object::{IothreadSpec, ObjectSpec};
 
 /// An object that cannot be had.
 #[derive(Debug, Error)]
@@ -50,7 +51,7 @@ pub(super) fn make(graph: &Graph, object: &ObjectSpec) -> Result<Option<Arc<IoTh
             RngSource::open(&random.filename).map(drop).map_err(|source| ObjectError::Random { path, source })?;
         }
         ObjectSpec::Iothread(thread) => {
-            return IoThread::spawn(&thread.thread_name()).map(Some).map_err(ObjectError::Thread);
+            return IoThread::tuned(&thread.thread_name(), &tuning(thread)).map(Some).map_err(ObjectError::Thread);
         }
         // Memory is the board's, and the kernel's generator is always there.
         ObjectSpec::MemoryRam(_)
@@ -59,4 +60,19 @@ pub(super) fn make(graph: &Graph, object: &ObjectSpec) -> Result<Option<Arc<IoTh
         | ObjectSpec::RngBuiltin(_) => {}
     }
     Ok(None)
+}
+
+/// What an `iothread` object tells its thread.
+pub(super) fn tuning(spec: &IothreadSpec) -> Tuning {
+    let number = |number: i64| u64::try_from(number).unwrap_or(0);
+    let count = |number: i64| usize::try_from(number).unwrap_or(usize::MAX);
+    Tuning {
+        polling: Polling {
+            max: number(spec.poll_max_ns),
+            grow: number(spec.poll_grow),
+            shrink: number(spec.poll_shrink),
+        },
+        batch: NonZeroUsize::new(count(spec.aio_max_batch)),
+        workers: count(spec.thread_pool_min)..=count(spec.thread_pool_max),
+    }
 }

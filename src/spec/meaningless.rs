@@ -31,11 +31,6 @@ pub const PARTS: &[Meaningless] = &[
     line("-sandbox obsolete=deny, elevateprivileges=deny, spawn=deny, resourcecontrol=deny", "they are denied always"),
     line("-global PIIX4_PM.disable_s3=1, PIIX4_PM.disable_s4=1", "sleep is never offered"),
     line("-name debug-threads", "threads have names that say what they do always"),
-    line("poll-max-ns, poll-grow, poll-shrink of iothread objects", "the thread sleeps until there is work"),
-    line(
-        "aio-max-batch, thread-pool-min, thread-pool-max of iothread objects",
-        "it starts no threads and hands over all",
-    ),
     line("rombar of PCI devices, romfile without a name", "no device has an option ROM"),
     line("x-use-canonical-path-for-ramblock-id of memory objects", "it names memory in a migration from QEMU"),
     line("seal=on of memory-backend-memfd, reserve=on of memory objects", "it is so always"),

@@ -159,16 +159,16 @@ spec_struct! {
         /// Name of the object.
         pub id: String,
         /// Most nanoseconds of polling before sleeping; 0 for none.
-        pub poll_max_ns: i64 = 32_768,
-        /// How fast the time of polling grows; 0 for a good value.
+        pub poll_max_ns: i64 = 0,
+        /// How many times as long it polls next when that was too short; 0 for twice.
         pub poll_grow: i64 = 0,
-        /// How fast the time of polling shrinks; 0 for all at once.
+        /// By what the time of polling is divided when it cannot be long enough; 0 for no more polling.
         pub poll_shrink: i64 = 0,
-        /// Most requests handed to the kernel at once; 0 for a good value.
+        /// Most requests handed to the kernel at once; 0 for as many as there are.
         pub aio_max_batch: i64 = 0,
-        /// Least worker threads.
+        /// Worker threads that are kept when there is nothing to do, at most 1024.
         pub thread_pool_min: i64 = 0,
-        /// Most worker threads.
+        /// Most worker threads at once.
         pub thread_pool_max: i64 = 64,
     }
 }
@@ -405,6 +405,11 @@ impl ObjectSpec {
     }
 }
 
+/// Greatest `thread-pool-max`, as in QEMU.
+const MOST_WORKERS: i64 = i32::MAX as i64;
+/// Greatest `thread-pool-min`: that many threads are started at once.
+const MOST_KEPT: i64 = 1024;
+
 impl IothreadSpec {
     fn check(&self) -> Result<(), SpecError> {
         let values = [
@@ -417,6 +422,14 @@ impl IothreadSpec {
         ];
         match values.iter().find(|(_, value)| *value < 0) {
             Some((name, _)) => Err(SpecError::new(format!("{name} value must be in range [0, {}]", i64::MAX))),
+            None if self.thread_pool_min > self.thread_pool_max
+                || !(1..=MOST_WORKERS).contains(&self.thread_pool_max) =>
+            {
+                Err(SpecError::new("bad thread-pool-min/thread-pool-max values"))
+            }
+            None if self.thread_pool_min > MOST_KEPT => {
+                Err(SpecError::new(format!("thread-pool-min {} is more than {MOST_KEPT}", self.thread_pool_min)))
+            }
             None => Ok(()),
         }
     }

@@ -104,7 +104,7 @@ fn threads_are_told_with_what_they_were_asked_for() {
     let threads = machine.ask("query-iothreads", &json!({})).expect("threads");
 
     let polls: Vec<_> = threads.as_array().unwrap().iter().map(|one| (&one["id"], &one["poll-max-ns"])).collect();
-    assert_eq!(polls, [(&json!("first"), &json!(5)), (&json!("second"), &json!(32_768))]);
+    assert_eq!(polls, [(&json!("first"), &json!(5)), (&json!("second"), &json!(0))]);
 }
 
 #[test]
@@ -337,6 +337,8 @@ fn limits_of_a_group_and_polling_of_a_thread_change_at_run_time() {
         ("/objects/nosuch", "a", json!(7), "Device '/objects/nosuch' not found"),
         ("/objects/io0", "poll-max-ns", json!(-7), "poll-max-ns value must be in range [0, 9223372036854775807]"),
         ("/objects/io0", "poll-max-ns", json!("7"), "Invalid parameter type for 'poll-max-ns', expected: integer"),
+        ("/objects/io0", "thread-pool-min", json!(65), "bad thread-pool-min/thread-pool-max values"),
+        ("/objects/io0", "thread-pool-max", json!(0), "bad thread-pool-min/thread-pool-max values"),
         ("/objects/io0", "type", json!("x"), "Property 'iothread.type' is not writable"),
         ("/objects", "tg", json!(7), "Property 'container.tg' is not writable"),
         (

@@ -54,6 +54,32 @@ fn file_disk(len: usize, ring: bool) -> (tempfile::NamedTempFile, Disk) {
     (file, Disk::new(Arc::new(layer), true))
 }
 
+/// What a thread that polls relies on: it never looks at the descriptor.
+#[test]
+fn completions_are_seen_without_the_descriptor() {
+    for ring in [true, false] {
+        let (_file, disk) = file_disk(1 << 20, ring);
+        let mut queue = disk.open_queue(4).unwrap();
+        assert!(!queue.is_ready());
+        for (n, op) in [Op::Read, WRITE, Op::Flush, Op::Discard].into_iter().enumerate() {
+            let len = if op == Op::Flush { 0 } else { 4096 };
+            queue.submit(request(n as u64, op, 0, len, memory(4096, 1)));
+            queue.kick();
+            let began = Instant::now();
+            let done = loop {
+                if queue.is_ready()
+                    && let Some(done) = queue.reap()
+                {
+                    break done;
+                }
+                assert!(began.elapsed() < Duration::from_secs(30), "{op:?} with ring {ring}");
+            };
+            assert_eq!(done.tag, n as u64);
+            assert!(queue.reap().is_none() && !queue.is_ready());
+        }
+    }
+}
+
 fn writes_come_back_by_read(ring: bool) {
     let (_file, disk) = file_disk(1 << 20, ring);
     let mut queue = disk.open_queue(4).unwrap();

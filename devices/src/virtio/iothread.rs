@@ -1,18 +1,31 @@
 //! A thread that serves queues: an epoll loop that owns workers and wakes them. Several devices may share one
 //! (`-object iothread`).
 //!
+//! A thread that is told to polls: before it sleeps it asks its workers whether they have something to do, for as long as
+//! [`Polling`] allows. Meanwhile these need not ask for signals, and do so before the thread sleeps ([`Worker::rest`]).
+//!
 //! Workers arrive, are woken and leave by message; nothing of theirs is locked. The loop is its own and not
 //! `event-manager`'s because a doorbell is watched edge-triggered: an eventfd then needs no read, which saves a
 //! system call for each wake-up, and a worker is found by index instead of by hash.
 
+mod pace;
+
 use std::io;
+use std::num::NonZeroUsize;
+use std::ops::RangeInclusive;
 use std::os::fd::{AsRawFd, RawFd};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc};
 use std::thread::JoinHandle;
+use std::time::Instant;
 
+use rhea_block::pool::Pool;
 use rhea_block::thread::{ThreadKind, spawn};
 use vmm_sys_util::epoll::{ControlOperation, Epoll, EpollEvent, EventSet};
 use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
+
+use pace::Pace;
+pub use pace::Polling;
 
 /// Why a worker is called. A worker must bear being called for nothing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -21,6 +34,8 @@ pub enum Ready {
     Woken,
     /// The descriptor registered under this token is ready.
     Source(u32),
+    /// It said that it has something to do.
+    Polled,
     /// It asked to be called again.
     Again,
 }
@@ -52,11 +67,23 @@ pub trait Worker: Send {
     fn attach(&mut self, sources: &mut Sources<'_>) -> io::Result<()>;
     /// Something is ready.
     fn ready(&mut self, what: Ready, sources: &mut Sources<'_>) -> Next;
+    /// Whether there is something to do, told without a system call. Asked on threads that poll only: there it must tell of
+    /// all that would call the worker but its mail.
+    fn has_work(&mut self) -> bool {
+        false
+    }
+    /// The thread is about to sleep: whoever did not ask for signals while [`Sources::polled`] does now. True when
+    /// something came in before that.
+    fn rest(&mut self) -> bool {
+        false
+    }
 }
 
 /// Greatest token that [`Sources::watch`] takes.
 pub const MAX_TOKEN: u32 = 0xffff;
 const TOKEN_BITS: u32 = 16;
+/// How often in turn work may be found by polling before descriptors are looked at, whatever there is to do.
+const POLLS: usize = 64;
 /// The thread's own mailbox.
 const MAIL: u64 = u64::MAX;
 
@@ -65,9 +92,24 @@ pub struct Sources<'a> {
     epoll: &'a Epoll,
     key: u32,
     watched: &'a mut Vec<RawFd>,
+    polled: bool,
+    batch: Option<NonZeroUsize>,
 }
 
 impl Sources<'_> {
+    /// Whether the thread asks [`Worker::has_work`] before it sleeps, so that no signals are needed until
+    /// [`Worker::rest`].
+    #[must_use]
+    pub fn polled(&self) -> bool {
+        self.polled
+    }
+
+    /// Most requests that may be handed to the kernel at once, if that is limited.
+    #[must_use]
+    pub fn batch(&self) -> Option<NonZeroUsize> {
+        self.batch
+    }
+
     /// Calls the worker with [`Ready::Source`] of `token` when `fd` is readable. The caller keeps `fd` open until
     /// [`Sources::forget`].
     ///
@@ -103,6 +145,7 @@ enum Message {
     Add(u32, Box<dyn Worker>),
     Wake(u32),
     Remove(u32),
+    Tune(Tuning),
     Quit,
 }
 
@@ -116,6 +159,8 @@ struct Inbox {
 struct Mailbox {
     inbox: Mutex<Inbox>,
     wake: EventFd,
+    /// There are messages: for the thread while it polls.
+    full: AtomicBool,
 }
 
 impl Mailbox {
@@ -126,6 +171,7 @@ impl Mailbox {
     fn post(&self, mut inbox: MutexGuard<'_, Inbox>, message: Message) {
         let quiet = inbox.messages.is_empty();
         inbox.messages.push(message);
+        self.full.store(true, Ordering::Release);
         drop(inbox);
         // Whoever found the box empty rings; the thread takes all that is in it then. An eventfd write fails only
         // when the counter is full, and then the thread is awake.
@@ -133,6 +179,23 @@ impl Mailbox {
             log::debug!("cannot wake an I/O thread: {error}");
         }
     }
+
+    fn take(&self) -> Vec<Message> {
+        let mut inbox = self.lock();
+        self.full.store(false, Ordering::Release);
+        std::mem::take(&mut inbox.messages)
+    }
+}
+
+/// How a thread works, as `iothread` objects say.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Tuning {
+    /// How long it polls.
+    pub polling: Polling,
+    /// Most requests that it hands to the kernel at once; `None` for as many as there are.
+    pub batch: Option<NonZeroUsize>,
+    /// How many workers do what would keep it waiting: these stay, and no more than these at once.
+    pub workers: RangeInclusive<usize>,
 }
 
 /// A thread that serves queues. Dropping the last handle ends it and drops its workers there.
@@ -141,15 +204,32 @@ pub struct IoThread {
     mailbox: Arc<Mailbox>,
     tid: i32,
     join: Option<JoinHandle<()>>,
+    /// Its own workers, if it does not share those of the process.
+    pool: Option<Arc<Pool>>,
 }
 
 impl IoThread {
-    /// Starts a thread named `name` (the kernel shows its first 15 bytes).
+    /// Starts a thread named `name` (the kernel shows its first 15 bytes) that does not poll.
     ///
     /// # Errors
     /// When the host has no threads or descriptors left.
     pub fn spawn(name: &str) -> io::Result<Arc<Self>> {
-        let mailbox = Arc::new(Mailbox { inbox: Mutex::default(), wake: EventFd::new(EFD_NONBLOCK | EFD_CLOEXEC)? });
+        Self::start(name, None)
+    }
+
+    /// The same with workers of its own, `tuning` says how.
+    ///
+    /// # Errors
+    /// As [`IoThread::spawn`].
+    pub fn tuned(name: &str, tuning: &Tuning) -> io::Result<Arc<Self>> {
+        let thread = Self::start(name, Some(Arc::new(Pool::new(tuning.workers.clone()))))?;
+        thread.tune(tuning);
+        Ok(thread)
+    }
+
+    fn start(name: &str, pool: Option<Arc<Pool>>) -> io::Result<Arc<Self>> {
+        let wake = EventFd::new(EFD_NONBLOCK | EFD_CLOEXEC)?;
+        let mailbox = Arc::new(Mailbox { inbox: Mutex::default(), wake, full: AtomicBool::new(false) });
         let epoll = Epoll::new()?;
         epoll.ctl(
             ControlOperation::Add,
@@ -157,14 +237,25 @@ impl IoThread {
             EpollEvent::new(EventSet::IN | EventSet::EDGE_TRIGGERED, MAIL),
         )?;
         let (tell, told) = mpsc::sync_channel(1);
-        let reactor = Reactor { epoll, mailbox: Arc::clone(&mailbox), slots: Vec::new(), again: Vec::new() };
+        let reactor = Reactor::new(epoll, Arc::clone(&mailbox));
+        let adopted = pool.clone();
         let join = spawn(ThreadKind::Disk, name, move || {
+            adopted.iter().for_each(|pool| pool.adopt());
+            drop(adopted);
             // The receiver waits for exactly this and cannot be gone.
             let _ = tell.send(thread_id());
             reactor.run();
         })?;
         let tid = told.recv().map_err(|_| io::Error::other("the thread ended at once"))?;
-        Ok(Arc::new(Self { name: name.to_owned(), mailbox, tid, join: Some(join) }))
+        Ok(Arc::new(Self { name: name.to_owned(), mailbox, tid, join: Some(join), pool }))
+    }
+
+    /// Has the thread work in another way from now on.
+    pub fn tune(&self, tuning: &Tuning) {
+        if let Some(pool) = &self.pool {
+            pool.set_threads(tuning.workers.clone());
+        }
+        self.mailbox.post(self.mailbox.lock(), Message::Tune(tuning.clone()));
     }
 
     /// Its name.
@@ -233,50 +324,116 @@ struct Reactor {
     mailbox: Arc<Mailbox>,
     slots: Vec<Slot>,
     again: Vec<u32>,
+    pace: Pace,
+    batch: Option<NonZeroUsize>,
+    /// How often in turn polling found work.
+    polls: usize,
+    /// A worker may have been called that did not ask for signals.
+    deaf: bool,
 }
 
+/// The thread is to end.
+struct Over;
+
 impl Reactor {
-    fn run(mut self) {
-        let mut events = [EpollEvent::default(); 32];
-        loop {
-            let timeout = if self.again.is_empty() { -1 } else { 0 };
-            let count = match self.epoll.wait(timeout, &mut events) {
-                Ok(count) => count,
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
-                Err(error) => {
-                    log::error!("an I/O thread cannot wait: {error}");
-                    return;
-                }
-            };
-            let again = std::mem::take(&mut self.again);
-            for event in events.iter().take(count) {
-                if event.data() == MAIL {
-                    if !self.read_mail() {
-                        return;
-                    }
-                    continue;
-                }
-                let token = Ready::Source((event.data() as u32) & MAX_TOKEN);
-                self.call(u32::try_from(event.data() >> TOKEN_BITS).unwrap_or(u32::MAX), token);
-            }
-            for key in again {
-                self.call(key, Ready::Again);
-            }
-        }
+    fn new(epoll: Epoll, mailbox: Arc<Mailbox>) -> Self {
+        let (slots, again, pace) = (Vec::new(), Vec::new(), Pace::default());
+        Self { epoll, mailbox, slots, again, pace, batch: None, polls: 0, deaf: false }
     }
 
-    /// Returns false when the thread is to end.
-    fn read_mail(&mut self) -> bool {
-        let messages = std::mem::take(&mut self.mailbox.lock().messages);
-        for message in messages {
+    fn run(mut self) {
+        let mut events = [EpollEvent::default(); 32];
+        while self.turn(&mut events).is_ok() {}
+    }
+
+    /// Does what polling finds, or else waits for descriptors and does what they tell.
+    fn turn(&mut self, events: &mut [EpollEvent]) -> Result<(), Over> {
+        // With turns to give, nothing is waited for.
+        let began = (self.again.is_empty() && self.pace.is_kept()).then(Instant::now);
+        let found = began.map_or(Ok(false), |began| self.poll(began))?;
+        self.polls = if found { self.polls + 1 } else { 0 };
+        if found && self.polls < POLLS {
+            return Ok(());
+        }
+        self.polls = 0;
+        let busy = found || !self.again.is_empty();
+        if !busy && self.rest() {
+            return Ok(());
+        }
+        let count = match self.epoll.wait(if busy { 0 } else { -1 }, events) {
+            Ok(count) => count,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => return Ok(()),
+            Err(error) => {
+                log::error!("an I/O thread cannot wait: {error}");
+                return Err(Over);
+            }
+        };
+        if let Some(began) = began.filter(|_| !found) {
+            self.pace.waited(began.elapsed());
+        }
+        self.dispatch(events.get(..count).unwrap_or_default())
+    }
+
+    fn dispatch(&mut self, events: &[EpollEvent]) -> Result<(), Over> {
+        let again = std::mem::take(&mut self.again);
+        for event in events {
+            if event.data() == MAIL {
+                self.read_mail()?;
+                continue;
+            }
+            let token = Ready::Source((event.data() as u32) & MAX_TOKEN);
+            self.call(u32::try_from(event.data() >> TOKEN_BITS).unwrap_or(u32::MAX), token);
+        }
+        for key in again {
+            self.call(key, Ready::Again);
+        }
+        Ok(())
+    }
+
+    /// Looks for work until there was some, or until it is time to sleep; says which.
+    fn poll(&mut self, began: Instant) -> Result<bool, Over> {
+        let time = self.pace.time();
+        while began.elapsed() < time {
+            if self.mailbox.full.load(Ordering::Acquire) {
+                return self.read_mail().map(|()| true);
+            }
+            if self.call_all(|worker| worker.has_work()) {
+                return Ok(true);
+            }
+            std::hint::spin_loop();
+        }
+        Ok(false)
+    }
+
+    /// Has all workers ask for signals again; true if one had work after all.
+    fn rest(&mut self) -> bool {
+        std::mem::take(&mut self.deaf) && self.call_all(|worker| worker.rest())
+    }
+
+    /// Calls the workers of which `wants` is true; whether there was any.
+    fn call_all(&mut self, wants: impl Fn(&mut Box<dyn Worker>) -> bool) -> bool {
+        let mut called = false;
+        for key in 0..self.slots.len() {
+            if self.slots.get_mut(key).and_then(|slot| slot.worker.as_mut()).is_some_and(&wants) {
+                self.call(u32::try_from(key).unwrap_or(u32::MAX), Ready::Polled);
+                called = true;
+            }
+        }
+        called
+    }
+
+    /// Does what the messages say.
+    fn read_mail(&mut self) -> Result<(), Over> {
+        for message in self.mailbox.take() {
             match message {
                 Message::Add(key, worker) => self.add(key, worker),
                 Message::Wake(key) => self.call(key, Ready::Woken),
                 Message::Remove(key) => self.remove(key),
-                Message::Quit => return false,
+                Message::Tune(Tuning { polling, batch, .. }) => (self.pace, self.batch) = (Pace::new(polling), batch),
+                Message::Quit => return Err(Over),
             }
         }
-        true
+        Ok(())
     }
 
     fn add(&mut self, key: u32, worker: Box<dyn Worker>) {
@@ -286,7 +443,8 @@ impl Reactor {
         }
         let Some(slot) = self.slots.get_mut(at) else { return };
         let worker = slot.worker.insert(worker);
-        let mut sources = Sources { epoll: &self.epoll, key, watched: &mut slot.watched };
+        let (polled, batch) = (false, self.batch);
+        let mut sources = Sources { epoll: &self.epoll, key, watched: &mut slot.watched, polled, batch };
         if let Err(error) = worker.attach(&mut sources) {
             log::error!("an I/O thread cannot watch a descriptor: {error}");
             self.clear(key);
@@ -309,9 +467,10 @@ impl Reactor {
 
     fn call(&mut self, key: u32, what: Ready) {
         let Some(Slot { worker: Some(worker), watched }) = self.slots.get_mut(key as usize) else { return };
-        if worker.ready(what, &mut Sources { epoll: &self.epoll, key, watched }) == Next::Again
-            && !self.again.contains(&key)
-        {
+        let (polled, batch) = (!self.pace.time().is_zero(), self.batch);
+        self.deaf |= polled;
+        let mut sources = Sources { epoll: &self.epoll, key, watched, polled, batch };
+        if worker.ready(what, &mut sources) == Next::Again && !self.again.contains(&key) {
             self.again.push(key);
         }
     }

@@ -165,6 +165,13 @@ impl VirtQueue {
         Ok(())
     }
 
+    /// Whether [`VirtQueue::take`] would find a chain, or something wrong.
+    #[must_use]
+    pub fn has_more(&self) -> bool {
+        let index = self.ram.load(GuestAddress(self.layout.avail + 2), Ordering::Acquire).map(u16::from_le);
+        index.ok() != Some(self.queue.next_avail())
+    }
+
     /// Follows the chain at `head` into `chain`, whose memory is used again.
     ///
     /// # Errors

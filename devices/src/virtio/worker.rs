@@ -8,6 +8,7 @@
 //!                  broken ───────────────┘
 //! ```
 
+use std::num::NonZeroUsize;
 use std::os::fd::{AsRawFd, RawFd};
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, channel};
@@ -21,6 +22,8 @@ use crate::lifecycle::DeviceError;
 pub trait QueueHandler: Send {
     /// A descriptor that is readable when [`QueueHandler::finish`] may have something to do; the same for life.
     fn completions(&self) -> Option<RawFd>;
+    /// Whether [`QueueHandler::finish`] has something to do, told without a system call. Asked on threads that poll.
+    fn has_work(&mut self) -> bool;
     /// How many more chains can be taken now.
     fn room(&self, size: u16) -> usize;
     /// Takes the chain at `head`: it is returned to the ring now or in [`QueueHandler::finish`].
@@ -57,7 +60,7 @@ impl QueueWorker {
     #[must_use]
     pub fn new(thread: &Arc<IoThread>, handler: Box<dyn QueueHandler>) -> Self {
         let (control, mail) = channel();
-        let worker = Serving { handler, mail, state: State::Idle, heads: Vec::new() };
+        let worker = Serving { handler, mail, state: State::Idle, heads: Vec::new(), deaf: false };
         Self { control, handle: thread.add(Box::new(worker)) }
     }
 
@@ -123,6 +126,8 @@ struct Serving {
     mail: Receiver<Control>,
     state: State,
     heads: Vec<u16>,
+    /// The driver was not asked to ring, because the thread polls.
+    deaf: bool,
 }
 
 const DOORBELL: u32 = 0;
@@ -145,6 +150,26 @@ impl Worker for Serving {
             }
         }
         self.serve(sources)
+    }
+
+    fn has_work(&mut self) -> bool {
+        match &self.state {
+            State::Idle => false,
+            State::Running(queue) => {
+                self.handler.has_work() || (self.handler.room(queue.size()) > 0 && queue.has_more())
+            }
+            State::Broken(_) | State::Stopping(..) => self.handler.has_work(),
+        }
+    }
+
+    /// Section 2.7.10: ask to be rung, then look once more.
+    fn rest(&mut self) -> bool {
+        let deaf = std::mem::take(&mut self.deaf);
+        match &mut self.state {
+            // What is wrong with the ring is told when it is served.
+            State::Running(queue) if deaf && self.handler.room(queue.size()) > 0 => queue.listen().unwrap_or(true),
+            _ => false,
+        }
     }
 }
 
@@ -174,7 +199,7 @@ impl Serving {
     fn serve(&mut self, sources: &mut Sources<'_>) -> Next {
         match std::mem::replace(&mut self.state, State::Idle) {
             State::Idle => Next::Wait,
-            State::Running(mut queue) => match self.run(&mut queue) {
+            State::Running(mut queue) => match self.run(&mut queue, sources) {
                 Ok(next) => {
                     self.state = State::Running(queue);
                     next
@@ -205,7 +230,8 @@ impl Serving {
     }
 
     /// Takes, hands on, returns, in rounds; one decision about an interrupt in each.
-    fn run(&mut self, queue: &mut VirtQueue) -> Result<Next, QueueError> {
+    fn run(&mut self, queue: &mut VirtQueue, sources: &Sources<'_>) -> Result<Next, QueueError> {
+        let batch = sources.batch().map_or(usize::MAX, NonZeroUsize::get);
         for _ in 0..ROUNDS {
             queue.suppress_doorbell()?;
             let room = self.handler.room(queue.size());
@@ -213,15 +239,24 @@ impl Serving {
             if left > 0 {
                 queue.take(left, &mut self.heads)?;
             }
-            let now = self.heads.len().min(room);
-            for head in self.heads.drain(..now) {
-                self.handler.begin(queue, head)?;
+            let mut now = self.heads.len().min(room);
+            while now > 0 {
+                let some = now.min(batch);
+                for head in self.heads.drain(..some) {
+                    self.handler.begin(queue, head)?;
+                }
+                self.handler.flush();
+                now -= some;
             }
-            self.handler.flush();
             self.handler.finish(queue)?;
             queue.interrupt()?;
+            self.deaf = sources.polled();
             // With no room, a completion comes first and brings us back here.
-            if self.handler.room(queue.size()) == 0 || (!queue.listen()? && self.heads.is_empty()) {
+            if self.handler.room(queue.size()) == 0 {
+                return Ok(Next::Wait);
+            }
+            let more = if self.deaf { queue.has_more() } else { queue.listen()? };
+            if !more && self.heads.is_empty() {
                 return Ok(Next::Wait);
             }
         }

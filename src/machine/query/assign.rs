@@ -5,7 +5,7 @@ use serde_json::Value;
 use super::objects::Object;
 use super::properties::Side;
 use crate::board::plan::{Taken, is_made_up};
-use crate::machine::{Machine, throttle};
+use crate::machine::{Machine, objects, throttle};
 use crate::qmp::QmpError;
 use crate::qmp::channel::{Answer, done};
 use crate::spec::read::Source;
@@ -21,7 +21,14 @@ impl Machine {
             Some(ObjectSpec::ThrottleGroup(group)) => {
                 throttle::change_group(&self.host.graph, &group).map_err(|error| QmpError::from_error(&error))?;
             }
-            Some(changed) => self.planner.change_object(changed),
+            Some(changed) => {
+                if let ObjectSpec::Iothread(spec) = &changed
+                    && let Some(thread) = self.host.iothreads.get(&spec.id)
+                {
+                    thread.tune(&objects::tuning(spec));
+                }
+                self.planner.change_object(changed);
+            }
         }
         done()
     }

@@ -47,7 +47,7 @@ impl Machine {
         self.facts.memory_backends.iter().map(describe).collect()
     }
 
-    /// As they were asked for; the threads sleep until there is work, whatever is said of polling.
+    /// `query-iothreads`.
     pub(in crate::machine) fn iothreads(&self) -> Vec<IoThreadInfo> {
         let describe = |object: &ObjectSpec| {
             let ObjectSpec::Iothread(spec) = object else { return None };

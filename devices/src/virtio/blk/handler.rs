@@ -205,6 +205,10 @@ impl QueueHandler for BlkQueue {
         Some(self.image.notifier().as_raw_fd())
     }
 
+    fn has_work(&mut self) -> bool {
+        self.image.is_ready()
+    }
+
     fn room(&self, size: u16) -> usize {
         usize::from(size).saturating_sub(self.in_flight() + self.held.len())
     }

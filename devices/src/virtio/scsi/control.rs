@@ -147,6 +147,10 @@ impl QueueHandler for ControlQueue {
         Some(fd(&self.wake))
     }
 
+    fn has_work(&mut self) -> bool {
+        self.pending.iter().any(|pending| pending.waiter.is_done())
+    }
+
     fn room(&self, size: u16) -> usize {
         usize::from(size).saturating_sub(self.pending.len())
     }

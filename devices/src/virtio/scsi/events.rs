@@ -179,6 +179,10 @@ impl QueueHandler for EventQueue {
         self.events.wake.get().map(AsRawFd::as_raw_fd)
     }
 
+    fn has_work(&mut self) -> bool {
+        !self.buffers.is_empty() && !self.events.is_empty()
+    }
+
     fn room(&self, size: u16) -> usize {
         usize::from(size).saturating_sub(self.buffers.len())
     }

@@ -437,6 +437,11 @@ impl QueueHandler for RequestQueue {
         Some(self.ready.as_raw_fd())
     }
 
+    fn has_work(&mut self) -> bool {
+        let known = self.known.iter_mut().filter_map(|known| known.path.as_mut());
+        self.version != Some(self.bus.version()) || known.chain(&mut self.leaving).any(|path| path.queue.is_ready())
+    }
+
     fn room(&self, size: u16) -> usize {
         usize::from(size).saturating_sub(self.in_flight() + self.held.len())
     }

@@ -210,6 +210,10 @@ impl ImageQueue for MemQueue {
         done
     }
 
+    fn is_ready(&mut self) -> bool {
+        !lock(&self.queue).done.is_empty()
+    }
+
     fn notifier(&self) -> BorrowedFd<'_> {
         // SAFETY: the descriptor is this queue's own and stays open as long as the borrow.
         unsafe { BorrowedFd::borrow_raw(self.event.as_raw_fd()) }

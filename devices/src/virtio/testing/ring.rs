@@ -112,6 +112,12 @@ impl DriverRing {
         self.ram.store(index.to_le(), GuestAddress(self.layout.avail + 2), Ordering::Release).expect("index");
     }
 
+    /// The index of the next chain that is made available.
+    #[must_use]
+    pub fn next_avail(&self) -> u16 {
+        self.avail
+    }
+
     pub fn set_avail_flags(&self, flags: u16) {
         self.ram.store(flags.to_le(), GuestAddress(self.layout.avail), Ordering::Release).expect("flags");
     }

@@ -1,7 +1,10 @@
 //! Starting and stopping, with a handler that finishes when it is told to.
 
+mod polling;
+
 use std::collections::VecDeque;
 use std::os::fd::AsRawFd;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex};
 
@@ -11,30 +14,41 @@ use super::*;
 use crate::virtio::device::QueueParts;
 use crate::virtio::testing::{Buf, DriverRing, PATIENCE, RecordedEvents, ram};
 
-/// Keeps chains until `go` is signalled; holds those that are named in `hold`.
+/// Keeps chains until `go` is signalled or `polled` is set; holds those that are named in `hold`.
 struct Slow {
     go: Arc<EventFd>,
+    polled: Arc<AtomicBool>,
     kept: VecDeque<u16>,
     held: Vec<u16>,
     hold: Arc<Mutex<Vec<u16>>>,
     begun: Sender<u16>,
+    /// Chains begun since the last flush, and how many there were at each.
+    batch: usize,
+    batches: Arc<Mutex<Vec<usize>>>,
 }
 
 impl QueueHandler for Slow {
     fn completions(&self) -> Option<RawFd> {
         Some(self.go.as_raw_fd())
     }
+    fn has_work(&mut self) -> bool {
+        self.polled.load(Ordering::SeqCst)
+    }
     fn room(&self, size: u16) -> usize {
         usize::from(size) - self.kept.len() - self.held.len()
     }
     fn begin(&mut self, _queue: &mut VirtQueue, head: u16) -> Result<(), QueueError> {
         self.kept.push_back(head);
+        self.batch += 1;
         self.begun.send(head).expect("a listener");
         Ok(())
     }
-    fn flush(&mut self) {}
+    fn flush(&mut self) {
+        self.batches.lock().unwrap().push(std::mem::take(&mut self.batch));
+    }
     fn finish(&mut self, queue: &mut VirtQueue) -> Result<(), QueueError> {
-        if self.go.read().is_err() {
+        let polled = self.polled.swap(false, Ordering::SeqCst);
+        if self.go.read().is_err() && !polled {
             return Ok(());
         }
         while let Some(head) = self.kept.pop_front() {
@@ -55,26 +69,42 @@ impl QueueHandler for Slow {
 }
 
 struct Rig {
+    thread: Arc<IoThread>,
     worker: QueueWorker,
     driver: DriverRing,
+    event_idx: bool,
     events: Arc<RecordedEvents>,
     doorbell: Arc<EventFd>,
     go: Arc<EventFd>,
+    polled: Arc<AtomicBool>,
     hold: Arc<Mutex<Vec<u16>>>,
     begun: Receiver<u16>,
+    batches: Arc<Mutex<Vec<usize>>>,
 }
 
 fn rig() -> Rig {
+    rig_on(&IoThread::spawn("test").unwrap())
+}
+
+fn rig_on(thread: &Arc<IoThread>) -> Rig {
     let event = || Arc::new(EventFd::new(EFD_NONBLOCK).unwrap());
     let (go, doorbell) = (event(), event());
-    let hold = Arc::<Mutex<Vec<u16>>>::default();
+    let (hold, polled, batches) = (Arc::<Mutex<Vec<u16>>>::default(), Arc::<AtomicBool>::default(), Arc::default());
     let (tell, begun) = channel();
-    let (kept, held) = (VecDeque::new(), vec![]);
-    let handler = Slow { go: Arc::clone(&go), kept, held, hold: Arc::clone(&hold), begun: tell };
-    let thread = IoThread::spawn("test").unwrap();
-    let worker = QueueWorker::new(&thread, Box::new(handler));
+    let handler = Slow {
+        go: Arc::clone(&go),
+        polled: Arc::clone(&polled),
+        kept: VecDeque::new(),
+        held: vec![],
+        hold: Arc::clone(&hold),
+        begun: tell,
+        batch: 0,
+        batches: Arc::clone(&batches),
+    };
+    let worker = QueueWorker::new(thread, Box::new(handler));
     let driver = DriverRing::new(&ram(1 << 20), 0x1000, 4);
-    Rig { worker, driver, events: Arc::default(), doorbell, go, hold, begun }
+    let (thread, events) = (Arc::clone(thread), Arc::default());
+    Rig { thread, worker, driver, event_idx: true, events, doorbell, go, polled, hold, begun, batches }
 }
 
 impl Rig {
@@ -82,7 +112,7 @@ impl Rig {
         let parts = QueueParts {
             index: 0,
             ring: self.driver.layout,
-            event_idx: true,
+            event_idx: self.event_idx,
             memory: Arc::clone(&self.driver.ram),
             doorbell: Arc::clone(&self.doorbell),
             events: Arc::clone(&self.events) as _,
