@@ -218,3 +218,45 @@ fn flash_programs_its_image_and_refuses_to_program_a_read_only_one() {
     let written = std::fs::read(&variables).expect("image");
     assert_eq!((written[0x3f], written[0x40], written[0x41]), (0x22, 0xab, 0x22));
 }
+
+impl Qtest {
+    /// An item of the firmware configuration, through its DMA interface.
+    fn item(&mut self, key: u16, len: usize) -> Vec<u8> {
+        const READ_AND_SELECT: u32 = 1 << 1 | 1 << 3;
+        let control = u32::from(key) << 16 | READ_AND_SELECT;
+        self.ask(&format!("write 0x1000 16 0x{control:08x}{len:08x}0000000000010000"));
+        self.ask("outl 0x518 0x00100000");
+        assert_eq!(self.ask("read 0x1000 4"), "OK 0x00000000", "the transfer went well");
+        let answer = self.ask(&format!("read 0x10000 {len}"));
+        let digits = answer.strip_prefix("OK 0x").expect("bytes").as_bytes();
+        let byte = |pair: &[u8]| u8::from_str_radix(std::str::from_utf8(pair).unwrap(), 16).unwrap();
+        digits.chunks(2).map(byte).collect()
+    }
+
+    fn file(&mut self, name: &str) -> Vec<u8> {
+        const DIRECTORY: u16 = 0x19;
+        let directory = self.item(DIRECTORY, 4 + 64 * 64);
+        let entry = directory[4..].chunks(64).find(|entry| entry[8..].starts_with(name.as_bytes())).expect("the file");
+        let size = u32::from_be_bytes(*entry.first_chunk().unwrap()) as usize;
+        self.item(u16::from_be_bytes([entry[4], entry[5]]), size)
+    }
+}
+
+/// SeaBIOS puts the power management registers of PIIX4 at 0x600, OVMF at 0xb000; both then hand over what they read.
+#[test]
+fn tables_for_firmware_say_where_it_has_put_the_power_management_registers() {
+    let rom = tempfile::NamedTempFile::new().expect("a file");
+    rom.as_file().set_len(64 << 10).expect("its size");
+    let mut machine = Qtest::start(&["-bios", rom.path().to_str().expect("a name")]);
+    let mut blocks_at = |base: u16| {
+        let place = format!("outl 0xcfc {:#x}", base | 1);
+        machine.all(&["outl 0xcf8 0x80000b40", &place, "outl 0xcf8 0x80000b80", "outb 0xcfc 1"]);
+        let tables = machine.file("etc/acpi/tables");
+        let fadt = tables.windows(4).position(|name| name == b"FACP").expect("a FADT");
+        // PM1a event and control block, PM timer (ACPI 6.5, 5.2.9).
+        [56, 64, 76].map(|at| u32::from_le_bytes(*tables[fadt + at..].first_chunk().unwrap()))
+    };
+
+    assert_eq!(blocks_at(0xb000), [0xb000, 0xb004, 0xb008]);
+    assert_eq!(blocks_at(0x600), [0x600, 0x604, 0x608]);
+}

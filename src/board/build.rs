@@ -89,7 +89,9 @@ impl Board {
         let Attacher { devices, drives, .. } = attacher;
         wiring.spaces.memory.insert(OPTION_ROM_START, SHADOW_LEN, shadow)?;
         let direct = plan.kernel.as_ref().filter(|_| plan.firmware.is_none());
-        let kernel = direct.map(|kernel| Kernel::open(kernel, plan, acpi)).transpose()?;
+        let kernel = direct.map(|kernel| Kernel::open(kernel, plan, acpi.clone())).transpose()?;
+        let told = acpi.filter(|_| plan.firmware.is_some());
+        let tables = told.map(|spec| Arc::new(fw_cfg::Tables::new(spec, &power, &fw_cfg)));
         Ok(Self {
             wiring,
             memory: Arc::new(memory),
@@ -99,6 +101,7 @@ impl Board {
             isa,
             cmos,
             fw_cfg,
+            tables,
             layout: plan.layout.clone(),
             devices,
             drives,

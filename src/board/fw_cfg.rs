@@ -12,6 +12,7 @@ use rhea_arch::x86_64::layout::{KVM_IDENTITY_MAP_START, KVM_PAGES_END};
 use rhea_arch::x86_64::smbios::{self, SmbiosSpec};
 use rhea_devices::fw_cfg::{FwCfg, FwCfgBuilder, key};
 use rhea_devices::memory::GuestRam;
+use rhea_devices::pci::piix4_pm::Piix4Pm;
 
 use super::BoardError;
 use super::linux_rom;
@@ -27,6 +28,32 @@ const RESERVED: u32 = 2;
 /// Files that follow what is plugged and unplugged.
 const BOOT_ORDER: &str = "bootorder";
 const BIOS_GEOMETRY: &str = "bios-geometry";
+
+/// ACPI tables as firmware is given them. It chooses where the power management registers lie (SeaBIOS 0x600, OVMF
+/// 0xb000) before it reads the tables, and they must say the same.
+pub(super) struct Tables {
+    spec: AcpiSpec,
+    power: Arc<Piix4Pm>,
+    device: Arc<FwCfg>,
+}
+
+impl Tables {
+    pub(super) fn new(spec: AcpiSpec, power: &Arc<Piix4Pm>, device: &Arc<FwCfg>) -> Self {
+        Self { spec, power: Arc::clone(power), device: Arc::clone(device) }
+    }
+
+    /// Describes the machine as it is now.
+    pub(super) fn refresh(&self) {
+        let base = self.power.base().and_then(|base| u16::try_from(base).ok());
+        let Some(pm_base) = base else { return };
+        for blob in acpi::build(&AcpiSpec { pm_base, ..self.spec.clone() }).blobs {
+            // The files are there, and as long as before: only numbers in them change.
+            if let Err(error) = self.device.replace_file(blob.name, blob.bytes) {
+                log::warn!("firmware keeps the tables it has: {error}");
+            }
+        }
+    }
+}
 
 /// Tells firmware of the devices as they are now.
 pub(super) fn tell(device: &FwCfg, boot: &BootPlan) -> Result<(), BoardError> {

@@ -128,6 +128,7 @@ pub struct Board {
     isa: IsaInterrupts,
     cmos: Arc<Cmos>,
     fw_cfg: Arc<FwCfg>,
+    tables: Option<Arc<fw_cfg::Tables>>,
 
     /// In the order in which they start, pause and drain.
     devices: Vec<Arc<dyn Lifecycle>>,
@@ -162,6 +163,7 @@ impl Board {
             spaces: Arc::clone(&self.wiring.spaces),
             pci: Arc::clone(&self.wiring.pci),
             memory: Arc::clone(&self.memory),
+            tables: self.tables.clone(),
         })
     }
 
@@ -184,6 +186,9 @@ impl Board {
             self.wiring.spaces.remap(bdf, || function.regions());
         }
         self.memory.refresh();
+        if let Some(tables) = &self.tables {
+            tables.refresh();
+        }
     }
 
     /// For the next start, firmware is told of the devices as they are now, and the order of drives that was for the
@@ -246,6 +251,7 @@ struct BoardPlatform {
     spaces: Arc<AddressSpaces>,
     pci: Arc<PciHost>,
     memory: Arc<MemoryMap>,
+    tables: Option<Arc<fw_cfg::Tables>>,
 }
 
 impl Platform for BoardPlatform {
@@ -269,6 +275,9 @@ impl Platform for BoardPlatform {
         self.spaces.remap(bdf, || self.pci.get(bdf).map(|f| f.regions()).unwrap_or_default());
         if bdf == attach::slot::HOST {
             self.remap_memory();
+        }
+        if let Some(tables) = self.tables.as_ref().filter(|_| bdf == attach::slot::POWER) {
+            tables.refresh();
         }
     }
 

@@ -8,6 +8,7 @@ use std::process::Command;
 use anyhow::{Context, Result};
 
 use crate::cpio::Archive;
+use crate::modules::Module;
 use crate::{command, host, modules, paths};
 
 /// An initramfs in the making.
@@ -34,15 +35,20 @@ impl Initramfs {
         Ok(Self { archive, programs: BTreeSet::new() })
     }
 
-    /// Adds modules with what they need, and `/modules/order`, the names in order of insertion.
-    pub(crate) fn modules(mut self, directory: &Path, wanted: &[&str]) -> Result<Self> {
+    /// Adds modules with what they need.
+    pub(crate) fn modules(self, directory: &Path, wanted: &[&str]) -> Result<Self> {
+        Ok(self.insert(&modules::with_dependencies(directory, wanted)?))
+    }
+
+    /// Adds these modules, and `/modules/order`, the names in order of insertion.
+    pub(crate) fn insert(mut self, modules: &[Module]) -> Self {
         let mut order = String::new();
-        for module in modules::with_dependencies(directory, wanted)? {
+        for module in modules {
             self.archive.file(&format!("modules/{}.ko", module.name), 0o644, &module.object);
             order += &format!("{}\n", module.name);
         }
         self.archive.file("modules/order", 0o644, order.as_bytes());
-        Ok(self)
+        self
     }
 
     /// Adds a program of this machine, at the same path, with its shared libraries.

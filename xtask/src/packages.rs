@@ -43,6 +43,7 @@ pub(crate) const TOOLS: &[Package] = &[
 /// What firmware starts in the tests.
 pub(crate) const FIRMWARE: &[Package] = &[
     Package { name: "seabios", program: "/usr/share/seabios/bios-256k.bin", why: "the firmware of a PC" },
+    Package { name: "ovmf", program: UEFI, why: "the UEFI firmware of a PC" },
     Package { name: "grub-rescue-pc", program: RESCUE_DISC, why: "a boot loader's menu on a CD and on a disk" },
     Package { name: "ipxe", program: "/usr/lib/ipxe/ipxe.iso", why: "a network boot loader on a CD and as a kernel" },
     Package { name: "memtest86+", program: "/boot/memtest86+x64.bin", why: "a kernel that is not Linux" },
@@ -51,6 +52,11 @@ pub(crate) const FIRMWARE: &[Package] = &[
     Package { name: "mtools", program: "mformat", why: "what grub-mkrescue works with" },
     Package { name: "xorriso", program: "xorriso", why: "what grub-mkrescue works with" },
 ];
+
+/// UEFI firmware in one piece; and for two flash chips, one with its code and one with its variables.
+pub(crate) const UEFI: &str = "/usr/share/ovmf/OVMF.fd";
+pub(crate) const UEFI_CODE: &str = "/usr/share/OVMF/OVMF_CODE_4M.fd";
+pub(crate) const UEFI_VARIABLES: &str = "/usr/share/OVMF/OVMF_VARS_4M.fd";
 
 /// GRUB with its menu, as a CD and as a disk.
 pub(crate) const RESCUE_DISC: &str = "/usr/lib/grub-rescue/grub-rescue-cdrom.iso";

@@ -109,6 +109,12 @@ impl Piix4Pm {
         Self { chip }
     }
 
+    /// Where the PM block decodes now, if firmware has put it anywhere.
+    #[must_use]
+    pub fn base(&self) -> Option<u64> {
+        pm_base(&self.chip.lock().config)
+    }
+
     /// Sets the power button status bit and, where the guest enabled it, interrupts (ACPI 6.5, 4.8.2.2.1.1).
     pub fn press_power_button(&self) {
         self.set_event(event::POWER_BUTTON);

@@ -21,7 +21,7 @@ pub(crate) use xen::xen;
 
 /// What guests of ours need from their kernel, where it is not built in.
 const MODULES: &[&str] =
-    &["virtio_pci", "virtio_blk", "virtio_rng", "ext4", "crc32c_generic", "button", "evdev", "rng_core"];
+    &["virtio_pci", "virtio_blk", "virtio_rng", "ext4", "crc32c_generic", "button", "evdev", "rng_core", "efivarfs"];
 
 /// What those with the generic kernel need besides: the cloud kernel has no drivers for IDE.
 const GENERIC_MODULES: &[&str] = &["ata_piix", "virtio_scsi", "sd_mod", "sr_mod", "sg", "isofs"];

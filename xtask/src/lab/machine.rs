@@ -10,10 +10,10 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 
 use super::emulator::{Emulator, Show, Silence};
-use super::{Lab, keeper};
+use super::{Lab, cr8, keeper};
 use crate::initramfs::Initramfs;
 use crate::kernel::{Flavor, Kernel};
-use crate::{command, host, packages};
+use crate::{command, host, modules, packages};
 
 /// What the lab's kernel needs beyond what is built in.
 const MODULES: &[&str] = &[
@@ -65,7 +65,11 @@ impl RunDirectory {
         let run = Self(crate::paths::cache().join(name));
         fs::create_dir_all(&run.0)?;
         fs::write(run.0.join("command"), script(program)?)?;
-        fs::write(run.initramfs(), Initramfs::new("lab-init")?.modules(&kernel.modules, MODULES)?.finish())?;
+        let mut modules = modules::with_dependencies(&kernel.modules, MODULES)?;
+        for module in modules.iter_mut().filter(|module| module.name == "kvm_amd") {
+            cr8::always_intercept(&mut module.object)?;
+        }
+        fs::write(run.initramfs(), Initramfs::new("lab-init")?.insert(&modules).finish())?;
         File::create(run.scratch())?.set_len(SCRATCH_BYTES)?;
         let mut mke2fs = Command::new("mke2fs");
         mke2fs.args(["-q", "-t", "ext4", "-O", "^has_journal", "-E", "lazy_itable_init=1,nodiscard"]);

@@ -13,6 +13,7 @@
 //! Where the host's own KVM is hardware, none of this is needed and the program runs directly.
 
 pub(crate) mod cli;
+mod cr8;
 pub(crate) mod emulator;
 pub(crate) mod keeper;
 pub(crate) mod lines;

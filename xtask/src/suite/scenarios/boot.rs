@@ -163,7 +163,7 @@ fn kernel_finds_nothing_wrong_with_the_firmware(stage: &Stage<'_>) -> Result<()>
     vm.power_off()
 }
 
-fn finds_nothing_wrong(vm: &mut Vm) -> Result<()> {
+pub(super) fn finds_nothing_wrong(vm: &mut Vm) -> Result<()> {
     // The first line shows that the log was read at all.
     let log = vm.run(&format!("dmesg | grep -E 'Linux version|{}'", COMPLAINTS.join("|")))?;
     let (first, complaints) = log.split_once('\n').unwrap_or((log.as_str(), ""));

@@ -13,6 +13,7 @@ mod kernels;
 mod libvirt;
 mod life;
 mod scsi;
+mod uefi;
 
 use super::Scenario;
 
@@ -43,6 +44,7 @@ pub(super) fn usual() -> impl Iterator<Item = &'static Scenario> {
         debugger::SCENARIOS,
         // Real mode is what the emulated processor does worst: a lab machine that it breaks has done the rest.
         firmware::SCENARIOS,
+        uefi::SCENARIOS,
     ]
     .into_iter()
     .flatten()
