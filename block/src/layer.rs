@@ -229,6 +229,15 @@ pub trait Layer: Send + Sync {
         if self.limits().read_only { Ok(()) } else { self.flush() }
     }
 
+    /// Takes what lies beneath an overlay into it, so that the range is decided by this layer; nothing to do in all
+    /// others.
+    ///
+    /// # Errors
+    /// When the bytes cannot be had or kept.
+    fn populate(&self, _offset: u64, _len: u64) -> Result<(), BlockError> {
+        Ok(())
+    }
+
     /// Bytes taken on the host, if that can be told.
     fn allocated_bytes(&self) -> Option<u64> {
         None

@@ -519,6 +519,29 @@ impl BlockdevSpec {
         }
     }
 
+    /// What it says of the node beneath that is its `file`, if it has one.
+    #[must_use]
+    pub fn file(&self) -> Option<&NodeRef> {
+        match self {
+            Self::Raw(spec) => Some(&spec.file),
+            Self::Qcow2(spec) => Some(&spec.file),
+            Self::Luks(spec) => Some(&spec.file),
+            Self::CopyOnRead(spec) => Some(&spec.file),
+            Self::Throttle(spec) => Some(&spec.file),
+            _ => self.as_foreign().map(|(_, foreign)| &foreign.file),
+        }
+    }
+
+    /// The same, on the backing node `name`, or on none.
+    #[must_use]
+    pub fn backed_by(&self, name: Option<&str>) -> Self {
+        let mut spec = self.clone();
+        if let Self::Qcow2(qcow2) = &mut spec {
+            qcow2.backing = name.map_or(Backing::None, |name| Backing::Node(NodeRef::Name(name.to_owned())));
+        }
+        spec
+    }
+
     /// The node's name, if one was given.
     #[must_use]
     pub fn node_name(&self) -> Option<&str> {

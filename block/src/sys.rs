@@ -171,6 +171,21 @@ pub(crate) fn direct_alignment(file: &File, logical: u32) -> u32 {
 /// `STATX_DIOALIGN` of `linux/stat.h`.
 const STATX_DIOALIGN: u32 = 0x2000;
 
+/// Has what is read from and written to `file` go past the page cache, or through it.
+pub(crate) fn set_direct(file: &File, on: bool) -> io::Result<()> {
+    // SAFETY: reads the flags of a descriptor that is open.
+    let flags = unsafe { libc::fcntl(file.as_raw_fd(), libc::F_GETFL) };
+    if flags < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    let flags = if on { flags | libc::O_DIRECT } else { flags & !libc::O_DIRECT };
+    // SAFETY: sets the flags of a descriptor that is open; no memory is involved.
+    if unsafe { libc::fcntl(file.as_raw_fd(), libc::F_SETFL, flags) } < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(())
+}
+
 /// One `fcntl` on an open-file-description lock of one byte.
 pub(crate) fn ofd_lock(file: &File, command: i32, kind: i32, byte: u64) -> io::Result<libc::flock> {
     // SAFETY: flock is plain data for which all zeroes is a value.

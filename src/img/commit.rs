@@ -91,7 +91,7 @@ fn links(name: &str, want: Want<'_>) -> Result<Vec<Link>, ImgError> {
         }
         let want = Want { format: format.as_deref(), image_opts, no_backing: true, force_share: true, ..want };
         let image = open::open(&path, want)?;
-        let path = image.node.filename().to_owned();
+        let path = image.node.filename().to_path_buf();
         let driver = image.layer().driver().to_owned();
         if let Some(qcow2) = image.layer().as_any().downcast_ref::<Qcow2>()
             && let (Some(below), format) = qcow2.backing_name()

@@ -78,7 +78,7 @@ pub(super) fn extent_at(top: &Arc<Node>, start: u64, len: u64) -> Result<Extent,
             data: status.data,
             compressed: status.compressed,
             offset,
-            file: holder.filename().to_owned(),
+            file: holder.filename().to_path_buf(),
         });
     }
 }

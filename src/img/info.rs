@@ -52,7 +52,7 @@ fn collect(name: &str, want: Want<'_>, chain: bool) -> Result<Vec<Details>, ImgE
     let mut next = Some((name.to_owned(), want.format.map(str::to_owned), want.image_opts));
     while let Some((name, format, image_opts)) = next.take() {
         let image = open::open(&name, Want { format: format.as_deref(), image_opts, ..want })?;
-        let path = image.node.filename().to_owned();
+        let path = image.node.filename().to_path_buf();
         if !seen.insert(std::fs::canonicalize(&path).unwrap_or(path)) {
             return Err(ImgError::Said(format!("Backing file '{name}' creates an infinite loop.")));
         }
@@ -76,7 +76,7 @@ struct Details {
 fn details_of(image: &Image) -> Result<Details, ImgError> {
     let mut details = image.node.details();
     if let Some(name) = &details.backing_filename {
-        details.full_backing_filename = Some(open::beside(image.node.filename(), name).display().to_string());
+        details.full_backing_filename = Some(open::beside(&image.node.filename(), name).display().to_string());
     }
     let Some(qcow2) = image.layer().as_any().downcast_ref::<Qcow2>() else {
         return Ok(Details { image: details, table: None });

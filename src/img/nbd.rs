@@ -5,7 +5,7 @@ use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
 
-use rhea_block::filter::policy::Policy;
+use rhea_block::filter::policy::{Policy, Rules};
 use rhea_block::format::qcow2::{Bits, Qcow2};
 use rhea_block::graph::Node;
 use rhea_block::layer::Layer;
@@ -113,7 +113,8 @@ fn export(parsed: &Parsed, image: &Image) -> Result<Export, ImgError> {
     let chain = parsed.has("allocation-depth").then(|| layers(&image.node));
     let bitmaps = parsed.all("bitmap").map(|name| Ok((name.to_owned(), find_bitmap(&image.node, name)?)));
     let discard = options::discards(parsed)?;
-    let layer = Policy::over(node.layer().clone(), discard, options::detect_zeroes(parsed, discard)?, false);
+    let rules = Rules::new(discard, options::detect_zeroes(parsed, discard)?);
+    let layer = Policy::over(node.layer().clone(), rules, false);
     Ok(Export {
         name: parsed.get("export-name").unwrap_or_default().to_owned(),
         description: parsed.get("description").map(str::to_owned),

@@ -1,7 +1,5 @@
 //! `rebase`: another image beneath.
 
-use std::path::Path;
-
 use rhea_block::format::qcow2::Qcow2;
 use rhea_block::graph::CacheMode;
 use rhea_block::layer::{Layer, write_all};
@@ -83,7 +81,7 @@ pub(super) fn run(parsed: &Parsed) -> Result<(), ImgError> {
 
 /// The new image beneath; its name is as the header will have it.
 fn open_new(image: &Image, new: &str, want: Want<'_>) -> Result<Image, ImgError> {
-    let path = open::beside(Path::new(image.node.filename()), new);
+    let path = open::beside(&image.node.filename(), new);
     let shown = path.display().to_string();
     let fail = |e: ImgError| {
         let text = chain(&e);

@@ -22,7 +22,7 @@ fn machine(folder: &Path, names: &[&str], attached: &[&str]) -> Machine {
 }
 
 impl Machine {
-    fn works(&mut self, command: &str, arguments: &Value) -> Value {
+    pub(crate) fn works(&mut self, command: &str, arguments: &Value) -> Value {
         self.ask(command, arguments).unwrap_or_else(|error| panic!("{command} {arguments}: {error}"))
     }
 

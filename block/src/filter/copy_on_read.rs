@@ -14,16 +14,22 @@ pub struct CopyOnRead {
 }
 
 impl CopyOnRead {
-    /// On `inner`, which must be a qcow2 image that can be written: nothing else has a place to keep what was read.
+    /// On `inner`, of which [`CopyOnRead::check`] has approved.
+    #[must_use]
+    pub fn new(inner: Arc<dyn Layer>) -> Self {
+        Self { inner }
+    }
+
+    /// Refuses what is no qcow2 image that can be written: nothing else has a place to keep what was read.
     ///
     /// # Errors
     /// When it is not.
-    pub fn new(inner: Arc<dyn Layer>) -> Result<Self, BlockError> {
+    pub fn check(inner: &dyn Layer) -> Result<(), BlockError> {
         if !inner.as_any().is::<Qcow2>() || inner.limits().read_only {
             let text = "copy-on-read needs a writable qcow2 node beneath";
             return Err(BlockError::new(ErrorKind::Invalid, text));
         }
-        Ok(Self { inner })
+        Ok(())
     }
 }
 
@@ -35,9 +41,7 @@ impl Layer for CopyOnRead {
     }
 
     fn read(&self, into: Sink<'_>, offset: u64) -> Result<(), BlockError> {
-        if let Some(image) = self.inner.as_any().downcast_ref::<Qcow2>() {
-            image.populate(offset, into.len() as u64)?;
-        }
+        self.inner.populate(offset, into.len() as u64)?;
         self.inner.read(into, offset)
     }
 

@@ -89,6 +89,11 @@ macro_rules! forward {
             self.$inner.allocated_bytes()
         }
     };
+    (@populate $inner:ident) => {
+        fn populate(&self, offset: u64, len: u64) -> Result<(), $crate::error::BlockError> {
+            self.$inner.populate(offset, len)
+        }
+    };
     (@describe $inner:ident) => {
         fn describe(&self, details: &mut $crate::graph::ImageDetails) {
             self.$inner.describe(details);
@@ -104,6 +109,7 @@ pub mod copy_on_read;
 pub mod debug;
 pub mod job_top;
 pub mod mirror;
+pub mod place;
 pub mod policy;
 pub mod throttle;
 mod turns;

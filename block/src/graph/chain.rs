@@ -11,9 +11,11 @@ use super::open::{Inherited, Parts, Settings, Trail};
 use super::reopen::Recipe;
 use super::{Graph, Node};
 use crate::error::{BlockError, ErrorKind};
+use crate::filter::place::Place;
 use crate::format::Foreign;
 use crate::format::qcow2::{CLEAN_INTERVAL, Encryption, OpenOptions, Qcow2, data_file_of};
 use crate::format::raw::Raw;
+use crate::layer::Layer;
 use crate::spec::{self, Backing, BlockdevSpec, EncryptFormat};
 
 impl Graph {
@@ -25,19 +27,20 @@ impl Graph {
     ) -> Result<Parts, BlockError> {
         let file = self.resolve(&spec.file, settings.below(), trail)?;
         self.check_format(&file, spec.node_name.as_deref(), !settings.read_only)?;
-        let filename = file.filename().to_owned();
+        let filename = file.filename();
         let context = |e: BlockError| e.within(format!("Could not open '{}'", filename.display()));
         let mut children = vec![("file", file.clone())];
         let data_file = self.open_data_file(spec, settings, &file, trail)?;
         if let Some(data) = &data_file {
             children.push(("data-file", data.clone()));
         }
-        let image = self.open_image(spec, settings, &file, data_file.as_ref()).map_err(context)?;
+        let place = Place::on(file.layer().clone());
+        let image = self.open_image(spec, settings, place.clone(), data_file.as_ref()).map_err(context)?;
         if let Some(backing) = self.open_backing(&image, spec, settings, &filename, trail)? {
             image.set_backing(Some(backing.layer().clone()));
             children.push(("backing", backing));
         }
-        Ok(Parts { layer: image, filename, children })
+        Ok(Parts { layer: image, filename, children, place: Some(place) })
     }
 
     /// The image by itself, in a frame of its own: chains are opened by recursion, which must not go deep in bytes.
@@ -45,7 +48,7 @@ impl Graph {
         &self,
         spec: &spec::Qcow2,
         settings: &Settings,
-        file: &Arc<Node>,
+        file: Arc<dyn Layer>,
         data: Option<&Arc<Node>>,
     ) -> Result<Arc<Qcow2>, BlockError> {
         let options = OpenOptions {
@@ -69,7 +72,7 @@ impl Graph {
             no_data: spec.look.no_data,
             snapshot: spec.look.snapshot.clone(),
         };
-        let image = Arc::new(Qcow2::open(file.layer().clone(), &options)?);
+        let image = Arc::new(Qcow2::open(file, &options)?);
         if !self.probe_backing && matches!(image.encryption(), Some((Encryption::Aes, _))) {
             let text = "the AES of old qcow2 images is not safe to run a guest on: convert the image, to \
                         encrypt.format=luks";
@@ -99,7 +102,7 @@ impl Graph {
         // As in QEMU the name is one for the working directory; failing that, the file beside the image is meant.
         let path = match plain(&name)? {
             path if path.exists() => path.to_owned(),
-            _ => relative_to(file.filename(), &name)?,
+            _ => relative_to(&file.filename(), &name)?,
         };
         self.open_spec(&file_spec(&path), settings.below(), &trail.deeper()).map(Some)
     }
@@ -171,7 +174,7 @@ impl Graph {
                     "image '{}' names the backing file '{}' without its format, and formats are not guessed; give it \
                      with rebase -u -F FORMAT, or with backing.driver=",
                     namer.display(),
-                    path.unwrap_or(file.filename()).display()
+                    path.unwrap_or(&file.filename()).display()
                 );
                 return Err(BlockError::new(ErrorKind::Unsupported, text));
             }
@@ -189,8 +192,9 @@ impl Graph {
         let whole = BlockdevSpec::Raw(spec.clone());
         let settings = Settings::of(&whole, Inherited::default())?;
         let file = self.resolve(&spec.file, settings.below(), &Trail::default())?;
-        let layer = Arc::new(Raw::new(file.layer().clone(), 0, None)?.guarded());
-        let parts = Parts { layer, filename: file.filename().to_owned(), children: vec![("file", file)] };
+        let place = Place::on(file.layer().clone());
+        let layer = Arc::new(Raw::new(place.clone(), 0, None)?.guarded());
+        let parts = Parts::on(file, place, layer);
         self.finish(spec.node_name.as_deref(), &settings, parts, Recipe::of(&whole, &settings))
     }
 }

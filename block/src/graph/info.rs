@@ -171,14 +171,14 @@ impl Node {
     #[must_use]
     pub fn info(&self, writeback: bool) -> NodeInfo {
         let image = self.details();
-        let backing = self.base();
+        let (backing, recipe) = (self.base(), self.recipe());
         let file = self.layer().as_any().downcast_ref::<HostFile>();
         NodeInfo {
-            file: self.filename.display().to_string(),
+            file: self.filename().display().to_string(),
             node_name: self.name.clone(),
             ro: self.is_read_only(),
             drv: self.layer().driver(),
-            backing_file: backing.map(|node| node.filename.display().to_string()),
+            backing_file: backing.map(|node| node.filename().display().to_string()),
             backing_file_depth: self.depth(),
             children: self
                 .children()
@@ -187,10 +187,10 @@ impl Node {
                 .collect(),
             active: true,
             encrypted: image.encrypted == Some(true),
-            detect_zeroes: self.detect_zeroes,
+            detect_zeroes: recipe.settings.detect_zeroes,
             throttling: ThrottleInfo::default(),
             image,
-            cache: CacheInfo { writeback, direct: self.direct, no_flush: self.no_flush },
+            cache: CacheInfo { writeback, direct: recipe.settings.direct, no_flush: recipe.settings.no_flush },
             write_threshold: file.map_or(0, HostFile::write_threshold),
             dirty_bitmaps: self.dirty_bitmaps(),
         }
@@ -224,7 +224,7 @@ impl Node {
     #[must_use]
     pub fn details(&self) -> ImageDetails {
         let mut details = ImageDetails {
-            filename: self.filename.display().to_string(),
+            filename: self.filename().display().to_string(),
             format: self.layer().driver(),
             virtual_size: self.layer().size(),
             actual_size: self.layer().allocated_bytes(),
@@ -243,7 +243,7 @@ impl Node {
             details.dirty_flag.get_or_insert(false);
         }
         if let Some(backing) = self.base() {
-            details.full_backing_filename = Some(backing.filename.display().to_string());
+            details.full_backing_filename = Some(backing.filename().display().to_string());
             details.backing_image = Some(Box::new(backing.details()));
         }
         details

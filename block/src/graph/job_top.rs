@@ -41,11 +41,12 @@ impl Graph {
     /// # Errors
     /// When its name is bad or taken.
     pub fn add_top(self: &Arc<Self>, top: JobNode<'_>, beneath: &Arc<Node>) -> Result<TopNode, BlockError> {
+        let cache = beneath.recipe().cache();
         let settings = Settings {
             read_only: beneath.is_read_only(),
             auto_read_only: false,
-            direct: beneath.direct,
-            no_flush: beneath.no_flush,
+            direct: cache.direct == Some(true),
+            no_flush: cache.no_flush == Some(true),
             force_share: false,
             discard: true,
             detect_zeroes: DetectZeroes::Off,
@@ -53,7 +54,7 @@ impl Graph {
         };
         let layer = Arc::new(JobTop::new(top.driver, beneath.layer().clone()));
         let children = vec![(top.role, beneath.clone())];
-        let parts = Parts { layer, filename: beneath.filename().to_owned(), children };
+        let parts = Parts { layer, filename: beneath.filename(), children, place: None };
         let node = self.finish(top.name, &settings, parts, Recipe::made_here(&settings))?;
         node.attached.store(true, Ordering::Release);
         node.asked.store(top.name.is_some(), Ordering::Release);

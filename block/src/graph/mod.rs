@@ -4,21 +4,23 @@
 //! [`Disk`]s. A node lives as long as someone above it, or its name, needs it.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock, Weak};
 
 use crate::crypto::Secrets;
 use crate::disk::Disk;
 use crate::error::{BlockError, ErrorKind};
 use crate::filter::debug::Debug;
 use crate::filter::job_top::JobTop;
+use crate::filter::place::Place;
+use crate::filter::policy::Rules;
 use crate::format::qcow2::{Corruption, Qcow2};
 use crate::layer::Layer;
 use crate::lock::Access;
 use crate::nbd::NbdClient;
 use crate::protocol::file::HostFile;
-use crate::spec::{BlockdevSpec, DetectZeroes};
+use crate::spec::BlockdevSpec;
 use crate::throttle::Group;
 
 mod chain;
@@ -58,14 +60,17 @@ pub struct Node {
     opened: Arc<dyn Layer>,
     /// The same, opened again for writing.
     reopened: OnceLock<Arc<dyn Layer>>,
-    /// How it was opened.
-    recipe: Box<Recipe>,
+    /// How it is open.
+    recipe: RwLock<Arc<Recipe>>,
+    /// What it does with discards and zeroes, as the recipe says.
+    rules: Arc<Rules>,
+    /// Where it stands on its `file`.
+    place: Option<Arc<Place>>,
     /// The host path at the bottom, as the user or the header gave it.
-    filename: PathBuf,
+    filename: RwLock<Arc<Path>>,
     children: RwLock<Vec<Child>>,
-    detect_zeroes: DetectZeroes,
-    direct: bool,
-    no_flush: bool,
+    /// The nodes that stand, or stood, on it.
+    above: Mutex<Vec<Weak<Node>>>,
     /// Name of the secret that opened it.
     key_secret: Option<String>,
     /// A user gave it a name by itself: it stays until the user takes it away. One that was described within another goes
@@ -108,8 +113,13 @@ impl Node {
 
     /// The host path at the bottom.
     #[must_use]
-    pub fn filename(&self) -> &std::path::Path {
-        &self.filename
+    pub fn filename(&self) -> Arc<Path> {
+        self.filename.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// How it is open as of now.
+    fn recipe(&self) -> Arc<Recipe> {
+        self.recipe.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// The nodes beneath, as of now.
@@ -128,6 +138,11 @@ impl Node {
     pub fn limit(&self, group: Arc<Group>) {
         // A drive has one group, given once.
         let _ = self.limits.set(group);
+    }
+
+    /// A user gave it a name by itself.
+    fn is_asked(&self) -> bool {
+        self.asked.load(Ordering::Acquire)
     }
 
     /// A front end or a drive has it.
@@ -153,6 +168,27 @@ impl Node {
 }
 
 impl Node {
+    /// Puts it onto `child` in the role `role`, or onto nothing there. Gives back what it stood on.
+    fn put_child(self: &Arc<Self>, role: &'static str, child: Option<&Arc<Self>>) -> Option<Arc<Self>> {
+        let mut children = self.children.write().unwrap_or_else(PoisonError::into_inner);
+        let at = children.iter().position(|(r, _)| *r == role);
+        let former = at.map(|at| children.remove(at).1);
+        if let Some(child) = child {
+            child.note_above(self);
+            let at = at.unwrap_or(children.len());
+            children.insert(at, (role, child.clone()));
+        }
+        former
+    }
+
+    fn note_above(&self, node: &Arc<Self>) {
+        let mut above = self.above.lock().unwrap_or_else(PoisonError::into_inner);
+        above.retain(|known| known.strong_count() > 0 && !std::ptr::eq(known.as_ptr(), Arc::as_ptr(node)));
+        above.push(Arc::downgrade(node));
+    }
+}
+
+impl Node {
     /// Changes what other programs are told about the files beneath that this node writes to (`share-rw=on` of a
     /// device is [`Access::WriteShared`]).
     ///
@@ -173,7 +209,7 @@ impl Node {
     /// on to what its disk stood on before until its next request.
     fn retire(&self) {
         if let Err(error) = self.layer().close().and_then(|()| self.relock(Access::ReadShared)) {
-            log::warn!("{}: {error}", self.filename.display());
+            log::warn!("{}: {error}", self.filename().display());
         }
     }
 }
@@ -505,6 +541,7 @@ impl Graph {
             return Err(BlockError::new(ErrorKind::Invalid, text));
         }
         let node = Arc::new(node);
+        node.children().iter().for_each(|(_, child)| child.note_above(&node));
         nodes.insert(node.name.clone(), node.clone());
         Ok(node)
     }

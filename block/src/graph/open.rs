@@ -1,7 +1,7 @@
 //! From a spec to an open node.
 
 use std::os::unix::fs::MetadataExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicUsize};
 use std::sync::{Arc, Mutex, OnceLock, RwLock};
 
@@ -11,7 +11,8 @@ use crate::crypto::Secret;
 use crate::error::{BlockError, ErrorKind};
 use crate::filter::copy_on_read::CopyOnRead;
 use crate::filter::debug::Debug;
-use crate::filter::policy::Policy;
+use crate::filter::place::Place;
+use crate::filter::policy::{Policy, Rules};
 use crate::filter::throttle::Throttle;
 use crate::format::luks::LuksDisk;
 use crate::format::raw::Raw;
@@ -123,7 +124,7 @@ impl Settings {
         Inherited { read_only: Some(true), auto_read_only: false, discard: false, ..self.below() }
     }
 
-    fn file_options(&self, aio: Option<Aio>, locking: Option<Locking>) -> Result<FileOptions, BlockError> {
+    pub(super) fn file_options(&self, aio: Option<Aio>, locking: Option<Locking>) -> Result<FileOptions, BlockError> {
         let ring = match aio {
             Some(Aio::Threads) => false,
             Some(Aio::Native) if !self.direct => {
@@ -159,8 +160,17 @@ impl Settings {
 /// The parts of a node before it has a name.
 pub(super) struct Parts {
     pub(super) layer: Arc<dyn Layer>,
-    pub(super) filename: PathBuf,
+    pub(super) filename: Arc<Path>,
     pub(super) children: Vec<Child>,
+    /// Where it stands on its `file`, if that can be changed.
+    pub(super) place: Option<Arc<Place>>,
+}
+
+impl Parts {
+    /// Of what stands on `file`, by `place`.
+    pub(super) fn on(file: Arc<Node>, place: Arc<Place>, layer: Arc<dyn Layer>) -> Self {
+        Self { layer, filename: file.filename(), children: vec![("file", file)], place: Some(place) }
+    }
 }
 
 impl Graph {
@@ -189,22 +199,23 @@ impl Graph {
         name: Option<&str>,
         settings: &Settings,
         parts: Parts,
-        recipe: Box<Recipe>,
+        recipe: Arc<Recipe>,
     ) -> Result<Arc<Node>, BlockError> {
         let name = self.name_for(name)?;
         self.watch(&name, &parts.layer);
         let read_only = settings.read_only || parts.layer.limits().read_only;
-        let layer = Policy::over(parts.layer, settings.discard, settings.detect_zeroes, read_only);
+        let rules = Rules::new(settings.discard, settings.detect_zeroes);
+        let layer = Policy::over(parts.layer, rules.clone(), read_only);
         self.keep(Node {
             name,
             opened: layer,
             reopened: OnceLock::new(),
-            recipe,
-            filename: parts.filename,
+            recipe: RwLock::new(recipe),
+            rules,
+            place: parts.place,
+            filename: RwLock::new(parts.filename),
             children: RwLock::new(parts.children),
-            detect_zeroes: settings.detect_zeroes,
-            direct: settings.direct,
-            no_flush: settings.no_flush,
+            above: Mutex::default(),
             key_secret: settings.key_secret.clone(),
             asked: AtomicBool::new(false),
             attached: AtomicBool::new(false),
@@ -223,8 +234,9 @@ impl Graph {
             BlockdevSpec::HostDevice(file) => open_file(file, settings, true),
             BlockdevSpec::Raw(raw) => {
                 let file = self.resolve(&raw.file, settings.below(), trail)?;
-                let layer = Arc::new(Raw::new(file.layer().clone(), raw.offset.unwrap_or(0), raw.size)?);
-                Ok(Parts { layer, filename: file.filename.clone(), children: vec![("file", file)] })
+                let place = Place::on(file.layer().clone());
+                let layer = Arc::new(Raw::new(place.clone(), raw.offset.unwrap_or(0), raw.size)?);
+                Ok(Parts::on(file, place, layer))
             }
             BlockdevSpec::NullCo(null) => Ok(open_null("null-co", null, settings)),
             BlockdevSpec::NullAio(null) => Ok(open_null("null-aio", null, settings)),
@@ -232,19 +244,22 @@ impl Graph {
             BlockdevSpec::Luks(spec) => self.open_luks(spec, settings, trail),
             BlockdevSpec::CopyOnRead(spec) => {
                 let file = self.resolve(&spec.file, settings.below(), trail)?;
-                let layer = Arc::new(CopyOnRead::new(file.layer().clone())?);
-                Ok(Parts { layer, filename: file.filename.clone(), children: vec![("file", file)] })
+                CopyOnRead::check(file.layer().as_ref())?;
+                let place = Place::on(file.layer().clone());
+                let layer = Arc::new(CopyOnRead::new(place.clone()));
+                Ok(Parts::on(file, place, layer))
             }
             BlockdevSpec::Blkdebug(spec) => {
                 let image = self.resolve(&spec.image, settings.below(), trail)?;
                 let layer = Arc::new(Debug::new(image.layer().clone(), spec)?);
-                Ok(Parts { layer, filename: image.filename.clone(), children: vec![("image", image)] })
+                Ok(Parts { layer, filename: image.filename(), children: vec![("image", image)], place: None })
             }
             BlockdevSpec::Throttle(spec) => {
                 let group = self.throttle_group(&spec.throttle_group)?;
                 let file = self.resolve(&spec.file, settings.below(), trail)?;
-                let layer = Arc::new(Throttle::new(file.layer().clone(), &group));
-                Ok(Parts { layer, filename: file.filename.clone(), children: vec![("file", file)] })
+                let place = Place::on(file.layer().clone());
+                let layer = Arc::new(Throttle::new(place.clone(), &group));
+                Ok(Parts::on(file, place, layer))
             }
             BlockdevSpec::Nbd(nbd) => open_nbd(nbd, settings),
             BlockdevSpec::Parallels(foreign)
@@ -259,10 +274,11 @@ impl Graph {
     fn open_luks(&self, spec: &spec::Luks, settings: &Settings, trail: &Trail<'_>) -> Result<Parts, BlockError> {
         let file = self.resolve(&spec.file, settings.below(), trail)?;
         self.check_format(&file, spec.node_name.as_deref(), !settings.read_only)?;
-        let context = |e: BlockError| e.within(format!("Could not open '{}'", file.filename.display()));
+        let context = |e: BlockError| e.within(format!("Could not open '{}'", file.filename().display()));
         let password = self.password(settings)?;
-        let layer = LuksDisk::open(file.layer().clone(), password.as_ref(), spec.look.no_data).map_err(context)?;
-        Ok(Parts { layer: Arc::new(layer), filename: file.filename.clone(), children: vec![("file", file)] })
+        let place = Place::on(file.layer().clone());
+        let layer = LuksDisk::open(place.clone(), password.as_ref(), spec.look.no_data).map_err(context)?;
+        Ok(Parts::on(file, place, Arc::new(layer)))
     }
 
     /// A format that is only read: asked to write, it says so.
@@ -282,9 +298,9 @@ impl Graph {
         }
         let file = self.resolve(&foreign.file, Inherited { read_only: Some(true), ..settings.below() }, trail)?;
         self.check_format(&file, foreign.node_name.as_deref(), false)?;
-        let context = |e: BlockError| e.within(format!("Could not open '{}'", file.filename.display()));
+        let context = |e: BlockError| e.within(format!("Could not open '{}'", file.filename().display()));
         let layer = format.open(file.layer()).map_err(context)?;
-        Ok(Parts { layer, filename: file.filename.clone(), children: vec![("file", file)] })
+        Ok(Parts { layer, filename: file.filename(), children: vec![("file", file)], place: None })
     }
 
     /// The secret that opens an encrypted node.
@@ -310,13 +326,13 @@ fn open_file(spec: &spec::File, settings: &Settings, device: bool) -> Result<Par
         let text = format!("'{}' is not for driver '{asked}': use driver '{other}'", path.display());
         return Err(BlockError::new(ErrorKind::Invalid, text));
     }
-    Ok(Parts { layer: Arc::new(file), filename: path.to_owned(), children: Vec::new() })
+    Ok(Parts { layer: Arc::new(file), filename: path.into(), children: Vec::new(), place: None })
 }
 
 fn open_nbd(spec: &spec::Nbd, settings: &Settings) -> Result<Parts, BlockError> {
     let name = spec.name()?;
     let (open_timeout, reconnect_delay) = spec.waits()?;
-    let filename = PathBuf::from(name.to_string());
+    let filename = Path::new(&name.to_string()).into();
     let options = ClientOptions {
         read_only: settings.read_only,
         auto_read_only: settings.auto_read_only,
@@ -325,11 +341,12 @@ fn open_nbd(spec: &spec::Nbd, settings: &Settings) -> Result<Parts, BlockError> 
         bitmap: spec.x_dirty_bitmap.clone(),
     };
     let layer = Arc::new(NbdClient::open(name, options)?);
-    Ok(Parts { layer, filename, children: Vec::new() })
+    Ok(Parts { layer, filename, children: Vec::new(), place: None })
 }
 
 fn open_null(driver: &'static str, spec: &spec::Null, settings: &Settings) -> Parts {
     let size = spec.size.unwrap_or(1 << 30);
     let layer = Null::new(driver, size, spec.read_zeroes.unwrap_or(false), settings.read_only);
-    Parts { layer: Arc::new(layer), filename: PathBuf::from(format!("{driver}://")), children: Vec::new() }
+    let filename = Path::new(&format!("{driver}://")).into();
+    Parts { layer: Arc::new(layer), filename, children: Vec::new(), place: None }
 }

@@ -6,12 +6,15 @@
 //! change under it only if nobody above minds. As in QEMU, a change is refused when two come to stand on one node of
 //! whom one needs what the other does not allow, there or anywhere beneath.
 
-use std::collections::HashMap;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError};
 
-use super::{Child, Graph, Node};
+use super::{Graph, Node};
 use crate::error::{BlockError, ErrorKind};
+
+mod outlook;
+
+pub(super) use outlook::Outlook;
 
 /// Some of: writing, and changing the size.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -139,65 +142,6 @@ impl Edge {
     }
 }
 
-/// What is to change.
-enum Change<'a> {
-    /// One more stands on a node.
-    Add(&'a Arc<Node>, Edge),
-    /// A node that was only read is written to.
-    Write(&'a Arc<Node>),
-}
-
-impl Change<'_> {
-    fn node(&self) -> &Arc<Node> {
-        match self {
-            Self::Add(node, _) | Self::Write(node) => node,
-        }
-    }
-}
-
-/// The graph as it is, or as it would be after a change.
-struct Look<'a> {
-    /// The nodes that stand on each, and what that is to them.
-    above: &'a HashMap<*const Node, Vec<Child>>,
-    change: Option<&'a Change<'a>>,
-    /// What all on a node do together, as far as it has been worked out.
-    joined: HashMap<*const Node, Claim>,
-}
-
-impl Look<'_> {
-    /// All who stand on `node`.
-    fn edges(&mut self, node: &Arc<Node>) -> Vec<Edge> {
-        let users = node.users.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut edges: Vec<_> = users.iter().map(|user| Edge::of(user)).collect();
-        drop(users);
-        let above = self.above;
-        for (role, parent) in above.get(&Arc::as_ptr(node)).into_iter().flatten() {
-            let claim = passed(parent, role, node, self.joined(parent), self.writes(parent));
-            edges.push(Edge { who: format!("node '{}'", parent.name), role, claim });
-        }
-        if let Some(Change::Add(to, edge)) = self.change
-            && Arc::ptr_eq(to, node)
-        {
-            edges.push(edge.clone());
-        }
-        edges
-    }
-
-    fn joined(&mut self, node: &Arc<Node>) -> Claim {
-        if let Some(known) = self.joined.get(&Arc::as_ptr(node)) {
-            return *known;
-        }
-        let claim = self.edges(node).iter().fold(Claim::NOTHING, |all, edge| all.join(edge.claim));
-        self.joined.insert(Arc::as_ptr(node), claim);
-        claim
-    }
-
-    fn writes(&self, node: &Arc<Node>) -> bool {
-        let is_changed = matches!(self.change, Some(Change::Write(changed)) if Arc::ptr_eq(changed, node));
-        is_changed || !node.is_read_only()
-    }
-}
-
 /// What `node` does with `beneath`, which is its `role`, when those on it do `above`.
 fn passed(node: &Node, role: &str, beneath: &Node, above: Claim, writes: bool) -> Claim {
     match (role, node.layer().driver()) {
@@ -257,57 +201,22 @@ impl Graph {
 
     /// Refuses `user` where [`Graph::take`] would.
     pub(super) fn check_user(&self, node: &Arc<Node>, user: &User) -> Result<(), BlockError> {
-        self.check_change(&Change::Add(node, Edge::of(user)))
+        self.check_outlook(&Outlook::add(node, Edge::of(user)))
     }
 
     /// Refuses a format, whose node would be called `name`, on `file`.
     pub(super) fn check_format(&self, file: &Arc<Node>, name: Option<&str>, writes: bool) -> Result<(), BlockError> {
         let who = name.map_or_else(|| "a node without a name".to_owned(), |name| format!("node '{name}'"));
         let edge = Edge { who, role: "file", claim: of_format(writes && !file.is_read_only()) };
-        self.check_change(&Change::Add(file, edge))
+        self.check_outlook(&Outlook::add(file, edge))
     }
 
     /// Refuses that `node`, which is only read, is written to.
     pub(super) fn check_writing(&self, node: &Arc<Node>) -> Result<(), BlockError> {
-        self.check_change(&Change::Write(node))
+        let mut outlook = Outlook::default();
+        outlook.writes(node, true);
+        self.check_outlook(&outlook)
     }
-
-    /// Refuses a change after which two would stand on one node who do not go together. What stands there already is
-    /// not asked again.
-    fn check_change(&self, change: &Change<'_>) -> Result<(), BlockError> {
-        let mut above: HashMap<*const Node, Vec<Child>> = HashMap::new();
-        for node in self.nodes() {
-            for (role, child) in node.children() {
-                above.entry(Arc::as_ptr(&child)).or_default().push((role, node.clone()));
-            }
-        }
-        let mut before = Look { above: &above, change: None, joined: HashMap::new() };
-        let mut after = Look { above: &above, change: Some(change), joined: HashMap::new() };
-        for node in at_and_beneath(change.node()) {
-            let (was, edges) = (before.edges(&node), after.edges(&node));
-            let is_new = |n: usize| was.get(n) != edges.get(n);
-            for (n, new) in edges.iter().enumerate().filter(|(n, _)| is_new(*n)) {
-                let others = edges.iter().enumerate().filter(|(other, _)| *other != n);
-                others.into_iter().try_for_each(|(_, other)| check_pair(&node.name, new, other))?;
-            }
-        }
-        Ok(())
-    }
-}
-
-/// `node` and all beneath it, each once.
-fn at_and_beneath(node: &Arc<Node>) -> Vec<Arc<Node>> {
-    let mut found = vec![node.clone()];
-    let mut next = 0;
-    while let Some(node) = found.get(next).cloned() {
-        for (_, child) in node.children() {
-            if !found.iter().any(|known| Arc::ptr_eq(known, &child)) {
-                found.push(child);
-            }
-        }
-        next += 1;
-    }
-    found
 }
 
 #[cfg(test)]

@@ -48,18 +48,25 @@ impl Drop for Opened {
         if self.was_read_only {
             node.close_for_writing();
         } else if let Err(error) = node.layer().flush() {
-            log::warn!("{}: {error}", node.filename.display());
+            log::warn!("{}: {error}", node.filename().display());
         }
     }
 }
 
 impl Node {
+    /// Has its image read what it does not hold from `base`, if it is one that can.
+    pub(super) fn set_backing(&self, base: Option<&Arc<Self>>) {
+        if let Some(image) = self.layer().as_any().downcast_ref::<Qcow2>() {
+            image.set_backing(base.map(|base| base.layer().clone()));
+        }
+    }
+
     /// Nothing is written to it any more.
     pub(super) fn close_for_writing(&self) {
         self.kept.store(true, Ordering::Release);
         let closed = self.layer().flush().and_then(|()| self.layer().close()).and_then(|()| self.relock(Access::Read));
         if let Err(error) = closed {
-            log::warn!("{}: {error}", self.filename.display());
+            log::warn!("{}: {error}", self.filename().display());
         }
     }
 
@@ -144,9 +151,8 @@ impl Graph {
         base: Option<&Arc<Node>>,
         name: Option<(&str, Option<&str>)>,
     ) -> Result<(), BlockError> {
-        let image = overlay(top)?;
-        image.set_backing_name(name)?;
-        self.stand(top, image, base);
+        overlay(top)?.set_backing_name(name)?;
+        self.stand(top, base);
         Ok(())
     }
 
@@ -159,12 +165,9 @@ impl Graph {
     }
 
     /// Puts `top` onto `base`, or onto nothing.
-    pub(super) fn stand(&self, top: &Arc<Node>, image: &Qcow2, base: Option<&Arc<Node>>) {
-        image.set_backing(base.map(|base| base.layer().clone()));
-        let mut children = top.children.write().unwrap_or_else(PoisonError::into_inner);
-        let former: Vec<_> = children.extract_if(.., |(role, _)| *role == "backing").map(|(_, node)| node).collect();
-        children.extend(base.map(|base| ("backing", base.clone())));
-        drop(children);
+    pub(super) fn stand(&self, top: &Arc<Node>, base: Option<&Arc<Node>>) {
+        top.set_backing(base);
+        let former = top.put_child("backing", base);
         let mut nodes = self.lock();
         for node in former.iter().filter(|node| base.is_none_or(|base| !Arc::ptr_eq(base, node))) {
             forget(&mut nodes, node);
@@ -177,6 +180,12 @@ impl Graph {
     /// When the host does not let us, or another program reads it and does not expect that: then it is as it was.
     pub fn open_for_writing(&self, node: &Arc<Node>) -> Result<Opened, BlockError> {
         node.check_unwritten("a job that writes beneath")?;
+        self.check_writing(node)?;
+        self.open_checked(node)
+    }
+
+    /// The same, where nobody minds.
+    pub(super) fn open_checked(&self, node: &Arc<Node>) -> Result<Opened, BlockError> {
         let opened = Opened { node: Some(node.clone()), was_read_only: node.is_read_only() };
         self.make_writable(node)?;
         node.relock(Access::Write)?;
@@ -190,9 +199,9 @@ impl Graph {
         held.swap(target.layer().clone());
         front.move_to(target);
         let is_beneath = source.beneath().any(|node| Arc::ptr_eq(&node, target));
-        if let Some(image) = source.layer().as_any().downcast_ref::<Qcow2>().filter(|_| is_beneath) {
+        if is_beneath {
             // What is written to the target from now on is not this image's.
-            self.stand(source, image, None);
+            self.stand(source, None);
         }
         if target.beneath().any(|node| Arc::ptr_eq(&node, source)) {
             source.close_for_writing();

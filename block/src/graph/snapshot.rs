@@ -4,8 +4,8 @@
 //! while the disks are held still, and [`Graph::take_snapshot`] changes who stands on whom, and cannot fail.
 
 use std::path::Path;
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::sync::{Arc, PoisonError};
 
 use super::target::make;
 use super::{Attached, Graph, Node};
@@ -13,7 +13,7 @@ use crate::disk::Drained;
 use crate::error::{BlockError, ErrorKind};
 use crate::format::qcow2::Qcow2;
 use crate::lock::Access;
-use crate::spec::{self, Backing, BlockdevSpec, Cache, Discard, NodeRef};
+use crate::spec::{self, Backing, BlockdevSpec, Discard, NodeRef};
 
 /// An overlay that a snapshot makes or opens itself.
 #[derive(Debug, Clone, Copy)]
@@ -76,7 +76,7 @@ impl Graph {
         if !new.exists {
             make(&new.file.display().to_string(), new.format, node.layer().size(), Some(node))?;
         }
-        let cache = Cache { direct: Some(node.direct), no_flush: Some(node.no_flush) };
+        let cache = node.recipe().cache();
         let file = spec::File { filename: new.file.display().to_string(), ..spec::File::default() };
         let discard = if node.layer().limits().discard { Discard::Unmap } else { Discard::Ignore };
         self.add(&BlockdevSpec::Qcow2(Box::new(spec::Qcow2 {
@@ -133,7 +133,7 @@ impl Graph {
         if let Some(image) = overlay.layer().as_any().downcast_ref::<Qcow2>() {
             image.set_backing(Some(node.layer().clone()));
         }
-        overlay.children.write().unwrap_or_else(PoisonError::into_inner).push(("backing", node.clone()));
+        overlay.put_child("backing", Some(&node));
         if let Some((attached, held)) = front {
             held.swap(overlay.layer().clone());
             attached.move_to(&overlay);
@@ -142,7 +142,7 @@ impl Graph {
             node.kept.store(true, Ordering::Release);
             // Others may read it from now on. That they may not yet is no reason to fail.
             if let Err(error) = node.relock(Access::Read) {
-                log::warn!("{}: {error}", node.filename.display());
+                log::warn!("{}: {error}", node.filename().display());
             }
         }
         overlay
@@ -155,13 +155,14 @@ impl Node {
     /// the two differ, it is written from the root on.
     #[must_use]
     pub fn header_name(&self, above: &Path) -> String {
+        let own = self.filename();
         let found = |path: &Path| path.canonicalize().ok();
-        let from_above = above.parent().unwrap_or(Path::new("")).join(&self.filename);
-        let path = match found(&self.filename) {
-            this @ Some(_) if found(&from_above) != this => std::path::absolute(&self.filename).ok(),
+        let from_above = above.parent().unwrap_or(Path::new("")).join(&own);
+        let path = match found(&own) {
+            this @ Some(_) if found(&from_above) != this => std::path::absolute(&own).ok(),
             _ => None,
         };
-        path.as_ref().unwrap_or(&self.filename).display().to_string()
+        path.as_deref().unwrap_or(&own).display().to_string()
     }
 
     /// What a filter passes on.

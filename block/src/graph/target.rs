@@ -126,7 +126,7 @@ impl Graph {
             make(new.file, new.format.unwrap_or("raw"), new.source.layer().size(), new.beneath)?;
         }
         let discard = if new.source.layer().limits().discard { Discard::Unmap } else { Discard::Ignore };
-        let cache = Cache { direct: Some(new.source.direct), no_flush: Some(new.source.no_flush) };
+        let cache = new.source.recipe().cache();
         let file = spec::File { filename: new.file.to_owned(), cache: Some(cache), ..spec::File::default() };
         let file = self.add(&by_name(file)?)?;
         let opened = self.open_target(new, &file, cache, discard);

@@ -46,7 +46,8 @@ impl Graph {
         let settings = Settings::of(&spec, Inherited::default())?;
         let parts = Parts {
             layer: Arc::new(image),
-            filename: opened.node.filename().to_owned(),
+            filename: opened.node.filename(),
+            place: None,
             children: vec![("backing", opened.node)],
         };
         let node = self.finish(drive.node_name.as_deref(), &settings, parts, Recipe::made_here(&settings))?;

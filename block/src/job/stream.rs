@@ -8,6 +8,7 @@ use crate::disk::Disk;
 use crate::error::{BlockError, ErrorKind};
 use crate::format::qcow2::Qcow2;
 use crate::graph::Node;
+use crate::layer::Layer;
 
 /// The work of one `block-stream`.
 pub struct Stream {

@@ -6,8 +6,8 @@ use std::io::{self, Seek, SeekFrom};
 use std::os::fd::{AsRawFd, RawFd};
 use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard};
 
 use crate::error::{BlockError, ErrorKind};
 use crate::layer::{Direct, Fast, FastOp, Layer, Limits, Pass, Preallocation, Status};
@@ -18,11 +18,13 @@ use crate::sys;
 use super::units::{Units, Writing};
 
 mod options;
+mod switch;
 #[cfg(test)]
 mod tests;
 mod threshold;
 
 pub use options::FileOptions;
+pub use switch::Ways;
 pub use threshold::Tell;
 use threshold::Threshold;
 
@@ -37,8 +39,17 @@ pub struct HostFile {
     device: bool,
     options: FileOptions,
     read_only: bool,
-    alignment: u32,
-    physical_block: u32,
+    /// How it is used as of now: what `options` said of that was for the start.
+    direct: AtomicBool,
+    no_flush: AtomicBool,
+    discard: AtomicBool,
+    /// Alignment of direct I/O in bytes, 1 without.
+    alignment: AtomicU32,
+    /// Bytes of a block that the device takes, and of one that it writes by itself.
+    logical: u32,
+    physical: u32,
+    /// Held by requests that go by the methods of [`Layer`], and for writing while the ways change.
+    switching: RwLock<()>,
     len: AtomicU64,
     /// End of the write that reached farthest.
     highest: AtomicU64,
@@ -49,7 +60,7 @@ pub struct HostFile {
     no_zero_range: AtomicBool,
     /// With direct I/O: a unit that is read, changed and written back must not undo what another request did to its
     /// other bytes, nor growth cut off what another put behind the end.
-    units: Option<Arc<Units>>,
+    units: Arc<Units>,
     /// What other programs are told through locks.
     held: Mutex<Option<Access>>,
 }
@@ -118,15 +129,20 @@ impl HostFile {
             path: path.to_owned(),
             device,
             read_only,
-            alignment,
-            physical_block: physical.max(if alignment > 1 { alignment } else { 512 }),
+            direct: AtomicBool::new(options.direct),
+            no_flush: AtomicBool::new(options.no_flush),
+            discard: AtomicBool::new(options.discard),
+            alignment: AtomicU32::new(alignment),
+            logical,
+            physical,
+            switching: RwLock::default(),
             len: AtomicU64::new(len),
             highest: AtomicU64::new(0),
             threshold: Threshold::default(),
             sync_lost: AtomicBool::new(false),
             no_punch: AtomicBool::new(false),
             no_zero_range: AtomicBool::new(false),
-            units: (alignment > 1).then(Arc::default),
+            units: Arc::default(),
             held: Mutex::new(held),
             options,
         })
@@ -155,7 +171,9 @@ impl HostFile {
     pub fn again(&self) -> Result<Self, BlockError> {
         self.relock(Access::ReadShared)?;
         let lock = self.options.lock.map(|_| Access::Write);
-        let options = FileOptions { read_only: false, auto_read_only: false, lock, ..self.options };
+        let Ways { direct, no_flush, discard } = self.ways();
+        let options =
+            FileOptions { read_only: false, auto_read_only: false, lock, direct, no_flush, discard, ..self.options };
         let again =
             Self::open(&self.path, options).and_then(|again| match (identity(&self.file), identity(&again.file)) {
                 (Some(this), Some(that)) if this == that => Ok(again),
@@ -204,20 +222,34 @@ impl HostFile {
         Ok(())
     }
 
+    /// Keeps the ways as they are meanwhile.
+    fn steady(&self) -> RwLockReadGuard<'_, ()> {
+        self.switching.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn alignment(&self) -> u32 {
+        self.alignment.load(Ordering::Acquire)
+    }
+
+    fn physical_block(&self) -> u32 {
+        let alignment = self.alignment();
+        self.physical.max(if alignment > 1 { alignment } else { 512 })
+    }
+
     fn aligned(&self, offset: u64, len: usize) -> bool {
-        (offset | len as u64) & u64::from(self.alignment - 1) == 0
+        (offset | len as u64) & u64::from(self.alignment() - 1) == 0
     }
 
     /// Reads an aligned window around the range and copies the middle out.
     fn read_bounced(&self, into: Sink<'_>, offset: u64) -> io::Result<()> {
-        let align = u64::from(self.alignment);
+        let align = u64::from(self.alignment());
         let mut done = 0;
         while done < into.len() {
             let take = (into.len() - done).min(BOUNCE);
             let at = offset + done as u64;
             let start = at - at % align;
             let end = (at + take as u64).next_multiple_of(align);
-            let mut window = AlignedBuf::new((end - start) as usize, self.alignment as usize);
+            let mut window = AlignedBuf::new((end - start) as usize, self.alignment() as usize);
             sys::read_full(&self.file, Sink::of(&mut window), start)?;
             let skip = (at - start) as usize;
             into.part(done, take).copy_from(&window[skip..skip + take]);
@@ -248,8 +280,11 @@ impl HostFile {
 
     /// Begins a change of a range, with direct I/O: of whole units, of parts, or of the file's end.
     fn begin(&self, offset: u64, len: u64) -> Option<Writing> {
-        let units = self.units.as_ref()?;
-        let align = u64::from(self.alignment);
+        let align = u64::from(self.alignment());
+        if align == 1 {
+            return None;
+        }
+        let units = &self.units;
         let end = offset.saturating_add(len);
         if end > self.size() {
             return Some(units.parts(&(offset / align * align..u64::MAX)));
@@ -262,7 +297,7 @@ impl HostFile {
 
     /// A write by someone who has begun it ([`HostFile::begin`]).
     fn write_held(&self, from: Source<'_>, offset: u64) -> Result<(), BlockError> {
-        let result = if self.aligned(offset, from.len()) && from.is_aligned(self.alignment as usize) {
+        let result = if self.aligned(offset, from.len()) && from.is_aligned(self.alignment() as usize) {
             sys::write_full(&self.file, from, offset)
         } else {
             self.write_bounced(from, offset)
@@ -276,14 +311,14 @@ impl HostFile {
 
     /// Reads what surrounds the range, puts the new bytes in and writes whole units, one at a time.
     fn write_bounced(&self, from: Source<'_>, offset: u64) -> io::Result<()> {
-        let align = u64::from(self.alignment);
+        let align = u64::from(self.alignment());
         let mut done = 0;
         while done < from.len() {
             let take = (from.len() - done).min(BOUNCE);
             let at = offset + done as u64;
             let start = at - at % align;
             let end = (at + take as u64).next_multiple_of(align);
-            let mut window = AlignedBuf::new((end - start) as usize, self.alignment as usize);
+            let mut window = AlignedBuf::new((end - start) as usize, self.alignment() as usize);
             if !self.aligned(at, take) {
                 sys::read_full(&self.file, Sink::of(&mut window), start)?;
             }
@@ -301,7 +336,7 @@ impl HostFile {
     }
 
     fn write_plain_zeroes(&self, offset: u64, len: u64) -> Result<(), BlockError> {
-        let zeroes = AlignedBuf::new(BOUNCE.min(len as usize), self.alignment as usize);
+        let zeroes = AlignedBuf::new(BOUNCE.min(len as usize), self.alignment() as usize);
         let mut done = 0;
         while done < len {
             let take = (len - done).min(BOUNCE as u64);
@@ -353,15 +388,16 @@ impl Layer for HostFile {
     fn limits(&self) -> Limits {
         Limits {
             read_only: self.read_only,
-            alignment: self.alignment,
-            physical_block: self.physical_block,
-            discard: self.options.discard && !self.read_only,
-            discard_granularity: if self.device { self.physical_block } else { 4096 },
+            alignment: self.alignment(),
+            physical_block: self.physical_block(),
+            discard: self.discard.load(Ordering::Relaxed) && !self.read_only,
+            discard_granularity: if self.device { self.physical_block() } else { 4096 },
         }
     }
 
     fn read(&self, into: Sink<'_>, offset: u64) -> Result<(), BlockError> {
-        let result = if self.aligned(offset, into.len()) && into.is_aligned(self.alignment as usize) {
+        let _steady = self.steady();
+        let result = if self.aligned(offset, into.len()) && into.is_aligned(self.alignment() as usize) {
             sys::read_full(&self.file, into, offset)
         } else {
             self.read_bounced(into, offset)
@@ -375,13 +411,14 @@ impl Layer for HostFile {
 
     fn write(&self, from: Source<'_>, offset: u64) -> Result<(), BlockError> {
         self.writable()?;
+        let _steady = self.steady();
         self.reached(offset, from.len() as u64);
         let _writing = self.begin(offset, from.len() as u64);
         self.write_held(from, offset)
     }
 
     fn flush(&self) -> Result<(), BlockError> {
-        if self.options.no_flush || self.read_only {
+        if self.no_flush.load(Ordering::Relaxed) || self.read_only {
             return Ok(());
         }
         if self.sync_lost.load(Ordering::Acquire) {
@@ -396,20 +433,21 @@ impl Layer for HostFile {
 
     fn sync_failed(&self) {
         // With O_DIRECT the page cache holds nothing that the kernel could have dropped.
-        if !self.options.direct {
+        if !self.direct.load(Ordering::Relaxed) {
             self.sync_lost.store(true, Ordering::Release);
         }
     }
 
     fn discard(&self, offset: u64, len: u64) -> Result<(), BlockError> {
         self.writable()?;
-        if !self.options.discard || len == 0 {
+        if !self.discard.load(Ordering::Relaxed) || len == 0 {
             return Ok(());
         }
+        let _steady = self.steady();
         let _writing = self.begin(offset, len);
         if self.device {
             // A hint: what the device does with it is its own affair.
-            let align = u64::from(self.physical_block.max(512));
+            let align = u64::from(self.physical_block().max(512));
             let (start, end) = (offset.next_multiple_of(align), (offset + len) / align * align);
             if start < end {
                 let _ = sys::device_discard(&self.file, start, end - start);
@@ -428,9 +466,10 @@ impl Layer for HostFile {
         }
         let end = offset.checked_add(len).ok_or_else(|| BlockError::new(ErrorKind::Invalid, "range past 2^64"))?;
         let fail = |e| self.error("zero", offset, e);
+        let _steady = self.steady();
         self.reached(offset, len);
         let _writing = self.begin(offset, len);
-        if unmap && self.options.discard {
+        if unmap && self.discard.load(Ordering::Relaxed) {
             let mode = libc::FALLOC_FL_PUNCH_HOLE | libc::FALLOC_FL_KEEP_SIZE;
             if self.try_fallocate(mode, &self.no_punch, offset, len).map_err(fail)? {
                 if !self.device && end > self.len.load(Ordering::Acquire) {
@@ -472,7 +511,7 @@ impl Layer for HostFile {
 
     fn fast(&self, op: FastOp, offset: u64, len: u64) -> Fast {
         match op {
-            FastOp::Flush if self.options.no_flush || self.read_only => return Fast::Done,
+            FastOp::Flush if self.no_flush.load(Ordering::Relaxed) || self.read_only => return Fast::Done,
             FastOp::Flush if self.sync_lost.load(Ordering::Acquire) => return Fast::Slow,
             // Past the end a read gives zeroes and a write moves the end.
             FastOp::Read | FastOp::Write if offset.saturating_add(len) > self.size() => return Fast::Slow,
@@ -480,15 +519,15 @@ impl Layer for HostFile {
             FastOp::Write => self.reached(offset, len),
             _ => {}
         }
-        let writing = match &self.units {
-            Some(units) if op == FastOp::Write => {
-                let Some(writing) = units.try_whole(offset..offset + len) else { return Fast::Slow };
-                Some(writing)
-            }
-            _ => None,
+        let alignment = self.alignment();
+        let writing = if alignment > 1 && op == FastOp::Write {
+            let Some(writing) = self.units.try_whole(offset..offset + len) else { return Fast::Slow };
+            Some(writing)
+        } else {
+            None
         };
         let (fd, pass) = (self.as_raw_fd(), Pass { token: None, writing });
-        Fast::Direct(Direct { fd, offset, alignment: self.alignment, ring: self.options.ring, pass })
+        Fast::Direct(Direct { fd, offset, alignment, ring: self.options.ring, pass })
     }
 
     fn wants_ring(&self) -> bool {
@@ -496,11 +535,12 @@ impl Layer for HostFile {
     }
 
     fn is_cached(&self) -> bool {
-        !self.options.direct
+        !self.direct.load(Ordering::Relaxed)
     }
 
     fn resize(&self, size: u64, preallocation: Preallocation) -> Result<(), BlockError> {
         self.writable()?;
+        let _steady = self.steady();
         let shown = self.path.display();
         let old = self.size();
         if self.device {

@@ -24,14 +24,15 @@ fn not_in_chain(name: &str) -> QmpError {
 /// The node of the chain at `root` whose file is `file`: as the node has it, or as the header above may have it, whose
 /// relative names begin where its own image lies.
 fn by_file(root: &Arc<Node>, file: &str) -> Option<Arc<Node>> {
-    if root.filename() == Path::new(file) {
+    if *root.filename() == *Path::new(file) {
         return Some(root.clone());
     }
     let mut above = root.clone();
     root.beneath().find(|node| {
         let folder = std::mem::replace(&mut above, node.clone()).filename().parent().map(Path::to_owned);
         let named = folder.unwrap_or_default().join(file).canonicalize();
-        node.filename() == Path::new(file) || named.is_ok_and(|path| node.filename().canonicalize().ok() == Some(path))
+        *node.filename() == *Path::new(file)
+            || named.is_ok_and(|path| node.filename().canonicalize().ok() == Some(path))
     })
 }
 
@@ -81,7 +82,7 @@ impl Machine {
 
     /// Puts `top` onto `base`, with the device that has it held still.
     fn rebase(&mut self, top: &Arc<Node>, base: Option<&Arc<Node>>, name: Option<String>) -> Result<(), QmpError> {
-        let names = base.map(|base| (name.unwrap_or_else(|| base.header_name(top.filename())), base.format()));
+        let names = base.map(|base| (name.unwrap_or_else(|| base.header_name(&top.filename())), base.format()));
         let names = names.as_ref().map(|(name, format)| (name.as_str(), Some(format.as_str())));
         let changed = self.change_header(top, |graph| graph.rebase(top, base, names));
         changed.map_err(|error| failed(&error))

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use rhea_block::graph::{Node, NodeInfo, ThrottleInfo};
+use rhea_block::graph::{Attached, Node, NodeInfo, ThrottleInfo};
 use rhea_block::layer::Preallocation;
 use rhea_block::protocol::file::HostFile;
 use rhea_block::spec::BlockdevSpec;
@@ -180,15 +180,18 @@ impl Machine {
         let specs = specs.collect::<Result<Vec<_>, _>>().map_err(|e| QmpError::from_error(&e))?;
         let nodes: Vec<_> =
             specs.iter().filter_map(BlockdevSpec::node_name).filter_map(|name| self.host.graph.get(name)).collect();
-        let mut fronts = Vec::new();
-        nodes.iter().for_each(|node| self.hold_also(node, &mut fronts));
+        let disks: Vec<_> = self.facts.disks.iter().filter_map(|disk| self.host.disk(&disk.id).attached).collect();
+        let stands = |disk: &&Arc<Attached>| nodes.iter().any(|node| disk.node().stands_on(node));
+        let fronts: Vec<_> = disks.iter().filter(stands).map(|disk| (disk, disk.disk().drain())).collect();
         self.host.graph.reopen(&specs).map_err(|e| QmpError::from_error(&e))?;
-        for front in fronts {
-            let node = front.attached.node();
+        for (disk, held) in fronts {
+            let node = disk.node();
             if nodes.iter().any(|reopened| Arc::ptr_eq(reopened, &node)) && node.layer().throttled().is_some() {
                 // The disk itself keeps to the limits of a group right beneath it.
-                front.held.swap(node.layer().clone());
+                held.swap(node.layer().clone());
             }
+            drop(held);
+            disk.disk().announce();
         }
         done()
     }

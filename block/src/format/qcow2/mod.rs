@@ -45,6 +45,7 @@ mod corrupt;
 mod create;
 mod crypt;
 mod describe;
+mod discards;
 mod downgrade;
 mod entry;
 mod exclusive;
@@ -75,6 +76,7 @@ pub use corrupt::Corruption;
 pub use create::{CreateOptions, create};
 pub use crypt::{EncryptOptions, Encryption};
 pub use describe::snapshot_value;
+pub use discards::PassDiscards;
 pub use header::Compression;
 pub use open::{OpenOptions, backing_of, data_file_of};
 pub use overlap::{Kind, Kinds};
@@ -82,6 +84,7 @@ pub use repair::{Repair, Repaired, repair};
 pub use snapshot::{NO_SNAPSHOT, Snapshot, SnapshotRef};
 
 use corrupt::Guard;
+use discards::Discards;
 use header::Header;
 use maps::Maps;
 use refcount::Refcounts;
@@ -146,19 +149,6 @@ impl Geometry {
     fn subcluster(self) -> u64 {
         if self.extended { self.cluster() / entry::SUBCLUSTERS } else { self.cluster() }
     }
-}
-
-/// Which freed host space is given back to the host (`pass-discard-*`).
-#[derive(Debug, Clone, Copy)]
-struct Discards {
-    /// The guest's discards mean something.
-    enabled: bool,
-    /// What the guest discards.
-    request: bool,
-    /// What deleted snapshots alone used.
-    snapshot: bool,
-    /// What is freed otherwise: overwritten compressed or shared clusters, moved tables.
-    other: bool,
 }
 
 /// State of the allocator.
@@ -269,7 +259,7 @@ impl Layer for Qcow2 {
         let below = self.data.limits();
         Limits {
             read_only: self.read_only,
-            discard: self.discard.enabled,
+            discard: self.discard.enabled(),
             discard_granularity: u32::try_from(self.geometry.subcluster()).unwrap_or(0),
             ..below
         }
@@ -296,12 +286,12 @@ impl Layer for Qcow2 {
 
     fn discard(&self, offset: u64, len: u64) -> Result<(), BlockError> {
         self.writable()?;
-        if self.discard.enabled { self.discard_range(offset, len) } else { Ok(()) }
+        if self.discard.enabled() { self.discard_range(offset, len) } else { Ok(()) }
     }
 
     fn write_zeroes(&self, offset: u64, len: u64, unmap: bool) -> Result<(), BlockError> {
         self.writable()?;
-        self.zero_range(offset, len, unmap && self.discard.enabled)
+        self.zero_range(offset, len, unmap && self.discard.enabled())
     }
 
     fn status(&self, offset: u64, len: u64) -> Result<Status, BlockError> {
@@ -324,6 +314,10 @@ impl Layer for Qcow2 {
             && self.file.is_cached()
             && self.data.is_cached()
             && backing().is_none_or(|backing| backing.is_cached())
+    }
+
+    fn populate(&self, offset: u64, len: u64) -> Result<(), BlockError> {
+        self.populate_range(offset, len)
     }
 
     fn resize(&self, size: u64, preallocation: Preallocation) -> Result<(), BlockError> {

@@ -12,7 +12,7 @@ use super::overlap::{Kinds, Metadata};
 use super::refcount::Refcounts;
 use super::repair::{Repair, repair};
 use super::snapshot::{SnapshotRef, at_snapshot};
-use super::{Alloc, Discards, Geometry, Qcow2, pack};
+use super::{Alloc, Discards, Geometry, PassDiscards, Qcow2, pack};
 use crate::crypto::Secret;
 use crate::error::{BlockError, ErrorKind};
 use crate::layer::{Layer, read_vec};
@@ -180,12 +180,7 @@ impl Qcow2 {
             geometry,
             compression: header.compression,
             read_only: read_only || (external && data.limits().read_only),
-            discard: Discards {
-                enabled: options.discard,
-                request: options.discard && options.pass_discard_request.unwrap_or(true) && file.limits().discard,
-                snapshot: options.discard_snapshot.unwrap_or(options.discard) && file.limits().discard,
-                other: options.discard_other && file.limits().discard,
-            },
+            discard: Discards::new(PassDiscards::of(options), file.limits().discard),
             guard,
             size: AtomicU64::new(header.size),
             maps: RwLock::new(maps),

@@ -275,7 +275,7 @@ impl Qcow2 {
             list.retain(|s| *s != gone);
             let l1 = super::open::read_words(file, gone.l1_offset, u64::from(gone.l1_size))?;
             self.replace_list(alloc, &list)?;
-            let discard = self.discard.snapshot;
+            let discard = self.discard.snapshot();
             let release = |counts: &mut super::Refcounts, file: &dyn Layer, run: Freed| {
                 counts.release(file, Freed { discard, ..run })
             };

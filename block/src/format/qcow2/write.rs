@@ -159,7 +159,7 @@ impl Qcow2 {
     ///
     /// # Errors
     /// As for a read of the backing file and a write here.
-    pub fn populate(&self, offset: u64, len: u64) -> Result<(), BlockError> {
+    pub(super) fn populate_range(&self, offset: u64, len: u64) -> Result<(), BlockError> {
         self.writable()?;
         self.touch()?;
         let g = self.geometry;
@@ -299,7 +299,7 @@ impl Qcow2 {
     /// It named metadata: the image is damaged, and not used any more.
     pub(super) fn free_entry(&self, alloc: &mut Alloc, old: Entry, by_guest: bool) -> Result<(), BlockError> {
         let g = self.geometry;
-        let discard = if by_guest { self.discard.request } else { self.discard.other };
+        let discard = if by_guest { self.discard.request() } else { self.discard.other() };
         if old.is_compressed() {
             let (offset, len) = old.packed(g.cluster_bits);
             let first = offset >> g.cluster_bits;

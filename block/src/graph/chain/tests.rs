@@ -35,12 +35,12 @@ fn nodes_of_a_chain_get_names_and_options_from_a_drive() {
     assert!(refused.err().unwrap().sentence().contains("does not support the option 'file.x'"));
     let below: Vec<_> = top.beneath().map(|node| node.name().to_owned()).collect();
     assert_eq!((top.name(), below), ("t", vec!["m".to_owned(), "b".to_owned()]));
-    assert_eq!(graph.find("mf").unwrap().filename(), folder.path().join("middle"));
+    assert_eq!(graph.find("mf").unwrap().filename(), folder.path().join("middle").into());
     assert!(graph.find("tf").is_ok() && graph.find("m").unwrap().is_read_only());
     drop((graph, top));
 
     let (_graph, top) = chain_with(folder.path(), json!({"backing": {"file": {"filename": other}}}));
-    assert_eq!(top.unwrap().beneath().map(|node| node.filename().to_owned()).collect::<Vec<_>>(), [Path::new(&other)]);
+    assert_eq!(top.unwrap().beneath().map(|node| node.filename()).collect::<Vec<_>>(), [Path::new(&other).into()]);
     drop(_graph);
     let (_graph, top) =
         chain_with(folder.path(), json!({"backing": {"driver": "null-co", "size": "1M", "node-name": "n"}}));

@@ -14,7 +14,7 @@ fn write_of_whole_units_and_one_within_them_both_arrive_with_direct_io() {
     let path = folder.path().join("disk");
     std::fs::write(&path, vec![0; 1 << 16]).unwrap();
     let file = direct(&path);
-    let unit = file.alignment as usize;
+    let unit = file.alignment() as usize;
     let (small, len) = (unit / 2..unit / 2 + 16, 2 * unit);
     let turn = Barrier::new(2);
     std::thread::scope(|scope| {

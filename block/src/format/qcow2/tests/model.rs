@@ -151,7 +151,7 @@ fn what_was_read_through_copy_on_read_outlives_the_backing_image() {
     for options in mixes(1 << 20).into_iter().filter(|o| o.preallocation == Preallocation::Off) {
         let (_, disk) = image(&options, 700_000);
         write_all(disk.as_ref(), &[5; 3000], 50_000).unwrap();
-        let top = CopyOnRead::new(disk.clone()).unwrap();
+        let top = CopyOnRead::new(disk.clone());
         let before = read_vec(&top, 0, 600_000).unwrap();
         // Zeroes past the backing image need no copy.
         read_vec(&top, 800_000, 4096).unwrap();
@@ -168,7 +168,7 @@ fn copy_on_read_never_undoes_a_write_that_comes_at_the_same_time() {
     let options = mixes(1 << 20).swap_remove(4);
     for _ in 0..rounds(10) {
         let (_, disk) = image(&options, 1 << 20);
-        let top = CopyOnRead::new(disk.clone()).unwrap();
+        let top = CopyOnRead::new(disk.clone());
         std::thread::scope(|scope| {
             scope.spawn(|| (0..256).for_each(|n| drop(read_vec(&top, n * 4096, 4096).unwrap())));
             scope

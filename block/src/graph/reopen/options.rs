@@ -1,0 +1,58 @@
+//! Which options of a node can be changed, and what is said of those that cannot.
+
+use serde_json::{Map, Value};
+
+use super::super::Node;
+use super::super::drive::options;
+use super::refuse;
+use crate::error::BlockError;
+use crate::spec::BlockdevSpec;
+
+/// Options that can be changed, whatever the driver; children are looked at by themselves.
+const CHANGING: [&str; 7] =
+    ["node-name", "read-only", "auto-read-only", "backing", "cache", "discard", "detect-zeroes"];
+
+/// Options that can be changed of one driver.
+const OF_DRIVER: [(&str, &str); 6] = [
+    ("throttle", "throttle-group"),
+    ("raw", "offset"),
+    ("raw", "size"),
+    ("qcow2", "pass-discard-request"),
+    ("qcow2", "pass-discard-snapshot"),
+    ("qcow2", "pass-discard-other"),
+];
+
+/// Options that say the same when they are not there.
+const DEFAULTS: [(&str, &str); 2] = [("force-share", "false"), ("locking", "\"auto\"")];
+
+/// Refuses what of `spec`, which is to be how `node` is open, differs from `former` and cannot.
+pub(super) fn check(spec: &BlockdevSpec, former: &BlockdevSpec, node: &Node) -> Result<(), BlockError> {
+    let (then, now) = (unchanging(spec, node)?, unchanging(former, node)?);
+    if then.get("driver") != now.get("driver") {
+        return Err(refuse("Cannot change the option 'driver'".to_owned()));
+    }
+    if let Some(name) = now.keys().find(|name| !then.contains_key(*name)) {
+        return Err(refuse(format!("Option '{name}' cannot be reset to its default value")));
+    }
+    match then.iter().find(|(name, value)| now.get(*name) != Some(*value)) {
+        Some((name, _)) => Err(refuse(format!("Cannot change the option '{name}'"))),
+        None => Ok(()),
+    }
+}
+
+fn unchanging(spec: &BlockdevSpec, node: &Node) -> Result<Map<String, Value>, BlockError> {
+    let mut options = options::to_object(spec)?;
+    let driver = options.get("driver").and_then(Value::as_str).unwrap_or_default().to_owned();
+    for name in CHANGING.iter().chain(OF_DRIVER.iter().filter(|(of, _)| *of == driver).map(|(_, name)| name)) {
+        options.remove(*name);
+    }
+    for (role, child) in node.children() {
+        // Its `file` is planned by itself; a child that is named and is there says nothing new.
+        let named = options.get(role).and_then(Value::as_str) == Some(child.name());
+        if named || role == "file" {
+            options.remove(role);
+        }
+    }
+    options.retain(|name, value| !DEFAULTS.contains(&(name.as_str(), value.to_string().as_str())));
+    Ok(options)
+}
