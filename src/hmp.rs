@@ -11,16 +11,20 @@ use crate::qmp::channel::Answer;
 use crate::qmp::command::args::HumanMonitorCommand;
 use crate::qmp::{Command, Inspect, Inspection, QmpError, Services, Target, channel};
 
+mod block;
 mod commands;
 mod disk_io;
 mod editor;
+mod exports;
 mod expression;
 mod info;
 mod info_block;
 mod info_pci;
+mod jobs;
 mod memory;
 mod objects;
 mod session;
+mod table;
 
 pub(crate) use session::HumanSession;
 
@@ -51,6 +55,14 @@ impl Context<'_> {
 
     pub(crate) fn inspect(&mut self, query: Inspect) -> Result<Inspection, QmpError> {
         self.target.inspect(query)
+    }
+
+    /// A register of the vCPU by the name that expressions have for it.
+    pub(crate) fn register(&mut self, name: &str) -> Option<u64> {
+        match self.inspect(Inspect::Register { cpu: self.cpu, name: name.to_owned() }) {
+            Ok(Inspection::Bytes(bytes)) => bytes.try_into().ok().map(u64::from_le_bytes),
+            _ => None,
+        }
     }
 
     pub(crate) fn version(&self) -> String {

@@ -337,26 +337,31 @@ fn serve(platform: &dyn Platform, index: u32, exit: Exit<'_>) -> Outcome {
         Exit::Crashed => Effect::Crash(Crash::Panicked),
         Exit::Failed(failure) => return Outcome::Park(failed(index, failure.to_string())),
     };
-    perform(platform, effect)
+    match perform(platform, effect) {
+        None => Outcome::GoOn,
+        // The guest is not to run on before the machine has followed.
+        Some(event @ MachineEvent::Power(_)) => Outcome::Park(event),
+        Some(event) => Outcome::Tell(event),
+    }
 }
 
-/// Performs what a device asked for, now that the device is unlocked.
-fn perform(platform: &dyn Platform, effect: Effect) -> Outcome {
+/// Performs what a device asked for, now that the device is unlocked; what is left is for the main thread to hear.
+pub(crate) fn perform(platform: &dyn Platform, effect: Effect) -> Option<MachineEvent> {
     match effect {
-        Effect::None => Outcome::GoOn,
+        Effect::None => None,
         Effect::Remap(bdf) => {
             platform.remap(bdf);
-            Outcome::GoOn
+            None
         }
         Effect::RemapMemory => {
             platform.remap_memory();
-            Outcome::GoOn
+            None
         }
-        Effect::Power(request) => Outcome::Park(MachineEvent::Power(request)),
-        Effect::Crash(crash) => Outcome::Tell(MachineEvent::GuestCrashed(crash)),
+        Effect::Power(request) => Some(MachineEvent::Power(request)),
+        Effect::Crash(crash) => Some(MachineEvent::GuestCrashed(crash)),
         Effect::Eject(slots) => {
             platform.eject(slots);
-            Outcome::Tell(MachineEvent::Ejected(slots))
+            Some(MachineEvent::Ejected(slots))
         }
     }
 }

@@ -10,6 +10,8 @@ mod disks;
 mod errors;
 #[path = "qmp/files.rs"]
 mod files;
+#[path = "qmp/human.rs"]
+mod human;
 #[path = "qmp/jobs.rs"]
 mod jobs;
 #[path = "qmp/life.rs"]

@@ -100,10 +100,16 @@ fn chardev(draft: &mut Draft, arg: &Arg) -> Result<(), Stop> {
         Some(Help::Of(name)) => return Err(Stop::Print(help::chardev(&name)?)),
         None => {}
     }
-    let pairs = legacy::socket_pairs(arg.text()?, "backend")?;
-    let spec = ChardevSpec::read(text::flat(pairs, &[]), Source::Text)?;
-    draft.spec.chardevs.push(spec);
+    draft.spec.chardevs.push(read_chardev(arg.text()?)?);
     Ok(())
+}
+
+/// What `-chardev` and the monitor's `chardev-add` are given.
+///
+/// # Errors
+/// What is wrong with it.
+pub(crate) fn read_chardev(text: &str) -> Result<ChardevSpec, SpecError> {
+    ChardevSpec::read(text::flat(legacy::socket_pairs(text, "backend")?, &[]), Source::Text)
 }
 
 fn mon(draft: &mut Draft, arg: &Arg) -> Result<(), Stop> {

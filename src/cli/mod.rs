@@ -32,6 +32,7 @@ mod table;
 mod tests;
 pub(crate) mod text;
 
+pub(crate) use chars::read_chardev;
 pub use error::{CliError, Place};
 pub use help::QEMU_VERSION;
 

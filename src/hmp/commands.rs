@@ -1,20 +1,19 @@
-//! The commands by name, and what is said about a line that is none.
+//! A line for people: its words, the command that it names, and what is said about a line that is none.
 
-use std::fmt::Write;
+use crate::qmp::{Command, QmpError};
 
-use serde_json::{Value, json};
-
-use crate::qmp::command::args::{
-    BlockResize, BlockdevChangeReadOnlyMode, ChangeMedium, Eject, Id, RingbufRead, RingbufWrite,
-};
-use crate::qmp::{Command, Inspect, QmpError};
-
-use super::{Context, disk_io, info, memory, objects};
+use super::table::COMMANDS;
+use super::{Context, expression, info};
 
 /// The words of a line after the command's name.
 pub(crate) struct Words<'a>(&'a [String]);
 
 impl<'a> Words<'a> {
+    /// These words.
+    pub(crate) fn of(words: &'a [String]) -> Self {
+        Self(words)
+    }
+
     /// The `index`th word.
     pub(crate) fn get(&self, index: usize) -> Option<&'a str> {
         self.0.get(index).map(String::as_str)
@@ -23,6 +22,13 @@ impl<'a> Words<'a> {
     /// The `index`th word, which has to be there.
     pub(crate) fn need(&self, index: usize, what: &str) -> Result<&'a str, Failure> {
         self.get(index).ok_or_else(|| Failure::Usage(format!("{what} is missing")))
+    }
+
+    /// The number that the `index`th word comes to.
+    pub(crate) fn number(&self, context: &mut Context<'_>, index: usize) -> Result<i64, Failure> {
+        let text = self.get(index).unwrap_or_default();
+        expression::evaluate(text, &mut |register| context.register(register))
+            .map_err(|error| Failure::Usage(error.to_string()))
     }
 
     /// All words as they were, with a space between.
@@ -77,201 +83,6 @@ impl Entry {
         format!("{before}{} {} -- {}\n", self.names, self.parameters, self.help)
     }
 }
-
-/// All commands, by name.
-pub(crate) const COMMANDS: &[Entry] = &[
-    Entry {
-        names: "block_resize",
-        parameters: "device size",
-        words: 2,
-        help: "resize a block image",
-        run: block_resize,
-    },
-    Entry {
-        names: "block_set_io_throttle",
-        parameters: "device bps bps_rd bps_wr iops iops_rd iops_wr",
-        words: 7,
-        help: "change I/O throttle limits for a block drive",
-        run: limit_disk,
-    },
-    Entry {
-        names: "change",
-        parameters: "[-f] device filename [format [read-only-mode]]",
-        words: 5,
-        help: "change a removable medium, optional format; -f whatever the guest says",
-        run: change,
-    },
-    Entry {
-        names: "chardev-remove",
-        parameters: "id",
-        words: 1,
-        help: "remove chardev",
-        run: |context, words| {
-            let id = words.need(0, "id")?.to_owned();
-            quiet(context, Command::ChardevRemove(Id { id }))
-        },
-    },
-    Entry {
-        names: "chardev-send-break",
-        parameters: "id",
-        words: 1,
-        help: "send a break on chardev",
-        run: |context, words| {
-            let id = words.need(0, "id")?.to_owned();
-            quiet(context, Command::ChardevSendBreak(Id { id }))
-        },
-    },
-    Entry {
-        names: "commit",
-        parameters: "device|all",
-        words: 1,
-        help: "commit changes to the disk images (if -snapshot is used) or backing files",
-        run: commit,
-    },
-    Entry {
-        names: "cont|c",
-        parameters: "",
-        words: 0,
-        help: "resume emulation",
-        run: |context, _| quiet(context, Command::Cont),
-    },
-    Entry {
-        names: "device_add",
-        parameters: "driver[,prop=value][,...]",
-        words: 1,
-        help: "add device, like -device on the command line",
-        run: objects::add_device,
-    },
-    Entry { names: "device_del", parameters: "device", words: 1, help: "remove device", run: objects::remove_device },
-    Entry {
-        names: "drive_backup",
-        parameters: "[-n] [-f] [-c] device target [format]",
-        words: 6,
-        help: "initiates a point-in-time copy of device to an image file (-n takes the file as it is, -f copies all of the disk, -c stores it compressed)",
-        run: drive_backup,
-    },
-    Entry {
-        names: "drive_mirror",
-        parameters: "[-n] [-f] device target [format]",
-        words: 5,
-        help: "initiates live storage migration for a device to an image file (-n takes the file as it is, -f copies all of the disk)",
-        run: drive_mirror,
-    },
-    Entry {
-        names: "eject",
-        parameters: "[-f] device",
-        words: 2,
-        help: "eject a removable medium (use -f to force it)",
-        run: eject,
-    },
-    Entry { names: "help|?", parameters: "[cmd]", words: 2, help: "show the help", run: help },
-    Entry { names: "i", parameters: "/fmt addr", words: usize::MAX, help: "I/O port read", run: memory::read_port },
-    Entry {
-        names: "info",
-        parameters: "[subcommand]",
-        words: usize::MAX,
-        help: "show various information about the system state",
-        run: run_info,
-    },
-    Entry {
-        names: "nmi",
-        parameters: "",
-        words: 0,
-        help: "inject an NMI on all of the guest's CPUs",
-        run: |context, _| quiet(context, Command::InjectNmi),
-    },
-    Entry {
-        names: "object_add",
-        parameters: "[qom-type=]type,id=str[,prop=value][,...]",
-        words: 1,
-        help: "create QOM object",
-        run: objects::add_object,
-    },
-    Entry { names: "object_del", parameters: "id", words: 1, help: "destroy QOM object", run: objects::remove_object },
-    Entry {
-        names: "print|p",
-        parameters: "/fmt expr",
-        words: usize::MAX,
-        help: "print expression value",
-        run: |_, words| memory::print(words),
-    },
-    Entry { names: "qemu-io", parameters: "[-d] device \"command\"", words: 3, help: disk_io::HELP, run: disk_io::run },
-    Entry { names: "qom-get", parameters: "path property", words: 2, help: "print QOM property", run: objects::get },
-    Entry { names: "qom-list", parameters: "[path]", words: 1, help: "list QOM properties", run: objects::list },
-    Entry {
-        names: "qom-set",
-        parameters: "[-j] path property value",
-        words: 4,
-        help: "set QOM property; -j: the value is JSON",
-        run: objects::set,
-    },
-    Entry {
-        names: "quit|q",
-        parameters: "",
-        words: 0,
-        help: "quit the emulator",
-        run: |context, _| quiet(context, Command::Quit),
-    },
-    Entry {
-        names: "ringbuf_read",
-        parameters: "device size",
-        words: 2,
-        help: "Read from a ring buffer character device",
-        run: ringbuf_read,
-    },
-    Entry {
-        names: "ringbuf_write",
-        parameters: "device data",
-        words: 2,
-        help: "Write to a ring buffer character device",
-        run: |context, words| {
-            let (device, data) = (words.need(0, "device")?.to_owned(), words.need(1, "data")?.to_owned());
-            quiet(context, Command::RingbufWrite(RingbufWrite { device, data, format: None }))
-        },
-    },
-    Entry {
-        names: "stop|s",
-        parameters: "",
-        words: 0,
-        help: "stop emulation",
-        run: |context, _| quiet(context, Command::Stop),
-    },
-    Entry {
-        names: "system_powerdown",
-        parameters: "",
-        words: 0,
-        help: "send system power down event",
-        run: |context, _| quiet(context, Command::SystemPowerdown),
-    },
-    Entry {
-        names: "system_reset",
-        parameters: "",
-        words: 0,
-        help: "reset the system",
-        run: |context, _| quiet(context, Command::SystemReset),
-    },
-    Entry {
-        names: "system_wakeup",
-        parameters: "",
-        words: 0,
-        help: "wakeup guest from suspend",
-        run: |context, _| quiet(context, Command::SystemWakeup),
-    },
-    Entry {
-        names: "x",
-        parameters: "/fmt addr",
-        words: usize::MAX,
-        help: "virtual memory dump starting at 'addr'",
-        run: |context, words| memory::examine(context, words, memory::Space::Virtual),
-    },
-    Entry {
-        names: "xp",
-        parameters: "/fmt addr",
-        words: usize::MAX,
-        help: "physical memory dump starting at 'addr'",
-        run: |context, words| memory::examine(context, words, memory::Space::Physical),
-    },
-];
 
 /// Runs a line; what goes wrong is printed like what goes right.
 pub(crate) fn run(context: &mut Context<'_>, line: &str) -> String {
@@ -347,7 +158,7 @@ pub(crate) fn quiet(context: &mut Context<'_>, command: Command) -> Printed {
     Ok(String::new())
 }
 
-fn help(_: &mut Context<'_>, words: &Words<'_>) -> Printed {
+pub(super) fn help(_: &mut Context<'_>, words: &Words<'_>) -> Printed {
     let describe = |table: &[Entry], before: &str, name: Option<&str>| -> String {
         let chosen = table.iter().filter(|entry| name.is_none_or(|name| entry.answers_to(name)));
         chosen.map(|entry| entry.describe(before)).collect()
@@ -358,137 +169,11 @@ fn help(_: &mut Context<'_>, words: &Words<'_>) -> Printed {
     })
 }
 
-fn run_info(context: &mut Context<'_>, words: &Words<'_>) -> Printed {
+pub(super) fn run_info(context: &mut Context<'_>, words: &Words<'_>) -> Printed {
     Ok(match words.0.split_first() {
         None => info::TOPICS.iter().map(|entry| entry.describe("info ")).collect(),
         Some((topic, rest)) => run_in(info::TOPICS, context, topic, rest, "info "),
     })
-}
-
-/// Whether the words begin with `-f`, and where those after it begin.
-fn forced(words: &Words<'_>) -> (Option<bool>, usize) {
-    if words.get(0) == Some("-f") { (Some(true), 1) } else { (None, 0) }
-}
-
-/// The flags among `known` with which a line begins, and where they end.
-fn flags(words: &Words<'_>, known: &[&'static str]) -> (Vec<&'static str>, usize) {
-    let given = (0..).map_while(|index| known.iter().copied().find(|flag| words.get(index) == Some(flag)));
-    let given: Vec<_> = given.collect();
-    let end = given.len();
-    (given, end)
-}
-
-/// What both ways of copying into a file take: device, target, format, how the target comes to be.
-fn copy_words(words: &Words<'_>, first: usize, reuse: bool) -> Result<Value, Failure> {
-    let mut args = json!({
-        "device": words.need(first, "device")?,
-        "target": words.need(first + 1, "target")?,
-        "mode": if reuse { "existing" } else { "absolute-paths" },
-    });
-    if let Some(format) = words.get(first + 2) {
-        args["format"] = format.into();
-    }
-    Ok(args)
-}
-
-fn drive_backup(context: &mut Context<'_>, words: &Words<'_>) -> Printed {
-    let (flags, first) = flags(words, &["-n", "-f", "-c"]);
-    let mut args = copy_words(words, first, flags.contains(&"-n"))?;
-    args["sync"] = if flags.contains(&"-f") { "full" } else { "top" }.into();
-    args["compress"] = flags.contains(&"-c").into();
-    quiet(context, command("drive-backup", args)?)
-}
-
-fn drive_mirror(context: &mut Context<'_>, words: &Words<'_>) -> Printed {
-    let (flags, first) = flags(words, &["-n", "-f"]);
-    let mut args = copy_words(words, first, flags.contains(&"-n"))?;
-    args["sync"] = if flags.contains(&"-f") { "full" } else { "top" }.into();
-    quiet(context, command("drive-mirror", args)?)
-}
-
-/// The command of this name with these arguments.
-fn command(name: &str, arguments: Value) -> Result<Command, Failure> {
-    let Value::Object(arguments) = arguments else { return Err(Failure::Usage("no arguments".to_owned())) };
-    Ok(Command::parse(name, arguments)?)
-}
-
-fn eject(context: &mut Context<'_>, words: &Words<'_>) -> Printed {
-    let (force, first) = forced(words);
-    let device = Some(words.need(first, "device")?.to_owned());
-    quiet(context, Command::Eject(Eject { device, id: None, force }))
-}
-
-fn change(context: &mut Context<'_>, words: &Words<'_>) -> Printed {
-    let (force, first) = forced(words);
-    let device = Some(words.need(first, "device")?.to_owned());
-    let filename = words.need(first + 1, "filename")?.to_owned();
-    let format = words.get(first + 2).map(str::to_owned);
-    let read_only_mode = match words.get(first + 3) {
-        None => None,
-        Some("retain") => Some(BlockdevChangeReadOnlyMode::Retain),
-        Some("read-only") => Some(BlockdevChangeReadOnlyMode::ReadOnly),
-        Some("read-write") => Some(BlockdevChangeReadOnlyMode::ReadWrite),
-        Some(other) => return Err(Failure::Usage(format!("read-only-mode: '{other}' is none"))),
-    };
-    quiet(
-        context,
-        Command::BlockdevChangeMedium(ChangeMedium { device, id: None, filename, format, force, read_only_mode }),
-    )
-}
-
-fn commit(context: &mut Context<'_>, words: &Words<'_>) -> Printed {
-    let disk = Some(words.need(0, "device")?.to_owned()).filter(|disk| disk != "all");
-    // What went wrong is told without a word before it.
-    Ok(context.inspect(Inspect::Commit { disk }).map_or_else(|error| format!("{error}\n"), |_| String::new()))
-}
-
-fn limit_disk(context: &mut Context<'_>, words: &Words<'_>) -> Printed {
-    let mut args = json!({"device": words.need(0, "device")?});
-    for (index, name) in (1..).zip(["bps", "bps_rd", "bps_wr", "iops", "iops_rd", "iops_wr"]) {
-        let number = words.need(index, name)?.parse::<i64>();
-        args[name] = number.map_err(|_| Failure::Usage(format!("invalid {name}")))?.into();
-    }
-    quiet(context, command("block_set_io_throttle", args)?)
-}
-
-fn block_resize(context: &mut Context<'_>, words: &Words<'_>) -> Printed {
-    let device = words.need(0, "device")?.to_owned();
-    let size = words.get(1).and_then(size_in_mebibytes).ok_or_else(|| Failure::Usage("invalid size".into()))?;
-    quiet(context, Command::BlockResize(BlockResize { device: Some(device), node_name: None, size }))
-}
-
-/// A number with a suffix; mebibytes without one.
-fn size_in_mebibytes(text: &str) -> Option<i64> {
-    let digits = text.trim_end_matches(|letter: char| !letter.is_ascii_digit());
-    let shift = match text.get(digits.len()..)?.to_ascii_uppercase().as_str() {
-        "B" => 0,
-        "K" => 10,
-        "" | "M" => 20,
-        "G" => 30,
-        "T" => 40,
-        "P" => 50,
-        _ => return None,
-    };
-    digits.parse::<i64>().ok()?.checked_mul(1 << shift)
-}
-
-fn ringbuf_read(context: &mut Context<'_>, words: &Words<'_>) -> Printed {
-    let device = words.need(0, "device")?.to_owned();
-    let size = words.need(1, "size")?.parse().map_err(|_| Failure::Usage("invalid size".into()))?;
-    let text: String = context.ask(Command::RingbufRead(RingbufRead { device, size, format: None }))?;
-    let mut printed = String::new();
-    for letter in text.chars() {
-        match letter {
-            '\\' => printed.push_str("\\\\"),
-            '\n' | '\t' => printed.push(letter),
-            control if control < ' ' || control == '\x7f' => {
-                let _ = write!(printed, "\\u{:04X}", u32::from(control));
-            }
-            other => printed.push(other),
-        }
-    }
-    printed.push('\n');
-    Ok(printed)
 }
 
 /// What the words typed so far may go on as: for the Tab key.

@@ -1,8 +1,9 @@
 //! `info`: what the machine is and does, for people.
 
 use crate::qmp::channel::ApicOf;
-use crate::qmp::reply::cpu::CpuInfoFast;
-use crate::qmp::reply::machine::{IoThreadInfo, KvmInfo, Memdev, NameInfo, StatusInfo, UuidInfo};
+use crate::qmp::reply::cpu::{CpuInfoFast, HotpluggableCpu};
+use crate::qmp::reply::machine::{IoThreadInfo, KvmInfo, Memdev, MemoryInfo, NameInfo, StatusInfo, UuidInfo};
+use crate::qmp::reply::migration::MigrationCapabilityStatus;
 use crate::qmp::reply::monitor::ChardevInfo;
 use crate::qmp::{Command, Inspect, Inspection, RunState};
 
@@ -41,6 +42,13 @@ pub(crate) const TOPICS: &[Entry] = &[
     },
     Entry { names: "chardev", parameters: "", words: 0, help: "show the character devices", run: chardev },
     Entry { names: "cpus", parameters: "", words: 0, help: "show infos for each CPU", run: cpus },
+    Entry {
+        names: "hotpluggable-cpus",
+        parameters: "",
+        words: 0,
+        help: "show information about hotpluggable CPUs",
+        run: hotpluggable_cpus,
+    },
     Entry { names: "iothreads", parameters: "", words: 0, help: "show iothreads", run: iothreads },
     Entry {
         names: "irq",
@@ -68,6 +76,32 @@ pub(crate) const TOPICS: &[Entry] = &[
         },
     },
     Entry { names: "memdev", parameters: "", words: 0, help: "show memory backends", run: memdev },
+    Entry {
+        names: "memory-devices",
+        parameters: "",
+        words: 0,
+        help: "show memory devices",
+        // There are none: query-memory-devices is an empty list.
+        run: |_, _| Ok(String::new()),
+    },
+    Entry {
+        names: "memory_size_summary",
+        parameters: "",
+        words: 0,
+        help: "show the amount of initially allocated and present hotpluggable (if enabled) memory in bytes",
+        run: memory_sizes,
+    },
+    Entry {
+        names: "migrate_capabilities",
+        parameters: "",
+        words: 0,
+        help: "show current migration capabilities",
+        run: |context, _| {
+            let all: Vec<MigrationCapabilityStatus> = context.ask(Command::QueryMigrateCapabilities)?;
+            let switch = |on: bool| if on { "on" } else { "off" };
+            Ok(all.iter().map(|one| format!("{}: {}\n", one.capability, switch(one.state))).collect())
+        },
+    },
     Entry {
         names: "mtree",
         parameters: "",
@@ -122,6 +156,13 @@ pub(crate) const TOPICS: &[Entry] = &[
         words: 0,
         help: "show roms",
         run: |context, _| text(context, Inspect::Roms),
+    },
+    Entry {
+        names: "snapshots",
+        parameters: "",
+        words: 0,
+        help: "show the currently saved VM snapshots",
+        run: info_block::snapshots,
     },
     Entry {
         names: "status",
@@ -199,6 +240,30 @@ fn cpus(context: &mut Context<'_>, _: &Words<'_>) -> Printed {
         format!("{mark} CPU #{}: thread_id={}\n", cpu.cpu_index, cpu.thread_id)
     };
     Ok(cpus.iter().map(line).collect())
+}
+
+fn hotpluggable_cpus(context: &mut Context<'_>, _: &Words<'_>) -> Printed {
+    let cpus: Vec<HotpluggableCpu> = context.ask(Command::QueryHotpluggableCpus)?;
+    let one = |cpu: &HotpluggableCpu| {
+        let HotpluggableCpu { r#type, vcpus_count, props, qom_path } = cpu;
+        let path = qom_path.as_ref().map(|path| format!("  qom_path: \"{path}\"\n")).unwrap_or_default();
+        let ids = [
+            ("node-id", props.node_id),
+            ("socket-id", props.socket_id),
+            ("die-id", props.die_id),
+            ("core-id", props.core_id),
+            ("thread-id", props.thread_id),
+        ];
+        let ids: String = ids.iter().filter_map(|(name, id)| Some(format!("    {name}: \"{}\"\n", (*id)?))).collect();
+        format!("  type: \"{type}\"\n  vcpus_count: \"{vcpus_count}\"\n{path}  CPUInstance Properties:\n{ids}")
+    };
+    Ok(format!("Hotpluggable CPUs:\n{}", cpus.iter().map(one).collect::<String>()))
+}
+
+fn memory_sizes(context: &mut Context<'_>, _: &Words<'_>) -> Printed {
+    let memory: MemoryInfo = context.ask(Command::QueryMemorySizeSummary)?;
+    let plugged = memory.plugged_memory.map(|plugged| format!("plugged memory: {plugged}\n")).unwrap_or_default();
+    Ok(format!("base memory: {}\n{plugged}", memory.base_memory))
 }
 
 fn iothreads(context: &mut Context<'_>, _: &Words<'_>) -> Printed {

@@ -2,11 +2,11 @@
 
 use std::fmt::Write;
 
-use crate::img::format_specific_lines;
+use crate::img::{format_specific_lines, snapshot};
 use crate::qmp::Command;
 use crate::qmp::command::args::{QueryBlockstats, QueryNamedBlockNodes};
 use crate::qmp::reply::block::{
-    BlockDeviceInfo, BlockInfo, BlockJobInfo, BlockStats, BlockdevCacheInfo, DetectZeroes, ImageInfo,
+    BlockDeviceInfo, BlockInfo, BlockJobInfo, BlockStats, BlockdevCacheInfo, DetectZeroes, ImageInfo, SnapshotInfo,
 };
 
 use super::Context;
@@ -165,6 +165,54 @@ pub(crate) fn stats(context: &mut Context<'_>, _: &Words<'_>) -> Printed {
         )
     };
     Ok(disks.iter().map(line).collect())
+}
+
+/// `info snapshots`: those that every disk has, by their names, and then those that only some have.
+pub(crate) fn snapshots(context: &mut Context<'_>, _: &Words<'_>) -> Printed {
+    let disks: Vec<BlockInfo> = context.ask(Command::QueryBlock)?;
+    let named = |disk: &BlockInfo| if disk.device.is_empty() { disk.qdev.clone() } else { Some(disk.device.clone()) };
+    // What is only read need not have the guest's state of another time.
+    let disks = disks.iter().filter_map(|disk| Some((named(disk)?, disk.inserted.as_ref().filter(|node| !node.ro)?)));
+    let disks: Vec<(String, &BlockDeviceInfo)> = disks.collect();
+    let Some((_, first)) = disks.iter().find(|(_, node)| node.image.format == "qcow2") else {
+        return Ok("no block device can store vmstate for snapshot\n".to_owned());
+    };
+    let is_everywhere = |snapshot: &SnapshotInfo| {
+        let has_it = |(_, node): &(_, &BlockDeviceInfo)| inside(node).iter().any(|other| other.name == snapshot.name);
+        disks.iter().all(has_it)
+    };
+    if disks.iter().all(|(_, node)| inside(node).is_empty()) {
+        return Ok("There is no snapshot available.\n".to_owned());
+    }
+    let heading = snapshot::heading();
+    let mut text = "List of snapshots present on all disks:\n".to_owned();
+    let whole: Vec<_> = inside(first).iter().filter(|snapshot| is_everywhere(snapshot)).collect();
+    if whole.is_empty() {
+        text.push_str("None\n");
+    } else {
+        let _ = writeln!(text, "{heading}");
+        // Its number may be another on each disk.
+        whole.iter().for_each(|snapshot| text.push_str(&snapshot_line("--", snapshot)));
+    }
+    for (name, node) in &disks {
+        let partial: Vec<_> = inside(node).iter().filter(|snapshot| !is_everywhere(snapshot)).collect();
+        if !partial.is_empty() {
+            let _ = writeln!(text, "\nList of partial (non-loadable) snapshots on '{name}':\n{heading}");
+            partial.iter().for_each(|snapshot| text.push_str(&snapshot_line(&snapshot.id, snapshot)));
+        }
+    }
+    Ok(text)
+}
+
+fn inside(node: &BlockDeviceInfo) -> &[SnapshotInfo] {
+    node.image.snapshots.as_deref().unwrap_or_default()
+}
+
+fn snapshot_line(id: &str, snapshot: &SnapshotInfo) -> String {
+    let whole = |number: i64| u64::try_from(number).unwrap_or(0);
+    let clock = whole(snapshot.vm_clock_sec).saturating_mul(1_000_000_000) + whole(snapshot.vm_clock_nsec);
+    let (date, icount) = (u32::try_from(snapshot.date_sec).unwrap_or(0), snapshot.icount.map(whole));
+    snapshot::line(id, &snapshot.name, whole(snapshot.vm_state_size), date, clock, icount) + "\n"
 }
 
 /// `info block-jobs`.

@@ -1,4 +1,4 @@
-//! `x`, `xp`, `i` and `print`: memory, ports and numbers in the formats of a debugger.
+//! `x`, `xp`, `sum`, `i`, `o` and `print`: memory, ports and numbers in the formats of a debugger.
 
 use std::fmt::Write;
 
@@ -6,7 +6,6 @@ use crate::qmp::{Inspect, Inspection, QmpError};
 
 use super::Context;
 use super::commands::{Failure, Printed, Words};
-use super::expression::evaluate;
 
 /// The most that one command shows, in bytes.
 const LIMIT: u64 = 64 << 10;
@@ -47,10 +46,22 @@ impl Format {
                 'h' => format.size = 2,
                 'w' => format.size = 4,
                 'g' => format.size = 8,
-                _ => return Err(invalid()),
+                other => {
+                    let shown = other.escape_default();
+                    return Err(Failure::Usage(format!("invalid char in format: '{shown}'")));
+                }
             }
         }
         Ok(format)
+    }
+
+    /// The width of a port: 1, 2 or 4 bytes.
+    fn port_size(self) -> u8 {
+        match self.size {
+            1 => 1,
+            2 => 2,
+            _ => 4,
+        }
     }
 
     /// A value as it is shown, without the space before it. `value` has `size` bytes.
@@ -82,31 +93,35 @@ fn show_character(byte: u8) -> String {
     }
 }
 
-/// The format, if there is one, and the number.
-fn format_and_value(words: &Words<'_>) -> Result<(Format, i64), Failure> {
+/// The format, and which word comes behind it.
+fn format(words: &Words<'_>) -> Result<(Format, usize), Failure> {
     let given = words.get(0).and_then(|word| word.strip_prefix('/'));
-    let format = Format::parse(given.unwrap_or_default())?;
-    let text = words.rest(usize::from(given.is_some()));
-    let value = evaluate(&text).map_err(|error| Failure::Usage(error.to_string()))?;
-    Ok((format, value))
+    Ok((Format::parse(given.unwrap_or_default())?, usize::from(given.is_some())))
+}
+
+/// The format, if there is one, and the number that the other words come to.
+fn format_and_value(context: &mut Context<'_>, words: &Words<'_>) -> Result<(Format, i64), Failure> {
+    let (format, first) = format(words)?;
+    let text = words.rest(first);
+    Ok((format, Words::of(&[text]).number(context, 0)?))
 }
 
 /// `print /fmt expr`.
-pub(crate) fn print(words: &Words<'_>) -> Printed {
-    let given = words.get(0).is_some_and(|word| word.starts_with('/'));
-    let (format, value) = format_and_value(words)?;
+pub(crate) fn print(context: &mut Context<'_>, words: &Words<'_>) -> Printed {
+    let (format, value) = format_and_value(context, words)?;
     Ok(match format.letter {
         'o' => format!("0{value:o}\n"),
         'u' => format!("{}\n", value.cast_unsigned()),
         'c' => format!("{}\n", show_character(value.to_le_bytes()[0])),
-        'x' if given => format!("0x{value:x}\n"),
-        _ => format!("{value}\n"),
+        'd' => format!("{value}\n"),
+        _ if value == 0 => "0\n".to_owned(),
+        _ => format!("{value:#x}\n"),
     })
 }
 
 /// `x /fmt addr`, `xp /fmt addr`.
 pub(crate) fn examine(context: &mut Context<'_>, words: &Words<'_>, space: Space) -> Printed {
-    let (mut format, address) = format_and_value(words)?;
+    let (mut format, address) = format_and_value(context, words)?;
     let length = format.count.saturating_mul(format.size as u64);
     if format.letter == 'c' {
         format.size = 1;
@@ -125,18 +140,61 @@ pub(crate) fn examine(context: &mut Context<'_>, words: &Words<'_>, space: Space
 
 /// `i /fmt addr`: what a guest would read there, with the side effects that it would have.
 pub(crate) fn read_port(context: &mut Context<'_>, words: &Words<'_>) -> Printed {
-    let (format, address) = format_and_value(words)?;
-    let port = u16::try_from(address).map_err(|_| Failure::Usage(format!("{address:#x} is no port")))?;
-    let (letter, size) = match format.size {
-        1 => ('b', 1),
-        2 => ('w', 2),
-        _ => ('l', 4),
+    let (format, address) = format_and_value(context, words)?;
+    let (port, size) = (port(address)?, format.port_size());
+    let letter = match size {
+        1 => 'b',
+        2 => 'w',
+        _ => 'l',
     };
     let Inspection::Bytes(bytes) = context.inspect(Inspect::Port { port, size })? else {
         return Err(Failure::Error(QmpError::generic("Cannot access ports")));
     };
     let value = bytes.iter().rev().fold(0_u32, |value, byte| value << 8 | u32::from(*byte));
     Ok(format!("port{letter}[0x{port:04x}] = 0x{value:0width$x}\n", width = usize::from(size) * 2))
+}
+
+fn port(address: i64) -> Result<u16, Failure> {
+    u16::try_from(address).map_err(|_| Failure::Usage(format!("{address:#x} is no port")))
+}
+
+/// `o /fmt addr value`: what a guest would write there.
+pub(crate) fn write_port(context: &mut Context<'_>, words: &Words<'_>) -> Printed {
+    let (format, first) = format(words)?;
+    let port = port(words.number(context, first)?)?;
+    let value = words.number(context, first + 1)?.to_le_bytes();
+    let bytes = value.get(..format.port_size().into()).unwrap_or_default().to_vec();
+    context.inspect(Inspect::WritePort { port, bytes })?;
+    Ok(String::new())
+}
+
+/// `gva2gpa addr`.
+pub(crate) fn translate(context: &mut Context<'_>, words: &Words<'_>) -> Printed {
+    let address = words.number(context, 0)?.cast_unsigned();
+    let cpu = context.cpu;
+    match context.inspect(Inspect::Translate { cpu, address })? {
+        Inspection::Text(text) => Ok(text),
+        Inspection::Bytes(_) => Err(QmpError::generic("Cannot access memory").into()),
+    }
+}
+
+/// `sum addr size`: the checksum of BSD's `sum` over guest-physical memory.
+pub(crate) fn sum(context: &mut Context<'_>, words: &Words<'_>) -> Printed {
+    let mut address = words.number(context, 0)?.cast_unsigned();
+    let size = words.number(context, 1)?;
+    let mut left = u64::try_from(size).map_err(|_| Failure::Usage(format!("{size} is no size")))?;
+    let mut sum = 0_u16;
+    // Ends where RAM ends: what is no memory is refused.
+    while left > 0 {
+        let length = left.min(LIMIT);
+        let query = Inspect::Memory { cpu: None, address, length: u32::try_from(length).unwrap_or_default() };
+        let Inspection::Bytes(bytes) = context.inspect(query)? else {
+            return Err(QmpError::generic("Cannot access memory").into());
+        };
+        sum = bytes.iter().fold(sum, |sum, byte| sum.rotate_right(1).wrapping_add((*byte).into()));
+        (address, left) = (address.wrapping_add(length), left - length);
+    }
+    Ok(format!("{sum:05}\n"))
 }
 
 fn dump(format: Format, address: u64, bytes: &[u8]) -> String {

@@ -2,8 +2,8 @@
 
 use serde_json::{Map, Value, json};
 
-use crate::cli::text;
-use crate::qmp::command::args::{DeviceAdd, Id, ObjectAdd, QomGet, QomList, QomSet};
+use crate::cli::{read_chardev, text};
+use crate::qmp::command::args::{ChardevAdd, DeviceAdd, Id, ObjectAdd, QomGet, QomList, QomSet};
 use crate::qmp::reply::device::ObjectPropertyInfo;
 use crate::qmp::{Command, QmpError, json};
 use crate::spec::number::parse_int;
@@ -49,6 +49,12 @@ fn object_options(line: &str) -> Result<(Map<String, Value>, Source), Failure> {
     }
     let options = text::pairs(line, Some("qom-type")).and_then(text::nested);
     options.map(|options| (options, Source::Text)).map_err(|error| wrong(&error))
+}
+
+/// `chardev-add type,id=name[,prop=value][,...]`.
+pub(super) fn add_chardev(context: &mut Context<'_>, words: &Words<'_>) -> Printed {
+    let chardev = read_chardev(words.need(0, "args")?).map_err(|error| wrong(&error))?;
+    quiet(context, Command::ChardevAdd(ChardevAdd(Box::new(chardev))))
 }
 
 /// `object_del id`.

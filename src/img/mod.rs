@@ -33,7 +33,7 @@ mod rebase;
 mod resize;
 mod secrets;
 mod size;
-mod snapshot;
+pub(crate) mod snapshot;
 mod target;
 
 pub(crate) use info::format_specific_lines;

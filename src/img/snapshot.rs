@@ -69,15 +69,22 @@ pub(super) fn run(parsed: &Parsed) -> Result<(), ImgError> {
 
 /// The list as `-l` and `info` show it.
 pub(super) fn table(list: &[Snapshot]) -> String {
-    let mut text = "Snapshot list:\n".to_owned();
-    text += &row("ID", "TAG", "VM SIZE", "DATE", "VM CLOCK", "ICOUNT");
-    for s in list {
-        let icount = if s.icount == u64::MAX { String::new() } else { s.icount.to_string() };
-        let (size, date, clock) = (human_size(s.vm_state_size), clock::local(s.date.0), clock::guest(s.vm_clock));
-        text += "\n";
-        text += &row(&s.id, &s.name, &size, &date, &clock, &icount);
-    }
-    text
+    let lines = list.iter().map(|s| {
+        let icount = Some(s.icount).filter(|icount| *icount != u64::MAX);
+        format!("\n{}", line(&s.id, &s.name, s.vm_state_size, s.date.0, s.vm_clock, icount))
+    });
+    format!("Snapshot list:\n{}{}", heading(), lines.collect::<String>())
+}
+
+/// The line above a list.
+pub(crate) fn heading() -> String {
+    row("ID", "TAG", "VM SIZE", "DATE", "VM CLOCK", "ICOUNT")
+}
+
+/// A line of a list: `date` in seconds since 1970, `vm_clock` in nanoseconds.
+pub(crate) fn line(id: &str, name: &str, state: u64, date: u32, vm_clock: u64, icount: Option<u64>) -> String {
+    let icount = icount.map(|icount| icount.to_string()).unwrap_or_default();
+    row(id, name, &human_size(state), &clock::local(date), &clock::guest(vm_clock), &icount)
 }
 
 fn row(id: &str, tag: &str, size: &str, date: &str, clock: &str, icount: &str) -> String {

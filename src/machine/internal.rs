@@ -98,7 +98,7 @@ impl Machine {
     fn node_inside(&self, device: &str) -> Result<Arc<Node>, QmpError> {
         let known = self.facts.find_disk(device).is_some() || self.host.graph.find(device).is_ok();
         if !known {
-            return Err(QmpError::generic(format!("Cannot find device='{device}' nor node-name='{device}'")));
+            return Err(QmpError::no_device_nor_node(device, device));
         }
         self.node_of(device)
     }

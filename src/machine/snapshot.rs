@@ -54,7 +54,7 @@ impl Machine {
     fn beneath(&self, args: &BlockdevSnapshotSync) -> Result<String, QmpError> {
         match (&args.device, &args.node_name) {
             (Some(device), None) => {
-                let disk = self.facts.find_disk(device).ok_or_else(|| QmpError::device_not_found(device))?;
+                let disk = self.facts.find_disk(device).ok_or_else(|| QmpError::no_device_nor_node(device, ""))?;
                 if disk.node.is_empty() {
                     return Err(QmpError::generic(format!("Device '{device}' has no medium")));
                 }

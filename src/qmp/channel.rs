@@ -52,6 +52,13 @@ pub enum Inspect {
         /// Which vCPU; all of them without.
         cpu: Option<u32>,
     },
+    /// One register of a vCPU: eight bytes, the low one first; none where no register has the name.
+    Register {
+        /// Which vCPU.
+        cpu: u32,
+        /// As in an expression, without the `$`.
+        name: String,
+    },
     /// What a vCPU's page tables map, as text.
     Paging {
         /// Which vCPU.
@@ -96,6 +103,20 @@ pub enum Inspect {
         port: u16,
         /// How many bytes: 1, 2 or 4.
         size: u8,
+    },
+    /// Writing to I/O ports as a guest does; answered by no text.
+    WritePort {
+        /// The first port.
+        port: u16,
+        /// What is written: 1, 2 or 4 bytes.
+        bytes: Vec<u8>,
+    },
+    /// Where a vCPU's page tables lead, as text.
+    Translate {
+        /// Which vCPU.
+        cpu: u32,
+        /// The linear address.
+        address: u64,
     },
     /// Writing what overlays hold into the images beneath; answered by no text.
     Commit {
@@ -203,7 +224,7 @@ impl DiskWork {
 pub enum Inspection {
     /// For everything but memory and ports; lines end with `\n`.
     Text(String),
-    /// As many bytes as were asked for.
+    /// As many bytes as were asked for; those of a register.
     Bytes(Vec<u8>),
 }
 

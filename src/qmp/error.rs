@@ -54,6 +54,11 @@ impl QmpError {
         Self { class: ErrorClass::DeviceNotFound, desc: format!("Device '{name}' not found") }
     }
 
+    /// Neither a device nor a node is called as commands say that take either; what was not given is empty.
+    pub fn no_device_nor_node(device: &str, node: &str) -> Self {
+        Self::generic(format!("Cannot find device='{device}' nor node-name='{node}'"))
+    }
+
     /// A `DeviceNotActive` for `name`.
     pub fn device_not_active(name: &str) -> Self {
         Self { class: ErrorClass::DeviceNotActive, desc: format!("No {name} device has been activated") }

@@ -12,8 +12,8 @@ use vm_memory::{Bytes, GuestAddress, GuestMemoryBackend};
 
 use super::Vacant;
 use super::port::Output;
-use crate::machine::event::{EventSender, MachineEvent};
-use crate::vcpu::Platform;
+use crate::machine::event::EventSender;
+use crate::vcpu::{Platform, perform};
 
 /// Most bytes of one `read`, `write` or `memset`.
 const MOST: u64 = 64 << 20;
@@ -189,16 +189,8 @@ impl Server {
     }
 
     fn perform(&self, effect: Effect) {
-        match effect {
-            Effect::None => {}
-            Effect::Remap(bdf) => self.platform.remap(bdf),
-            Effect::RemapMemory => self.platform.remap_memory(),
-            Effect::Power(request) => self.events.send(MachineEvent::Power(request)),
-            Effect::Crash(crash) => self.events.send(MachineEvent::GuestCrashed(crash)),
-            Effect::Eject(slots) => {
-                self.platform.eject(slots);
-                self.events.send(MachineEvent::Ejected(slots));
-            }
+        if let Some(event) = perform(&*self.platform, effect) {
+            self.events.send(event);
         }
     }
 }

@@ -119,7 +119,7 @@ fn what_is_no_disk_is_refused_in_qemus_words() {
     let taken = ask(json!({"node-name": "a", "snapshot-node-name": "b", "snapshot-file": file}));
     let missing = ask(json!({"node-name": "a", "snapshot-node-name": "t", "snapshot-file": file, "mode": "existing"}));
 
-    assert_eq!(unknown, Err("Device 'dx' not found".into()));
+    assert_eq!(unknown, Err("Cannot find device='dx' nor node-name=''".into()));
     assert_eq!(nameless, Err("New overlay node-name missing".into()));
     assert_eq!(taken, Err("New overlay node-name already in use".into()));
     assert!(missing.as_ref().is_err_and(|text| text.contains("No such file")), "{missing:?}");

@@ -67,7 +67,8 @@ impl Graph {
         if new.node_name.is_some_and(|name| self.get(name).is_some()) {
             return Err(refuse("New overlay node-name already in use"));
         }
-        if new.format != "qcow2" {
+        // What can be made is told where it is made.
+        if new.exists && new.format != "qcow2" {
             return Err(refuse(format!("Backing file not supported for file format '{}'", new.format)));
         }
         // Before anything is made.

@@ -216,8 +216,8 @@ fn names_in(options: &Map<String, Value>) -> impl Iterator<Item = &str> {
 
 fn not_found(args: &BlockResize, name: &str) -> QmpError {
     match args.device {
-        Some(_) => QmpError::generic(format!("Cannot find device='{name}' nor node-name=''")),
-        None => QmpError::generic(format!("Cannot find device='' nor node-name='{name}'")),
+        Some(_) => QmpError::no_device_nor_node(name, ""),
+        None => QmpError::no_device_nor_node("", name),
     }
 }
 

@@ -5,12 +5,12 @@ use std::fmt::Write as _;
 use rhea_arch::kvm::VcpuSnapshot;
 use vm_memory::{Bytes, GuestAddress};
 
-use super::registers::Shown;
+use super::registers::{Shown, named};
 use super::{interrupts, paging};
 use crate::machine::{KvmGuest, Machine};
 use crate::qmp::QmpError;
 use crate::qmp::channel::{ApicOf, Inspect, Inspection};
-use crate::vcpu::VcpuHandle;
+use crate::vcpu::{VcpuHandle, perform};
 
 const PAGE: u64 = 4096;
 
@@ -22,6 +22,7 @@ impl Machine {
     pub(in crate::machine) fn look(&self, query: &Inspect) -> Result<Inspection, QmpError> {
         match *query {
             Inspect::Registers { cpu } => self.register_dump(cpu).map(Inspection::Text),
+            Inspect::Register { cpu, ref name } => self.register(cpu, name).map(Inspection::Bytes),
             Inspect::Paging { cpu, pages } => self.paging(cpu, pages).map(Inspection::Text),
             Inspect::InterruptCounts => Ok(Inspection::Text(interrupts::counts(&self.kvm()?.vm.irq_counts()))),
             Inspect::InterruptControllers => {
@@ -36,6 +37,15 @@ impl Machine {
             Inspect::Roms => Ok(Inspection::Text(self.roms())),
             Inspect::Memory { cpu, address, length } => self.memory(cpu, address, length).map(Inspection::Bytes),
             Inspect::Port { port, size } => Ok(Inspection::Bytes(self.port(port, size))),
+            Inspect::WritePort { port, ref bytes } => {
+                self.write_port(port, bytes);
+                Ok(Inspection::Text(String::new()))
+            }
+            Inspect::Translate { cpu, address } => {
+                let found = self.physical(cpu, address)?;
+                let line = found.map_or_else(|| "Unmapped\n".to_owned(), |found| format!("gpa: {found:#x}\n"));
+                Ok(Inspection::Text(line))
+            }
             Inspect::Commit { ref disk } => {
                 let committed = disk.as_ref().map_or_else(|| self.commit_all(), |disk| self.commit_disk(disk));
                 committed.map(|()| Inspection::Text(String::new()))
@@ -56,6 +66,12 @@ impl Machine {
             Some(cpu) if text.is_empty() => Ok(format!("CPU#{cpu} not available\n")),
             _ => Ok(text),
         }
+    }
+
+    fn register(&self, cpu: u32, name: &str) -> Result<Vec<u8>, QmpError> {
+        let Some(vcpu) = self.vcpus().iter().find(|vcpu| vcpu.index() == cpu) else { return Ok(Vec::new()) };
+        let state = snapshot(vcpu)?;
+        Ok(named(state.regs(), state.sregs(), name).map(|value| value.to_le_bytes().to_vec()).unwrap_or_default())
     }
 
     fn kvm(&self) -> Result<&KvmGuest, QmpError> {
@@ -113,6 +129,14 @@ impl Machine {
             guest.board.read_port(port, &mut bytes);
         }
         bytes
+    }
+
+    fn write_port(&self, port: u16, bytes: &[u8]) {
+        let Some(guest) = &self.guest else { return };
+        let platform = guest.board.platform();
+        if let Some(event) = perform(&*platform, platform.write_port(port, bytes)) {
+            self.host.events.send(event);
+        }
     }
 
     /// Guest memory, page by page, through the page tables of `cpu` if one is given.

@@ -51,6 +51,49 @@ const LONG_TYPES: [&str; 16] = [
     "TrapGate64",
 ];
 
+/// A register by the name that it has in the monitor's expressions; `pc` is where the next instruction is fetched.
+pub(super) fn named(regs: &kvm_regs, sregs: &kvm_sregs, name: &str) -> Option<u64> {
+    let r = regs;
+    let general = [
+        ("ax", r.rax),
+        ("bx", r.rbx),
+        ("cx", r.rcx),
+        ("dx", r.rdx),
+        ("si", r.rsi),
+        ("di", r.rdi),
+        ("bp", r.rbp),
+        ("sp", r.rsp),
+        ("ip", r.rip),
+        ("flags", r.rflags),
+    ];
+    let numbered = [r.r8, r.r9, r.r10, r.r11, r.r12, r.r13, r.r14, r.r15];
+    let found = |short: &str| general.iter().find(|(known, _)| *known == short).map(|(_, value)| *value);
+    match name {
+        "pc" => Some(sregs.cs.base.wrapping_add(r.rip)),
+        "sp" | "fp" => found(if name == "sp" { "sp" } else { "bp" }),
+        _ => (name.strip_prefix(['e', 'r']).and_then(found))
+            .or_else(|| {
+                let number: usize = name.strip_prefix('r')?.parse().ok()?;
+                numbered.get(number.checked_sub(8)?).copied()
+            })
+            .or_else(|| of_segment(sregs, name)),
+    }
+}
+
+/// `cs`, `cs.base`, `cs.limit`.
+fn of_segment(sregs: &kvm_sregs, name: &str) -> Option<u64> {
+    let (short, part) = name.split_once('.').map_or((name, None), |(short, part)| (short, Some(part)));
+    let s = sregs;
+    let segments = [("cs", &s.cs), ("ds", &s.ds), ("es", &s.es), ("ss", &s.ss), ("fs", &s.fs), ("gs", &s.gs)];
+    let (_, segment) = segments.iter().find(|(known, _)| *known == short)?;
+    match part {
+        None => Some(segment.selector.into()),
+        Some("base") => Some(segment.base),
+        Some("limit") => Some(segment.limit.into()),
+        Some(_) => None,
+    }
+}
+
 /// What is shown.
 pub(super) struct Shown<'a> {
     pub(super) regs: &'a kvm_regs,
@@ -244,6 +287,34 @@ mod tests {
 
     fn segment(selector: u16, base: u64, limit: u32, type_: u8) -> kvm_segment {
         kvm_segment { selector, base, limit, type_, s: 1, present: 1, ..Default::default() }
+    }
+
+    #[test]
+    fn registers_have_the_names_that_expressions_use() {
+        let regs = kvm_regs { rax: 1, r8: 8, r15: 15, rsp: 2, rip: 0xfff0, rflags: 2, ..Default::default() };
+        let sregs = kvm_sregs { cs: segment(0xf000, 0xffff_0000, 0xffff, 11), ..Default::default() };
+        for (name, value) in [
+            ("pc", Some(0xffff_fff0)),
+            ("eip", Some(0xfff0)),
+            ("rip", Some(0xfff0)),
+            ("eax", Some(1)),
+            ("rax", Some(1)),
+            ("sp", Some(2)),
+            ("esp", Some(2)),
+            ("r8", Some(8)),
+            ("r15", Some(15)),
+            ("eflags", Some(2)),
+            ("cs", Some(0xf000)),
+            ("cs.base", Some(0xffff_0000)),
+            ("cs.limit", Some(0xffff)),
+            ("r7", None),
+            ("r16", None),
+            ("ax", None),
+            ("cs.type", None),
+            ("", None),
+        ] {
+            assert_eq!(named(&regs, &sregs, name), value, "{name}");
+        }
     }
 
     fn text(regs: &kvm_regs, sregs: &kvm_sregs, debug: kvm_debugregs, float: FloatView, is_halted: bool) -> String {

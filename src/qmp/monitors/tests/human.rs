@@ -115,10 +115,12 @@ fn numbers_are_reckoned() {
     let mut client = person(&fixture);
 
     for (text, value) in [
-        ("1+2*3", "7"),
+        ("1+2*3", "0x7"),
         ("/x 0x10|0xf", "0x1f"),
-        ("(1 + 2) * 3 - -1", "10"),
-        ("~0", "-1"),
+        ("/d (1 + 2) * 3 - -1", "10"),
+        ("/d ~0", "-1"),
+        ("~0", "0xffffffffffffffff"),
+        ("0", "0"),
         ("/u -1", "18446744073709551615"),
     ] {
         assert_eq!(say(&mut client, &format!("print {text}")), format!("{value}\r\n"), "{text}");
@@ -126,13 +128,13 @@ fn numbers_are_reckoned() {
     for (text, why) in [
         ("1/0", "division by zero"),
         ("$rip", "unknown register"),
-        ("1+", "invalid expression"),
-        ("1 1", "invalid expression"),
+        ("1+", "unexpected end of expression"),
+        ("1 1", "extraneous characters at the end of line"),
     ] {
         assert!(say(&mut client, &format!("print {text}")).starts_with(&format!("{why}\r\n")), "{text}");
     }
     let deep = "(".repeat(1000);
-    assert!(say(&mut client, &format!("print {deep}")).starts_with("invalid expression"));
+    assert!(say(&mut client, &format!("print {deep}")).starts_with("the expression is too deep"));
 }
 
 #[test]
