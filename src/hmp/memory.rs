@@ -2,10 +2,11 @@
 
 use std::fmt::Write;
 
-use crate::qmp::{Inspect, Inspection, QmpError};
+use crate::qmp::command::args::{Memsave, Pmemsave};
+use crate::qmp::{Command, Inspect, Inspection, QmpError};
 
 use super::Context;
-use super::commands::{Failure, Printed, Words};
+use super::commands::{Failure, Printed, Words, quiet};
 
 /// The most that one command shows, in bytes.
 const LIMIT: u64 = 64 << 10;
@@ -195,6 +196,25 @@ pub(crate) fn sum(context: &mut Context<'_>, words: &Words<'_>) -> Printed {
         (address, left) = (address.wrapping_add(length), left - length);
     }
     Ok(format!("{sum:05}\n"))
+}
+
+/// What `memsave` and `pmemsave` are told.
+fn saving(context: &mut Context<'_>, words: &Words<'_>) -> Result<Pmemsave, Failure> {
+    let (val, size) = (words.number(context, 0)?, words.number(context, 1)?);
+    Ok(Pmemsave { val, size, filename: words.need(2, "filename")?.to_owned() })
+}
+
+/// `memsave addr size file`.
+pub(crate) fn save_linear(context: &mut Context<'_>, words: &Words<'_>) -> Printed {
+    let Pmemsave { val, size, filename } = saving(context, words)?;
+    let cpu_index = Some(context.cpu.into());
+    quiet(context, Command::Memsave(Memsave { val, size, filename, cpu_index }))
+}
+
+/// `pmemsave addr size file`.
+pub(crate) fn save_physical(context: &mut Context<'_>, words: &Words<'_>) -> Printed {
+    let args = saving(context, words)?;
+    quiet(context, Command::Pmemsave(args))
 }
 
 fn dump(format: Format, address: u64, bytes: &[u8]) -> String {

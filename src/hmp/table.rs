@@ -155,6 +155,13 @@ pub(super) const COMMANDS: &[Entry] = &[
         run: run_info,
     },
     Entry {
+        names: "memsave",
+        parameters: "addr size file",
+        words: 3,
+        help: "save to disk virtual memory dump starting at 'addr' of size 'size'",
+        run: memory::save_linear,
+    },
+    Entry {
         names: "nbd_server_add",
         parameters: "[-w] device [name]",
         words: 3,
@@ -198,6 +205,13 @@ pub(super) const COMMANDS: &[Entry] = &[
         run: objects::add_object,
     },
     Entry { names: "object_del", parameters: "id", words: 1, help: "destroy QOM object", run: objects::remove_object },
+    Entry {
+        names: "pmemsave",
+        parameters: "addr size file",
+        words: 3,
+        help: "save to disk physical memory dump starting at 'addr' of size 'size'",
+        run: memory::save_physical,
+    },
     Entry {
         names: "print|p",
         parameters: "/fmt expr",

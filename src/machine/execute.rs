@@ -75,6 +75,9 @@ impl Target for Machine {
             Command::BlockDirtyBitmapMerge(args) => self.act(TransactionAction::BlockDirtyBitmapMerge(args)),
             Command::Transaction(args) => self.transaction(&args),
 
+            Command::Memsave(args) => self.save_linear_memory(&args),
+            Command::Pmemsave(args) => self.save_memory(&args),
+
             Command::NbdServerStart(args) => self.start_nbd_server(&args),
             Command::NbdServerStop => self.stop_nbd_server(),
             Command::NbdServerAdd(args) => self.add_nbd_export(&args),

@@ -111,6 +111,10 @@ commands! {
     "query-current-machine" QueryCurrentMachine -> machine::CurrentMachineParams,
     /// Memory that was plugged: there is none.
     "query-memory-devices" QueryMemoryDevices -> Vec<Value>,
+    /// Writes memory as a vCPU sees it to a file.
+    "memsave" Memsave(Memsave) -> (),
+    /// The same of memory as the machine has it.
+    "pmemsave" Pmemsave(Pmemsave) -> (),
     /// The memory backends.
     "query-memdev" QueryMemdev -> Vec<machine::Memdev>,
     /// How far the guest's balloon is blown up: there is none.

@@ -186,3 +186,33 @@ fn character_devices_come_and_go() {
         ],
     );
 }
+
+#[test]
+fn memory_is_saved_and_no_more_than_there_is() {
+    let folder = tempfile::tempdir().expect("folder");
+    let path = |name: &str| folder.path().join(name).display().to_string();
+    let mut machine = Machine::start("");
+    let save = |val: i64, size: i64, name: &str| json!({"val": val, "size": size, "filename": name});
+
+    machine.ask("pmemsave", &save(0x10_0000, 0x1_2345, &path("ram"))).expect("saved");
+    machine.ask("pmemsave", &save(0xffff_fff0, 16, &path("firmware"))).expect("saved");
+    check(&mut machine, &[(&format!("pmemsave 0xffff0 16 {}", path("alias")), "")]);
+
+    assert_eq!(std::fs::read(path("ram")).expect("file"), vec![0; 0x1_2345]);
+    let firmware = std::fs::read(path("firmware")).expect("file");
+    assert_eq!(firmware[..5], [0xea, 0x5b, 0xe0, 0x00, 0xf0]);
+    assert_eq!(std::fs::read(path("alias")).expect("file"), firmware);
+    check(&mut machine, &[("xp /2xb 0xfffffff0", "00000000fffffff0: 0xea 0x5b\n")]);
+    for (val, size) in [(0xff_fff8, 16), (0, -1), (0, 1 << 40), (-16, 16), (0xffff_fff0, 17)] {
+        let refused = machine.ask("pmemsave", &save(val, size, &path("never")));
+        assert_eq!(refused, Err(format!("Invalid addr {val:#018x}/size {size} specified")));
+    }
+    assert!(!folder.path().join("never").exists());
+    let nowhere = machine.ask("pmemsave", &save(0, 16, "/nosuch/file"));
+    assert_eq!(nowhere, Err("Could not open '/nosuch/file': No such file or directory".into()));
+    let full = machine.ask("pmemsave", &save(0, 16, "/dev/full"));
+    assert_eq!(full, Err("Could not write '/dev/full': No space left on device".into()));
+    // There is no vCPU in this machine.
+    let nobody = machine.ask("memsave", &save(0, 16, &path("never")));
+    assert_eq!(nobody, Err("Parameter 'cpu-index' expects a CPU number".into()));
+}

@@ -3,6 +3,7 @@
 use std::fmt::Write as _;
 
 use rhea_arch::kvm::VcpuSnapshot;
+use rhea_arch::x86_64::layout::{HIGH_MEMORY_START, VGA_WINDOW_START};
 use vm_memory::{Bytes, GuestAddress};
 
 use super::registers::{Shown, named};
@@ -13,6 +14,11 @@ use crate::qmp::channel::{ApicOf, Inspect, Inspection};
 use crate::vcpu::{VcpuHandle, perform};
 
 const PAGE: u64 = 4096;
+/// Where firmware is seen: its chips end at 4 GiB, and none is larger than 16 MiB.
+pub(super) const FIRMWARE_START: u64 = FIRMWARE_END - (16 << 20);
+pub(super) const FIRMWARE_END: u64 = 1 << 32;
+/// What a read of a chip takes at once.
+const WORD: usize = 8;
 
 impl Machine {
     /// Answers a query.
@@ -164,6 +170,16 @@ impl Machine {
             None => address,
             Some(cpu) => self.physical(cpu, address)?.ok_or_else(refused)?,
         };
+        // Below 1 MiB, registers of the bridge say what is seen, RAM or ROM.
+        if (VGA_WINDOW_START..HIGH_MEMORY_START).contains(&physical)
+            || (FIRMWARE_START..FIRMWARE_END).contains(&physical)
+        {
+            let platform = guest.board.platform();
+            for (at, word) in (physical..).step_by(WORD).zip(into.chunks_mut(WORD)) {
+                platform.read_memory(at, word);
+            }
+            return Ok(());
+        }
         guest.board.ram().read_slice(into, GuestAddress(physical)).map_err(|_| refused())
     }
 

@@ -12,5 +12,6 @@ mod paging;
 pub(super) mod pci;
 mod properties;
 mod registers;
+mod save;
 pub(super) mod status;
 pub(super) mod tree;

@@ -7,6 +7,7 @@ mod exports;
 mod jobs;
 mod life;
 mod media;
+mod memory;
 mod mirror;
 mod objects;
 mod session;
@@ -31,6 +32,7 @@ pub use jobs::{
 };
 pub use life::{PanicAction, RebootAction, SetAction, ShutdownAction, WatchdogAction};
 pub use media::{BlockdevChangeReadOnlyMode, ChangeMedium, CloseTray, Eject, InsertMedium};
+pub use memory::{Memsave, Pmemsave};
 pub use mirror::{BlockdevMirror, DriveMirror, FileMirror, Mirror, MirrorArgs, MirrorCopyMode, MirrorSyncMode};
 pub use objects::{
     CpuModelExpansion, CpuModelExpansionType, DataFormat, Id, MigrateSetCapabilities, MigrateSetParameters, QomGet,
