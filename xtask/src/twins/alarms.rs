@@ -43,10 +43,14 @@ impl AlarmStep {
         let now = u32::from(hour) * 3600 + u32::from(minute) * 60 + u32::from(second);
         let due = (now + dice.roll(5) as u32) % 86_400;
         let due = [(1, due % 60), (3, due / 60 % 60), (5, due / 3600)];
-        let alarm = due.map(|(register, value)| match dice.roll(4) {
+        let mut alarm = due.map(|(register, value)| match dice.roll(4) {
             0 => 0xc0 + dice.roll(64) as u8,
             _ => encode(format, register - 1, value as u8),
         });
+        // With hours of 12, one takes the half of the day from the clock's register and not from the alarm's.
+        if format & HOURS_24 == 0 && (due[2].1 >= 12) != (hour >= 12) {
+            alarm[2] = 0xff;
+        }
         let rate = [0, 6, 10, 14][dice.roll(4) as usize];
         Self { rate, control, time: [second, minute, hour], alarm }
     }
