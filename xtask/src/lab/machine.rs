@@ -44,8 +44,9 @@ pub(super) fn run(lab: &Lab, program: &[String], show: &mut Show<'_>) -> Result<
     let mut emulator = Emulator::start(&emulator(lab, &kernel, &run), lab.lane)?;
     let watched = emulator.watch(lab.limit, Silence::Wall(lab.silence), show);
     watched.with_context(|| {
+        let state = paused(&ask(&run.monitor(), "info status", 1).unwrap_or_default()).unwrap_or("failed");
         let (log, tail) = (kept_log(), run.keep_log());
-        format!("the lab machine failed; its log, kept in {}, ends with:\n{tail}", log.display())
+        format!("the lab machine {state}; its log, kept in {}, ends with:\n{tail}", log.display())
     })
 }
 
@@ -112,16 +113,28 @@ fn kept_log() -> PathBuf {
 
 /// The processors' registers at three moments, which show where a machine that hangs is going round.
 fn registers(monitor: &Path) -> Result<String> {
+    ask(monitor, "info registers -a", 3)
+}
+
+/// What the emulator's monitor answers to a command that is given so many times.
+fn ask(monitor: &Path, command: &str, times: usize) -> Result<String> {
     let mut stream = UnixStream::connect(monitor)?;
     stream.set_read_timeout(Some(Duration::from_secs(2)))?;
-    for _ in 0..3 {
-        stream.write_all(b"info registers -a\n")?;
+    for _ in 0..times {
+        writeln!(stream, "{command}")?;
         std::thread::sleep(Duration::from_millis(200));
     }
     let mut text = Vec::new();
     // It does not end by itself: the time limit ends it.
     let _ = stream.read_to_end(&mut text);
     Ok(String::from_utf8_lossy(&text).into_owned())
+}
+
+/// What it means if the emulator itself has stopped the machine, from the answer to `info status`.
+fn paused(status: &str) -> Option<&'static str> {
+    let status = status.lines().find(|line| line.starts_with("VM status: paused"))?;
+    let full = status.contains("(io-error)");
+    Some(if full { "was stopped, for this host's disk is full (io-error)" } else { "was stopped by its emulator" })
 }
 
 impl Drop for RunDirectory {
@@ -171,4 +184,19 @@ fn emulator(lab: &Lab, kernel: &Kernel, run: &RunDirectory) -> Command {
 /// A path inside option text, where a comma must be doubled.
 fn comma(path: &Path) -> String {
     path.to_string_lossy().replace(',', ",,")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::paused;
+
+    #[test]
+    fn machine_that_its_emulator_stopped_is_told_from_one_that_is_silent() {
+        let answer = "QEMU 7.2.22 monitor - type 'help' for more information\r\n(qemu) info status\r\nVM status: ";
+
+        let why = paused(&format!("{answer}paused (io-error)\r\n(qemu) "));
+
+        assert!(why.is_some_and(|why| why.contains("disk is full")));
+        assert_eq!(paused(&format!("{answer}running\r\n(qemu) ")), None);
+    }
 }
