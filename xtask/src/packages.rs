@@ -66,6 +66,7 @@ pub(crate) const INSTALLED: &[Package] = &[
     Package { name: "mmdebstrap", program: "mmdebstrap", why: "installs Debian into a directory" },
     Package { name: "grub-common", program: "grub-mkimage", why: "makes the boot loader of that disk" },
     Package { name: "grub-pc-bin", program: "/usr/lib/grub/i386-pc/boot.img", why: "the boot loader of that disk" },
+    Package { name: "mtools", program: "mformat", why: "makes that disk's partition for UEFI" },
 ];
 
 /// The manager that most virtual machines on Linux are started by.

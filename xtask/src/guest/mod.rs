@@ -14,7 +14,7 @@ use crate::initramfs::Initramfs;
 use crate::kernel::{Flavor, Kernel};
 use crate::{packages, paths};
 
-pub(crate) use debian::debian_disk;
+pub(crate) use debian::DebianDisk;
 pub(crate) use disc::boot_disc;
 pub(crate) use disk::{root_tree, tools_tree};
 pub(crate) use xen::xen;

@@ -15,7 +15,7 @@ mod vm;
 use anyhow::{Result, bail};
 use clap::Args;
 
-use crate::guest::{Boot, boot_disc, debian_disk, root_tree, tools_tree, xen};
+use crate::guest::{Boot, DebianDisk, boot_disc, root_tree, tools_tree, xen};
 use crate::kernel::Flavor;
 use crate::lab::Lab;
 use crate::packages;
@@ -61,7 +61,7 @@ pub(crate) fn run(args: &SuiteArgs) -> Result<u8> {
         packages::ensure(packages::LIBVIRT)?;
     }
     if left.iter().any(|name| name.starts_with("installed")) {
-        debian_disk()?;
+        DebianDisk::prepare()?;
     }
     let (passed, failed) = lanes::play_all(args, &left)?;
     println!("lab suite: {passed} passed, {failed} failed");

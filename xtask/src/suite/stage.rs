@@ -9,7 +9,7 @@ use anyhow::{Context, Result};
 use serde_json::Value;
 
 use super::vm::Recipe;
-use crate::guest::Boot;
+use crate::guest::{Boot, DebianDisk};
 use crate::kernel::Flavor;
 use crate::{command, guest, lab};
 
@@ -95,9 +95,13 @@ impl Stage<'_> {
         Ok(guest::directory()?.join("boot-disc.iso"))
     }
 
-    /// The disk that Debian is installed on. It is only read.
-    pub(crate) fn debian_disk(&self) -> Result<PathBuf> {
-        Ok(guest::directory()?.join("debian.raw"))
+    /// A disk of this scenario's own, with Debian installed on it.
+    pub(crate) fn debian_disk(&self) -> Result<(PathBuf, DebianDisk)> {
+        let debian = DebianDisk::open()?;
+        let overlay = self.scratch.join("debian.qcow2");
+        let (below, path) = (debian.image.display().to_string(), overlay.display().to_string());
+        self.img(&["create", "-f", "qcow2", "-b", &below, "-F", "raw", &path])?;
+        Ok((overlay, debian))
     }
 
     /// Debian's Xen, unpacked.
