@@ -33,6 +33,9 @@ const GUEST_MODULES: &[&str] = &["virtio_pci", "virtio_blk", "virtio_scsi", "sd_
 pub(crate) struct DiskArgs {
     #[command(flatten)]
     asked: Asked,
+    /// How long the I/O thread polls at most, in nanoseconds, under either monitor (not to be mixed by --resume)
+    #[arg(long)]
+    poll_max_ns: Option<u64>,
     /// Do the work and tell: this is what runs in the guest
     #[arg(long, hide = true)]
     guest: bool,
@@ -57,8 +60,10 @@ pub(super) fn run(args: &DiskArgs) -> Result<u8> {
 /// Adds the cells that are asked for and not there yet. What is there is saved after each.
 fn measure(args: &DiskArgs, monitor: &Path, measured: &mut Vec<Measured>) -> Result<()> {
     let cells = args.asked.left(Cell::all(), measured)?;
-    let work =
-        |cells: &[Cell]| Ok(serde_json::to_string(&Work { rhea: monitor.to_path_buf(), cells: cells.to_vec() })?);
+    let work = |cells: &[Cell]| {
+        let (rhea, poll) = (monitor.to_path_buf(), args.poll_max_ns);
+        Ok(serde_json::to_string(&Work { rhea, poll, cells: cells.to_vec() })?)
+    };
     machine(monitor)?.measure(cells, work, |result| {
         measured.push(result);
         results::save(report::VERB, &*measured)

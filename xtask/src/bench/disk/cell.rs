@@ -49,6 +49,8 @@ pub(crate) struct Cell {
 #[derive(Debug, Serialize, Deserialize)]
 pub(super) struct Work {
     pub(super) rhea: PathBuf,
+    /// `poll-max-ns` of the I/O thread, where it is not the monitor's own.
+    pub(super) poll: Option<u64>,
     pub(super) cells: Vec<Cell>,
 }
 
@@ -95,9 +97,9 @@ impl Cell {
     }
 
     /// The command line, which is the same for both monitors.
-    pub(super) fn command(&self, rhea: &Path, image: &Path) -> Command {
+    pub(super) fn command(&self, work: &Work, image: &Path) -> Command {
         let program = match self.monitor {
-            Monitor::Rhea => rhea,
+            Monitor::Rhea => work.rhea.as_path(),
             Monitor::Qemu => Path::new("/usr/bin/qemu-system-x86_64"),
         };
         let devices: &[&str] = match self.bus {
@@ -107,7 +109,9 @@ impl Cell {
         };
         let mut command = Command::new(program);
         command.args(["-machine", "pc", "-accel", "kvm", "-cpu", "host", "-nodefaults", "-display", "none"]);
-        command.args(["-serial", "stdio", "-smp", "1", "-m", "256", "-object", "iothread,id=io"]);
+        command.args(["-serial", "stdio", "-smp", "1", "-m", "256"]);
+        let poll = work.poll.map_or_else(String::new, |poll| format!(",poll-max-ns={poll}"));
+        command.args(["-object", &format!("iothread,id=io{poll}")]);
         let drive = format!("if=none,id=disk,file={},format={},aio=io_uring", image.display(), self.format);
         command.args(["-drive", &drive]);
         for device in devices {

@@ -20,7 +20,7 @@ pub(super) fn run() -> Result<u8> {
     let work: Work = serde_json::from_str(&fs::read_to_string("/bench/work")?)?;
     for cell in &work.cells {
         let image = image(cell.format, &work.rhea)?;
-        let (jobs, refused) = match measure(*cell, &work.rhea, &image) {
+        let (jobs, refused) = match measure(*cell, &work, &image) {
             Ok(jobs) => (jobs, None),
             Err(error) => (BTreeMap::new(), Some(format!("{error:#}"))),
         };
@@ -48,8 +48,8 @@ fn image(format: Format, rhea: &Path) -> Result<PathBuf> {
 }
 
 /// One guest, from its start to the end of its jobs.
-fn measure(cell: Cell, rhea: &Path, image: &Path) -> Result<BTreeMap<Job, Cost>> {
-    let mut command = cell.command(rhea, image);
+fn measure(cell: Cell, work: &Work, image: &Path) -> Result<BTreeMap<Job, Cost>> {
+    let mut command = cell.command(work, image);
     let mut monitor = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn()?;
     let jobs = read_jobs(&mut monitor);
     monitor.kill()?;
