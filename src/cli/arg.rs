@@ -51,8 +51,13 @@ impl Arg {
 
     /// Says that this option is wrong.
     pub(super) fn wrong(&self, source: SpecError) -> CliError {
+        CliError::Option { place: self.place(), source }
+    }
+
+    /// The option as the user wrote it.
+    pub(super) fn place(&self) -> Place {
         let argument = self.has_argument.then(|| self.argument.to_string_lossy().into_owned());
-        CliError::Option { place: Place { option: self.option.clone(), argument }, source }
+        Place { option: self.option.clone(), argument }
     }
 
     /// The argument as text.

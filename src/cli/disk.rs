@@ -4,7 +4,7 @@ use serde_json::{Map, Value};
 
 use crate::qmp::command::blockdev_schema::check_types;
 use crate::spec::SpecError;
-use crate::spec::blockdev::BlockdevArgs;
+use crate::spec::blockdev::{BlockdevArgs, BlockdevOption};
 use crate::spec::describe::Describe;
 use crate::spec::drive::{DriveInterface, DriveMedia, DriveOptions, DriveSpec};
 use crate::spec::read::Source;
@@ -46,7 +46,7 @@ fn drive(draft: &mut Draft, arg: &Arg) -> Result<(), Stop> {
         return Err(Stop::Print(help::properties::<DriveOptions>()));
     }
     let (own, block) = split(arg.pairs(None)?)?;
-    draft.spec.drives.push(DriveSpec::read(own, block, DEFAULT)?);
+    draft.spec.drives.push(DriveSpec::read(arg.place().to_string(), own, block, DEFAULT)?);
     Ok(())
 }
 
@@ -106,7 +106,8 @@ fn blockdev(draft: &mut Draft, arg: &Arg) -> Result<(), Stop> {
     if source == Source::Json {
         check_types(&options)?;
     }
-    draft.spec.blockdevs.push(BlockdevArgs { options, source });
+    let args = BlockdevArgs { options, source };
+    draft.spec.blockdevs.push(BlockdevOption { typed: arg.place().to_string(), args });
     Ok(())
 }
 
@@ -142,7 +143,7 @@ fn cdrom(draft: &mut Draft, arg: &Arg) -> Result<(), Stop> {
 
 fn pflash(draft: &mut Draft, arg: &Arg) -> Result<(), Stop> {
     let object = Map::from_iter([("file".to_owned(), Value::from(arg.text()?))]);
-    draft.spec.drives.push(DriveSpec::read(object, Map::new(), DriveInterface::Pflash)?);
+    draft.spec.drives.push(DriveSpec::read(arg.place().to_string(), object, Map::new(), DriveInterface::Pflash)?);
     Ok(())
 }
 
@@ -152,6 +153,6 @@ fn ide(draft: &mut Draft, arg: &Arg, index: u32, media: DriveMedia) -> Result<()
         ("index".to_owned(), Value::from(index.to_string())),
         ("media".to_owned(), Value::from(media.as_str())),
     ]);
-    draft.spec.drives.push(DriveSpec::read(object, Map::new(), DriveInterface::Ide)?);
+    draft.spec.drives.push(DriveSpec::read(arg.place().to_string(), object, Map::new(), DriveInterface::Ide)?);
     Ok(())
 }

@@ -151,8 +151,9 @@ fn memory(draft: &mut Draft, arg: &Arg) -> Result<(), Stop> {
     if let Some(most) = object.shift_remove("maxmem") {
         object.insert("max-size".into(), most);
     }
-    let options: MemoryOptions = read::read(object.clone(), Source::Text, Words::Options)?;
-    options.resolve()?;
+    let options: Result<MemoryOptions, _> = read::read(object.clone(), Source::Text, Words::Options);
+    // Named as it was written.
+    options.map_err(|error| SpecError::new(error.to_string().replace("'max-size'", "'maxmem'")))?.resolve()?;
     merge_below(draft, "memory", object);
     Ok(())
 }

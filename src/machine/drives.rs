@@ -12,7 +12,7 @@ use thiserror::Error;
 use super::throttle;
 use crate::board::plan::DrivePlan;
 use crate::spec::SpecError;
-use crate::spec::blockdev::BlockdevArgs;
+use crate::spec::blockdev::BlockdevOption;
 use crate::spec::device::OnError;
 use crate::spec::drive::{
     AioMode, CacheMode as Cache, DetectZeroes, DiscardMode, DriveInterface, DriveMedia, DriveSpec,
@@ -22,26 +22,32 @@ use crate::spec::drive::{
 #[derive(Debug, Error)]
 pub enum DriveError {
     /// `-drive`.
-    #[error("-drive file={file}")]
+    #[error("{typed}")]
     Drive {
-        /// Its file.
-        file: String,
+        /// The option with its argument.
+        typed: String,
         /// Why.
         #[source]
         source: BlockError,
     },
     /// `-blockdev`.
-    #[error("-blockdev node-name={node}")]
+    #[error("{typed}")]
     Blockdev {
-        /// Its name.
-        node: String,
+        /// The option with its argument.
+        typed: String,
         /// Why.
         #[source]
         source: BlockError,
     },
     /// Its arguments.
-    #[error("-blockdev")]
-    Arguments(#[source] SpecError),
+    #[error("{typed}")]
+    Arguments {
+        /// The option with its argument.
+        typed: String,
+        /// Why not.
+        #[source]
+        source: SpecError,
+    },
     /// Limits of `-drive` or `-object`.
     #[error("{what}")]
     Limits {
@@ -60,11 +66,10 @@ pub enum DriveError {
 ///
 /// # Errors
 /// The first that cannot be opened.
-pub(super) fn open_blockdevs(graph: &Graph, all: &[BlockdevArgs]) -> Result<(), DriveError> {
-    for args in all {
-        let spec = args.node().map_err(DriveError::Arguments)?;
-        let node = spec.node_name().unwrap_or_default().to_owned();
-        graph.add(&spec).map_err(|source| DriveError::Blockdev { node, source })?;
+pub(super) fn open_blockdevs(graph: &Graph, all: &[BlockdevOption]) -> Result<(), DriveError> {
+    for BlockdevOption { typed, args } in all {
+        let spec = args.node().map_err(|source| DriveError::Arguments { typed: typed.clone(), source })?;
+        graph.add(&spec).map_err(|source| DriveError::Blockdev { typed: typed.clone(), source })?;
     }
     Ok(())
 }
@@ -151,14 +156,14 @@ fn open_drive(graph: &Graph, index: u32, drive: &DriveSpec, snapshot: bool) -> R
         on_write_error: options.werror.unwrap_or(OnError::Auto),
         on_read_error: options.rerror.unwrap_or(OnError::Auto),
     };
-    let file = match &options.file {
-        Some(file) if !file.is_empty() => file.clone(),
-        _ if drive.block.contains_key("file") => String::new(),
-        // The device that it is for says whether it may be empty.
-        _ => return Ok(plan),
-    };
+    let file = options.file.clone().unwrap_or_default();
+    let is_empty = file.is_empty() && drive.block.is_empty() && options.format.is_none() && options.node_name.is_none();
+    if is_empty {
+        // The device that it is for says whether it may be.
+        return Ok(plan);
+    }
     let opening = Opening {
-        file: file.clone(),
+        file,
         format: options.format.clone(),
         node_name: options.node_name.clone(),
         read_only: drive.read_only(),
@@ -174,7 +179,8 @@ fn open_drive(graph: &Graph, index: u32, drive: &DriveSpec, snapshot: bool) -> R
         copy_on_read: options.copy_on_read,
         block: drive.block.clone(),
     };
-    let opened = graph.open_drive(&opening).map_err(|source| DriveError::Drive { file, source })?;
+    let opened =
+        graph.open_drive(&opening).map_err(|source| DriveError::Drive { typed: drive.typed.clone(), source })?;
     if let Some(warning) = opened.warning {
         log::warn!("{warning}");
     }

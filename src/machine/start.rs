@@ -231,7 +231,7 @@ impl Session<'_> {
         };
         for drive in &disks {
             let waits = facts.disks.iter().all(|disk| disk.drive != drive.id);
-            let wrong = |source| DriveError::Drive { file: drive.id.clone(), source };
+            let wrong = |source| DriveError::Drive { typed: format!("-drive id={}", drive.id), source };
             if waits {
                 facts.add_waiting(drive, &host).map_err(wrong)?;
             }

@@ -16,34 +16,75 @@ pub struct BlockdevArgs {
     pub source: read::Source,
 }
 
+/// `-blockdev`.
+#[derive(Debug, Clone, PartialEq)]
+pub struct BlockdevOption {
+    /// The option with its argument, as the user wrote them.
+    pub typed: String,
+    /// What it says.
+    pub args: BlockdevArgs,
+}
+
 impl BlockdevArgs {
     /// The node.
     ///
     /// # Errors
     /// In QEMU's words, what is missing or not known.
     pub fn node(&self) -> Result<BlockdevSpec, SpecError> {
-        if let Some(Value::String(driver)) = self.options.get("driver")
-            && !BlockdevSpec::DRIVERS.contains(&driver.as_str())
-        {
-            return Err(SpecError::not_one_of("driver", driver, &BlockdevSpec::DRIVERS));
+        match self.options.get("driver") {
+            Some(Value::String(driver)) if !BlockdevSpec::DRIVERS.contains(&driver.as_str()) => {
+                return Err(SpecError::not_one_of("driver", driver, &BlockdevSpec::DRIVERS));
+            }
+            None | Some(Value::String(_)) => {}
+            Some(_) => return Err(SpecError::wrong_type("driver", "string")),
         }
         let node = serde_json::from_value(Value::Object(self.options.clone()));
-        node.map_err(|error| in_our_words(&error.to_string()))
+        node.map_err(|error| in_our_words(&self.options, &error.to_string()))
     }
 }
 
-/// serde quotes names: "missing field `filename`", "unknown field `x`, expected one of `a`, `b`".
-fn in_our_words(text: &str) -> SpecError {
+/// serde quotes names: "missing field `filename`", "unknown field `x`, expected one of `a`, `b`", and texts: "invalid value:
+/// string "x", expected 'on' or 'off'".
+fn in_our_words(options: &Map<String, Value>, text: &str) -> SpecError {
+    if let Some((value, expected)) =
+        text.strip_prefix("invalid value: ").and_then(|rest| rest.split_once(", expected "))
+        && let Some(name) = path_to(options, &|_, given| is_told(given, value))
+    {
+        return SpecError::expects(name, expected);
+    }
     let mut parts = text.splitn(3, '`');
     let (what, name, rest) = (parts.next(), parts.next().unwrap_or_default(), parts.next().unwrap_or_default());
     let rest = rest.strip_prefix(", expected ").map(|known| format!("; it takes {}", known.replace('`', "'")));
     let rest = rest.unwrap_or_default();
     match what {
         Some("missing field ") => SpecError::missing(name),
-        Some("unknown field ") => SpecError::new(format!("Parameter '{}' is unexpected{rest}", Shown(name))),
-        Some("unknown variant ") => SpecError::new(format!("Invalid value '{}'{rest}", Shown(name))),
+        Some("unknown field ") => {
+            let path = path_to(options, &|key, _| key == name).unwrap_or_else(|| name.to_owned());
+            SpecError::new(format!("Parameter '{}' is unexpected{rest}", Shown(&path)))
+        }
+        Some("unknown variant ") => match path_to(options, &|_, given| given == name) {
+            Some(path) => SpecError::new(format!("Parameter '{path}' does not accept value '{}'{rest}", Shown(name))),
+            None => SpecError::new(format!("Invalid value '{}'{rest}", Shown(name))),
+        },
         _ => SpecError::new(Shown(text).to_string()),
     }
+}
+
+/// serde says a value so: `string "x"`, "integer `-1`".
+fn is_told(value: &Value, told: &str) -> bool {
+    match value {
+        Value::String(text) => told == format!("string {text:?}"),
+        Value::Number(number) => told.split('`').nth(1) == Some(&number.to_string()),
+        _ => false,
+    }
+}
+
+/// The name, with dots, of the first option that is looked for, the outer ones first.
+fn path_to(options: &Map<String, Value>, is_it: &dyn Fn(&str, &Value) -> bool) -> Option<String> {
+    let here = options.iter().find(|(key, value)| is_it(key, value));
+    let below =
+        || options.iter().find_map(|(key, value)| Some(format!("{key}.{}", path_to(value.as_object()?, is_it)?)));
+    here.map(|(key, _)| key.clone()).or_else(below)
 }
 
 #[cfg(test)]
@@ -64,6 +105,13 @@ mod tests {
         let unknown = refused(json!({"driver": "null-co", "colour": "red"}));
         assert!(unknown.starts_with("Parameter 'colour' is unexpected; it takes one of 'node-name', "), "{unknown}");
         let word = refused(json!({"driver": "file", "filename": "x", "aio": "uring"}));
-        assert!(word.starts_with("Invalid value 'uring'; it takes "), "{word}");
+        assert!(word.starts_with("Parameter 'aio' does not accept value 'uring'; it takes "), "{word}");
+        assert_eq!(refused(json!({"driver": 5})), "Invalid parameter type for 'driver', expected: string");
+        let inner = refused(json!({"driver": "raw", "file": {"driver": "null-co", "colour": "red"}}));
+        assert!(inner.starts_with("Parameter 'file.colour' is unexpected; "), "{inner}");
+        let switch = json!({"driver": "raw", "cache": {"direct": "x"}, "file": "f"});
+        assert_eq!(refused(switch), "Parameter 'cache.direct' expects 'on' or 'off'");
+        let size = refused(json!({"driver": "raw", "offset": -1, "file": "f"}));
+        assert!(size.starts_with("Parameter 'offset' expects a number of bytes"), "{size}");
     }
 }

@@ -150,6 +150,8 @@ spec_struct! {
 /// A drive as asked for.
 #[derive(Debug, Clone, PartialEq)]
 pub struct DriveSpec {
+    /// The option with its argument, as the user wrote them.
+    pub typed: String,
     /// What has a name in `-drive`.
     pub options: DriveOptions,
     /// What shows it to the guest.
@@ -160,12 +162,13 @@ pub struct DriveSpec {
 }
 
 impl DriveSpec {
-    /// Reads the options of `-drive`; those that [`DriveOptions`] does not have are in `block`. `default` is the
+    /// Reads the options of `-drive`, which was `typed` so; those that [`DriveOptions`] does not have are in `block`. `default` is the
     /// machine's interface for a drive that names none.
     ///
     /// # Errors
     /// One sentence, in the words of `-drive`.
     pub fn read(
+        typed: String,
         own: Map<String, Value>,
         block: Map<String, Value>,
         default: DriveInterface,
@@ -176,7 +179,7 @@ impl DriveSpec {
             super::check_id(id)?;
         }
         options.check(interface)?;
-        Ok(Self { options, interface, block })
+        Ok(Self { typed, options, interface, block })
     }
 
     /// The guest cannot write.

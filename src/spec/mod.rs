@@ -88,7 +88,7 @@ pub struct VmSpec {
     /// `-serial none`. The machine's own first port is among them unless `-nodefaults`.
     pub serials: Vec<Option<String>>,
     /// `-blockdev`: the arguments of `blockdev-add`, with how they were written.
-    pub blockdevs: Vec<blockdev::BlockdevArgs>,
+    pub blockdevs: Vec<blockdev::BlockdevOption>,
     /// `-drive` and its short forms.
     pub drives: Vec<DriveSpec>,
     /// `-snapshot`: what guests write is thrown away, on every drive that does not say otherwise.

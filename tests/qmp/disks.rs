@@ -1,6 +1,6 @@
 //! What is told of disks: in which order, with which addresses, and with what is beneath them.
 
-use std::process::Command;
+use std::process::{Command, Stdio};
 
 use serde_json::{Value, json};
 
@@ -107,4 +107,27 @@ fn node_described_within_another_goes_with_it() {
     assert_eq!(nothing, json!([]));
     assert_eq!(left.as_array().map(Vec::len), Some(1), "who names a node by itself takes it away by itself");
     machine.end();
+}
+
+/// Each with QEMU 7.2.22's words, behind the option as it was typed.
+#[test]
+fn drives_without_a_file_are_opened_or_refused() {
+    let start = |drive: &str| {
+        let mut machine = Command::new(env!("CARGO_BIN_EXE_rhea"));
+        machine.args(["-accel", "qtest", "-m", "16", "-nodefaults", "-display", "none", "-drive", drive]);
+        let ended = machine.stdin(Stdio::null()).output().expect("the program runs");
+        (ended.status.code(), String::from_utf8(ended.stderr).expect("text"))
+    };
+    for (drive, why) in [
+        ("if=none,id=a,driver=raw", "A block device must be specified for \"file\""),
+        ("if=none,id=a,format=qcow2", "A block device must be specified for \"file\""),
+        ("if=none,id=a,driver=file", "The 'file' block driver requires a file name"),
+        ("if=none,id=a,node-name=n", "Must specify either driver or file"),
+        ("if=none,id=a,file.driver=nosuch", "Unknown driver 'nosuch'"),
+        ("file=/nosuch,format=raw", "Could not open '/nosuch': No such file or directory"),
+    ] {
+        assert_eq!(start(drive), (Some(1), format!("rhea: -drive {drive}: {why}\n")));
+    }
+    let mut machine = Machine::start("-drive if=virtio,id=d,driver=null-co,size=1M");
+    assert_eq!(machine.drive("d")["inserted"]["image"]["virtual-size"], 1 << 20);
 }

@@ -107,6 +107,26 @@ pub struct OpenedDrive {
     pub warning: Option<String>,
 }
 
+/// Drivers that have nothing beneath them.
+const PROTOCOLS: [&str; 5] = ["file", "host_device", "nbd", "null-aio", "null-co"];
+
+/// The options of a drive without a file are those of a protocol, which lies beneath `raw` here.
+fn self_contained(drive: &DriveSpec, block: &mut Map<String, Value>) -> Result<(), BlockError> {
+    let refuse = |text: &str| Err(BlockError::new(ErrorKind::Invalid, text));
+    let driver = block.get("driver").and_then(Value::as_str).or(drive.format.as_deref());
+    match driver {
+        None => refuse("Must specify either driver or file"),
+        Some(driver) if !PROTOCOLS.contains(&driver) => refuse("A block device must be specified for \"file\""),
+        Some(driver) => {
+            let driver = driver.to_owned();
+            let mut beneath = std::mem::take(block);
+            beneath.insert("driver".to_owned(), driver.into());
+            block.insert("file".to_owned(), Value::Object(beneath));
+            Ok(())
+        }
+    }
+}
+
 impl Graph {
     /// Opens what `-drive` asks for.
     ///
@@ -118,6 +138,10 @@ impl Graph {
 
     fn open_whole_drive(&self, drive: &DriveSpec) -> Result<OpenedDrive, BlockError> {
         let mut block = drive.block.clone();
+        if drive.file.is_empty() && !block.contains_key("file") {
+            self_contained(drive, &mut block)?;
+            block.insert("driver".to_owned(), "raw".into());
+        }
         // Beneath a throw-away overlay nothing is written.
         let read_only = drive.read_only || drive.snapshot;
         let file = self.add(&options::protocol_of(drive, read_only, block.remove("file"))?)?;
@@ -138,7 +162,10 @@ impl Graph {
         if driver.is_some() && drive.format.is_some() && driver != drive.format {
             return Err(BlockError::new(ErrorKind::Invalid, "Cannot specify both 'driver' and 'format'"));
         }
-        let given = drive.format.clone().or(driver);
+        let given = drive.format.clone().or(driver).map(|given| {
+            // See `self_contained`.
+            if PROTOCOLS.contains(&&*given) && drive.file.is_empty() { "raw".to_owned() } else { given }
+        });
         let probed = given.is_none();
         let format = match given {
             Some(format) => format,

@@ -115,10 +115,16 @@ fn from_object(object: Object) -> Result<BlockdevSpec, BlockError> {
     serde_json::from_value(Value::Object(object)).map_err(|error| {
         let error = error.to_string();
         // serde quotes names: "unknown field `x`, expected one of `a`, `b`".
-        let unknown = error.strip_prefix("unknown field `").and_then(|rest| rest.split_once('`'));
-        let text = match unknown {
-            Some((name, _)) => format!("Block format '{driver}' does not support the option '{name}'"),
-            None => format!("the options of driver '{driver}' make no sense: {error}"),
+        let mut parts = error.splitn(3, '`');
+        let (what, name) = (parts.next().unwrap_or_default(), parts.next().unwrap_or_default());
+        let text = match (what, name) {
+            ("unknown field ", _) => format!("Block format '{driver}' does not support the option '{name}'"),
+            ("unknown variant ", _) if name == driver => format!("Unknown driver '{driver}'"),
+            ("unknown variant ", _) => format!("the options of driver '{driver}' have no value '{name}'"),
+            ("missing field ", "filename") => format!("The '{driver}' block driver requires a file name"),
+            ("missing field ", "file") => "A block device must be specified for \"file\"".to_owned(),
+            ("missing field ", _) => format!("Parameter '{name}' is missing"),
+            _ => format!("the options of driver '{driver}' make no sense: {error}"),
         };
         BlockError::new(ErrorKind::Invalid, text)
     })
