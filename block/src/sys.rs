@@ -171,6 +171,19 @@ pub(crate) fn direct_alignment(file: &File, logical: u32) -> u32 {
 /// `STATX_DIOALIGN` of `linux/stat.h`.
 const STATX_DIOALIGN: u32 = 0x2000;
 
+/// Has the file system not copy on write what is written to `file`, which must be empty.
+pub(crate) fn write_in_place(file: &File) -> io::Result<()> {
+    let mut flags: libc::c_int = 0;
+    // SAFETY: the kernel writes one int, whatever the numbers of these calls say of its size.
+    check(i64::from(unsafe { libc::ioctl(file.as_raw_fd(), libc::FS_IOC_GETFLAGS, &raw mut flags) }))?;
+    flags |= FS_NOCOW_FL;
+    // SAFETY: the kernel reads one int.
+    check(i64::from(unsafe { libc::ioctl(file.as_raw_fd(), libc::FS_IOC_SETFLAGS, &raw const flags) })).map(drop)
+}
+
+/// `FS_NOCOW_FL` of `linux/fs.h`.
+const FS_NOCOW_FL: libc::c_int = 0x0080_0000;
+
 /// Has what is read from and written to `file` go past the page cache, or through it.
 pub(crate) fn set_direct(file: &File, on: bool) -> io::Result<()> {
     // SAFETY: reads the flags of a descriptor that is open.

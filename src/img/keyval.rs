@@ -6,6 +6,8 @@ use super::error::ImgError;
 
 /// Deepest nesting of a key with dots.
 const MOST_DEPTH: usize = 16;
+/// The same of a name of the form `json:{...}`, which may describe a chain: as deep as JSON is read.
+const MOST_JSON_DEPTH: usize = 128;
 
 /// Refuses a value of `-o` that cannot stand beside others: an empty one, or one with a lone comma at an end.
 ///
@@ -72,6 +74,35 @@ pub(super) fn nested(
         insert(&mut object, &key, &key, value.into(), MOST_DEPTH)?;
     }
     Ok(object)
+}
+
+/// The same of JSON, where keys have dots and objects at every depth. As in QEMU, what an object says counts more than a
+/// key with dots beside it.
+///
+/// # Errors
+/// As [`nested`].
+pub(super) fn nested_json(object: Map<String, Value>) -> Result<Map<String, Value>, ImgError> {
+    let mut flat = Map::new();
+    flatten(object, "", &mut flat);
+    let mut object = Map::new();
+    for (key, value) in flat {
+        insert(&mut object, &key, &key, value, MOST_JSON_DEPTH)?;
+    }
+    Ok(object)
+}
+
+/// Puts each value into `flat` by its whole key; objects with nothing in them are values.
+fn flatten(object: Map<String, Value>, prefix: &str, flat: &mut Map<String, Value>) {
+    let is_inner = |value: &Value| value.as_object().is_some_and(|inner| !inner.is_empty());
+    let (inner, plain): (Vec<_>, Vec<_>) = object.into_iter().partition(|(_, value)| is_inner(value));
+    for (key, value) in plain {
+        flat.insert(format!("{prefix}{key}"), value);
+    }
+    for (key, value) in inner {
+        if let Value::Object(inner) = value {
+            flatten(inner, &format!("{prefix}{key}."), flat);
+        }
+    }
 }
 
 fn insert(

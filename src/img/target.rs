@@ -375,8 +375,8 @@ impl Plan {
 
     fn write_to(&self, path: &Path) -> Result<(), BlockError> {
         let file = HostFile::make(path)?;
-        if self.placing.nocow {
-            no_copy_on_write(path);
+        if self.placing.nocow && !file.is_device() {
+            file.clear(true)?;
         }
         match &self.format {
             Made::Raw { size, preallocation } => {
@@ -425,15 +425,4 @@ pub(super) fn refuse_own_backing(path: &str, options: &Options) -> Result<(), Im
         return Err(ImgError::Said(text.to_owned()));
     }
     Ok(())
-}
-
-/// Asks btrfs to write in place. Other file systems refuse, and so does this one for a file with content: both are no
-/// reason to stop, since only speed is at stake.
-fn no_copy_on_write(path: &Path) {
-    use rustix::fs::{IFlags, ioctl_getflags, ioctl_setflags};
-    let Ok(file) = std::fs::File::open(path) else { return };
-    let flags = ioctl_getflags(&file).unwrap_or(IFlags::empty());
-    if ioctl_setflags(&file, flags | IFlags::NOCOW).is_err() {
-        log::debug!("{}: the file system does not take nocow", path.display());
-    }
 }

@@ -136,6 +136,12 @@ impl Facts {
         })
     }
 
+    /// The disk of the drive `name`, which has an `id=` of its own, whatever device has it.
+    #[must_use]
+    pub fn find_drive(&self, name: &str) -> Option<&Disk> {
+        self.disks.iter().find(|disk| !name.is_empty() && disk.drive == name)
+    }
+
     /// The disk on the block node `node`.
     #[must_use]
     pub fn disk_on(&self, node: &str) -> Option<&Disk> {

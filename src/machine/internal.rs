@@ -96,11 +96,8 @@ impl Machine {
 
     /// The node that `device` names, of a drive or by its own name.
     fn node_inside(&self, device: &str) -> Result<Arc<Node>, QmpError> {
-        let known = self.facts.find_disk(device).is_some() || self.host.graph.find(device).is_ok();
-        if !known {
-            return Err(QmpError::no_device_nor_node(device, device));
-        }
-        self.node_of(device)
+        let name = self.named(device, device)?;
+        self.host.graph.find(&name).map_err(|error| QmpError::from_error(&error))
     }
 }
 

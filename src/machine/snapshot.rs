@@ -50,21 +50,23 @@ impl Machine {
         Ok(snapshot)
     }
 
-    /// The node that `blockdev-snapshot-sync` means.
+    /// The node that `blockdev-snapshot-sync` means: that of a drive, or one by its name.
     fn beneath(&self, args: &BlockdevSnapshotSync) -> Result<String, QmpError> {
-        match (&args.device, &args.node_name) {
-            (Some(device), None) => {
-                let disk = self.facts.find_disk(device).ok_or_else(|| QmpError::no_device_nor_node(device, ""))?;
-                if disk.node.is_empty() {
-                    return Err(QmpError::generic(format!("Device '{device}' has no medium")));
-                }
-                Ok(disk.node.clone())
-            }
-            (None, Some(_)) if args.snapshot_node_name.is_none() => {
-                Err(QmpError::generic("New overlay node-name missing"))
-            }
-            (None, Some(node)) => Ok(node.clone()),
-            _ => Err(QmpError::generic("Either 'device' or 'node-name' must be given, and not both")),
+        let (device, name) = (args.device.as_deref().unwrap_or(""), args.node_name.as_deref().unwrap_or(""));
+        let node = self.named(device, name)?;
+        if args.node_name.is_some() && args.snapshot_node_name.is_none() {
+            return Err(QmpError::generic("New overlay node-name missing"));
+        }
+        Ok(node)
+    }
+
+    /// The node of the drive `device`, or else the one called `name`; front ends' names are not looked at.
+    pub(super) fn named(&self, device: &str, name: &str) -> Result<String, QmpError> {
+        match self.facts.find_drive(device) {
+            Some(disk) if disk.node.is_empty() => Err(QmpError::generic(format!("Device '{device}' has no medium"))),
+            Some(disk) => Ok(disk.node.clone()),
+            None if self.host.graph.get(name).is_some() => Ok(name.to_owned()),
+            None => Err(QmpError::no_device_nor_node(device, name)),
         }
     }
 

@@ -1,7 +1,7 @@
 //! `blockdev-add` and `-blockdev`: arguments as they were written, and the node that they ask for. What options a driver has
 //! is the block library's to know.
 
-use rhea_block::spec::BlockdevSpec;
+use rhea_block::spec::{BlockdevSpec, SocketAddress};
 use serde_json::{Map, Value};
 
 use super::error::Shown;
@@ -39,8 +39,32 @@ impl BlockdevArgs {
             Some(_) => return Err(SpecError::wrong_type("driver", "string")),
         }
         let node = serde_json::from_value(Value::Object(self.options.clone()));
-        node.map_err(|error| in_our_words(&self.options, &error.to_string()))
+        node.map_err(|error| {
+            let missing = missing_within(&self.options, "");
+            missing.unwrap_or_else(|| in_our_words(&self.options, &error.to_string()))
+        })
     }
+}
+
+/// What the innermost node or address lacks that is described wrongly, with the path to it in front of the name. Depth is
+/// bounded by how deep JSON and option text are read.
+fn missing_within(options: &Map<String, Value>, prefix: &str) -> Option<SpecError> {
+    options.iter().find_map(|(name, value)| {
+        let inner = value.as_object()?;
+        let error = match name.as_str() {
+            "file" | "backing" | "data-file" | "image" => {
+                serde_json::from_value::<BlockdevSpec>(value.clone()).err()?
+            }
+            "server" => serde_json::from_value::<SocketAddress>(value.clone()).err()?,
+            _ => return None,
+        };
+        let below = format!("{prefix}{name}.");
+        missing_within(inner, &below).or_else(|| {
+            let text = error.to_string();
+            let (name, _) = text.strip_prefix("missing field `")?.split_once('`')?;
+            Some(SpecError::missing(format_args!("{below}{name}")))
+        })
+    })
 }
 
 /// serde quotes names: "missing field `filename`", "unknown field `x`, expected one of `a`, `b`", and texts: "invalid value:
@@ -113,5 +137,18 @@ mod tests {
         assert_eq!(refused(switch), "Parameter 'cache.direct' expects 'on' or 'off'");
         let size = refused(json!({"driver": "raw", "offset": -1, "file": "f"}));
         assert!(size.starts_with("Parameter 'offset' expects a number of bytes"), "{size}");
+    }
+
+    #[test]
+    fn what_is_missing_within_is_named_with_its_path() {
+        let image = |file: Value| json!({"driver": "qcow2", "file": file});
+        assert_eq!(refused(image(json!({"driver": "file"}))), "Parameter 'file.filename' is missing");
+        assert_eq!(refused(image(json!({"filename": "x"}))), "Parameter 'file.driver' is missing");
+        let deep = image(image(json!({"driver": "nbd", "server": {"type": "inet", "host": "h"}})));
+        assert_eq!(refused(deep), "Parameter 'file.file.server.port' is missing");
+        let beneath = json!({"driver": "qcow2", "file": "f", "backing": image(json!({"driver": "file"}))});
+        assert_eq!(refused(beneath), "Parameter 'backing.file.filename' is missing");
+        let unknown = refused(image(json!({"driver": "file", "filename": "x", "colour": 1})));
+        assert!(unknown.starts_with("Parameter 'file.colour' is unexpected"), "{unknown}");
     }
 }

@@ -60,6 +60,9 @@ fn images_are_named_by_json() {
     for name in [
         r#"json:{"driver":"qcow2","file":{"driver":"file","filename":"top.qcow2"}}"#,
         "json:{'driver':'qcow2','file.filename':'top.qcow2'}",
+        "json:{'driver':'qcow2','file.filename':'top.qcow2','file':{'driver':'file'}}",
+        "json:{'driver':'qcow2','file.filename':'nosuch','file':{'filename':'top.qcow2'}}",
+        "json:{'driver':'qcow2','file':{'driver':'raw','file.filename':'top.qcow2','file.driver':'file'}}",
         r#"json:{"file.filename":"full.qcow2"}"#,
         r#"json:{"driver":"raw","offset":4096,"size":"65536","file.filename":"plain.raw"}"#,
         r#"json:{"driver":"bogus","file.filename":"top.qcow2"}"#,

@@ -79,7 +79,7 @@ fn transaction_takes_all_snapshots_or_none() {
     let folder = tempfile::tempdir().expect("directory");
     let mut machine = machine(folder.path());
     let file = |name: &str| folder.path().join(name).display().to_string();
-    let one = json!({"type": "blockdev-snapshot-sync", "data": {"device": "da", "snapshot-file": file("top-a"), "format": "qcow2"}});
+    let one = json!({"type": "blockdev-snapshot-sync", "data": {"node-name": "a", "snapshot-node-name": "top-a", "snapshot-file": file("top-a")}});
     let overlay = json!({"driver": "qcow2", "node-name": "top-b", "backing": null,
         "file": {"driver": "file", "filename": image(&folder.path().join("top-b"))}});
     machine.ask("blockdev-add", &overlay).expect("a node");
@@ -115,11 +115,17 @@ fn what_is_no_disk_is_refused_in_qemus_words() {
     let mut ask = |arguments: Value| machine.ask("blockdev-snapshot-sync", &arguments);
 
     let unknown = ask(json!({"device": "dx", "snapshot-file": file}));
+    let front_end = ask(json!({"device": "da", "snapshot-file": file}));
+    let node = ask(json!({"device": "a", "snapshot-file": file}));
+    let nothing = ask(json!({"snapshot-file": file}));
     let nameless = ask(json!({"node-name": "a", "snapshot-file": file}));
     let taken = ask(json!({"node-name": "a", "snapshot-node-name": "b", "snapshot-file": file}));
     let missing = ask(json!({"node-name": "a", "snapshot-node-name": "t", "snapshot-file": file, "mode": "existing"}));
 
     assert_eq!(unknown, Err("Cannot find device='dx' nor node-name=''".into()));
+    assert_eq!(front_end, Err("Cannot find device='da' nor node-name=''".into()));
+    assert_eq!(node, Err("Cannot find device='a' nor node-name=''".into()));
+    assert_eq!(nothing, Err("Cannot find device='' nor node-name=''".into()));
     assert_eq!(nameless, Err("New overlay node-name missing".into()));
     assert_eq!(taken, Err("New overlay node-name already in use".into()));
     assert!(missing.as_ref().is_err_and(|text| text.contains("No such file")), "{missing:?}");
@@ -198,6 +204,7 @@ fn snapshots_inside_are_refused_in_qemus_words() {
     for (device, name, why) in [
         ("a", "s1", "Snapshot with name 's1' already exists on device 'a'"),
         ("a", "", "Name is empty"),
+        ("da", "s", "Cannot find device='da' nor node-name='da'"),
         ("nosuch", "s", "Cannot find device='nosuch' nor node-name='nosuch'"),
         ("nul", "s", "Block format 'null-co' used by device 'nul' does not support internal snapshots"),
         ("ro", "s", "Device 'ro' is read only"),
@@ -226,7 +233,7 @@ fn snapshots_inside_are_taken_back_when_a_later_action_fails() {
     let mut machine = machine(folder.path());
     let make = |name: &str| json!({"type": "blockdev-snapshot-internal-sync", "data": {"device": "a", "name": name}});
     let over = folder.path().join("over");
-    let overlay = json!({"type": "blockdev-snapshot-sync", "data": {"device": "da", "snapshot-file": over}});
+    let overlay = json!({"type": "blockdev-snapshot-sync", "data": {"node-name": "a", "snapshot-node-name": "over", "snapshot-file": over}});
 
     let failed = machine.ask("transaction", &json!({"actions": [make("one"), make("two"), make("one")]}));
     assert_eq!(failed, Err("Snapshot with name 'one' already exists on device 'a'".to_owned()));

@@ -30,7 +30,7 @@ pub(super) fn given(name: &str, want: Want<'_>) -> Result<Option<Map<String, Val
     let value = json::read(with_double_quotes(text).as_bytes())
         .map_err(|e| refused(name, format_args!("Could not parse the JSON options: {e}")))?;
     let Value::Object(object) = value else { return Err(refused(name, "Invalid JSON object given")) };
-    let mut object = keyval::nested(object)?;
+    let mut object = keyval::nested_json(object)?;
     if let Some(format) = want.format {
         object.insert("driver".to_owned(), format.into());
     }

@@ -29,6 +29,8 @@ pub struct Snapshot {
     pub disk_size: u64,
     /// Instructions executed then; all ones when not counted.
     pub icount: u64,
+    /// Its number and name as the image has them, where they are no UTF-8: shown changed, and kept as they are.
+    stored: Option<(Vec<u8>, Vec<u8>)>,
     pub(super) l1_offset: u64,
     pub(super) l1_size: u32,
     /// The entry has the extra data that version 3 asks for: the large size of the machine state, and that of the disk.
@@ -80,10 +82,13 @@ pub(super) fn read_table(file: &dyn Layer, header: &Header) -> Result<(Vec<Snaps
         let word = |from: usize| {
             tail[..extra_len].get(from..from + 8).map(|b| b.iter().fold(0, |v, b| v << 8 | u64::from(*b)))
         };
-        let text = |from: usize, len: usize| String::from_utf8_lossy(&tail[from..from + len]).into_owned();
+        let (id, name) = (&tail[extra_len..extra_len + id_len], &tail[extra_len + id_len..]);
+        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+        let is_text = std::str::from_utf8(id).is_ok() && std::str::from_utf8(name).is_ok();
         let snapshot = Snapshot {
-            id: text(extra_len, id_len),
-            name: text(extra_len + id_len, name_len),
+            id: text(id),
+            name: text(name),
+            stored: (!is_text).then(|| (id.to_vec(), name.to_vec())),
             date: (be(16, 4) as u32, be(20, 4) as u32),
             vm_clock: be(24, 8),
             vm_state_size: word(0).unwrap_or(be(32, 4)),
@@ -113,10 +118,14 @@ pub(super) fn read_table(file: &dyn Layer, header: &Header) -> Result<(Vec<Snaps
 fn encode(list: &[Snapshot]) -> Vec<u8> {
     let mut out = Vec::new();
     for s in list {
+        let (id, name) = match &s.stored {
+            Some((id, name)) => (id.as_slice(), name.as_slice()),
+            None => (s.id.as_bytes(), s.name.as_bytes()),
+        };
         out.extend(s.l1_offset.to_be_bytes());
         out.extend(s.l1_size.to_be_bytes());
-        out.extend((s.id.len() as u16).to_be_bytes());
-        out.extend((s.name.len() as u16).to_be_bytes());
+        out.extend((id.len() as u16).to_be_bytes());
+        out.extend((name.len() as u16).to_be_bytes());
         out.extend(s.date.0.to_be_bytes());
         out.extend(s.date.1.to_be_bytes());
         out.extend(s.vm_clock.to_be_bytes());
@@ -126,8 +135,8 @@ fn encode(list: &[Snapshot]) -> Vec<u8> {
         out.extend(s.disk_size.to_be_bytes());
         out.extend(s.icount.to_be_bytes());
         out.extend(&s.unknown);
-        out.extend(s.id.as_bytes());
-        out.extend(s.name.as_bytes());
+        out.extend(id);
+        out.extend(name);
         out.resize(out.len().next_multiple_of(8), 0);
     }
     out
@@ -206,6 +215,7 @@ impl Qcow2 {
             list.push(Snapshot {
                 id: id.to_string(),
                 name: name.to_owned(),
+                stored: None,
                 date,
                 vm_clock,
                 vm_state_size: 0,

@@ -23,13 +23,13 @@ impl Rig {
         let rig = Self { folder: tempfile::tempdir().unwrap(), graph: Arc::new(Graph::new()) };
         rig.graph.add_throttle_group("group", throttle::Limits::default()).unwrap();
         qcow2_file(&rig.folder.path().join("a"), None);
-        rig.add(rig.file(json!({})));
+        rig.add(rig.file(&json!({})));
         rig.add(json!({"driver": "qcow2", "node-name": "disk", "file": "file"}));
         rig.add(json!({"driver": "throttle", "node-name": "slow", "file": "file", "throttle-group": "group"}));
         rig
     }
 
-    fn file(&self, more: Value) -> Value {
+    fn file(&self, more: &Value) -> Value {
         let mut file = json!({"driver": "file", "node-name": "file", "filename": self.folder.path().join("a")});
         file.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
         file
@@ -57,7 +57,7 @@ impl Rig {
 fn nothing_is_changed_when_the_last_of_many_is_refused() {
     let rig = Rig::new();
     let before = rig.ways();
-    let changed = rig.file(json!({"cache": {"direct": true, "no-flush": true}, "discard": "unmap"}));
+    let changed = rig.file(&json!({"cache": {"direct": true, "no-flush": true}, "discard": "unmap"}));
     let gone = json!({"driver": "qcow2", "node-name": "disk", "file": "nobody"});
 
     rig.reopen(&[changed.clone(), gone]).unwrap_err();
@@ -80,7 +80,7 @@ fn host_that_refuses_one_change_has_the_others_taken_back() {
     std::fs::remove_file(&path).unwrap();
 
     let before = rig.ways();
-    let error = rig.reopen(&[rig.file(json!({"cache": {"direct": true}})), other(false)]).unwrap_err();
+    let error = rig.reopen(&[rig.file(&json!({"cache": {"direct": true}})), other(false)]).unwrap_err();
 
     assert!(error.to_string().contains("Could not open"), "{error}");
     assert_eq!(rig.ways(), before);
@@ -157,7 +157,7 @@ fn disk_is_written_while_its_nodes_change() {
             let file = if n % 2 == 0 { "slow" } else { "file" };
             let cache = json!({"direct": n % 3 == 0, "no-flush": n % 5 == 0});
             let zeroes = ["off", "on", "unmap"][n % 3];
-            rig.reopen(&[rig.file(json!({"cache": cache, "discard": "unmap"})), disk_node(file, zeroes)]).unwrap();
+            rig.reopen(&[rig.file(&json!({"cache": cache, "discard": "unmap"})), disk_node(file, zeroes)]).unwrap();
             drop(held);
             std::thread::sleep(std::time::Duration::from_millis(3));
         }

@@ -367,3 +367,97 @@ fn measure_agrees_with_qemu() {
         assert!(text.starts_with(&expected), "{options} {size}: {text} ours {ours:?}");
     }
 }
+
+#[test]
+fn snapshot_name_that_is_no_utf8_stays_as_it_is_when_the_table_is_written_anew() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("disk.qcow2");
+    make(&path, &CreateOptions { size: 1 << 20, ..CreateOptions::default() });
+    open(&path).snapshot_create("abcde", (1_700_000_000, 5)).unwrap();
+    let place = |bytes: &[u8], what: &[u8]| bytes.windows(what.len()).position(|window| window == what);
+    let mut bytes = std::fs::read(&path).unwrap();
+    let at = place(&bytes, b"abcde").unwrap();
+    let strange = b"a\xff\xfe\x80e";
+    bytes[at..at + 5].copy_from_slice(strange);
+    std::fs::write(&path, &bytes).unwrap();
+
+    let disk = open(&path);
+    let shown = disk.snapshots().unwrap()[0].name.clone();
+    disk.snapshot_create("other", (1_700_000_001, 5)).unwrap();
+    disk.snapshot_delete("other").unwrap();
+    let table = disk.snapshots().unwrap();
+    drop(disk);
+
+    assert_eq!(
+        (shown.as_str(), table[0].name.as_str(), table.len()),
+        ("a\u{fffd}\u{fffd}\u{fffd}e", shown.as_str(), 1)
+    );
+    let header = |at: usize| u64::from_be_bytes(std::fs::read(&path).unwrap()[at..at + 8].try_into().unwrap()) as usize;
+    // The new table lies elsewhere: "snapshots_offset" is at byte 64 of the header.
+    let now = header(64);
+    let bytes = std::fs::read(&path).unwrap();
+    assert_eq!(place(&bytes[now..now + 4096], strange), Some(40 + 24 + 1));
+    open(&path).snapshot_delete(&shown).unwrap();
+    run("qemu-img", &["check", "-f", "qcow2", path.to_str().unwrap()]);
+}
+
+/// Where writer `k` puts its generations: first here, then there, in other tables and clusters.
+fn pair(k: u64) -> [u64; 2] {
+    [k * 70_000, (40 << 20) + k * 70_000]
+}
+
+#[test]
+fn snapshot_is_one_point_in_time_of_a_disk_that_many_write_to() {
+    let folder = tempfile::tempdir().unwrap();
+    let (path, raw) = (folder.path().join("disk.qcow2"), folder.path().join("raw"));
+    let name = path.to_str().unwrap();
+    let size = 64 << 20;
+    for cluster_size in [65536, 4096] {
+        make(&path, &CreateOptions { size, cluster_size, ..CreateOptions::default() });
+        let (disk, done) = (open(&path), std::sync::atomic::AtomicBool::new(false));
+        let writers = 4;
+        std::thread::scope(|scope| {
+            for k in 0..writers {
+                let (disk, done) = (&disk, &done);
+                scope.spawn(move || {
+                    let mut generation: u32 = 0;
+                    while !done.load(std::sync::atomic::Ordering::Relaxed) {
+                        generation += 1;
+                        let bytes = generation.to_be_bytes().repeat(1500);
+                        pair(k).iter().for_each(|place| write_all(disk, &bytes, *place).unwrap());
+                        if generation.is_multiple_of(64) {
+                            disk.flush().unwrap();
+                        }
+                    }
+                });
+            }
+            for n in 0..6 {
+                std::thread::sleep(std::time::Duration::from_millis(20));
+                disk.snapshot_create(&format!("s{n}"), (1_700_000_000 + n, 0)).unwrap();
+            }
+            std::thread::sleep(std::time::Duration::from_millis(20));
+            done.store(true, std::sync::atomic::Ordering::Relaxed);
+        });
+        drop(disk);
+        run("qemu-img", &["check", "-f", "qcow2", name]);
+        let mut before = vec![0; writers as usize];
+        for n in 0..6 {
+            let snapshot = format!("snapshot.name=s{n}");
+            run("qemu-img", &["convert", "-l", &snapshot, "-f", "qcow2", "-O", "raw", name, raw.to_str().unwrap()]);
+            let bytes = std::fs::read(&raw).unwrap();
+            for k in 0..writers {
+                // A write is whole in it, or not there.
+                let [first, then] = pair(k).map(|place| {
+                    let all = bytes[place as usize..place as usize + 6000].chunks(4);
+                    let mut all: Vec<_> = all.map(|word| u32::from_be_bytes(word.try_into().unwrap())).collect();
+                    all.dedup();
+                    assert_eq!(all.len(), 1, "snapshot {n} has a part of a write: {all:?}");
+                    all[0]
+                });
+                assert!(first == then || first == then + 1, "snapshot {n} has {then} and {first} of writer {k}");
+                assert!(first >= before[k as usize] && (n == 0 || first > 0), "snapshot {n}: {first}");
+                before[k as usize] = first;
+            }
+        }
+    }
+}
