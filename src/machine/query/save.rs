@@ -18,6 +18,9 @@ use crate::sentence::plain;
 /// Bytes that are read at once.
 const STEP: u64 = 64 << 10;
 
+/// Fills bytes that lie in one page from this address on.
+type ReadPage<'a> = dyn Fn(u64, &mut [u8]) -> Result<(), QmpError> + 'a;
+
 /// What is written: QEMU's words name both numbers.
 #[derive(Clone, Copy)]
 struct Range {
@@ -66,13 +69,7 @@ impl Machine {
     }
 
     /// Writes what `read` says of each page to a new file.
-    fn save(
-        &self,
-        start: u64,
-        length: u64,
-        name: &str,
-        read: &dyn Fn(u64, &mut [u8]) -> Result<(), QmpError>,
-    ) -> Answer {
+    fn save(&self, start: u64, length: u64, name: &str, read: &ReadPage<'_>) -> Answer {
         let mut file = create(name)?;
         let mut written = 0;
         while written < length {
