@@ -224,6 +224,8 @@ impl Drained {
 
 impl Drop for Drained {
     fn drop(&mut self) {
+        // Anything may have changed: queues look again before their next request.
+        self.shared.version.fetch_add(1, Ordering::SeqCst);
         if self.shared.held.fetch_sub(1, Ordering::SeqCst) == 1 {
             self.shared.wake_queues();
         }

@@ -202,6 +202,12 @@ pub trait Layer: Send + Sync {
         Fast::Slow
     }
 
+    /// The layer beneath whose [`Layer::fast`] answers the same to every request that [`Layer::limits`] allow, so that it
+    /// may be asked in place of this one: until something changes, for which whoever uses it is held still.
+    fn short_cut(&self) -> Option<Arc<dyn Layer>> {
+        None
+    }
+
     /// Whether an answer of [`Layer::fast`] may ask for the ring.
     fn wants_ring(&self) -> bool {
         false
@@ -253,6 +259,11 @@ pub trait Layer: Send + Sync {
 
     /// The driver's own type, for what only it can do (snapshots, check, locks).
     fn as_any(&self) -> &dyn Any;
+}
+
+/// The layer to ask for [`Layer::fast`] of `layer`: itself, or the last one to which short cuts lead.
+pub(crate) fn quickest(layer: &Arc<dyn Layer>) -> Arc<dyn Layer> {
+    layer.short_cut().unwrap_or_else(|| layer.clone())
 }
 
 /// Reads `len` bytes at `offset` into a new vector.

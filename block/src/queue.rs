@@ -23,7 +23,7 @@ use crate::disk::{Meeting, Shared};
 use crate::error::{BlockError, ErrorKind};
 use crate::haste;
 use crate::image::{Completion, ImageQueue, Op, Request};
-use crate::layer::{Direct, Fast, FastOp, Layer, Pass};
+use crate::layer::{Direct, Fast, FastOp, Layer, Pass, quickest};
 use crate::mem::Sink;
 use crate::patience::Patience;
 use crate::perform::{errno_of, perform};
@@ -69,6 +69,9 @@ fn direction_of(op: Op) -> Option<Direction> {
 pub(crate) struct DiskQueue {
     shared: Arc<Shared>,
     layer: Arc<dyn Layer>,
+    /// Answers as `layer` does when asked for the fast way.
+    quick: Arc<dyn Layer>,
+    read_only: bool,
     version: usize,
     meeting: Arc<Meeting>,
     ring: Option<Ring>,
@@ -107,6 +110,8 @@ impl DiskQueue {
         let meeting = Arc::new(Meeting { active: 0.into(), wake, woken: false.into() });
         let queue = Self {
             shared,
+            quick: quickest(&layer),
+            read_only: layer.limits().read_only,
             layer,
             version,
             meeting: meeting.clone(),
@@ -148,6 +153,7 @@ impl DiskQueue {
         if version != self.version {
             self.version = version;
             (self.layer, self.members) = self.shared.path();
+            (self.quick, self.read_only) = (quickest(&self.layer), self.layer.limits().read_only);
         }
     }
 
@@ -200,9 +206,9 @@ impl DiskQueue {
         }
         let write_through = !self.shared.write_cache.load(Ordering::Relaxed);
         let fast = match request.op {
-            Op::Read => self.layer.fast(FastOp::Read, request.offset, request.len),
-            Op::Write { fua: false } if !write_through => self.layer.fast(FastOp::Write, request.offset, request.len),
-            Op::Flush => self.layer.fast(FastOp::Flush, 0, 0),
+            Op::Read => self.quick.fast(FastOp::Read, request.offset, request.len),
+            Op::Write { fua: false } if !write_through => self.quick.fast(FastOp::Write, request.offset, request.len),
+            Op::Flush => self.quick.fast(FastOp::Flush, 0, 0),
             _ => Fast::Slow,
         };
         match fast {
@@ -244,7 +250,7 @@ impl DiskQueue {
         match request.op {
             Op::Flush => return Ok(()),
             Op::Read => {}
-            _ if self.layer.limits().read_only => return Err(libc::EROFS),
+            _ if self.read_only => return Err(libc::EROFS),
             _ => {}
         }
         let moves = matches!(request.op, Op::Read | Op::Write { .. });

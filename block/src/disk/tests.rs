@@ -1,13 +1,18 @@
 use std::io::Write;
 use std::os::fd::AsFd;
+use std::os::unix::fs::MetadataExt;
 use std::sync::Barrier;
 use std::time::{Duration, Instant};
 
 use super::*;
+use crate::filter::place::Place;
+use crate::filter::policy::{Policy, Rules};
+use crate::format::raw::Raw;
 use crate::image::{Buffers, Completion, Op, Request};
 use crate::layer::read_vec;
 use crate::protocol::file::{FileOptions, HostFile};
 use crate::protocol::memory::Memory;
+use crate::spec::DetectZeroes;
 use crate::sys;
 
 /// Guest memory of a test: leaked, so that no reference into it exists while the queue uses it.
@@ -177,6 +182,41 @@ fn swap_waits_for_what_is_in_flight_and_later_requests_see_the_new_layer() {
     let seen = reader.join().unwrap();
 
     assert_eq!(seen.iter().filter(|b| **b != 7).count(), 1, "old content until the swap, new content after");
+}
+
+/// A queue goes past layers that do nothing to a request, and must see when that is over.
+#[test]
+fn queue_sees_what_has_changed_beneath_its_disk_while_that_was_held() {
+    let files = [1, 2].map(|fill| {
+        let mut file = tempfile::NamedTempFile::new().unwrap();
+        file.write_all(&[fill; 4096]).unwrap();
+        file
+    });
+    let [first, second] = files.each_ref().map(|file| HostFile::open(file.path(), FileOptions::default()).unwrap());
+    let place = Place::on(Arc::new(first));
+    let rules = Rules::new(true, DetectZeroes::Off);
+    let raw: Arc<dyn Layer> = Arc::new(Raw::new(place.clone(), 0, None).unwrap());
+    let disk = Disk::new(Policy::over(raw, rules.clone(), false), true);
+    let mut queue = disk.open_queue(4).unwrap();
+    let at = memory(4096, 0);
+    let read = |queue: &mut dyn ImageQueue| {
+        queue.submit(request(0, Op::Read, 0, 4096, at));
+        assert_eq!(wait(queue, 1)[0].result, Ok(()));
+        content(at, 4096)[0]
+    };
+    let before = read(queue.as_mut());
+
+    let held = disk.drain();
+    place.move_to(Arc::new(second));
+    rules.set(true, DetectZeroes::Unmap);
+    drop(held);
+    let after = read(queue.as_mut());
+    queue.submit(request(1, WRITE, 0, 4096, memory(4096, 0)));
+    wait(queue.as_mut(), 1);
+
+    assert_eq!((before, after), (1, 2));
+    let blocks = files.map(|file| file.as_file().metadata().unwrap().blocks() > 0);
+    assert_eq!(blocks, [true, false], "zeroes are looked for in what goes to the second file alone");
 }
 
 #[test]

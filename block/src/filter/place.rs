@@ -6,7 +6,7 @@ use std::sync::{Arc, PoisonError, RwLock};
 
 use crate::error::BlockError;
 use crate::graph::ImageDetails;
-use crate::layer::{Fast, FastOp, Layer, Limits, Preallocation, Status};
+use crate::layer::{Fast, FastOp, Layer, Limits, Preallocation, Status, quickest};
 use crate::mem::{Sink, Source};
 
 /// The layer beneath another. As long as it is the first one, a request costs a load more than without.
@@ -87,6 +87,11 @@ impl Layer for Place {
 
     fn fast(&self, op: FastOp, offset: u64, len: u64) -> Fast {
         self.with(|layer| layer.fast(op, offset, len))
+    }
+
+    fn short_cut(&self) -> Option<Arc<dyn Layer>> {
+        let now = self.now.read().unwrap_or_else(PoisonError::into_inner);
+        Some(quickest(now.as_ref().unwrap_or(&self.first)))
     }
 
     fn wants_ring(&self) -> bool {

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 
 use crate::error::{BlockError, ErrorKind};
-use crate::layer::{Fast, FastOp, Layer, Limits, Preallocation};
+use crate::layer::{Fast, FastOp, Layer, Limits, Preallocation, quickest};
 use crate::mem::Source;
 use crate::spec::DetectZeroes;
 use crate::throttle::Group;
@@ -94,6 +94,10 @@ impl Layer for Policy {
             return Fast::Slow;
         }
         self.inner.fast(op, offset, len)
+    }
+
+    fn short_cut(&self) -> Option<Arc<dyn Layer>> {
+        (!self.rules.looks_for_zeroes()).then(|| quickest(&self.inner))
     }
 
     fn resize(&self, size: u64, preallocation: Preallocation) -> Result<(), BlockError> {

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use crate::error::{BlockError, ErrorKind};
-use crate::layer::{Fast, FastOp, Layer, Limits, Preallocation, Status};
+use crate::layer::{Fast, FastOp, Layer, Limits, Preallocation, Status, quickest};
 use crate::mem::{Sink, Source};
 use crate::probe;
 
@@ -183,6 +183,11 @@ impl Layer for Raw {
             return Fast::Slow;
         }
         self.file.fast(op, self.offset() + offset, len)
+    }
+
+    fn short_cut(&self) -> Option<Arc<dyn Layer>> {
+        let whole = self.offset() == 0 && !self.guard;
+        whole.then(|| quickest(&self.file))
     }
 
     fn wants_ring(&self) -> bool {
