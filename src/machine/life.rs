@@ -106,8 +106,9 @@ impl Machine {
             }
         }
         self.load()?;
-        if self.state.needs_reset() {
-            self.state = RunState::Paused;
+        if !ran {
+            // As before it ran for the first time.
+            self.state = RunState::Prelaunch;
         }
         self.bus.emit(&Event::Reset(cause.into()));
         if ran {

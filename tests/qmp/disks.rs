@@ -46,6 +46,8 @@ fn counters_are_told_of_a_disk_its_file_and_the_image_behind_it() {
 
     let disk = counters.as_array().expect("a list").iter().find(|disk| disk["node-name"] == "top").expect("the disk");
     assert_eq!(disk["parent"]["node-name"], "file");
+    let counted = |entry: &Value| entry["stats"]["account_failed"].clone();
+    assert_eq!((counted(disk), counted(&disk["parent"])), (true.into(), false.into()));
     assert!(disk["backing"]["parent"]["stats"]["wr_highest_offset"].is_u64(), "{disk}");
     let empty = counters.as_array().expect("a list").iter().find(|disk| disk["qdev"] == "empty").expect("the drive");
     assert_eq!((empty.get("node-name"), empty.get("parent")), (None, None));

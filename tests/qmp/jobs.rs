@@ -42,11 +42,12 @@ fn image_is_made_as_libvirt_makes_one_and_put_on_a_disk() {
     let path = |name: &str| folder.path().join(name).display().to_string();
     tool("qemu-img", "create -q -f qcow2 base.qcow2 8M", folder.path());
     let mut machine = Machine::start(&format!(
-        "-blockdev driver=qcow2,node-name=base,file.driver=file,file.filename={} -device virtio-blk-pci,drive=base,id=d",
+        "-sandbox on -blockdev driver=qcow2,node-name=base,file.driver=file,file.filename={} \
+         -device virtio-blk-pci,drive=base,id=d",
         path("base.qcow2")
     ));
 
-    let file = json!({"driver": "file", "filename": path("top.qcow2"), "size": 0});
+    let file = json!({"driver": "file", "filename": path("top.qcow2"), "size": 0, "nocow": true});
     machine.ask("blockdev-create", &json!({"job-id": "create-file", "options": file})).expect("a job");
     let events = machine.until("create-file", "concluded");
     let jobs = machine.ask("query-jobs", &json!({})).expect("jobs");

@@ -23,10 +23,12 @@ fn system_reset_turns_the_machine_off_where_a_reboot_does() {
 
 #[test]
 fn system_reset_resets_where_nothing_else_was_asked_for() {
-    let mut machine = Machine::start("-S");
+    let mut machine = Machine::start("");
 
+    machine.ask("stop", &json!({})).expect("a stop");
     machine.ask("system_reset", &json!({})).expect("a reset");
-    machine.ask("query-status", &json!({})).expect("a status");
+    let status = machine.ask("query-status", &json!({})).expect("a status");
 
+    assert_eq!(status["status"], "prelaunch", "as a machine that has not run yet");
     assert_eq!(told(&machine.events, "RESET"), [&json!({"guest": false, "reason": "host-qmp-system-reset"})]);
 }

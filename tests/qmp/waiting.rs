@@ -19,6 +19,8 @@ fn drive_is_listed_and_resized_and_read_by_its_name() {
     let folder = tempfile::tempdir().expect("directory");
     let mut machine = machine(folder.path());
 
+    let nothing = machine.ask("block_resize", &json!({"size": 8 << 20})).expect_err("no disk is named");
+    assert_eq!(nothing, "Cannot find device='' nor node-name=''");
     machine.ask("block_resize", &json!({"device": "x", "size": 8 << 20})).expect("larger");
     let drive = machine.drive("x");
     let node = drive["inserted"]["node-name"].clone();

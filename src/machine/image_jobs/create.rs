@@ -98,8 +98,9 @@ struct New {
 fn new_file(args: &CreateFile) -> Result<New, BlockError> {
     let file = HostFile::make(Path::new(&args.filename))?;
     let (size, preallocation) = (args.size, args.preallocation.map_or(Preallocation::Off, preallocation));
+    let in_place = args.nocow == Some(true);
     let make = move || {
-        file.resize(0, Preallocation::Off)?;
+        file.clear(in_place)?;
         file.resize(size, preallocation)
     };
     Ok(New { make: Box::new(make), held: None, target: None })

@@ -98,14 +98,17 @@ impl Machine {
 
     /// Those of a node and of the file that it is stored in; with the images `behind` it or without.
     fn node_counters(&self, node: &Node, behind: bool) -> BlockStats {
+        let disk = self.facts.disk_on(node.name());
         let unused = Counters::default();
-        let counters = self.facts.disk_on(node.name()).map_or(&unused, |disk| &disk.stats);
+        let counters = disk.map_or(&unused, |disk| &disk.stats);
+        let stats = totals(counters, node.layer().highest_write());
         let of_child = |name| node.child(name).map(|child| Box::new(self.node_counters(&child, behind)));
         BlockStats {
             device: None,
             qdev: None,
             node_name: Some(node.name().to_owned()),
-            stats: totals(counters, node.layer().highest_write()),
+            // Errors are counted where a device's requests are.
+            stats: BlockDeviceStats { account_invalid: disk.is_some(), account_failed: disk.is_some(), ..stats },
             parent: of_child("file"),
             backing: if behind { of_child("backing") } else { None },
         }
@@ -115,9 +118,10 @@ impl Machine {
     pub(in crate::machine) fn resize_disk(&self, args: &BlockResize) -> Answer {
         let size = u64::try_from(args.size).map_err(|_| QmpError::expects("size", "a >0 size"))?;
         let wanted = match (&args.device, &args.node_name) {
-            (Some(_), Some(_)) | (None, None) => {
+            (Some(_), Some(_)) => {
                 return Err(QmpError::generic("Either 'device' or 'node-name' must be given, and not both"));
             }
+            (None, None) => return Err(QmpError::no_device_nor_node("", "")),
             (Some(device), None) => self.facts.find_disk(device),
             (None, Some(node)) => self.facts.disk_on(node),
         };

@@ -60,6 +60,8 @@ qapi_struct! {
         pub size: u64,
         /// How space is set aside.
         pub preallocation: Option<NewPreallocation>,
+        /// Ask btrfs to write it in place.
+        pub nocow: Option<bool>,
     }
 }
 
