@@ -56,6 +56,28 @@ fn counters_are_told_of_a_disk_its_file_and_the_image_behind_it() {
 }
 
 #[test]
+fn discards_that_reached_a_file_are_counted() {
+    let folder = tempfile::tempdir().expect("directory");
+    let path = folder.path().join("disk");
+    std::fs::write(&path, vec![1; 1 << 20]).expect("an image");
+    let mut machine = Machine::start(&format!(
+        "-blockdev driver=file,node-name=file,filename={},discard=unmap
+         -blockdev driver=raw,node-name=disk,file=file,discard=unmap",
+        path.display()
+    ));
+
+    assert_eq!(machine.human("qemu-io disk \"discard 64k 128k\""), "");
+    let nodes = machine.ask("query-blockstats", &json!({"query-nodes": true})).expect("counters");
+
+    let of = |name: &str| {
+        let node = nodes.as_array().expect("a list").iter().find(|node| node["node-name"] == name).expect("the node");
+        node["driver-specific"].clone()
+    };
+    let counted = json!({"driver": "file", "discard-nb-ok": 1, "discard-nb-failed": 0, "discard-bytes-ok": 128 << 10});
+    assert_eq!((of("file"), of("disk")), (counted, Value::Null));
+}
+
+#[test]
 fn write_past_the_threshold_of_a_file_is_told_once() {
     let folder = tempfile::tempdir().expect("directory");
     let path = folder.path().join("disk.qcow2");

@@ -17,12 +17,15 @@ use crate::sys;
 
 use super::units::{Units, Writing};
 
+mod discards;
 mod options;
 mod switch;
 #[cfg(test)]
 mod tests;
 mod threshold;
 
+pub use discards::Discarded;
+use discards::Discards;
 pub use options::FileOptions;
 pub use switch::Ways;
 pub use threshold::Tell;
@@ -54,6 +57,7 @@ pub struct HostFile {
     /// End of the write that reached farthest.
     highest: AtomicU64,
     threshold: Threshold,
+    discards: Discards,
     /// A sync failed and the page cache may have dropped what it could not write: no later sync can make that good.
     sync_lost: AtomicBool,
     no_punch: AtomicBool,
@@ -139,6 +143,7 @@ impl HostFile {
             len: AtomicU64::new(len),
             highest: AtomicU64::new(0),
             threshold: Threshold::default(),
+            discards: Discards::default(),
             sync_lost: AtomicBool::new(false),
             no_punch: AtomicBool::new(false),
             no_zero_range: AtomicBool::new(false),
@@ -175,6 +180,12 @@ impl HostFile {
             log::debug!("{}: the file system does not take nocow: {error}", self.path.display());
         }
         Ok(())
+    }
+
+    /// What it was asked to discard since it was opened.
+    #[must_use]
+    pub fn discarded(&self) -> Discarded {
+        self.discards.so_far()
     }
 
     /// The same file, opened again for writing.
@@ -463,13 +474,14 @@ impl Layer for HostFile {
             let align = u64::from(self.physical_block().max(512));
             let (start, end) = (offset.next_multiple_of(align), (offset + len) / align * align);
             if start < end {
-                let _ = sys::device_discard(&self.file, start, end - start);
+                self.discards.count(end - start, sys::device_discard(&self.file, start, end - start).is_ok());
             }
             return Ok(());
         }
         let mode = libc::FALLOC_FL_PUNCH_HOLE | libc::FALLOC_FL_KEEP_SIZE;
-        self.try_fallocate(mode, &self.no_punch, offset, len).map_err(|e| self.error("discard in", offset, e))?;
-        Ok(())
+        let punched = self.try_fallocate(mode, &self.no_punch, offset, len);
+        self.discards.count(len, matches!(punched, Ok(true)));
+        punched.map(drop).map_err(|e| self.error("discard in", offset, e))
     }
 
     fn write_zeroes(&self, offset: u64, len: u64, unmap: bool) -> Result<(), BlockError> {

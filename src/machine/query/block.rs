@@ -17,7 +17,7 @@ use crate::qmp::QmpError;
 use crate::qmp::channel::{Answer, answer, done};
 use crate::qmp::command::args::{BlockResize, BlockSetWriteThreshold, BlockdevReopen};
 use crate::qmp::event::BlockWriteThresholdData;
-use crate::qmp::reply::block::{BlockDeviceStats, BlockStats};
+use crate::qmp::reply::block::{BlockDeviceStats, BlockStats, BlockStatsDriver, BlockStatsSpecific};
 use crate::spec::blockdev::BlockdevArgs;
 
 impl Machine {
@@ -89,7 +89,15 @@ impl Machine {
                 Some(node) => BlockStats { device, qdev, ..node },
                 None => {
                     let stats = totals(&disk.stats, 0);
-                    BlockStats { device, qdev, node_name: None, stats, parent: None, backing: None }
+                    BlockStats {
+                        device,
+                        qdev,
+                        node_name: None,
+                        stats,
+                        driver_specific: None,
+                        parent: None,
+                        backing: None,
+                    }
                 }
             }
         };
@@ -109,6 +117,7 @@ impl Machine {
             node_name: Some(node.name().to_owned()),
             // Errors are counted where a device's requests are.
             stats: BlockDeviceStats { account_invalid: disk.is_some(), account_failed: disk.is_some(), ..stats },
+            driver_specific: discards_of(node),
             parent: of_child("file"),
             backing: if behind { of_child("backing") } else { None },
         }
@@ -223,6 +232,14 @@ fn not_found(args: &BlockResize, name: &str) -> QmpError {
         Some(_) => QmpError::no_device_nor_node(name, ""),
         None => QmpError::no_device_nor_node("", name),
     }
+}
+
+fn discards_of(node: &Node) -> Option<BlockStatsSpecific> {
+    let layer = node.layer();
+    let discarded = layer.as_any().downcast_ref::<HostFile>()?.discarded();
+    let driver = if layer.driver() == "file" { BlockStatsDriver::File } else { BlockStatsDriver::HostDevice };
+    let (discard_nb_ok, discard_nb_failed) = (discarded.done, discarded.failed);
+    Some(BlockStatsSpecific { driver, discard_nb_ok, discard_nb_failed, discard_bytes_ok: discarded.bytes })
 }
 
 fn totals(counters: &Counters, highest_write: u64) -> BlockDeviceStats {

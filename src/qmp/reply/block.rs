@@ -297,6 +297,30 @@ qapi_struct! {
     }
 }
 
+qapi_enum! {
+    /// The drivers that count more than requests.
+    pub enum BlockStatsDriver {
+        /// A file.
+        File = "file",
+        /// A block device.
+        HostDevice = "host_device",
+    }
+}
+
+qapi_struct! {
+    /// Discards that reached a file or block device since it was opened.
+    pub struct BlockStatsSpecific {
+        /// Which it is.
+        pub driver: BlockStatsDriver,
+        /// Those that the host did.
+        pub discard_nb_ok: u64,
+        /// Those that it could not, or would not.
+        pub discard_nb_failed: u64,
+        /// Bytes of those that it did.
+        pub discard_bytes_ok: u64,
+    }
+}
+
 qapi_struct! {
     /// An entry of `query-blockstats`.
     pub struct BlockStats {
@@ -308,6 +332,8 @@ qapi_struct! {
         pub node_name: Option<String>,
         /// Its counters.
         pub stats: BlockDeviceStats,
+        /// What only its driver counts.
+        pub driver_specific: Option<BlockStatsSpecific>,
         /// The file under the node.
         pub parent: Option<Box<BlockStats>>,
         /// The image behind it.
