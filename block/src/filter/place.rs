@@ -31,12 +31,12 @@ impl Place {
         self.moved.store(true, Ordering::Release);
     }
 
-    fn with<R>(&self, act: impl FnOnce(&dyn Layer) -> R) -> R {
+    fn with<R>(&self, act: impl FnOnce(&Arc<dyn Layer>) -> R) -> R {
         if !self.moved.load(Ordering::Acquire) {
-            return act(self.first.as_ref());
+            return act(&self.first);
         }
         let now = self.now.read().unwrap_or_else(PoisonError::into_inner);
-        act(now.as_ref().unwrap_or(&self.first).as_ref())
+        act(now.as_ref().unwrap_or(&self.first))
     }
 }
 
@@ -90,8 +90,7 @@ impl Layer for Place {
     }
 
     fn short_cut(&self) -> Option<Arc<dyn Layer>> {
-        let now = self.now.read().unwrap_or_else(PoisonError::into_inner);
-        Some(quickest(now.as_ref().unwrap_or(&self.first)))
+        Some(self.with(quickest))
     }
 
     fn wants_ring(&self) -> bool {

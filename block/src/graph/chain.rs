@@ -192,9 +192,7 @@ impl Graph {
         let whole = BlockdevSpec::Raw(spec.clone());
         let settings = Settings::of(&whole, Inherited::default())?;
         let file = self.resolve(&spec.file, settings.below(), &Trail::default())?;
-        let place = Place::on(file.layer().clone());
-        let layer = Arc::new(Raw::new(place.clone(), 0, None)?.guarded());
-        let parts = Parts::on(file, place, layer);
+        let parts = Parts::on(file, |file| Ok(Raw::new(file, 0, None)?.guarded()))?;
         self.finish(spec.node_name.as_deref(), &settings, parts, Recipe::of(&whole, &settings))
     }
 }

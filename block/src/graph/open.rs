@@ -167,9 +167,17 @@ pub(super) struct Parts {
 }
 
 impl Parts {
-    /// Of what stands on `file`, by `place`.
-    pub(super) fn on(file: Arc<Node>, place: Arc<Place>, layer: Arc<dyn Layer>) -> Self {
-        Self { layer, filename: file.filename(), children: vec![("file", file)], place: Some(place) }
+    /// Of a layer that `make` puts on `file`, in whose place another may come.
+    ///
+    /// # Errors
+    /// Those of `make`.
+    pub(super) fn on<L: Layer + 'static>(
+        file: Arc<Node>,
+        make: impl FnOnce(Arc<dyn Layer>) -> Result<L, BlockError>,
+    ) -> Result<Self, BlockError> {
+        let place = Place::on(file.layer().clone());
+        let layer = Arc::new(make(place.clone())?);
+        Ok(Self { layer, filename: file.filename(), children: vec![("file", file)], place: Some(place) })
     }
 }
 
@@ -234,9 +242,7 @@ impl Graph {
             BlockdevSpec::HostDevice(file) => open_file(file, settings, true),
             BlockdevSpec::Raw(raw) => {
                 let file = self.resolve(&raw.file, settings.below(), trail)?;
-                let place = Place::on(file.layer().clone());
-                let layer = Arc::new(Raw::new(place.clone(), raw.offset.unwrap_or(0), raw.size)?);
-                Ok(Parts::on(file, place, layer))
+                Parts::on(file, |file| Raw::new(file, raw.offset.unwrap_or(0), raw.size))
             }
             BlockdevSpec::NullCo(null) => Ok(open_null("null-co", null, settings)),
             BlockdevSpec::NullAio(null) => Ok(open_null("null-aio", null, settings)),
@@ -245,9 +251,7 @@ impl Graph {
             BlockdevSpec::CopyOnRead(spec) => {
                 let file = self.resolve(&spec.file, settings.below(), trail)?;
                 CopyOnRead::check(file.layer().as_ref())?;
-                let place = Place::on(file.layer().clone());
-                let layer = Arc::new(CopyOnRead::new(place.clone()));
-                Ok(Parts::on(file, place, layer))
+                Parts::on(file, |file| Ok(CopyOnRead::new(file)))
             }
             BlockdevSpec::Blkdebug(spec) => {
                 let image = self.resolve(&spec.image, settings.below(), trail)?;
@@ -257,9 +261,7 @@ impl Graph {
             BlockdevSpec::Throttle(spec) => {
                 let group = self.throttle_group(&spec.throttle_group)?;
                 let file = self.resolve(&spec.file, settings.below(), trail)?;
-                let place = Place::on(file.layer().clone());
-                let layer = Arc::new(Throttle::new(place.clone(), &group));
-                Ok(Parts::on(file, place, layer))
+                Parts::on(file, |file| Ok(Throttle::new(file, &group)))
             }
             BlockdevSpec::Nbd(nbd) => open_nbd(nbd, settings),
             BlockdevSpec::Parallels(foreign)
@@ -276,9 +278,8 @@ impl Graph {
         self.check_format(&file, spec.node_name.as_deref(), !settings.read_only)?;
         let context = |e: BlockError| e.within(format!("Could not open '{}'", file.filename().display()));
         let password = self.password(settings)?;
-        let place = Place::on(file.layer().clone());
-        let layer = LuksDisk::open(place.clone(), password.as_ref(), spec.look.no_data).map_err(context)?;
-        Ok(Parts::on(file, place, Arc::new(layer)))
+        let open = |file| LuksDisk::open(file, password.as_ref(), spec.look.no_data);
+        Parts::on(file.clone(), open).map_err(context)
     }
 
     /// A format that is only read: asked to write, it says so.
