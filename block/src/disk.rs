@@ -7,7 +7,7 @@ use vmm_sys_util::eventfd::EventFd;
 
 use crate::error::BlockError;
 use crate::image::{Image, ImageInfo, ImageQueue};
-use crate::layer::{Layer, Preallocation};
+use crate::layer::{Layer, Preallocation, quickest};
 use crate::queue::DiskQueue;
 use crate::throttle::{Group, Member};
 
@@ -60,15 +60,27 @@ fn lock<T: ?Sized>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
+/// The way of a request from a queue: as it is from one time that the disk was held to the next.
+pub(crate) struct Path {
+    pub(crate) layer: Arc<dyn Layer>,
+    /// Answers as `layer` does when asked for the fast way.
+    pub(crate) quick: Arc<dyn Layer>,
+    pub(crate) read_only: bool,
+    /// Who must let requests through, one after the other.
+    pub(crate) members: Vec<Arc<Member>>,
+}
+
 impl Shared {
     fn layer(&self) -> Arc<dyn Layer> {
         lock(&self.top).layer.clone()
     }
 
-    /// What a queue sends requests to, and who must let them through first.
-    pub(crate) fn path(&self) -> (Arc<dyn Layer>, Vec<Arc<Member>>) {
+    /// The way of a queue's requests as of now.
+    pub(crate) fn path(&self) -> Path {
         let top = lock(&self.top);
-        (top.below.clone(), top.own.iter().chain(&top.of_node).cloned().collect())
+        let (layer, members) = (top.below.clone(), top.own.iter().chain(&top.of_node).cloned().collect());
+        drop(top);
+        Path { quick: quickest(&layer), read_only: layer.limits().read_only, layer, members }
     }
 
     /// Puts the disk on `layer`. Gives the former one back.

@@ -19,18 +19,18 @@ use std::time::{Duration, Instant};
 
 use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
 
-use crate::disk::{Meeting, Shared};
+use crate::disk::{Meeting, Path, Shared};
 use crate::error::{BlockError, ErrorKind};
 use crate::haste;
 use crate::image::{Completion, ImageQueue, Op, Request};
-use crate::layer::{Direct, Fast, FastOp, Layer, Pass, quickest};
+use crate::layer::{Direct, Fast, FastOp, Pass};
 use crate::mem::Sink;
 use crate::patience::Patience;
 use crate::perform::{errno_of, perform};
 use crate::pool;
 use crate::ring::{Move, Ring};
 use crate::sys;
-use crate::throttle::{Direction, Member};
+use crate::throttle::Direction;
 
 /// Longest read or write that is done by the queue's own thread, in bytes.
 const LONGEST_HERE: u64 = 64 << 10;
@@ -68,10 +68,7 @@ fn direction_of(op: Op) -> Option<Direction> {
 
 pub(crate) struct DiskQueue {
     shared: Arc<Shared>,
-    layer: Arc<dyn Layer>,
-    /// Answers as `layer` does when asked for the fast way.
-    quick: Arc<dyn Layer>,
-    read_only: bool,
+    path: Path,
     version: usize,
     meeting: Arc<Meeting>,
     ring: Option<Ring>,
@@ -79,8 +76,6 @@ pub(crate) struct DiskQueue {
     slots: Vec<Option<Slot>>,
     free: Vec<u32>,
     waiting: VecDeque<Request>,
-    /// Who must let requests through, one after the other.
-    members: Vec<Arc<Member>>,
     /// Requests that limits hold back, by direction, each with how many members let it through.
     throttled: [VecDeque<(Request, usize)>; 2],
     done: VecDeque<Completion>,
@@ -96,8 +91,8 @@ impl DiskQueue {
     pub(crate) fn new(shared: Arc<Shared>, depth: u32) -> Result<(Self, Arc<Meeting>), BlockError> {
         let depth = depth.clamp(1, DEEPEST);
         let version = shared.version.load(Ordering::SeqCst);
-        let (layer, members) = shared.path();
-        let wants_ring = layer.wants_ring();
+        let path = shared.path();
+        let wants_ring = path.layer.wants_ring();
         // The ring's read of the event descriptor must wait; without a ring nothing may.
         let flags = if wants_ring { EFD_CLOEXEC } else { EFD_CLOEXEC | EFD_NONBLOCK };
         let wake = EventFd::new(flags).map_err(|e| BlockError::io("could not make an event descriptor", e))?;
@@ -110,16 +105,13 @@ impl DiskQueue {
         let meeting = Arc::new(Meeting { active: 0.into(), wake, woken: false.into() });
         let queue = Self {
             shared,
-            quick: quickest(&layer),
-            read_only: layer.limits().read_only,
-            layer,
+            path,
             version,
             meeting: meeting.clone(),
             ring,
             slots: (0..depth).map(|_| None).collect(),
             free: (0..depth).rev().collect(),
             waiting: VecDeque::new(),
-            members,
             throttled: Default::default(),
             done: VecDeque::with_capacity(depth as usize),
             returned: Arc::default(),
@@ -152,8 +144,7 @@ impl DiskQueue {
         let version = self.shared.version.load(Ordering::SeqCst);
         if version != self.version {
             self.version = version;
-            (self.layer, self.members) = self.shared.path();
-            (self.quick, self.read_only) = (quickest(&self.layer), self.layer.limits().read_only);
+            self.path = self.shared.path();
         }
     }
 
@@ -166,10 +157,10 @@ impl DiskQueue {
         for direction in Direction::ALL {
             let line = &mut self.throttled[direction as usize];
             while let Some((request, passed)) = line.front_mut() {
-                while self.members.get(*passed).is_some_and(|member| member.ask(direction, request.len)) {
+                while self.path.members.get(*passed).is_some_and(|member| member.ask(direction, request.len)) {
                     *passed += 1;
                 }
-                if *passed < self.members.len() {
+                if *passed < self.path.members.len() {
                     break;
                 }
                 self.waiting.extend(line.pop_front().map(|(request, _)| request));
@@ -206,9 +197,11 @@ impl DiskQueue {
         }
         let write_through = !self.shared.write_cache.load(Ordering::Relaxed);
         let fast = match request.op {
-            Op::Read => self.quick.fast(FastOp::Read, request.offset, request.len),
-            Op::Write { fua: false } if !write_through => self.quick.fast(FastOp::Write, request.offset, request.len),
-            Op::Flush => self.quick.fast(FastOp::Flush, 0, 0),
+            Op::Read => self.path.quick.fast(FastOp::Read, request.offset, request.len),
+            Op::Write { fua: false } if !write_through => {
+                self.path.quick.fast(FastOp::Write, request.offset, request.len)
+            }
+            Op::Flush => self.path.quick.fast(FastOp::Flush, 0, 0),
             _ => Fast::Slow,
         };
         match fast {
@@ -231,12 +224,12 @@ impl DiskQueue {
             Op::Write { .. } => Some(&mut self.writes),
             _ => None,
         };
-        let fits = request.len <= LONGEST_HERE && self.layer.is_cached();
+        let fits = request.len <= LONGEST_HERE && self.path.layer.is_cached();
         let Some(patience) = patience.filter(|_| fits).and_then(Patience::if_here) else {
             return self.start_worker(request, Pass::default());
         };
         let began = Instant::now();
-        let result = haste::in_haste(|| perform(self.layer.as_ref(), &request, write_through));
+        let result = haste::in_haste(|| perform(self.path.layer.as_ref(), &request, write_through));
         patience.took(began.elapsed());
         match result {
             Err(e) if e.kind() == ErrorKind::WouldWait => self.start_worker(request, Pass::default()),
@@ -250,11 +243,11 @@ impl DiskQueue {
         match request.op {
             Op::Flush => return Ok(()),
             Op::Read => {}
-            _ if self.read_only => return Err(libc::EROFS),
+            _ if self.path.read_only => return Err(libc::EROFS),
             _ => {}
         }
         let moves = matches!(request.op, Op::Read | Op::Write { .. });
-        if end > self.layer.size() || (moves && request.len != request.buffers.len()) {
+        if end > self.path.layer.size() || (moves && request.len != request.buffers.len()) {
             return Err(libc::EINVAL);
         }
         Ok(())
@@ -336,7 +329,7 @@ impl DiskQueue {
         let Some(index) = self.free.pop() else {
             return self.finish(request.tag, Err(libc::EIO));
         };
-        let layer = self.layer.clone();
+        let layer = self.path.layer.clone();
         let (returned, meeting) = (self.returned.clone(), self.meeting.clone());
         let write_through = !self.shared.write_cache.load(Ordering::Relaxed);
         pool::run(Box::new(move || {
@@ -365,7 +358,7 @@ impl DiskQueue {
     fn settle(&mut self, request: Request, pass: Pass, result: i32) {
         if request.op == Op::Flush {
             if result < 0 {
-                self.layer.sync_failed();
+                self.path.layer.sync_failed();
             }
             return self.finish(request.tag, if result < 0 { Err(-result) } else { Ok(()) });
         }
@@ -409,7 +402,7 @@ impl DiskQueue {
 
 impl ImageQueue for DiskQueue {
     fn submit(&mut self, request: Request) {
-        if let Some(direction) = direction_of(request.op).filter(|_| !self.members.is_empty()) {
+        if let Some(direction) = direction_of(request.op).filter(|_| !self.path.members.is_empty()) {
             self.throttled[direction as usize].push_back((request, 0));
             self.let_through();
             return self.pump();
@@ -462,7 +455,7 @@ impl Drop for DiskQueue {
         // The kernel and the workers still hold the requests' memory.
         self.waiting.clear();
         self.throttled = Default::default();
-        self.members.iter().for_each(|member| member.leave());
+        self.path.members.iter().for_each(|member| member.leave());
         while self.active > 0 {
             self.kick();
             self.gather();
