@@ -33,6 +33,26 @@ fn drive_is_listed_and_resized_and_read_by_its_name() {
     assert_eq!(used, Err(format!("Node {} is in use", node.as_str().expect("a name"))));
 }
 
+/// As `qemu-system-x86_64` 7.2 takes such pairs.
+#[test]
+fn of_two_names_to_resize_the_drive_counts_where_there_is_one() {
+    let folder = tempfile::tempdir().expect("directory");
+    let mut machine = machine(folder.path());
+    machine.ask("blockdev-add", &json!({"driver": "null-co", "node-name": "n"})).expect("a node");
+    let mut resize = |names: [&str; 2], size: u64| {
+        let told = machine.ask("block_resize", &json!({"device": names[0], "node-name": names[1], "size": size}));
+        (told, machine.drive("x")["inserted"]["image"]["virtual-size"].as_u64())
+    };
+
+    assert_eq!(resize(["x", "n"], 8 << 20), (Ok(json!({})), Some(8 << 20)), "the drive");
+    assert_eq!(resize(["x", "nosuch"], 9 << 20), (Ok(json!({})), Some(9 << 20)), "the drive");
+    let node = resize(["nosuch", "n"], 10 << 20);
+    assert_eq!(node.1, Some(9 << 20), "the node");
+    let lost = |device, node| Err(format!("Cannot find device='{device}' nor node-name='{node}'"));
+    assert_eq!(resize(["", "x"], 11 << 20).0, lost("", "x"), "a drive is no node");
+    assert_eq!(resize(["n", ""], 11 << 20).0, lost("n", ""), "a node is no drive");
+}
+
 #[test]
 fn jobs_and_snapshots_are_of_what_the_drive_has_now() {
     let folder = tempfile::tempdir().expect("directory");

@@ -123,26 +123,17 @@ impl Machine {
         }
     }
 
-    /// `block_resize`.
+    /// `block_resize`: of two names that of a drive counts, where there is such a drive.
     pub(in crate::machine) fn resize_disk(&self, args: &BlockResize) -> Answer {
+        let name = self.named(args.device.as_deref().unwrap_or(""), args.node_name.as_deref().unwrap_or(""))?;
         let size = u64::try_from(args.size).map_err(|_| QmpError::expects("size", "a >0 size"))?;
-        let wanted = match (&args.device, &args.node_name) {
-            (Some(_), Some(_)) => {
-                return Err(QmpError::generic("Either 'device' or 'node-name' must be given, and not both"));
-            }
-            (None, None) => return Err(QmpError::no_device_nor_node("", "")),
-            (Some(device), None) => self.facts.find_disk(device),
-            (None, Some(node)) => self.facts.disk_on(node),
-        };
-        let name = args.device.as_ref().or(args.node_name.as_ref()).map_or("", String::as_str);
         let graph = &self.host.graph;
-        let resized = match wanted.and_then(|disk| self.host.disk(&disk.id).attached) {
-            Some(attached) => graph.check_resize(&attached.node()).and_then(|()| attached.disk().resize(size)),
-            None => match graph.get(name) {
-                Some(node) => graph.check_resize(&node).and_then(|()| node.layer().resize(size, Preallocation::Off)),
-                None => return Err(not_found(args, name)),
-            },
-        };
+        let node = graph.find(&name).map_err(|e| QmpError::from_error(&e))?;
+        let disk = self.facts.disk_on(&name).and_then(|disk| self.host.disk(&disk.id).attached);
+        let resized = graph.check_resize(&node).and_then(|()| match disk {
+            Some(attached) => attached.disk().resize(size),
+            None => node.layer().resize(size, Preallocation::Off),
+        });
         resized.map_err(|e| QmpError::from_error(&e))?;
         done()
     }
@@ -225,13 +216,6 @@ fn names_in(options: &Map<String, Value>) -> impl Iterator<Item = &str> {
         next += 1;
     }
     all.into_iter().filter_map(|options| options.get("node-name").and_then(Value::as_str))
-}
-
-fn not_found(args: &BlockResize, name: &str) -> QmpError {
-    match args.device {
-        Some(_) => QmpError::no_device_nor_node(name, ""),
-        None => QmpError::no_device_nor_node("", name),
-    }
 }
 
 fn discards_of(node: &Node) -> Option<BlockStatsSpecific> {

@@ -20,9 +20,9 @@ qapi_struct! {
 }
 
 qapi_struct! {
-    /// `block_resize`: one of the two names.
+    /// `block_resize`: at least one of the two names; `device` counts where there is such a drive.
     pub struct BlockResize {
-        /// The `id=` of a `-drive` or device.
+        /// The `id=` of a `-drive`.
         pub device: Option<String>,
         /// The node.
         pub node_name: Option<String>,
