@@ -251,6 +251,21 @@ driver! {
     }
 }
 
+impl Qcow2 {
+    /// What it says of caches, counts and checks.
+    pub(crate) fn tuning(&self) -> format::qcow2::Tuning {
+        format::qcow2::Tuning {
+            lazy_refcounts: self.lazy_refcounts,
+            l2_cache_size: self.l2_cache_size,
+            l2_cache_entry_size: self.l2_cache_entry_size,
+            refcount_cache_size: self.refcount_cache_size,
+            cache_size: self.cache_size,
+            clean_interval: self.cache_clean_interval,
+            overlap_check: self.overlap_check.unwrap_or_default().kinds(),
+        }
+    }
+}
+
 driver! {
     /// Driver `luks`: a whole file encrypted with LUKS version 1.
     Luks {

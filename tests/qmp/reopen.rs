@@ -241,3 +241,27 @@ fn raw_node_shows_another_part_of_its_file() {
     assert!(past.is_err(), "{past:?}");
     assert_eq!(machine.human("qemu-io disk \"read -P 160 0 1M\""), "");
 }
+
+#[test]
+fn counts_and_metadata_caches_change_under_a_device_and_go_back() {
+    let folder = tempfile::tempdir().expect("directory");
+    let mut machine = machine(folder.path());
+    let caches = json!({"l2-cache-size": 65536, "l2-cache-entry-size": 512, "refcount-cache-size": 262_144,
+        "cache-clean-interval": 5, "overlap-check": {"template": "all", "active-l2": false}, "lazy-refcounts": true});
+    let dirty = |machine: &mut Machine| {
+        assert_eq!(machine.human("qemu-io d \"write -P 5 1M 64k\""), "");
+        machine.drive("/machine/peripheral/d/virtio-backend")["inserted"]["image"]["dirty-flag"].clone()
+    };
+
+    let before = dirty(&mut machine);
+    reopen(&mut machine, &[caches]).expect("changed");
+    let postponed = dirty(&mut machine);
+    reopen(&mut machine, &[json!({})]).expect("back");
+    let after = dirty(&mut machine);
+    let small = reopen(&mut machine, &[json!({"l2-cache-entry-size": 256})]);
+
+    assert_eq!([before, postponed, after], [false, true, false]);
+    let text = "L2 cache entry size must be a power of two between 512 and the cluster size (65536)";
+    assert_eq!(small, Err(text.into()));
+    assert_eq!(machine.human("qemu-io d \"read -P 5 1M 64k\""), "");
+}

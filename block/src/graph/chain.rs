@@ -13,7 +13,7 @@ use super::{Graph, Node};
 use crate::error::{BlockError, ErrorKind};
 use crate::filter::place::Place;
 use crate::format::Foreign;
-use crate::format::qcow2::{CLEAN_INTERVAL, Encryption, OpenOptions, Qcow2, data_file_of};
+use crate::format::qcow2::{Encryption, OpenOptions, Qcow2, data_file_of};
 use crate::format::raw::Raw;
 use crate::layer::Layer;
 use crate::spec::{self, Backing, BlockdevSpec, EncryptFormat};
@@ -57,18 +57,13 @@ impl Graph {
             pass_discard_request: spec.pass_discard_request,
             discard_snapshot: spec.pass_discard_snapshot,
             discard_other: spec.pass_discard_other.unwrap_or(false),
-            lazy_refcounts: spec.lazy_refcounts,
             data_file: data.map(|node| node.layer().clone()),
-            l2_cache_size: spec.l2_cache_size,
-            l2_cache_entry_size: spec.l2_cache_entry_size,
-            refcount_cache_size: spec.refcount_cache_size,
-            cache_size: spec.cache_size,
+            tuning: spec.tuning(),
             encryption: spec.encrypt.as_ref().and_then(|encrypt| encrypt.format).map(|format| match format {
                 EncryptFormat::Aes => Encryption::Aes,
                 EncryptFormat::Luks => Encryption::Luks,
             }),
             password: self.password(settings)?,
-            overlap_check: spec.overlap_check.unwrap_or_default().kinds(),
             no_data: spec.look.no_data,
             snapshot: spec.look.snapshot.clone(),
         };
@@ -78,10 +73,7 @@ impl Graph {
                         encrypt.format=luks";
             return Err(BlockError::new(ErrorKind::Unsupported, text));
         }
-        let seconds = spec.cache_clean_interval.unwrap_or(CLEAN_INTERVAL);
-        if seconds > 0 {
-            Qcow2::clean_every(&image, seconds)?;
-        }
+        Qcow2::clean(&image, &options.tuning)?;
         Ok(image)
     }
 

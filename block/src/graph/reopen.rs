@@ -1,8 +1,8 @@
 //! Opening a node again: for writing, because a job writes to what lies beneath, or as `blockdev-reopen` says.
 //!
-//! What can be changed in place is: how a file is cached, rules for discards, who stands on whom. Only for writing a
-//! layer is opened anew, once: the former one stays open until the node goes, for readers may be in it, and what is above
-//! is put onto the new one.
+//! What can be changed in place is: how files and metadata are cached, rules for discards, who stands on whom. Only for
+//! writing a layer is opened anew, once: the former one stays open until the node goes, for readers may be in it, and
+//! what is above is put onto the new one.
 
 use std::sync::{Arc, PoisonError};
 
@@ -12,7 +12,7 @@ use super::{Graph, Node};
 use crate::error::{BlockError, ErrorKind};
 use crate::filter::policy::Policy;
 use crate::filter::throttle::Throttle;
-use crate::format::qcow2::{PassDiscards, Qcow2};
+use crate::format::qcow2::{PassDiscards, Qcow2, Tuning};
 use crate::format::raw::{Raw, Window};
 use crate::layer::Layer;
 use crate::protocol::file::{HostFile, Ways};
@@ -40,6 +40,14 @@ impl Recipe {
         Arc::new(Self { spec: None, settings: settings.clone() })
     }
 
+    /// How an image caches and checks, if it is one.
+    fn tuning(&self) -> Option<Tuning> {
+        match &self.spec {
+            Some(BlockdevSpec::Qcow2(spec)) => Some(spec.tuning()),
+            _ => None,
+        }
+    }
+
     /// How the host caches.
     pub(super) fn cache(&self) -> Cache {
         Cache { direct: Some(self.settings.direct), no_flush: Some(self.settings.no_flush) }
@@ -60,6 +68,33 @@ enum Change {
     Show(Arc<Node>, Window),
     /// It has another recipe; what this says of caches, discards and zeroes is done.
     Follow(Arc<Node>, Arc<Recipe>),
+}
+
+/// Undoes what was done of a change.
+type TakeBack = Box<dyn FnOnce() -> Result<(), BlockError>>;
+
+/// Does what can fail of a [`Change::Follow`]: how the host caches a file, and how an image caches and checks.
+fn try_to_follow(node: &Arc<Node>, recipe: &Recipe) -> Result<Option<TakeBack>, BlockError> {
+    let layer = node.layer().clone();
+    if let Some(file) = layer.as_any().downcast_ref::<HostFile>() {
+        let Settings { direct, no_flush, discard, .. } = recipe.settings;
+        let former = file.set_ways(Ways { direct, no_flush, discard })?;
+        return Ok(Some(Box::new(move || {
+            let file = layer.as_any().downcast_ref::<HostFile>();
+            file.map_or(Ok(()), |file| file.set_ways(former).map(drop))
+        })));
+    }
+    if let Some(image) = layer.as_any().downcast_ref::<Qcow2>()
+        && let (Some(then), Some(former)) = (recipe.tuning(), node.recipe().tuning())
+        && then != former
+    {
+        image.retune(&then)?;
+        return Ok(Some(Box::new(move || {
+            let image = layer.as_any().downcast_ref::<Qcow2>();
+            image.map_or(Ok(()), |image| image.retune(&former))
+        })));
+    }
+    Ok(None)
 }
 
 fn refuse(text: String) -> BlockError {
@@ -92,7 +127,7 @@ impl Graph {
     }
 
     /// Has the nodes that `specs` name be as they say, all of them or none: written to or only read, cached in another way,
-    /// with other rules for discards and zeroes, on another node or none, in another throttle group, showing another part
+    /// with other rules for discards, zeroes and metadata, on another node or none, in another throttle group, showing another part
     /// of its file. All else has to be as it was opened. The front ends above are held still.
     ///
     /// # Errors
@@ -101,7 +136,7 @@ impl Graph {
     pub fn reopen(&self, specs: &[BlockdevSpec]) -> Result<(), BlockError> {
         let changes = self.plan_all(specs)?;
         // What can fail goes first, and is taken back.
-        let (mut opened, mut former) = (Vec::new(), Vec::new());
+        let (mut opened, mut taken_back) = (Vec::<Opened>::new(), Vec::<TakeBack>::new());
         let tried = changes.iter().try_for_each(|change| match change {
             Change::Write(node, may_stay) => match self.open_checked(node) {
                 Ok(open) => {
@@ -112,19 +147,15 @@ impl Graph {
                 Err(error) => Err(error),
             },
             Change::Follow(node, recipe) => {
-                if let Some(file) = node.layer().as_any().downcast_ref::<HostFile>() {
-                    let Settings { direct, no_flush, discard, .. } = recipe.settings;
-                    former.push((node.clone(), file.set_ways(Ways { direct, no_flush, discard })?));
-                }
+                taken_back.extend(try_to_follow(node, recipe)?);
                 Ok(())
             }
             _ => Ok(()),
         });
         if let Err(error) = tried {
-            for (node, ways) in former.into_iter().rev() {
-                let file = node.layer().as_any().downcast_ref::<HostFile>();
-                if let Some(Err(error)) = file.map(|file| file.set_ways(ways)) {
-                    log::warn!("{}: {error}", node.filename().display());
+            for take_back in taken_back.into_iter().rev() {
+                if let Err(error) = take_back() {
+                    log::warn!("a change that is taken back: {error}");
                 }
             }
             return Err(error);

@@ -31,6 +31,12 @@ impl Qcow2 {
             result
         });
         let result = result.and_then(|done| self.write_back().map(|()| done));
+        self.end_alone();
+        result
+    }
+
+    /// Lets everybody go on.
+    pub(super) fn end_alone(&self) {
         let mut alloc = lock(&self.alloc);
         let mut maps = self.maps_mut();
         // Whatever happened, memory must not keep what the disk no longer says. Nothing in it is dirty, unless the
@@ -43,7 +49,6 @@ impl Qcow2 {
         alloc.alone = false;
         drop((maps, alloc));
         self.settled.notify_all();
-        result
     }
 
     /// Writes header fields that turn the image over, and syncs. After a failure the disk may say either: nothing is
@@ -58,7 +63,7 @@ impl Qcow2 {
     }
 
     /// Lets nobody start and waits for those who did.
-    fn begin_alone(&self) {
+    pub(super) fn begin_alone(&self) {
         let mut alloc = lock(&self.alloc);
         while alloc.alone {
             alloc = self.settled.wait(alloc).unwrap_or_else(std::sync::PoisonError::into_inner);

@@ -38,7 +38,7 @@ impl Qcow2 {
     }
 
     /// The same; with postponed counts they are only written if `counts`.
-    fn write_back_with(&self, counts: bool) -> Result<(), BlockError> {
+    pub(super) fn write_back_with(&self, counts: bool) -> Result<(), BlockError> {
         let _flushing = lock(&self.flushing);
         let work = {
             let mut alloc = lock(&self.alloc);
@@ -82,7 +82,7 @@ impl Qcow2 {
         let maps = self.maps();
         let l1_of = |index: usize| maps.l1.get(index).copied().unwrap_or(0);
         let l1: Vec<_> = std::mem::take(&mut alloc.unlinked).into_iter().map(|i| (i, l1_of(i))).collect();
-        let place = |key: u64| (l1_of(self.geometry.slice_l1_index(key)) & OFFSET) + self.geometry.slice_place(key);
+        let place = |key: u64| (l1_of(maps.slicing.l1_index(key)) & OFFSET) + maps.slicing.place(key);
         let slices = maps.dirty_images().into_iter().map(|image| (place(image.key), image)).collect();
         drop(maps);
         Work { slices, l1, freed: std::mem::take(&mut alloc.counts.pending) }

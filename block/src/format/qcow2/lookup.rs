@@ -6,7 +6,7 @@ use std::sync::atomic::Ordering;
 
 use super::entry::{Entry, Mapping, OFFSET, SUBCLUSTERS};
 use super::header::corrupt;
-use super::maps::{Gate, Maps, Slice};
+use super::maps::{Gate, Maps, Slice, Slicing};
 use super::overlap::Kinds;
 use super::{Qcow2, SHARDS, lock};
 use crate::error::BlockError;
@@ -32,22 +32,23 @@ impl Qcow2 {
     #[inline]
     pub(super) fn run(&self, maps: &Maps, offset: u64, len: u64) -> Result<Run, u64> {
         let geometry = self.geometry;
-        let len = len.min(geometry.slice_end(offset) - offset);
+        let slicing = maps.slicing;
+        let len = len.min(slicing.end(offset) - offset);
         let l1 = maps.l1.get(geometry.l1_index(offset)).copied().unwrap_or(0);
         if l1 & OFFSET == 0 {
             let entry = Entry::default();
             return Ok(Run { mapping: Mapping::Absent, host: 0, len, copied: false, entry, fault: None });
         }
-        let key = geometry.key(offset);
+        let key = slicing.key(offset);
         let slice = maps.get(key).ok_or(key)?;
-        Ok(self.run_in(slice, offset, len))
+        Ok(self.run_in(slice, slicing, offset, len))
     }
 
-    fn run_in(&self, slice: &Slice, offset: u64, len: u64) -> Run {
+    fn run_in(&self, slice: &Slice, slicing: Slicing, offset: u64, len: u64) -> Run {
         let g = self.geometry;
         let (unit, cluster) = (g.subcluster(), g.cluster());
         let sub_of = |at: u64| if g.extended { (at / unit) % SUBCLUSTERS } else { 0 };
-        let entry = slice.entry(g.index(offset), g.extended);
+        let entry = slice.entry(slicing.index(offset), g.extended);
         let mapping = entry.mapping(g.extended, g.external, sub_of(offset));
         let within = offset & (cluster - 1);
         let host = if let Mapping::Data(host) = mapping { host + within } else { 0 };
@@ -69,7 +70,7 @@ impl Qcow2 {
                 run.len = len;
                 return run;
             }
-            let next = slice.entry(g.index(at), g.extended);
+            let next = slice.entry(slicing.index(at), g.extended);
             let mapping = next.mapping(g.extended, g.external, sub_of(at));
             let same = match (run.mapping, mapping) {
                 (Mapping::Data(_), Mapping::Data(host)) => {
@@ -117,21 +118,20 @@ impl Qcow2 {
     /// Reads a slice into memory, unless another thread was faster.
     pub(super) fn load_slice(&self, key: u64) -> Result<(), BlockError> {
         let _one = lock(&self.loading[key as usize % SHARDS]);
-        let (l1, _token) = {
+        let (l1, slicing, _token) = {
             let maps = self.maps();
             // What is read while the image changes as a whole would be old when it is put in.
             if maps.contains(key) || maps.gate == Gate::Closed {
                 return Ok(());
             }
-            let l1 = maps.l1.get(self.geometry.slice_l1_index(key)).copied().unwrap_or(0);
-            (l1, maps.token.clone())
+            let l1 = maps.l1.get(maps.slicing.l1_index(key)).copied().unwrap_or(0);
+            (l1, maps.slicing, maps.token.clone())
         };
         let table = self.checked_table(l1)?;
         if table == 0 {
             return Ok(());
         }
-        let bytes = (self.geometry.entry_bytes() << self.geometry.slice_bits) as usize;
-        let bytes = read_vec(self.file.as_ref(), table + self.geometry.slice_place(key), bytes)?;
+        let bytes = read_vec(self.file.as_ref(), table + slicing.place(key), slicing.bytes() as usize)?;
         let words: Box<[u64]> = bytes.as_chunks::<8>().0.iter().map(|word| u64::from_be_bytes(*word)).collect();
         self.maps_mut().insert(key, Slice::new(words));
         Ok(())
@@ -212,7 +212,7 @@ impl Qcow2 {
         if maps.l1.get(geometry.l1_index(offset))? & OFFSET == 0 {
             return None;
         }
-        let entry = maps.get(geometry.key(offset))?.entry(geometry.index(offset), false);
+        let entry = maps.get(maps.slicing.key(offset))?.entry(maps.slicing.index(offset), false);
         // Cluster 0 is the header's; in an external data file it is told from "absent" elsewhere.
         let host = entry.standard(geometry.cluster_bits).filter(|host| *host != 0)?;
         Some((host + within, entry.is_copied()))

@@ -7,6 +7,7 @@ use std::hash::{BuildHasherDefault, Hasher};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use super::Geometry;
 use super::entry::{ALL_ALLOCATED, Entry};
 use crate::layer::Layer;
 
@@ -76,6 +77,11 @@ pub(super) struct SliceImage {
     changes: u64,
 }
 
+/// Most slices in `bytes`; fewer than four would be read again and again by one request.
+fn capacity(slicing: Slicing, bytes: u64) -> usize {
+    (bytes.div_ceil(slicing.bytes()) as usize).max(4)
+}
+
 /// Who may look things up.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Gate {
@@ -87,9 +93,67 @@ pub(super) enum Gate {
     Closed,
 }
 
+/// How L2 tables are cut into slices.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Slicing {
+    /// Entries in one slice, as a power of two.
+    bits: u32,
+    cluster_bits: u32,
+    /// Entries in one L2 table, as a power of two.
+    table_bits: u32,
+    /// Bytes of an entry.
+    entry: u64,
+}
+
+impl Slicing {
+    /// Slices of `bytes`, a power of two from one entry up to a whole table.
+    pub(super) fn new(geometry: Geometry, bytes: u64) -> Self {
+        let entry = geometry.entry_bytes();
+        Self {
+            bits: bytes.trailing_zeros() - entry.trailing_zeros(),
+            cluster_bits: geometry.cluster_bits,
+            table_bits: geometry.l2_span_bits - geometry.cluster_bits,
+            entry,
+        }
+    }
+
+    /// Slice that the guest offset is in.
+    #[inline]
+    pub(super) fn key(self, guest: u64) -> u64 {
+        guest >> (self.cluster_bits + self.bits)
+    }
+
+    /// Entry in the slice.
+    #[inline]
+    pub(super) fn index(self, guest: u64) -> usize {
+        (guest >> self.cluster_bits) as usize & ((1 << self.bits) - 1)
+    }
+
+    /// Guest offset where the slice after `guest`'s begins.
+    pub(super) fn end(self, guest: u64) -> u64 {
+        (self.key(guest) + 1).checked_shl(self.cluster_bits + self.bits).unwrap_or(u64::MAX)
+    }
+
+    /// Bytes of one slice.
+    pub(super) fn bytes(self) -> u64 {
+        self.entry << self.bits
+    }
+
+    /// Byte offset of a slice in its L2 table.
+    pub(super) fn place(self, key: u64) -> u64 {
+        (key & ((1 << (self.table_bits - self.bits)) - 1)) * self.bytes()
+    }
+
+    pub(super) fn l1_index(self, key: u64) -> usize {
+        (key >> (self.table_bits - self.bits)) as usize
+    }
+}
+
 /// The map.
 pub(super) struct Maps {
     pub(super) l1: Vec<u64>,
+    /// Changes while the gate is closed.
+    pub(super) slicing: Slicing,
     pub(super) backing: Option<Arc<dyn Layer>>,
     /// Clones of it mark I/O to host clusters that were in use when it was handed out.
     pub(super) token: Arc<()>,
@@ -104,15 +168,16 @@ pub(super) struct Maps {
 }
 
 impl Maps {
-    pub(super) fn new(l1: Vec<u64>, backing: Option<Arc<dyn Layer>>, capacity: usize) -> Self {
-        let capacity = capacity.max(4);
+    /// With slices of at most `bytes` altogether.
+    pub(super) fn new(l1: Vec<u64>, slicing: Slicing, bytes: u64) -> Self {
         Self {
             l1,
-            backing,
+            slicing,
+            backing: None,
             token: Arc::new(()),
             gate: Gate::Open,
             slices: HashMap::default(),
-            capacity,
+            capacity: capacity(slicing, bytes),
             dirty: 0,
             clock: AtomicU64::new(1),
             cleaned: 0,
@@ -200,6 +265,13 @@ impl Maps {
                 }
             }
         }
+    }
+
+    /// Has slices cut in another way, of at most `bytes` altogether. Only when none is dirty.
+    pub(super) fn cut(&mut self, slicing: Slicing, bytes: u64) {
+        self.clear();
+        self.slicing = slicing;
+        self.capacity = capacity(slicing, bytes);
     }
 
     /// Forgets every slice. Only when none is dirty, or the image was changed underneath on purpose.

@@ -63,6 +63,7 @@ mod repair;
 mod resize;
 mod snapshot;
 mod status;
+mod tuning;
 mod write;
 mod zero;
 
@@ -71,7 +72,6 @@ pub use bitmap::{BitmapEntry, DirtyBitmap};
 pub use bitmap_bits::Bits;
 pub use bitmap_change::{BitmapChange, FormerBitmap, NewBitmap};
 pub use check::{CheckReport, MOST_MESSAGES, check};
-pub use clean::CLEAN_INTERVAL;
 pub use corrupt::Corruption;
 pub use create::{CreateOptions, create};
 pub use crypt::{EncryptOptions, Encryption};
@@ -82,6 +82,7 @@ pub use open::{OpenOptions, backing_of, data_file_of};
 pub use overlap::{Kind, Kinds};
 pub use repair::{Repair, Repaired, repair};
 pub use snapshot::{NO_SNAPSHOT, Snapshot, SnapshotRef};
+pub use tuning::Tuning;
 
 use corrupt::Guard;
 use discards::Discards;
@@ -96,8 +97,6 @@ const SHARDS: usize = 16;
 #[derive(Debug, Clone, Copy)]
 struct Geometry {
     cluster_bits: u32,
-    /// Entries in one slice, as a power of two.
-    slice_bits: u32,
     /// Guest bytes under one L2 table, as a power of two.
     l2_span_bits: u32,
     extended: bool,
@@ -112,37 +111,12 @@ impl Geometry {
         1 << self.cluster_bits
     }
 
-    /// Slice that the guest offset is in.
-    fn key(self, guest: u64) -> u64 {
-        guest >> (self.cluster_bits + self.slice_bits)
-    }
-
-    /// Entry in the slice.
-    fn index(self, guest: u64) -> usize {
-        (guest >> self.cluster_bits) as usize & ((1 << self.slice_bits) - 1)
-    }
-
-    /// Guest offset where the slice after `guest`'s begins.
-    fn slice_end(self, guest: u64) -> u64 {
-        (self.key(guest) + 1).checked_shl(self.cluster_bits + self.slice_bits).unwrap_or(u64::MAX)
-    }
-
     fn entry_bytes(self) -> u64 {
         if self.extended { 16 } else { 8 }
     }
 
     fn l1_index(self, guest: u64) -> usize {
         (guest >> self.l2_span_bits) as usize
-    }
-
-    /// Byte offset of a slice in its L2 table.
-    fn slice_place(self, key: u64) -> u64 {
-        let slices_bits = self.l2_span_bits - self.cluster_bits - self.slice_bits;
-        (key & ((1 << slices_bits) - 1)) * (self.entry_bytes() << self.slice_bits)
-    }
-
-    fn slice_l1_index(self, key: u64) -> usize {
-        (key >> (self.l2_span_bits - self.cluster_bits - self.slice_bits)) as usize
     }
 
     /// Bytes of the smallest unit that is allocated on its own.

@@ -6,12 +6,13 @@ use std::sync::{Arc, Condvar, Mutex, RwLock};
 use super::corrupt::Guard;
 use super::crypt::{Crypt, Encryption};
 use super::entry::OFFSET;
-use super::header::{Header, LAZY_REFCOUNTS, corrupt, incompatible};
+use super::header::{Header, corrupt, incompatible};
 use super::maps::Maps;
 use super::overlap::{Kinds, Metadata};
 use super::refcount::Refcounts;
 use super::repair::{Repair, repair};
 use super::snapshot::{SnapshotRef, at_snapshot};
+use super::tuning::Tuning;
 use super::{Alloc, Discards, Geometry, PassDiscards, Qcow2, pack};
 use crate::crypto::Secret;
 use crate::error::{BlockError, ErrorKind};
@@ -30,66 +31,24 @@ pub struct OpenOptions {
     pub discard_snapshot: Option<bool>,
     /// What else is freed frees host space (no).
     pub discard_other: bool,
-    /// Postpone reference counts (as the header says).
-    pub lazy_refcounts: Option<bool>,
     /// The external data file, where the header names one.
     pub data_file: Option<Arc<dyn Layer>>,
-    /// Bytes for L2 slices (as many as are used, at most 32 MiB).
-    pub l2_cache_size: Option<u64>,
-    /// Bytes of one slice (4 KiB, at most a cluster).
-    pub l2_cache_entry_size: Option<u64>,
-    /// Bytes for refcount blocks (four clusters).
-    pub refcount_cache_size: Option<u64>,
-    /// Bytes for both together.
-    pub cache_size: Option<u64>,
+    /// What can be changed later.
+    pub tuning: Tuning,
     /// What the image must be encrypted with; not said means what its header says.
     pub encryption: Option<Encryption>,
     /// The password of an encrypted image.
     pub password: Option<Secret>,
     /// Only metadata will be asked for: an encrypted image needs no password.
     pub no_data: bool,
-    /// What writes are kept from overwriting (`cached`).
-    pub overlap_check: Kinds,
     /// Show the disk as it was at this snapshot; implies `read_only`.
     pub snapshot: Option<SnapshotRef>,
 }
-
-/// Most bytes of L2 slices without a wish, as QEMU has on Linux.
-const L2_CACHE: u64 = 32 << 20;
-/// Bytes of one slice without a wish.
-const L2_ENTRY: u64 = 4096;
 
 /// A table of big-endian words.
 pub(super) fn read_words(file: &dyn Layer, offset: u64, count: u64) -> Result<Vec<u64>, BlockError> {
     let bytes = read_vec(file, offset, (count * 8) as usize)?;
     Ok(bytes.as_chunks::<8>().0.iter().map(|word| u64::from_be_bytes(*word)).collect())
-}
-
-/// Bytes for L2 slices and refcount blocks, at most. `l2_bytes` are all L2 entries of the disk.
-pub(super) fn cache_sizes(options: &OpenOptions, cluster: u64, l2_bytes: u64) -> Result<(u64, u64), BlockError> {
-    let least_counts = 4 * cluster;
-    let invalid = |text: &str| BlockError::new(ErrorKind::Invalid, text);
-    Ok(match (options.cache_size, options.l2_cache_size, options.refcount_cache_size) {
-        (Some(_), Some(_), Some(_)) => {
-            return Err(invalid("cache-size, l2-cache-size and refcount-cache-size may not be set at the same time"));
-        }
-        (Some(all), Some(l2), None) => {
-            let rest = all.checked_sub(l2);
-            (l2, rest.ok_or_else(|| invalid("l2-cache-size may not exceed cache-size"))?)
-        }
-        (Some(all), None, Some(counts)) => {
-            let rest = all.checked_sub(counts);
-            (rest.ok_or_else(|| invalid("refcount-cache-size may not exceed cache-size"))?, counts)
-        }
-        (Some(all), None, None) => {
-            // The whole map if that leaves the counts what they need, else as much of it as fits.
-            let l2_need = l2_bytes.next_multiple_of(cluster);
-            let counts = all.saturating_sub(l2_need).max(least_counts.min(all));
-            (all - counts, counts)
-        }
-        // Slices take memory only once they are read, so a small disk that grows needs no other bound.
-        (None, l2, counts) => (l2.unwrap_or(L2_CACHE), counts.unwrap_or(least_counts)),
-    })
 }
 
 /// Name of the external data file that the header of `file` asks for (empty when it has none to offer), if it does.
@@ -150,7 +109,8 @@ impl Qcow2 {
             }
         };
         let crypt = Crypt::open(file.as_ref(), &header, options)?;
-        let geometry = geometry(&header, options)?;
+        let geometry = geometry(&header);
+        let tuned = options.tuning.of(&header, geometry)?;
         let mut l1 = read_words(file.as_ref(), header.l1_offset, u64::from(header.l1_size))?;
         if read_only {
             // Of a file that was cut off, what is left is shown.
@@ -160,22 +120,13 @@ impl Qcow2 {
         let table =
             if read_only { Vec::new() } else { read_words(file.as_ref(), header.reftable_offset, table_entries)? };
         check_count_table(&table, &header, file.size())?;
-        let watched = if read_only { Kinds::NONE } else { options.overlap_check };
-        let metadata = Metadata::new(watched, geometry.cluster(), l1.len() + table.len());
+        let metadata = Metadata::new(geometry.cluster(), if read_only { 0 } else { l1.len() + table.len() });
+        metadata.watch(if read_only { Kinds::NONE } else { options.tuning.overlap_check });
         let guard = Guard::new(file.clone(), header.version, metadata);
         guard.metadata.load(file.as_ref(), &header, &l1, &table);
         let guard = Arc::new(guard);
-        let l2_bytes = header.size.div_ceil(geometry.cluster()).saturating_mul(geometry.entry_bytes());
-        let (l2_cache, counts_cache) = cache_sizes(options, geometry.cluster(), l2_bytes)?;
-        let slice_bytes = geometry.entry_bytes() << geometry.slice_bits;
-        let held = (counts_cache >> header.cluster_bits) as usize;
-        let counts = Refcounts::new(&header, table, held, file.size(), guard.clone());
-        let lazy = options.lazy_refcounts.unwrap_or(header.compatible & LAZY_REFCOUNTS != 0);
-        if lazy && header.version < 3 {
-            let text = "Lazy refcounts require a qcow2 image with at least qcow2 version 3 (compat=1.1)";
-            return Err(BlockError::new(ErrorKind::Invalid, text));
-        }
-        let maps = Maps::new(l1, None, l2_cache.div_ceil(slice_bytes) as usize);
+        let counts = Refcounts::new(&header, table, tuned.blocks, file.size(), guard.clone());
+        let maps = Maps::new(l1, tuned.slicing, tuned.l2_bytes);
         Ok(Self {
             geometry,
             compression: header.compression,
@@ -189,7 +140,7 @@ impl Qcow2 {
                 counts,
                 header,
                 in_flight: Vec::new(),
-                lazy,
+                lazy: tuned.lazy,
                 alone: false,
                 lost: false,
                 unlinked: Default::default(),
@@ -209,23 +160,15 @@ impl Qcow2 {
     }
 }
 
-fn geometry(header: &Header, options: &OpenOptions) -> Result<Geometry, BlockError> {
-    let extended = header.incompatible & incompatible::EXTENDED_L2 != 0;
-    let entry_bits = if extended { 4 } else { 3 };
-    let slice = options.l2_cache_entry_size.unwrap_or(L2_ENTRY.min(header.cluster_size()));
-    if !slice.is_power_of_two() || slice < 512 || slice > header.cluster_size() {
-        let text = "L2 cache entry size must be a power of two between 512 and the cluster size";
-        return Err(BlockError::new(ErrorKind::Invalid, text));
-    }
-    Ok(Geometry {
+fn geometry(header: &Header) -> Geometry {
+    Geometry {
         cluster_bits: header.cluster_bits,
-        slice_bits: slice.trailing_zeros() - entry_bits,
         l2_span_bits: header.l2_span_bits(),
-        extended,
+        extended: header.incompatible & incompatible::EXTENDED_L2 != 0,
         external: header.incompatible & incompatible::DATA_FILE != 0,
         raw_data: header.has_raw_data(),
         version: header.version,
-    })
+    }
 }
 
 /// The blocks that the refcount table names must be in the file, each once: so all of them can be read in bounded time.

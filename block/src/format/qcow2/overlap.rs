@@ -7,7 +7,7 @@
 
 use std::collections::BTreeMap;
 use std::ops::Range;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU16, AtomicU64, Ordering};
 use std::sync::{PoisonError, RwLock};
 
 use super::bitmap;
@@ -168,24 +168,33 @@ impl Filter {
 
 /// The host clusters with metadata, by their offset.
 pub(super) struct Metadata {
-    watched: Kinds,
+    watched: AtomicU16,
     cluster: u64,
     filter: Filter,
     clusters: RwLock<BTreeMap<u64, Kinds>>,
 }
 
 impl Metadata {
-    /// Nothing yet: kinds of `watched` will be looked after, in about `expected` clusters.
-    pub(super) fn new(watched: Kinds, cluster: u64, expected: usize) -> Self {
-        let filter = Filter::new(if watched == Kinds::NONE { 0 } else { expected });
-        Self { watched, cluster, filter, clusters: RwLock::default() }
+    /// Nothing yet, and nothing is looked after; it will be in about `expected` clusters, if it comes to that.
+    pub(super) fn new(cluster: u64, expected: usize) -> Self {
+        Self { watched: AtomicU16::new(0), cluster, filter: Filter::new(expected), clusters: RwLock::default() }
+    }
+
+    /// The kinds that are looked after.
+    pub(super) fn watched(&self) -> Kinds {
+        Kinds(self.watched.load(Ordering::Relaxed))
+    }
+
+    /// Has `kinds` looked after; [`Metadata::load`] is next.
+    pub(super) fn watch(&self, kinds: Kinds) {
+        self.watched.store(kinds.0, Ordering::Relaxed);
     }
 
     /// Looks for all metadata again. `l1` and `counts` are the image's L1 and refcount tables.
     pub(super) fn load(&self, file: &dyn Layer, header: &Header, l1: &[u64], counts: &[u64]) {
         self.write(BTreeMap::clear);
         self.filter.clear();
-        if self.watched == Kinds::NONE {
+        if self.watched() == Kinds::NONE {
             return;
         }
         let end = file.size();
@@ -204,7 +213,7 @@ impl Metadata {
             add(Kind::SnapshotTable, header.snapshots_offset, bytes);
             for snapshot in snapshots {
                 add(Kind::InactiveL1, snapshot.l1_offset, u64::from(snapshot.l1_size) * 8);
-                if self.watched.has(Kind::InactiveL2)
+                if self.watched().has(Kind::InactiveL2)
                     && let Ok(l1) = read_words(file, snapshot.l1_offset, u64::from(snapshot.l1_size))
                 {
                     tables(Kind::InactiveL2, &l1);
@@ -218,7 +227,7 @@ impl Metadata {
 
     /// A range of the file holds metadata from now on.
     pub(super) fn add(&self, kind: Kind, range: Range<u64>) {
-        if !self.watched.has(kind) {
+        if !self.watched().has(kind) {
             return;
         }
         self.write(|clusters| {

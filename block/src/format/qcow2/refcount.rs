@@ -71,6 +71,8 @@ pub(super) struct Refcounts {
     pub(super) table_moved: bool,
 }
 
+/// Fewest blocks in memory.
+const LEAST_BLOCKS: usize = 4;
 /// Largest refcount table, in bytes, as for reading.
 const MOST_TABLE: u64 = 8 << 20;
 
@@ -84,7 +86,7 @@ impl Refcounts {
             table_clusters: header.reftable_clusters,
             blocks: BTreeMap::new(),
             new_blocks: Vec::new(),
-            capacity: capacity.max(4),
+            capacity: capacity.max(LEAST_BLOCKS),
             clock: 0,
             cleaned: 0,
             cursor: 0,
@@ -157,6 +159,12 @@ impl Refcounts {
             self.blocks.remove(&number);
         }
         Ok(())
+    }
+
+    /// Has at most so many blocks in memory; those that need not be written are dropped.
+    pub(super) fn set_capacity(&mut self, blocks: usize) {
+        self.capacity = blocks.max(LEAST_BLOCKS);
+        self.blocks.retain(|_, block| block.dirty);
     }
 
     /// Drops blocks that were not used since the last call; how many.

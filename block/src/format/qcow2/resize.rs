@@ -151,7 +151,7 @@ impl Qcow2 {
             self.relieve()?;
             let mut alloc = self.wait_settled(lock(&self.alloc), &(at..at + g.cluster()))?;
             self.ensure_table(&mut alloc, at)?;
-            let end = g.slice_end(at).min(range.end.next_multiple_of(g.cluster()));
+            let end = self.maps().slicing.end(at).min(range.end.next_multiple_of(g.cluster()));
             let wanted = (end - at) / g.cluster();
             let (host, got) = if g.external {
                 (at, wanted)

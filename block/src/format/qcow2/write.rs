@@ -190,7 +190,7 @@ impl Qcow2 {
     /// How many clusters from `first` on, up to the one with byte `end - 1` and in one slice, all need a new place.
     fn count_new(&self, alloc: &Alloc, first: u64, end: u64) -> Result<u64, BlockError> {
         let g = self.geometry;
-        let mut end = end.min(g.slice_end(first)).next_multiple_of(g.cluster());
+        let mut end = end.min(self.maps().slicing.end(first)).next_multiple_of(g.cluster());
         if g.extended && end > first + g.cluster() {
             // Only clusters that are written whole are done together.
             end -= g.cluster();
@@ -285,12 +285,17 @@ impl Qcow2 {
 
     /// Changes one entry in memory, reading its slice again if it was dropped.
     pub(super) fn set_entry(&self, at: u64, entry: Entry) -> Result<(), BlockError> {
-        let g = self.geometry;
         self.dirty.store(true, Ordering::Release);
-        while !self.maps_mut().set(g.key(at), g.index(at), g.extended, entry) {
-            self.load_slice(g.key(at))?;
+        loop {
+            let mut maps = self.maps_mut();
+            let key = maps.slicing.key(at);
+            let index = maps.slicing.index(at);
+            if maps.set(key, index, self.geometry.extended, entry) {
+                return Ok(());
+            }
+            drop(maps);
+            self.load_slice(key)?;
         }
-        Ok(())
     }
 
     /// Notes that `old` is no longer named, because the guest discarded it or for another reason.

@@ -124,7 +124,7 @@ impl Qcow2 {
         let mut at = range.start;
         while at < range.end {
             self.relieve()?;
-            let end = g.slice_end(at).min(range.end);
+            let end = self.maps().slicing.end(at).min(range.end);
             let mut alloc = self.wait_settled(lock(&self.alloc), &(at..end))?;
             if self.maps().l1.get(g.l1_index(at)).is_none_or(|l1| l1 & OFFSET == 0) && skip_absent {
                 at = ((at >> g.l2_span_bits) + 1).checked_shl(g.l2_span_bits).unwrap_or(u64::MAX);

@@ -13,13 +13,20 @@ const CHANGING: [&str; 7] =
     ["node-name", "read-only", "auto-read-only", "backing", "cache", "discard", "detect-zeroes"];
 
 /// Options that can be changed of one driver.
-const OF_DRIVER: [(&str, &str); 6] = [
+const OF_DRIVER: [(&str, &str); 13] = [
     ("throttle", "throttle-group"),
     ("raw", "offset"),
     ("raw", "size"),
     ("qcow2", "pass-discard-request"),
     ("qcow2", "pass-discard-snapshot"),
     ("qcow2", "pass-discard-other"),
+    ("qcow2", "lazy-refcounts"),
+    ("qcow2", "cache-size"),
+    ("qcow2", "l2-cache-size"),
+    ("qcow2", "l2-cache-entry-size"),
+    ("qcow2", "refcount-cache-size"),
+    ("qcow2", "cache-clean-interval"),
+    ("qcow2", "overlap-check"),
 ];
 
 /// Options that say the same when they are not there.

@@ -80,9 +80,15 @@ fn host_that_refuses_one_change_has_the_others_taken_back() {
     std::fs::remove_file(&path).unwrap();
 
     let before = rig.ways();
-    let error = rig.reopen(&[rig.file(&json!({"cache": {"direct": true}})), other(false)]).unwrap_err();
+    crate::layer::write_all(rig.node("disk").layer().as_ref(), &[7; 512], 0).unwrap();
+    let disk = json!({"driver": "qcow2", "node-name": "disk", "file": "file", "lazy-refcounts": true});
+    let error = rig.reopen(&[rig.file(&json!({"cache": {"direct": true}})), disk.clone(), other(false)]).unwrap_err();
+    let counted = std::fs::read(rig.folder.path().join("a")).unwrap()[79] & 1;
+    rig.reopen(&[disk]).unwrap();
 
     assert!(error.to_string().contains("Could not open"), "{error}");
+    // The bit in the header that says that counts are postponed.
+    assert_eq!((counted, std::fs::read(rig.folder.path().join("a")).unwrap()[79] & 1), (0, 1));
     assert_eq!(rig.ways(), before);
     assert_eq!(rig.node("file").layer().limits().alignment, 1);
 }
@@ -135,7 +141,10 @@ fn disk_is_written_while_its_nodes_change() {
     let (disk, done) = (attached.disk().clone(), AtomicBool::new(false));
     let bytes = |n: u64| vec![(n % 251) as u8; 4096 + 512];
     let place = |n: u64| n % 97 * 8192;
-    let disk_node = |file: &str, zeroes: &str| json!({"driver": "qcow2", "node-name": "disk", "file": file, "detect-zeroes": zeroes, "discard": "unmap"});
+    let disk_node = |file: &str, zeroes: &str, slice: u64| {
+        json!({"driver": "qcow2", "node-name": "disk", "file": file, "detect-zeroes": zeroes, "discard": "unmap",
+            "l2-cache-entry-size": slice, "l2-cache-size": 8 * slice, "lazy-refcounts": slice == 512})
+    };
 
     let written = std::thread::scope(|scope| {
         let writer = scope.spawn(|| {
@@ -156,8 +165,9 @@ fn disk_is_written_while_its_nodes_change() {
             let held = disk.drain();
             let file = if n % 2 == 0 { "slow" } else { "file" };
             let cache = json!({"direct": n % 3 == 0, "no-flush": n % 5 == 0});
-            let zeroes = ["off", "on", "unmap"][n % 3];
-            rig.reopen(&[rig.file(&json!({"cache": cache, "discard": "unmap"})), disk_node(file, zeroes)]).unwrap();
+            let (zeroes, slice) = (["off", "on", "unmap"][n % 3], [512, 4096, 65536][n % 3]);
+            let file_node = rig.file(&json!({"cache": cache, "discard": "unmap"}));
+            rig.reopen(&[file_node, disk_node(file, zeroes, slice)]).unwrap();
             drop(held);
             std::thread::sleep(std::time::Duration::from_millis(3));
         }

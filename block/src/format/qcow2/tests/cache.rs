@@ -3,9 +3,8 @@
 use std::sync::Arc;
 
 use super::super::lock;
-use super::super::open::cache_sizes;
 use crate::ErrorKind;
-use crate::format::qcow2::{CreateOptions, OpenOptions, Qcow2, create};
+use crate::format::qcow2::{CreateOptions, OpenOptions, Qcow2, Tuning, create};
 use crate::layer::{Layer, read_vec, write_all};
 use crate::protocol::memory::Memory;
 
@@ -16,8 +15,8 @@ const CLUSTER: u64 = 64 * KIB;
 /// What `cache-size`, `l2-cache-size` and `refcount-cache-size` come to for a disk whose map has `l2_bytes`.
 fn sizes(asked: [Option<u64>; 3], l2_bytes: u64) -> Result<(u64, u64), ErrorKind> {
     let [cache_size, l2_cache_size, refcount_cache_size] = asked;
-    let options = OpenOptions { cache_size, l2_cache_size, refcount_cache_size, ..OpenOptions::default() };
-    cache_sizes(&options, CLUSTER, l2_bytes).map_err(|e| e.kind())
+    let tuning = Tuning { cache_size, l2_cache_size, refcount_cache_size, ..Tuning::default() };
+    tuning.cache_sizes(CLUSTER, l2_bytes).map_err(|e| e.kind())
 }
 
 /// An image of 64 MiB in clusters of 512 bytes that holds 2048 of them, each under another slice of 64 entries.
@@ -68,7 +67,10 @@ fn sizes_that_contradict_each_other_are_refused() {
 
 #[test]
 fn slices_in_memory_stay_within_their_cache() {
-    let disk = scattered(&OpenOptions { l2_cache_size: Some(64 * 512), ..OpenOptions::default() });
+    let disk = scattered(&OpenOptions {
+        tuning: Tuning { l2_cache_size: Some(64 * 512), ..Tuning::default() },
+        ..OpenOptions::default()
+    });
 
     let most = (0..2048).map(|n| {
         assert_eq!(read_vec(&disk, n * 32 * KIB, 512).unwrap(), [7; 512]);
@@ -80,7 +82,8 @@ fn slices_in_memory_stay_within_their_cache() {
 
 #[test]
 fn cleaning_drops_what_was_not_used_since_the_last_one_and_keeps_the_rest() {
-    let disk = scattered(&OpenOptions { discard: true, refcount_cache_size: Some(64 * 512), ..OpenOptions::default() });
+    let tuning = Tuning { refcount_cache_size: Some(64 * 512), ..Tuning::default() };
+    let disk = scattered(&OpenOptions { discard: true, tuning, ..OpenOptions::default() });
     (0..100).for_each(|n| drop(read_vec(&disk, n * 32 * KIB, 512).unwrap()));
     (0..40).for_each(|n| disk.discard(n * 32 * KIB, 512).unwrap());
     disk.flush().unwrap();

@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use super::rig::{Dice, Event, Recorder, apply, mixes, qemu_check, rounds};
 use crate::BlockError;
-use crate::format::qcow2::{CreateOptions, OpenOptions, Qcow2, check, create};
+use crate::format::qcow2::{CreateOptions, OpenOptions, Qcow2, Tuning, check, create};
 use crate::layer::{Layer, Preallocation, read_vec, write_all};
 use crate::protocol::memory::Memory;
 
@@ -33,9 +33,7 @@ impl Stage {
         let small = OpenOptions {
             discard: true,
             discard_other: true,
-            l2_cache_size: Some(2048),
-            l2_cache_entry_size: Some(512),
-            refcount_cache_size: Some(1),
+            tuning: Tuning::smallest(),
             data_file: self.external.then_some(data),
             ..OpenOptions::default()
         };

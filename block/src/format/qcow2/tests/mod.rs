@@ -11,4 +11,5 @@ mod packed;
 mod qemu;
 mod regress;
 mod rig;
+mod tuning;
 mod turns;

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex};
 use crate::ErrorKind;
 use crate::format::qcow2::header::{Header, incompatible};
 use crate::format::qcow2::{
-    BitmapChange, Corruption, CreateOptions, Kind, Kinds, NewBitmap, OpenOptions, Qcow2, bitmap, create,
+    BitmapChange, Corruption, CreateOptions, Kind, Kinds, NewBitmap, OpenOptions, Qcow2, Tuning, bitmap, create,
 };
 use crate::layer::{Fast, FastOp, Layer, read_vec, write_all};
 use crate::protocol::file::{FileOptions, HostFile};
@@ -90,7 +90,8 @@ impl Sound {
 
 fn open(bytes: &[u8], overlap_check: Kinds) -> (Arc<Memory>, Qcow2) {
     let memory = Arc::new(Memory::new(bytes.to_vec()));
-    let options = OpenOptions { overlap_check, discard: true, ..OpenOptions::default() };
+    let tuning = Tuning { overlap_check, ..Tuning::default() };
+    let options = OpenOptions { discard: true, tuning, ..OpenOptions::default() };
     let disk = Qcow2::open(memory.clone(), &options).unwrap();
     (memory, disk)
 }
@@ -297,5 +298,20 @@ fn snapshots_and_resizes_do_not_take_old_metadata_for_new() {
         drop(disk);
         assert!(!is_marked(&memory.bytes()));
         assert_eq!(super::rig::qemu_check(&memory.bytes()).0, 0);
+    }
+}
+
+#[test]
+fn checks_that_come_later_know_all_metadata_there_is() {
+    let sound = sound();
+    for (kind, target) in &sound.places {
+        let (memory, disk) = open(&sound.with(sound.l2, COPIED | target), Kinds::NONE);
+
+        disk.retune(&Tuning { overlap_check: Kinds::ALL, ..Tuning::default() }).unwrap();
+        let said = write_all(&disk, &[9; 512], 0).unwrap_err().to_string();
+
+        assert!(said.contains(&format!("(overlaps with {})", kind.name())) || *kind == Kind::Header, "{said}");
+        drop(disk);
+        sound.assert_unharmed(&sound.with(sound.l2, COPIED | target), &memory.bytes(), "later");
     }
 }

@@ -10,7 +10,7 @@ use super::super::lock;
 use super::super::maps::Gate;
 use super::rig::{image, qemu_check, reopen};
 use crate::ErrorKind;
-use crate::format::qcow2::{Amend, CreateOptions, OpenOptions, Qcow2, Repair, check, create, repair};
+use crate::format::qcow2::{Amend, CreateOptions, OpenOptions, Qcow2, Repair, Tuning, check, create, repair};
 use crate::haste::in_haste;
 use crate::layer::{Layer, Preallocation, read_vec, write_all};
 use crate::protocol::file::{FileOptions, HostFile};
@@ -248,7 +248,8 @@ fn counts_in_memory_stay_within_their_cache_while_those_of_the_whole_file_change
     let disk = create(&file, None, &options).unwrap();
     write_all(&disk, &vec![1; 4 << 20], 0).unwrap();
     drop(disk);
-    let bound = OpenOptions { discard: true, refcount_cache_size: Some(8 * 512), ..OpenOptions::default() };
+    let tuning = Tuning { refcount_cache_size: Some(8 * 512), ..Tuning::default() };
+    let bound = OpenOptions { discard: true, tuning, ..OpenOptions::default() };
     let disk = Qcow2::open(file.clone(), &bound).unwrap();
     let mut most = 0;
     for n in 0..4096u64 {

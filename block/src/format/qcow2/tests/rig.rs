@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
 use crate::error::BlockError;
-use crate::format::qcow2::{CreateOptions, OpenOptions, Qcow2, create};
+use crate::format::qcow2::{CreateOptions, OpenOptions, Qcow2, Tuning, create};
 use crate::layer::{Layer, Limits, Preallocation, Status};
 use crate::mem::{Sink, Source};
 use crate::protocol::memory::Memory;
@@ -243,13 +243,7 @@ pub(super) fn image(options: &CreateOptions, backing: usize) -> (Arc<Recorder>, 
 
 /// The image in `file` opened again with the smallest caches.
 pub(super) fn reopen(file: Arc<dyn Layer>, backing: usize) -> Result<Qcow2, BlockError> {
-    let small = OpenOptions {
-        discard: true,
-        l2_cache_size: Some(2048),
-        l2_cache_entry_size: Some(512),
-        refcount_cache_size: Some(1),
-        ..OpenOptions::default()
-    };
+    let small = OpenOptions { discard: true, tuning: Tuning::smallest(), ..OpenOptions::default() };
     let image = Qcow2::open(file, &small)?;
     if backing > 0 {
         image.set_backing(Some(Arc::new(Memory::read_only(vec![0xbb; backing]))));
@@ -277,5 +271,13 @@ pub(super) fn write_compressed(disk: &Qcow2, piece: &[u8], offset: u64) {
     match disk.pack_cluster(&cluster).unwrap() {
         Some(packed) => disk.write_packed(offset, &packed).unwrap(),
         None => crate::layer::write_all(disk, piece, offset).unwrap(),
+    }
+}
+
+impl Tuning {
+    /// The smallest caches there are.
+    pub(super) fn smallest() -> Self {
+        let l2_cache_size = Some(2048);
+        Self { l2_cache_size, l2_cache_entry_size: Some(512), refcount_cache_size: Some(1), ..Self::default() }
     }
 }
