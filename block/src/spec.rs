@@ -13,7 +13,7 @@ mod text;
 
 pub use nbd::SocketAddress;
 pub use overlap::{OverlapChecks, OverlapFlags, OverlapMode};
-pub use text::{Backing, FileRef, NodeRef};
+pub use text::{Backing, FileRef, NodeRef, parse_size};
 
 /// `discard`: what happens to discards.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]

@@ -2,12 +2,11 @@
 
 use serde_json::{Map, Value};
 
-use crate::qmp::command::blockdev_schema::check_types;
+use crate::qmp::command::blockdev_check::check_node;
 use crate::spec::SpecError;
 use crate::spec::blockdev::{BlockdevArgs, BlockdevOption};
 use crate::spec::describe::Describe;
 use crate::spec::drive::{DriveInterface, DriveMedia, DriveOptions, DriveSpec};
-use crate::spec::read::Source;
 
 use super::arg::Arg;
 use super::draft::Draft;
@@ -97,16 +96,11 @@ fn split(pairs: Vec<Pair>) -> Result<(Object, Object), SpecError> {
 
 fn blockdev(draft: &mut Draft, arg: &Arg) -> Result<(), Stop> {
     let (options, source) = arg.object("driver")?;
-    if !options.contains_key("driver") {
-        return Err(SpecError::missing("driver").into());
-    }
+    check_node(&options, source)?;
     if !options.contains_key("node-name") {
         return Err(SpecError::new("'node-name' must be specified for the root node").into());
     }
-    if source == Source::Json {
-        check_types(&options)?;
-    }
-    let args = BlockdevArgs { options, source };
+    let args = BlockdevArgs { options };
     draft.spec.blockdevs.push(BlockdevOption { typed: arg.place().to_string(), args });
     Ok(())
 }

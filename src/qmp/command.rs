@@ -8,7 +8,8 @@ use super::qapi::{At, Qapi, Schema};
 use super::reply::{block, cpu, device, machine, migration, monitor};
 
 pub mod args;
-pub(crate) mod blockdev_schema;
+pub(crate) mod blockdev_check;
+mod blockdev_schema;
 pub mod create;
 mod offer;
 mod spec_args;

@@ -138,6 +138,11 @@ impl Graph {
 
     fn open_whole_drive(&self, drive: &DriveSpec) -> Result<OpenedDrive, BlockError> {
         let mut block = drive.block.clone();
+        // Before anything is opened.
+        let driver = drive.format.as_deref().or_else(|| block.get("driver").and_then(Value::as_str));
+        if let Some(unknown) = driver.filter(|driver| !BlockdevSpec::DRIVERS.contains(driver)) {
+            return Err(BlockError::new(ErrorKind::Invalid, format!("Unknown driver '{unknown}'")));
+        }
         if drive.file.is_empty() && !block.contains_key("file") {
             self_contained(drive, &mut block)?;
             block.insert("driver".to_owned(), "raw".into());
@@ -194,7 +199,7 @@ impl Graph {
             "raw" if probed && !read_only => self.add_guarded(&options::raw_of(raw, block)?)?,
             "raw" | "qcow2" | "luks" => self.add(&options::format_of(&format, raw, block)?)?,
             other => {
-                let text = format!("Unknown driver '{other}' for '{}'; raw, qcow2 and luks can be used", drive.file);
+                let text = format!("'{}' cannot be opened as '{other}'; raw, qcow2 and luks can be used", drive.file);
                 return Err(BlockError::new(ErrorKind::Unsupported, text));
             }
         };

@@ -273,6 +273,41 @@ fn options_that_the_format_does_not_know_are_refused_and_leave_no_nodes() {
 }
 
 #[test]
+fn options_with_values_that_they_cannot_have_are_named_with_their_path() {
+    let size = "a non-negative number below 2^64, with an optional suffix k, M, G, T, P or E";
+    let cases = [
+        (serde_json::json!({"driver": "null-co", "size": "x"}), format!("Parameter 'size' expects {size}")),
+        // The value of one option may be that of another.
+        (
+            serde_json::json!({"driver": "null-co", "read-zeroes": "on", "read-only": "x", "discard": "x"}),
+            "Parameter 'read-only' expects 'on' or 'off'".to_owned(),
+        ),
+        (
+            serde_json::json!({"file": {"driver": "null-co", "node-name": "x", "cache": {"direct": "x"}}}),
+            "Parameter 'cache.direct' expects 'on' or 'off'".to_owned(),
+        ),
+        (
+            serde_json::json!({"driver": "null-co", "detect-zeroes": "x"}),
+            "Parameter 'detect-zeroes' does not accept value 'x'".to_owned(),
+        ),
+    ];
+    for (block, expected) in cases {
+        let graph = Graph::new();
+        let error = graph.open_drive(&DriveSpec { block: object(&block), ..DriveSpec::default() }).err().unwrap();
+        assert_eq!(chain_text(&error), expected, "{block}");
+    }
+}
+
+#[test]
+fn format_that_there_is_not_is_told_before_a_file_is_opened() {
+    let drive = DriveSpec { file: "/nosuch".into(), format: Some("floppy".into()), ..DriveSpec::default() };
+
+    let error = Graph::new().open_drive(&drive).err().unwrap();
+
+    assert_eq!(chain_text(&error), "Unknown driver 'floppy'");
+}
+
+#[test]
 fn limits_of_a_drive_hold_for_who_gets_it() {
     let graph = Graph::new();
     graph.add(&spec(&serde_json::json!({"driver":"null-co","node-name":"n","size":4096}))).unwrap();

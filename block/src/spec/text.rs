@@ -36,7 +36,7 @@ pub(super) fn size<'de, D: Deserializer<'de>>(from: D) -> Result<Option<u64>, D:
     impl Visitor<'_> for Size {
         type Value = u64;
         fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-            f.write_str("a number of bytes, optionally with a suffix k, M, G, T, P or E")
+            f.write_str("a non-negative number below 2^64, with an optional suffix k, M, G, T, P or E")
         }
         fn visit_u64<E: Error>(self, value: u64) -> Result<u64, E> {
             Ok(value)
@@ -51,8 +51,9 @@ pub(super) fn size<'de, D: Deserializer<'de>>(from: D) -> Result<Option<u64>, D:
     from.deserialize_any(Size).map(Some)
 }
 
-/// Digits, decimal or after `0x`, and one suffix.
-fn parse_size(text: &str) -> Option<u64> {
+/// A number of bytes: digits, decimal or after `0x`, and one suffix.
+#[must_use]
+pub fn parse_size(text: &str) -> Option<u64> {
     if let Some(digits) = text.strip_prefix("0x") {
         return u64::from_str_radix(digits, 16).ok();
     }

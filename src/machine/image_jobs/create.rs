@@ -19,7 +19,6 @@ use crate::qmp::command::create::{
     BlockdevCreateOptions, CreateFile, CreateQcow2, NewPreallocation, Qcow2CompressionType, Qcow2Version,
 };
 use crate::spec::blockdev::BlockdevArgs;
-use crate::spec::read::Source;
 
 impl Machine {
     /// `blockdev-create`.
@@ -53,7 +52,7 @@ impl Machine {
             BlockdevRef::Name(name) => Ok(NodeRef::Name(name.clone())),
             BlockdevRef::Inline(options) => {
                 self.check_node_names(options)?;
-                let args = BlockdevArgs { options: options.clone(), source: Source::Json };
+                let args = BlockdevArgs { options: options.clone() };
                 Ok(NodeRef::Inline(Box::new(args.node().map_err(|e| QmpError::from_error(&e))?)))
             }
         }

@@ -6,13 +6,10 @@
 
 use Kind::{Either, Flag, List, Node, NodeOrNull, Number, Object, Server, Text, Words};
 
-use serde_json::{Map, Value};
-
 use crate::qmp::qapi::{Case, Member, Qapi, Schema, TypeRef};
-use crate::spec::SpecError;
 
 /// The type of an option.
-enum Kind {
+pub(super) enum Kind {
     Text,
     Flag,
     Number,
@@ -28,22 +25,28 @@ enum Kind {
     Server,
 }
 
-struct Opt {
-    name: &'static str,
-    kind: Kind,
-    optional: bool,
+pub(super) struct Opt {
+    pub(super) name: &'static str,
+    pub(super) kind: Kind,
+    pub(super) optional: bool,
+    /// The library reads it to refuse it in its own words: clients are not told of it.
+    refused: bool,
 }
 
 const fn may(name: &'static str, kind: Kind) -> Opt {
-    Opt { name, kind, optional: true }
+    Opt { name, kind, optional: true, refused: false }
 }
 
 const fn must(name: &'static str, kind: Kind) -> Opt {
-    Opt { name, kind, optional: false }
+    Opt { name, kind, optional: false, refused: false }
+}
+
+const fn refused(name: &'static str, kind: Kind) -> Opt {
+    Opt { name, kind, optional: true, refused: true }
 }
 
 /// What every driver takes.
-const COMMON: &[Opt] = &[
+pub(super) const COMMON: &[Opt] = &[
     may("node-name", Text),
     may("discard", Words("Discard", &["ignore", "unmap"])),
     may("cache", Object("Cache", &[may("direct", Flag), may("no-flush", Flag)])),
@@ -123,13 +126,18 @@ const NBD: &[Opt] = &[
     may("x-dirty-bitmap", Text),
     may("reconnect-delay", Number),
     may("open-timeout", Number),
+    refused("tls-creds", Text),
 ];
+
+/// Kinds of addresses, and what each takes beside its `type`.
+pub(super) const ADDRESSES: [(&str, &[Opt]); 2] =
+    [("inet", &[must("host", Text), must("port", Text)]), ("unix", &[must("path", Text), refused("abstract", Flag)])];
 
 /// A driver that stands on one node and takes nothing else.
 const ON_FILE: &[Opt] = &[must("file", Node)];
 
 /// Drivers with their own options, in the order of their names.
-const DRIVERS: [(&str, &[Opt]); 17] = [
+pub(super) const DRIVERS: [(&str, &[Opt]); 17] = [
     ("blkdebug", BLKDEBUG),
     ("copy-on-read", ON_FILE),
     ("file", FILE),
@@ -149,63 +157,9 @@ const DRIVERS: [(&str, &[Opt]); 17] = [
     ("vpc", ON_FILE),
 ];
 
-/// Whether JSON has truth values, numbers and texts where a driver wants such: the library, which reads option text as well,
-/// takes a text for all of them. What it does not know it tells of itself.
-///
-/// # Errors
-/// The first that is of another type, in QEMU's words.
-pub(crate) fn check_types(options: &Map<String, Value>) -> Result<(), SpecError> {
-    check_node(options, "")
-}
-
-/// As [`check_types`], of the name of a node or one defined in place; `at` is where that stands.
-///
-/// # Errors
-/// As [`check_types`].
-pub(super) fn check_reference(value: &Value, at: &str) -> Result<(), SpecError> {
-    check_value(&Node, value, at)
-}
-
 /// `BlockdevRef`.
 pub(super) fn describe_reference(schema: &mut Schema) -> TypeRef {
     kind(schema, &Node)
-}
-
-/// As [`check_types`], of a node that stands at `at`, which is empty or ends in a dot.
-fn check_node(options: &Map<String, Value>, at: &str) -> Result<(), SpecError> {
-    let driver = options.get("driver").and_then(Value::as_str);
-    let own = DRIVERS.iter().find(|(name, _)| Some(*name) == driver).map_or(&[][..], |(_, own)| *own);
-    check_members(options, &[COMMON, own], at)
-}
-
-fn check_members(object: &Map<String, Value>, known: &[&[Opt]], at: &str) -> Result<(), SpecError> {
-    object.iter().try_for_each(|(name, value)| match known.iter().copied().flatten().find(|opt| opt.name == name) {
-        Some(option) => check_value(&option.kind, value, &format!("{at}{name}")),
-        None => Ok(()),
-    })
-}
-
-fn check_value(kind: &Kind, value: &Value, name: &str) -> Result<(), SpecError> {
-    let (is_right, expected) = match (kind, value) {
-        (Node | NodeOrNull, Value::Object(node)) => return check_node(node, &format!("{name}.")),
-        (Object(_, known), Value::Object(object)) => return check_members(object, &[known], &format!("{name}.")),
-        (List(_, known), Value::Array(elements)) => {
-            return elements
-                .iter()
-                .filter_map(Value::as_object)
-                .enumerate()
-                .try_for_each(|(index, element)| check_members(element, &[known], &format!("{name}[{index}].")));
-        }
-        (Text | Words(..), value) => (value.is_string(), "string"),
-        (Flag, value) => (value.is_boolean(), "boolean"),
-        (Number, value) => (value.is_number(), "integer"),
-        (Node, value) => (value.is_string(), "BlockdevRef"),
-        (NodeOrNull, value) => (value.is_string() || value.is_null(), "BlockdevRefOrNull"),
-        (Object(..), _) => (false, "object"),
-        (List(..), _) => (false, "array"),
-        (Either(..) | Server, _) => return Ok(()),
-    };
-    if is_right { Ok(()) } else { Err(SpecError::wrong_type(name, expected)) }
 }
 
 /// `BlockdevOptions`.
@@ -223,7 +177,8 @@ pub(super) fn describe(schema: &mut Schema) -> TypeRef {
 }
 
 fn members(schema: &mut Schema, options: &[Opt]) -> Vec<Member> {
-    options.iter().map(|option| Member::new(option.name, kind(schema, &option.kind), option.optional)).collect()
+    let told = options.iter().filter(|option| !option.refused);
+    told.map(|option| Member::new(option.name, kind(schema, &option.kind), option.optional)).collect()
 }
 
 fn kind(schema: &mut Schema, asked: &Kind) -> TypeRef {
@@ -254,12 +209,11 @@ fn kind(schema: &mut Schema, asked: &Kind) -> TypeRef {
 fn server(schema: &mut Schema) -> TypeRef {
     schema.union("spec::SocketAddress", "type", |schema| {
         let tag = schema.enumeration("spec::SocketAddress::type", &["inet", "unix"]);
-        let cases = [("inet", &[must("host", Text), must("port", Text)][..]), ("unix", &[must("path", Text)][..])];
         let case = |(name, options): (&str, &[Opt])| {
             let kind = schema.object(&format!("spec::SocketAddress::{name}::flat"), |schema| members(schema, options));
             Case { case: name.to_owned(), kind }
         };
-        (vec![Member::new("type", tag, false)], cases.map(case).to_vec())
+        (vec![Member::new("type", tag, false)], ADDRESSES.map(case).to_vec())
     })
 }
 
@@ -272,8 +226,8 @@ mod tests {
 
     use super::*;
 
-    /// What the library reads only to refuse it, or as an older way to say the same.
-    const UNTOLD: [&str; 4] = ["tls-creds", "host", "port", "path"];
+    /// Older ways to say where a server is, for `-drive` and names of images.
+    const OLD: [&str; 3] = ["host", "port", "path"];
 
     #[test]
     fn every_driver_is_told_of_with_the_options_that_it_reads() {
@@ -281,12 +235,11 @@ mod tests {
         for (driver, options) in DRIVERS {
             let error = serde_json::from_value::<BlockdevSpec>(json!({"driver": driver, "?": 0})).expect_err("unknown");
             let text = error.to_string();
-            let read: BTreeSet<&str> =
-                text.split('`').skip(3).step_by(2).filter(|name| !UNTOLD.contains(name)).collect();
+            let read: BTreeSet<&str> = text.split('`').skip(3).step_by(2).filter(|name| !OLD.contains(name)).collect();
 
-            let told: BTreeSet<&str> = COMMON.iter().chain(options).map(|option| option.name).collect();
+            let known: BTreeSet<&str> = COMMON.iter().chain(options).map(|option| option.name).collect();
 
-            assert_eq!(told, read, "{driver}");
+            assert_eq!(known, read, "{driver}");
         }
     }
 }

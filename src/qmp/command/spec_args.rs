@@ -3,7 +3,7 @@
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error};
 use serde_json::{Map, Value};
 
-use super::blockdev_schema;
+use super::{blockdev_check, blockdev_schema};
 use crate::qmp::QmpError;
 use crate::qmp::qapi::{At, Case, Member, Qapi, Schema, TypeRef, spec};
 use crate::spec::blockdev::BlockdevArgs;
@@ -41,10 +41,10 @@ impl Qapi for BlockdevRef {
     fn check(value: &Value, at: &At<'_>) -> Result<(), QmpError> {
         match value {
             Value::String(_) => return Ok(()),
-            Value::Object(node) => at.check_member::<String>(node, "driver")?,
+            Value::Object(_) => {}
             _ => return Err(QmpError::wrong_type(at.name(), "BlockdevRef")),
         }
-        let checked = blockdev_schema::check_reference(value, &at.to_string());
+        let checked = blockdev_check::check_reference(value, &at.to_string());
         checked.map_err(|error| QmpError::generic(error.to_string()))
     }
 }
@@ -87,19 +87,12 @@ impl ObjectAdd {
 }
 
 impl BlockdevAdd {
-    /// The drivers check the rest; whoever opens the node knows them.
     fn read(options: Map<String, Value>) -> Result<Self, SpecError> {
-        match options.get("driver") {
-            None => return Err(SpecError::missing("driver")),
-            Some(Value::String(_)) => {}
-            Some(_) => return Err(SpecError::wrong_type("driver", "string")),
+        blockdev_check::check_node(&options, Source::Json)?;
+        if !options.contains_key("node-name") {
+            return Err(SpecError::new("'node-name' must be specified for the root node"));
         }
-        blockdev_schema::check_types(&options)?;
-        match options.get("node-name") {
-            None => Err(SpecError::new("'node-name' must be specified for the root node")),
-            Some(Value::String(_)) => Ok(Self(BlockdevArgs { options, source: Source::Json })),
-            Some(_) => Err(SpecError::wrong_type("node-name", "string")),
-        }
+        Ok(Self(BlockdevArgs { options }))
     }
 }
 

@@ -154,7 +154,8 @@ fn server_made_by_a_monitor_does_not_wait() {
 fn node_needs_a_driver_and_a_name() {
     let error = |arguments| parse("blockdev-add", &arguments).unwrap_err().desc;
     assert_eq!(error(json!({"node-name": "n"})), "Parameter 'driver' is missing");
-    assert_eq!(error(json!({"driver": "raw"})), "'node-name' must be specified for the root node");
+    assert_eq!(error(json!({"driver": "raw"})), "Parameter 'file' is missing");
+    assert_eq!(error(json!({"driver": "null-co"})), "'node-name' must be specified for the root node");
     assert_eq!(error(json!({"driver": 5, "node-name": "n"})), "Invalid parameter type for 'driver', expected: string");
     assert!(parse("blockdev-add", &json!({"driver": "raw", "node-name": "n", "file": "f"})).is_ok());
 }

@@ -111,23 +111,49 @@ pub(in crate::graph) fn to_object(spec: &BlockdevSpec) -> Result<Object, BlockEr
 }
 
 fn from_object(object: Object) -> Result<BlockdevSpec, BlockError> {
-    let driver = object.get("driver").and_then(Value::as_str).unwrap_or_default().to_owned();
-    serde_json::from_value(Value::Object(object)).map_err(|error| {
-        let error = error.to_string();
-        // serde quotes names: "unknown field `x`, expected one of `a`, `b`".
-        let mut parts = error.splitn(3, '`');
-        let (what, name) = (parts.next().unwrap_or_default(), parts.next().unwrap_or_default());
-        let text = match (what, name) {
-            ("unknown field ", _) => format!("Block format '{driver}' does not support the option '{name}'"),
-            ("unknown variant ", _) if name == driver => format!("Unknown driver '{driver}'"),
-            ("unknown variant ", _) => format!("the options of driver '{driver}' have no value '{name}'"),
-            ("missing field ", "filename") => format!("The '{driver}' block driver requires a file name"),
-            ("missing field ", "file") => "A block device must be specified for \"file\"".to_owned(),
-            ("missing field ", _) => format!("Parameter '{name}' is missing"),
-            _ => format!("the options of driver '{driver}' make no sense: {error}"),
-        };
-        BlockError::new(ErrorKind::Invalid, text)
+    serde_json::from_value(Value::Object(object.clone())).map_err(|error| {
+        let driver = object.get("driver").and_then(Value::as_str).unwrap_or_default();
+        BlockError::new(ErrorKind::Invalid, in_words(&object, driver, &error.to_string()))
     })
+}
+
+/// What serde says, in QEMU's words. It quotes names, "unknown field `x`, expected one of `a`, `b`", and values, "invalid
+/// value: string "x", expected 'on' or 'off'".
+fn in_words(object: &Object, driver: &str, error: &str) -> String {
+    if let Some((_, expected)) = error.strip_prefix("invalid value: ").and_then(|rest| rest.split_once(", expected "))
+        && let Some(name) = blamed(object, &[], error)
+    {
+        return format!("Parameter '{name}' expects {expected}");
+    }
+    let mut parts = error.splitn(3, '`');
+    let (what, name) = (parts.next().unwrap_or_default(), parts.next().unwrap_or_default());
+    match (what, name) {
+        ("unknown field ", _) => format!("Block format '{driver}' does not support the option '{name}'"),
+        ("unknown variant ", _) if name == driver => format!("Unknown driver '{driver}'"),
+        ("unknown variant ", _) => match blamed(object, &[], error) {
+            Some(option) => format!("Parameter '{option}' does not accept value '{name}'"),
+            None => format!("the options of driver '{driver}' have no value '{name}'"),
+        },
+        ("missing field ", "filename") => format!("The '{driver}' block driver requires a file name"),
+        ("missing field ", "file") => "A block device must be specified for \"file\"".to_owned(),
+        ("missing field ", _) => format!("Parameter '{name}' is missing"),
+        _ => error.to_owned(),
+    }
+}
+
+/// The option below `at` without which it is another error, or none: its name, with dots within others.
+fn blamed(whole: &Object, at: &[&str], error: &str) -> Option<String> {
+    let here = at.iter().try_fold(whole, |object, name| object.get(*name)?.as_object())?;
+    let is_to_blame = |name: &&str| {
+        let mut rest = whole.clone();
+        let inner = at.iter().try_fold(&mut rest, |object, name| object.get_mut(*name)?.as_object_mut());
+        inner.and_then(|inner| inner.shift_remove(*name));
+        serde_json::from_value::<BlockdevSpec>(Value::Object(rest)).err().is_none_or(|other| other.to_string() != error)
+    };
+    // Without a driver, or a type, all the rest means something else.
+    let name = here.keys().map(String::as_str).filter(|name| !["driver", "type"].contains(name)).find(is_to_blame)?;
+    let path = [at, &[name]].concat();
+    blamed(whole, &path, error).or_else(|| Some(path.join(".")))
 }
 
 /// `base` with what `over` says put over it, objects inside put together likewise.
