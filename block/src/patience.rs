@@ -2,8 +2,13 @@
 //!
 //! A write to the page cache and a sync with nothing to sync take microseconds, less than a hop to a worker and back:
 //! the kernel's io_uring makes that hop for both, too. But they can also wait, for a disk or for memory. So a thread
-//! does them as long as they prove short, and after one that did not, it leaves the next ones to a worker, more of them
-//! each time.
+//! does them as long as they prove short, and when they do not, it leaves the next ones to a worker, more of them each
+//! time.
+//!
+//! What is one too many differs. A read or a sync that waits once waits for a disk, and so will the next. A write to
+//! the page cache waits now and then for a moment: for a lock that a worker's write to the same file holds, or for its
+//! turn on the processor. One such write says little, and a thread that left the next ones to a worker would meet these
+//! workers at the lock when it tries again. So writes may be longer by a sum before a worker gets them.
 
 use std::time::Duration;
 
@@ -15,6 +20,9 @@ const MANY: u32 = 16_384;
 #[derive(Debug)]
 pub(crate) struct Patience {
     short: Duration,
+    /// What they may take together beyond `short` each; those that take less make up for others.
+    spare: Duration,
+    over: Duration,
     left_to_worker: u32,
     next: u32,
 }
@@ -22,7 +30,12 @@ pub(crate) struct Patience {
 impl Patience {
     /// For operations of which those are short that end within `short`.
     pub(crate) fn new(short: Duration) -> Self {
-        Self { short, left_to_worker: 0, next: FEW }
+        Self { short, spare: Duration::ZERO, over: Duration::ZERO, left_to_worker: 0, next: FEW }
+    }
+
+    /// Bears long ones as long as all together take no more than `spare` beyond what short ones would.
+    pub(crate) fn with_spare(self, spare: Duration) -> Self {
+        Self { spare, ..self }
     }
 
     /// Whether to do the next one here.
@@ -39,11 +52,13 @@ impl Patience {
 
     /// One that was done here took so long.
     pub(crate) fn took(&mut self, time: Duration) {
-        if time <= self.short {
-            self.next = FEW;
-        } else {
+        self.over = (self.over + time).saturating_sub(self.short);
+        if self.over > self.spare {
+            self.over = Duration::ZERO;
             self.left_to_worker = self.next;
             self.next = (self.next * 4).min(MANY);
+        } else if time <= self.short {
+            self.next = FEW;
         }
     }
 }
@@ -78,6 +93,21 @@ mod tests {
         (0..20).for_each(|_| patience.took(LONG));
 
         assert_eq!((first, second, left_to_worker(&mut patience)), (FEW, FEW * 4, MANY));
+    }
+
+    #[test]
+    fn long_ones_are_borne_while_short_ones_make_up_for_them() {
+        let mut patience = Patience::new(Duration::from_millis(1)).with_spare(Duration::from_millis(8));
+        for _ in 0..100 {
+            patience.took(LONG);
+            (0..5).for_each(|_| patience.took(Duration::ZERO));
+            assert!(patience.here());
+        }
+
+        // Four milliseconds each beyond a short one: the third is one too many.
+        (0..3).for_each(|_| patience.took(LONG));
+
+        assert_eq!(left_to_worker(&mut patience), FEW);
     }
 
     #[test]

@@ -36,6 +36,9 @@ use crate::throttle::Direction;
 const LONGEST_HERE: u64 = 64 << 10;
 /// Longer than a hop to a worker costs.
 const SHORT: Duration = Duration::from_micros(100);
+/// What writes to the page cache may take beyond `SHORT` each before the ring gets them: a few turns that another thread
+/// has on the processor, less than the kernel makes a writer wait whose file has too many dirty pages.
+const SPARE: Duration = Duration::from_millis(10);
 /// Less than a disk takes for a read: such reads are better done many at once.
 const SHORT_READ: Duration = Duration::from_micros(30);
 /// Requests of direct I/O that are handed to the kernel together: a device then works on these while the next are on
@@ -118,7 +121,7 @@ impl DiskQueue {
             batch: Vec::new(),
             active: 0,
             reads: Patience::new(SHORT_READ),
-            writes: Patience::new(SHORT),
+            writes: Patience::new(SHORT).with_spare(SPARE),
             syncs: Patience::new(SHORT),
         };
         Ok((queue, meeting))
