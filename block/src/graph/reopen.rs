@@ -197,12 +197,18 @@ impl Graph {
 
     /// Puts `node` onto another `file`.
     fn stand_on_file(&self, node: &Arc<Node>, file: &Arc<Node>) {
-        if !node.is_read_only()
-            && let Err(error) = node.layer().flush()
-        {
+        let go = || node.place.iter().for_each(|place| place.move_to(file.layer().clone()));
+        let written = match node.layer().as_any().downcast_ref::<Qcow2>() {
+            Some(image) => image.change_file(go),
+            None => {
+                let written = if node.is_read_only() { Ok(()) } else { node.layer().flush() };
+                go();
+                written
+            }
+        };
+        if let Err(error) = written {
             log::warn!("{}: {error}", node.filename().display());
         }
-        node.place.iter().for_each(|place| place.move_to(file.layer().clone()));
         let former = node.put_child("file", Some(file));
         self.rename(node, &file.filename());
         let mut nodes = self.lock();

@@ -164,7 +164,19 @@ impl Refcounts {
     /// Has at most so many blocks in memory; those that need not be written are dropped.
     pub(super) fn set_capacity(&mut self, blocks: usize) {
         self.capacity = blocks.max(LEAST_BLOCKS);
+        self.forget_clean();
+    }
+
+    /// Drops the blocks that need not be written.
+    fn forget_clean(&mut self) {
         self.blocks.retain(|_, block| block.dirty);
+    }
+
+    /// Another file is beneath, of `size` bytes: what was read from the former one says nothing of it.
+    pub(super) fn come_to_file(&mut self, size: u64) {
+        self.forget_clean();
+        self.packed_end = 0;
+        self.written_end = self.written_end.max(size);
     }
 
     /// Drops blocks that were not used since the last call; how many.

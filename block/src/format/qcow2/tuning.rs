@@ -9,6 +9,7 @@ use super::maps::Slicing;
 use super::overlap::Kinds;
 use super::{Alloc, Geometry, Qcow2, lock};
 use crate::error::{BlockError, ErrorKind};
+use crate::layer::Layer;
 
 /// What was asked for.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -122,13 +123,33 @@ impl Qcow2 {
         result
     }
 
+    /// Has `go` put another file beneath, with everything written to the former one and nothing of it kept but the tables
+    /// that an open image has in memory, as QEMU; requests wait meanwhile.
+    ///
+    /// # Errors
+    /// When something could not be written: it is kept, and will be written to the file that there is then.
+    pub fn change_file(&self, go: impl FnOnce()) -> Result<(), BlockError> {
+        self.begin_alone();
+        let written = self.write_all_back();
+        go();
+        lock(&self.alloc).counts.come_to_file(self.file.size());
+        self.end_alone();
+        written
+    }
+
+    /// Leaves nothing dirty in memory, where nobody else is at the image.
+    fn write_all_back(&self) -> Result<(), BlockError> {
+        if self.read_only {
+            return Ok(());
+        }
+        // The first time leaves clusters without a name, the second time writes their counts.
+        self.write_back_with(true)?;
+        self.write_back_with(true)
+    }
+
     /// Nobody else is at the image.
     fn adopt(&self, tuned: &Tuned, overlap_check: Kinds) -> Result<(), BlockError> {
-        if !self.read_only {
-            // The first time leaves clusters without a name, the second time writes their counts: nothing is dirty.
-            self.write_back_with(true)?;
-            self.write_back_with(true)?;
-        }
+        self.write_all_back()?;
         let mut alloc = lock(&self.alloc);
         self.postpone_counts(&mut alloc, tuned.lazy)?;
         alloc.counts.set_capacity(tuned.blocks);

@@ -184,3 +184,27 @@ fn disk_is_written_while_its_nodes_change() {
     let report = crate::format::qcow2::check(rig.node("file").layer()).unwrap();
     assert_eq!((report.corruptions, report.leaks), (0, 0));
 }
+
+#[test]
+fn images_that_change_files_show_each_others_content() {
+    let rig = Rig::new();
+    qcow2_file(&rig.folder.path().join("b"), None);
+    rig.add(json!({"driver": "file", "node-name": "b", "filename": rig.folder.path().join("b")}));
+    let image = |name: &str, file: &str| json!({"driver": "qcow2", "node-name": name, "file": file});
+    rig.add(image("other", "b"));
+    let write = |name: &str, byte: u8, at: u64| {
+        crate::layer::write_all(rig.node(name).layer().as_ref(), &[byte; 512], at).unwrap();
+    };
+    let read = |name: &str| read_vec(rig.node(name).layer().as_ref(), 0, 512).unwrap();
+    // The same place of the disk is at another of the file.
+    write("other", 9, 1 << 17);
+    write("disk", 7, 0);
+    write("other", 8, 0);
+
+    rig.reopen(&[image("disk", "b"), image("other", "file")]).unwrap();
+    let crossed = (read("disk"), read("other"));
+    rig.reopen(&[image("disk", "file"), image("other", "b")]).unwrap();
+
+    assert_eq!(crossed, (vec![8; 512], vec![7; 512]));
+    assert_eq!((read("disk"), read("other")), (vec![7; 512], vec![8; 512]));
+}
