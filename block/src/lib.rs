@@ -10,6 +10,7 @@ mod haste;
 pub mod image;
 pub mod job;
 pub mod layer;
+mod let_go;
 pub mod lock;
 pub mod mem;
 pub mod nbd;

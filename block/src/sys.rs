@@ -249,3 +249,14 @@ pub(crate) fn borrow_fd<T: AsRawFd>(owner: &T) -> BorrowedFd<'_> {
     // SAFETY: the descriptor is open as long as its owner lives, which the borrow's lifetime is tied to.
     unsafe { BorrowedFd::borrow_raw(owner.as_raw_fd()) }
 }
+
+/// Lets this process have so many files open, for a test that needs them.
+#[cfg(test)]
+pub(crate) fn allow_open_files(count: u64) -> io::Result<()> {
+    let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+    // SAFETY: the kernel writes one `rlimit`.
+    check(i64::from(unsafe { libc::getrlimit(libc::RLIMIT_NOFILE, &raw mut limit) }))?;
+    limit.rlim_cur = limit.rlim_cur.max(count);
+    // SAFETY: the kernel reads one `rlimit`.
+    check(i64::from(unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, &raw const limit) })).map(drop)
+}

@@ -7,7 +7,7 @@ use serde_json::{Map, Value};
 
 use super::drive::{options, probe_layer};
 use super::named::{check_protocol, in_file_system};
-use super::open::{Inherited, Parts, Settings, Trail};
+use super::open::{Beneath, Inherited, Parts, Settings, Trail};
 use super::reopen::Recipe;
 use super::{Graph, Node};
 use crate::error::{BlockError, ErrorKind};
@@ -16,15 +16,16 @@ use crate::format::Foreign;
 use crate::format::qcow2::{Encryption, OpenOptions, Qcow2, data_file_of};
 use crate::format::raw::Raw;
 use crate::layer::Layer;
-use crate::spec::{self, Backing, BlockdevSpec, EncryptFormat};
+use crate::spec::{self, Backing, BlockdevSpec, EncryptFormat, NodeRef};
 
 impl Graph {
+    /// An image, and what it stands on, which is not opened yet unless it is there.
     pub(super) fn open_qcow2(
         &self,
         spec: &spec::Qcow2,
         settings: &Settings,
         trail: &Trail<'_>,
-    ) -> Result<Parts, BlockError> {
+    ) -> Result<(Parts, Option<Beneath>), BlockError> {
         let file = self.resolve(&spec.file, settings.below(), trail)?;
         self.check_format(&file, spec.node_name.as_deref(), !settings.read_only)?;
         let filename = file.filename();
@@ -36,14 +37,24 @@ impl Graph {
         }
         let place = Place::on(file.layer().clone());
         let image = self.open_image(spec, settings, place.clone(), data_file.as_ref()).map_err(context)?;
-        if let Some(backing) = self.open_backing(&image, spec, settings, &filename, trail)? {
-            image.set_backing(Some(backing.layer().clone()));
-            children.push(("backing", backing));
-        }
-        Ok(Parts { layer: image, filename, children, place: Some(place) })
+        let beneath = match &spec.backing {
+            Backing::None => None,
+            Backing::Node(NodeRef::Name(name)) => {
+                let backing = self.find_for(name)?;
+                image.set_backing(Some(backing.layer().clone()));
+                children.push(("backing", backing));
+                None
+            }
+            Backing::Node(NodeRef::Inline(spec)) => {
+                Some(Beneath { spec: spec.clone(), above: settings.behind(), named: false, file: None })
+            }
+            Backing::Header => self.named_beneath(&image, Map::new(), settings, &filename, trail)?,
+            Backing::Over(over) => self.named_beneath(&image, over.clone(), settings, &filename, trail)?,
+        };
+        Ok((Parts { layer: image, filename, children, place: Some(place) }, beneath))
     }
 
-    /// The image by itself, in a frame of its own: chains are opened by recursion, which must not go deep in bytes.
+    /// The image by itself.
     pub(super) fn open_image(
         &self,
         spec: &spec::Qcow2,
@@ -99,21 +110,16 @@ impl Graph {
         self.open_spec(&file_spec(&path), settings.below(), &trail.deeper()).map(Some)
     }
 
-    fn open_backing(
+    /// What the header of `image` says it stands on, and `over` says otherwise.
+    fn named_beneath(
         &self,
         image: &Qcow2,
-        spec: &spec::Qcow2,
+        over: Map<String, Value>,
         settings: &Settings,
         filename: &Path,
         trail: &Trail<'_>,
-    ) -> Result<Option<Arc<Node>>, BlockError> {
+    ) -> Result<Option<Beneath>, BlockError> {
         let above = settings.behind();
-        let over = match &spec.backing {
-            Backing::None => return Ok(None),
-            Backing::Node(node) => return self.resolve(node, above, trail).map(Some),
-            Backing::Header => Map::new(),
-            Backing::Over(options) => options.clone(),
-        };
         let context = |e: BlockError| e.within("Could not open backing file");
         let (name, format) = image.backing_name();
         let path = match name {
@@ -123,14 +129,13 @@ impl Graph {
             None if over.is_empty() => return Ok(None),
             None => None,
         };
-        let trail = path.as_ref().map_or(Ok(trail.deeper()), |path| trail.down_into(path))?;
+        let file = path.as_ref().map_or(Ok(None), |path| trail.step_into(path))?;
         let names = (path.as_deref(), format.as_deref());
-        let spec = self.beneath(names, over, filename, above, &trail).map_err(context)?;
-        self.open_spec(&spec, above, &trail).map(Some).map_err(context)
+        let spec = self.beneath(names, over, filename, above, trail).map_err(context)?;
+        Ok(Some(Beneath { spec, above, named: true, file }))
     }
 
     /// The node that the header of `namer` names by path and format, or what `over` says instead; its file is open then.
-    /// In a frame of its own, as [`Graph::open_image`] is.
     fn beneath(
         &self,
         (path, format): (Option<&Path>, Option<&str>),

@@ -223,6 +223,13 @@ impl Node {
     /// What `ImageInfo` says of this node.
     #[must_use]
     pub fn details(&self) -> ImageDetails {
+        let chain: Vec<_> = std::iter::successors(self.base(), |node| node.base()).collect();
+        // From the bottom up: each holds what it stands on.
+        let beneath = chain.into_iter().rev().fold(None, |beneath, node| Some(Box::new(node.details_on(beneath))));
+        self.details_on(beneath)
+    }
+
+    fn details_on(&self, beneath: Option<Box<ImageDetails>>) -> ImageDetails {
         let mut details = ImageDetails {
             filename: self.filename().display().to_string(),
             format: self.layer().driver(),
@@ -242,10 +249,8 @@ impl Node {
         if self.has_mark() {
             details.dirty_flag.get_or_insert(false);
         }
-        if let Some(backing) = self.base() {
-            details.full_backing_filename = Some(backing.filename().display().to_string());
-            details.backing_image = Some(Box::new(backing.details()));
-        }
+        details.full_backing_filename = beneath.as_ref().map(|backing| backing.filename.clone());
+        details.backing_image = beneath;
         details
     }
 }

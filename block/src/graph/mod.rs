@@ -17,6 +17,7 @@ use crate::filter::place::Place;
 use crate::filter::policy::Rules;
 use crate::format::qcow2::{Corruption, Qcow2};
 use crate::layer::Layer;
+use crate::let_go::let_go;
 use crate::lock::Access;
 use crate::nbd::NbdClient;
 use crate::protocol::file::HostFile;
@@ -167,6 +168,12 @@ impl Node {
     }
 }
 
+impl Drop for Node {
+    fn drop(&mut self) {
+        let_go(std::mem::take(self.children.get_mut().unwrap_or_else(PoisonError::into_inner)));
+    }
+}
+
 impl Node {
     /// Puts it onto `child` in the role `role`, or onto nothing there. Gives back what it stood on.
     fn put_child(self: &Arc<Self>, role: &'static str, child: Option<&Arc<Self>>) -> Option<Arc<Self>> {
@@ -179,6 +186,12 @@ impl Node {
             children.insert(at, (role, child.clone()));
         }
         former
+    }
+
+    /// The nodes that came to stand on it, and may have gone from there.
+    fn known_above(&self) -> Vec<Arc<Self>> {
+        let above = self.above.lock().unwrap_or_else(PoisonError::into_inner);
+        above.iter().filter_map(Weak::upgrade).collect()
     }
 
     fn note_above(&self, node: &Arc<Self>) {
@@ -573,7 +586,9 @@ fn is_used(nodes: &BTreeMap<String, Arc<Node>>, node: &Arc<Node>) -> bool {
 
 /// A front end, a client or a node above has it: a drive that waits for a device does nothing with it.
 fn is_written(nodes: &BTreeMap<String, Arc<Node>>, node: &Arc<Node>) -> bool {
-    node.attached.load(Ordering::Acquire) || node.is_shown() || nodes.values().any(|above| is_child(above, node))
+    let is_known = |above: &Arc<Node>| nodes.get(&above.name).is_some_and(|known| Arc::ptr_eq(known, above));
+    let stands = |above: Arc<Node>| is_known(&above) && is_child(&above, node);
+    node.attached.load(Ordering::Acquire) || node.is_shown() || node.known_above().into_iter().any(stands)
 }
 
 fn is_child(above: &Arc<Node>, node: &Arc<Node>) -> bool {
@@ -582,10 +597,13 @@ fn is_child(above: &Arc<Node>, node: &Arc<Node>) -> bool {
 
 /// Forgets a node that nobody asked for by itself, if nothing needs it, and so with those beneath it.
 fn forget(nodes: &mut BTreeMap<String, Arc<Node>>, node: &Arc<Node>) {
-    if !node.asked.load(Ordering::Acquire) && !is_used(nodes, node) {
-        nodes.remove(&node.name);
-        node.retire();
-        node.children().iter().for_each(|(_, child)| forget(nodes, child));
+    let mut waiting = vec![node.clone()];
+    while let Some(node) = waiting.pop() {
+        if !node.asked.load(Ordering::Acquire) && !is_used(nodes, &node) {
+            nodes.remove(&node.name);
+            node.retire();
+            waiting.extend(node.children().into_iter().rev().map(|(_, child)| child));
+        }
     }
 }
 

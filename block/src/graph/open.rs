@@ -15,6 +15,7 @@ use crate::filter::place::Place;
 use crate::filter::policy::{Policy, Rules};
 use crate::filter::throttle::Throttle;
 use crate::format::luks::LuksDisk;
+use crate::format::qcow2::Qcow2;
 use crate::format::raw::Raw;
 use crate::layer::Layer;
 use crate::lock::Access;
@@ -24,37 +25,73 @@ use crate::protocol::null::Null;
 use crate::queue::ring_available;
 use crate::spec::{self, Aio, BlockdevSpec, DetectZeroes, Discard, Locking, NodeRef};
 
-/// Most nodes on top of each other.
+/// Most nodes described within each other; images that headers name, or that stand beneath each other, are not counted.
 const DEEPEST: usize = 200;
+/// Most images beneath each other: headers may lead through all files there are.
+const MOST_IMAGES: usize = 10_000;
 
 /// The nodes above the one that is being opened, for limits and loops.
 #[derive(Debug, Clone, Copy, Default)]
 pub(super) struct Trail<'a> {
-    above: Option<&'a Trail<'a>>,
     depth: usize,
-    /// Device and number of the file that the header above named.
-    file: Option<(u64, u64)>,
+    /// Device and number of the files that headers above named.
+    files: &'a [FileId],
 }
 
-impl Trail<'_> {
-    pub(super) fn deeper(&self) -> Trail<'_> {
-        Trail { above: Some(self), depth: self.depth + 1, file: None }
+/// Device and number of a file.
+type FileId = (u64, u64);
+
+impl<'a> Trail<'a> {
+    pub(super) fn deeper(&self) -> Trail<'a> {
+        Trail { depth: self.depth + 1, files: self.files }
     }
 
-    /// One step down into the file at `path`, which must not be above already.
-    pub(super) fn down_into(&self, path: &Path) -> Result<Trail<'_>, BlockError> {
+    /// The file at `path`, if it is there, which must not be above already.
+    pub(super) fn step_into(&self, path: &Path) -> Result<Option<FileId>, BlockError> {
         let file = std::fs::metadata(path).ok().map(|m| (m.dev(), m.ino()));
-        let mut above = Some(self);
-        while let Some(trail) = above {
-            if file.is_some() && trail.file == file {
-                let text = format!("'{}' is above itself: the backing chain is a loop", path.display());
-                return Err(BlockError::new(ErrorKind::Invalid, text));
-            }
-            above = trail.above;
+        if file.is_some_and(|file| self.files.contains(&file)) {
+            let text = format!("'{}' is above itself: the backing chain is a loop", path.display());
+            return Err(BlockError::new(ErrorKind::Invalid, text));
         }
-        Ok(Trail { above: Some(self), depth: self.depth + 1, file })
+        Ok(file)
     }
 }
+
+/// What an image that was opened stands on, and what is to be opened for it.
+pub(super) struct Beneath {
+    pub(super) spec: Box<BlockdevSpec>,
+    pub(super) above: Inherited,
+    /// A header names it; nobody described it.
+    pub(super) named: bool,
+    /// The file that the header names.
+    pub(super) file: Option<FileId>,
+}
+
+/// A node that is one as soon as what it stands on is.
+struct Begun {
+    name: Option<String>,
+    settings: Settings,
+    parts: Parts,
+    recipe: Arc<Recipe>,
+}
+
+/// Images that wait for those beneath them, from the top down.
+#[derive(Default)]
+struct Chain {
+    waiting: Vec<(Begun, bool)>,
+    files: Vec<FileId>,
+}
+
+impl Chain {
+    /// The error, in the words of the images whose headers led there; of many, some.
+    fn explain(&self, error: BlockError) -> BlockError {
+        let named = self.waiting.iter().filter(|(_, named)| *named).take(MOST_WORDS);
+        named.fold(error, |error, _| error.within("Could not open backing file"))
+    }
+}
+
+/// Of so many images on the way an error tells.
+const MOST_WORDS: usize = 8;
 
 /// What a node defined in place takes over from the one above where it does not say otherwise.
 #[derive(Debug, Clone, Copy, Default)]
@@ -182,6 +219,8 @@ impl Parts {
 }
 
 impl Graph {
+    /// The node that `spec` describes, on what it names and describes. Images beneath each other are opened by a loop:
+    /// there may be more than the stack has room for.
     pub(super) fn open_spec(
         &self,
         spec: &BlockdevSpec,
@@ -192,13 +231,58 @@ impl Graph {
             let text = format!("more than {DEEPEST} nodes on top of each other");
             return Err(BlockError::new(ErrorKind::Invalid, text));
         }
+        let mut chain = Chain { files: trail.files.to_vec(), ..Chain::default() };
+        self.open_chain(spec, above, trail.depth, &mut chain).map_err(|error| chain.explain(error))
+    }
+
+    fn open_chain(
+        &self,
+        spec: &BlockdevSpec,
+        above: Inherited,
+        depth: usize,
+        chain: &mut Chain,
+    ) -> Result<Arc<Node>, BlockError> {
+        let (mut begun, mut next) = self.begin(spec, above, &Trail { depth, files: &chain.files })?;
+        while let Some(beneath) = next {
+            if chain.waiting.len() >= MOST_IMAGES {
+                let text = format!("more than {MOST_IMAGES} images beneath each other");
+                return Err(BlockError::new(ErrorKind::Invalid, text));
+            }
+            chain.files.extend(beneath.file);
+            chain.waiting.push((begun, beneath.named));
+            let trail = Trail { depth, files: &chain.files };
+            (begun, next) = self.begin(&beneath.spec, beneath.above, &trail)?;
+        }
+        let mut node = self.finish_begun(begun)?;
+        while let Some((mut begun, _)) = chain.waiting.pop() {
+            if let Some(image) = begun.parts.layer.as_any().downcast_ref::<Qcow2>() {
+                image.set_backing(Some(node.layer().clone()));
+            }
+            begun.parts.children.push(("backing", node));
+            node = self.finish_begun(begun)?;
+        }
+        Ok(node)
+    }
+
+    /// Opens a node but for what it stands on as an overlay, which is told.
+    fn begin(
+        &self,
+        spec: &BlockdevSpec,
+        above: Inherited,
+        trail: &Trail<'_>,
+    ) -> Result<(Begun, Option<Beneath>), BlockError> {
         let name = spec.node_name();
         if let Some(name) = name.filter(|name| self.get(name).is_some()) {
             return Err(BlockError::new(ErrorKind::Invalid, format!("Duplicate nodes with node-name='{name}'")));
         }
         let settings = Settings::of(spec, above)?;
-        let parts = self.open_parts(spec, &settings, trail)?;
-        self.finish(name, &settings, parts, Recipe::of(spec, &settings))
+        let (parts, beneath) = self.open_parts(spec, &settings, trail)?;
+        let recipe = Recipe::of(spec, &settings);
+        Ok((Begun { name: name.map(str::to_owned), settings, parts, recipe }, beneath))
+    }
+
+    fn finish_begun(&self, begun: Begun) -> Result<Arc<Node>, BlockError> {
+        self.finish(begun.name.as_deref(), &begun.settings, begun.parts, begun.recipe)
     }
 
     /// Gives an open node its rules and its name.
@@ -236,8 +320,13 @@ impl Graph {
         })
     }
 
-    fn open_parts(&self, spec: &BlockdevSpec, settings: &Settings, trail: &Trail<'_>) -> Result<Parts, BlockError> {
-        match spec {
+    fn open_parts(
+        &self,
+        spec: &BlockdevSpec,
+        settings: &Settings,
+        trail: &Trail<'_>,
+    ) -> Result<(Parts, Option<Beneath>), BlockError> {
+        let parts = match spec {
             BlockdevSpec::File(file) => open_file(file, settings, false),
             BlockdevSpec::HostDevice(file) => open_file(file, settings, true),
             BlockdevSpec::Raw(raw) => {
@@ -246,7 +335,7 @@ impl Graph {
             }
             BlockdevSpec::NullCo(null) => Ok(open_null("null-co", null, settings)),
             BlockdevSpec::NullAio(null) => Ok(open_null("null-aio", null, settings)),
-            BlockdevSpec::Qcow2(qcow2) => self.open_qcow2(qcow2, settings, trail),
+            BlockdevSpec::Qcow2(qcow2) => return self.open_qcow2(qcow2, settings, trail),
             BlockdevSpec::Luks(spec) => self.open_luks(spec, settings, trail),
             BlockdevSpec::CopyOnRead(spec) => {
                 let file = self.resolve(&spec.file, settings.below(), trail)?;
@@ -270,7 +359,8 @@ impl Graph {
             | BlockdevSpec::Vhdx(foreign)
             | BlockdevSpec::Vmdk(foreign)
             | BlockdevSpec::Vpc(foreign) => self.open_foreign(spec, foreign, settings, trail),
-        }
+        }?;
+        Ok((parts, None))
     }
 
     fn open_luks(&self, spec: &spec::Luks, settings: &Settings, trail: &Trail<'_>) -> Result<Parts, BlockError> {

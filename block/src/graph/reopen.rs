@@ -30,7 +30,7 @@ pub(super) struct Recipe {
 }
 
 impl Recipe {
-    /// In a frame of its own: chains are opened by recursion.
+    /// Of a node that is as `spec` describes it.
     pub(super) fn of(spec: &BlockdevSpec, settings: &Settings) -> Arc<Self> {
         Arc::new(Self { spec: Some(spec.clone()), settings: settings.clone() })
     }

@@ -1,6 +1,6 @@
 use super::*;
 use crate::format::qcow2::{CreateOptions, create};
-use crate::layer::{read_vec, write_all};
+use crate::layer::{Fast, FastOp, read_vec, write_all};
 use crate::protocol::file::FileOptions;
 use crate::spec::Discard;
 use std::path::Path;
@@ -197,22 +197,44 @@ fn discards_do_nothing_unless_asked_for() {
 }
 
 #[test]
-fn chain_of_150_images_is_opened_and_read_by_a_worker() {
+fn chain_of_1500_images_is_opened_read_written_told_and_closed_on_a_workers_stack() {
+    const IMAGES: usize = 1500;
     let folder = tempfile::tempdir().unwrap();
-    raw_file(&folder.path().join("0.qcow2"), 7);
-    for n in 1..=150 {
-        let format = if n == 1 { "raw" } else { "qcow2" };
-        let below = format!("{}.qcow2", n - 1);
-        qcow2_file(&folder.path().join(format!("{n}.qcow2")), Some((&below, Some(format))));
+    let name = |n: usize| format!("{n}.qcow2");
+    raw_file(&folder.path().join(name(0)), 7);
+    qcow2_file(&folder.path().join(name(1)), Some((&name(0), Some("raw"))));
+    // The others differ from the second in the name beneath alone.
+    qcow2_file(&folder.path().join(name(2)), Some((&name(1), Some("qcow2"))));
+    let image = std::fs::read(folder.path().join(name(2))).unwrap();
+    let at = image.windows(7).position(|bytes| bytes == b"1.qcow2").unwrap();
+    for n in 3..=IMAGES {
+        let (below, mut image) = (name(n - 1), image.clone());
+        image[at..at + below.len()].copy_from_slice(below.as_bytes());
+        image[16..20].copy_from_slice(&(below.len() as u32).to_be_bytes());
+        std::fs::write(folder.path().join(name(n)), image).unwrap();
     }
-    let graph = Graph::new();
-    let opened = graph.open_drive(&drive(&folder.path().join("150.qcow2"))).unwrap();
-    let layer = opened.node.layer().clone();
-    let read = crate::thread::spawn(crate::thread::ThreadKind::Disk, "deep", move || {
+    // More files than a process may have open without asking.
+    crate::sys::allow_open_files(2 * IMAGES as u64).unwrap();
+
+    let top = folder.path().join(name(IMAGES));
+    let work = move || {
+        let graph = Graph::new();
+        let opened = graph.open_drive(&drive(&top)).unwrap();
+        let (layer, depth) = (opened.node.layer().clone(), opened.node.info(true).backing_file_depth);
+        let asked = (layer.status(0, 512).unwrap(), layer.wants_ring(), layer.is_cached());
+        let fast = layer.fast(FastOp::Read, 0, 512);
         write_all(layer.as_ref(), &[1; 512], 512).unwrap();
-        read_vec(layer.as_ref(), 0, 1024).unwrap()
-    });
-    assert_eq!(read.unwrap().join().unwrap(), [vec![7; 512], vec![1; 512]].concat());
+        let bytes = read_vec(layer.as_ref(), 0, 1024).unwrap();
+        assert!(layer.discard(0, 1 << 16).is_ok() && !matches!(fast, Fast::Zero | Fast::Done));
+        drop(layer);
+        graph.remove(opened.node.name()).unwrap();
+        assert_eq!(graph.nodes().len(), 0);
+        drop((opened, graph));
+        (depth, asked.0.data, bytes)
+    };
+    let done = crate::thread::spawn(crate::thread::ThreadKind::Disk, "deep", work).unwrap().join().unwrap();
+
+    assert_eq!(done, (IMAGES, true, [vec![7; 512], vec![1; 512]].concat()));
 }
 
 fn object(json: &serde_json::Value) -> serde_json::Map<String, serde_json::Value> {

@@ -12,8 +12,8 @@
 //! Without the lock between 2 and 6, so that writes go on: a slice that changed meanwhile stays dirty, and what is
 //! written at step 4 is the copy from step 2, whose data step 3 made durable.
 
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, PoisonError};
 
 use super::entry::OFFSET;
 use super::maps::SliceImage;
@@ -21,6 +21,7 @@ use super::overlap::Kinds;
 use super::refcount::{Batch, Freed};
 use super::{Alloc, Qcow2, lock};
 use crate::error::BlockError;
+use crate::let_go::let_go;
 
 /// What steps 3 to 6 work on.
 struct Work {
@@ -176,5 +177,6 @@ impl Drop for Qcow2 {
         {
             log::error!("qcow2: could not write back metadata at the end: {e}");
         }
+        let_go(self.maps.get_mut().unwrap_or_else(PoisonError::into_inner).backing.take());
     }
 }

@@ -10,7 +10,7 @@ use super::maps::{Gate, Maps, Slice, Slicing};
 use super::overlap::Kinds;
 use super::{Qcow2, SHARDS, lock};
 use crate::error::BlockError;
-use crate::layer::{Fast, FastOp, read_vec};
+use crate::layer::{Fast, FastOp, Layer, read_vec};
 
 /// A run of bytes of one kind.
 #[derive(Debug, Clone, Copy)]
@@ -151,8 +151,9 @@ impl Qcow2 {
         Ok(table)
     }
 
-    /// [`crate::layer::Layer::fast`].
-    pub(super) fn fast_range(&self, op: FastOp, offset: u64, len: u64) -> Fast {
+    /// [`crate::layer::Layer::fast`]; where the layer beneath has the answer that one is put into `beneath`.
+    #[inline]
+    pub(super) fn fast_range(&self, op: FastOp, offset: u64, len: u64, beneath: &mut Option<Arc<dyn Layer>>) -> Fast {
         match op {
             FastOp::Flush if self.read_only => return Fast::Done,
             FastOp::Flush if self.dirty.load(Ordering::Acquire) || self.geometry.external => return Fast::Slow,
@@ -171,7 +172,7 @@ impl Qcow2 {
         }
         let place = match self.standard(&maps, offset, len) {
             Some(place) => Ok(place),
-            None => self.look_closer(&maps, op, offset, len),
+            None => self.look_closer(&maps, op, offset, len, beneath),
         };
         match place {
             Ok((host, copied)) => self.fast_data(&maps, op, host..host + len, copied),
@@ -180,7 +181,14 @@ impl Qcow2 {
     }
 
     /// Where the request's bytes are and whether they may be written in place, or the answer where that is not asked.
-    fn look_closer(&self, maps: &Maps, op: FastOp, offset: u64, len: u64) -> Result<(u64, bool), Fast> {
+    fn look_closer(
+        &self,
+        maps: &Maps,
+        op: FastOp,
+        offset: u64,
+        len: u64,
+        beneath: &mut Option<Arc<dyn Layer>>,
+    ) -> Result<(u64, bool), Fast> {
         let run = self.run(maps, offset, len).map_err(|_| Fast::Slow)?;
         if run.len < len || run.fault.is_some() {
             return Err(Fast::Slow);
@@ -192,7 +200,10 @@ impl Qcow2 {
                 None => Fast::Zero,
                 Some(backing) => match backing.size() {
                     size if offset >= size => Fast::Zero,
-                    size if offset + len <= size => backing.fast(op, offset, len),
+                    size if offset + len <= size => {
+                        *beneath = Some(backing.clone());
+                        Fast::Slow
+                    }
                     _ => Fast::Slow,
                 },
             }),

@@ -34,6 +34,7 @@ use crate::mem::{Sink, Source};
 
 mod allocate;
 mod amend;
+mod beneath;
 mod bitmap;
 mod bitmap_bits;
 mod bitmap_change;
@@ -270,24 +271,29 @@ impl Layer for Qcow2 {
 
     fn status(&self, offset: u64, len: u64) -> Result<Status, BlockError> {
         self.guard.alive()?;
-        self.status_below(offset, len)
+        self.status_at_all(offset, len)
     }
 
     fn fast(&self, op: FastOp, offset: u64, len: u64) -> Fast {
-        if self.guard.is_dead() { Fast::Slow } else { self.fast_range(op, offset, len) }
+        if self.guard.is_dead() {
+            return Fast::Slow;
+        }
+        let mut beneath = None;
+        let fast = self.fast_range(op, offset, len, &mut beneath);
+        match beneath {
+            None => fast,
+            Some(layer) => beneath::fast(layer, offset, len),
+        }
     }
 
     fn wants_ring(&self) -> bool {
-        self.data.wants_ring() || self.maps().backing.as_ref().is_some_and(|b| b.wants_ring())
+        self.data.wants_ring() || self.any_beneath(|layer| layer.wants_ring(), |image| image.data.wants_ring())
     }
 
     fn is_cached(&self) -> bool {
         // Ciphers are for the workers' processors.
-        let backing = || self.maps().backing.clone();
-        self.crypt.is_none()
-            && self.file.is_cached()
-            && self.data.is_cached()
-            && backing().is_none_or(|backing| backing.is_cached())
+        let is_hard = |image: &Self| image.crypt.is_some() || !image.file.is_cached() || !image.data.is_cached();
+        !is_hard(self) && !self.any_beneath(|layer| !layer.is_cached(), is_hard)
     }
 
     fn populate(&self, offset: u64, len: u64) -> Result<(), BlockError> {

@@ -1,5 +1,6 @@
 //! What a run of the disk is, for `map`, `convert` and copies.
 
+use super::beneath::{self, Found};
 use super::entry::{Entry, Mapping};
 use super::{Qcow2, lock};
 use crate::error::BlockError;
@@ -9,41 +10,44 @@ use crate::layer::Status;
 const MOST_BLOCKS: u64 = 4096;
 
 impl Qcow2 {
-    /// What the map says of a run.
-    pub(super) fn status_of(&self, offset: u64, len: u64) -> Result<Status, BlockError> {
+    /// What the map says of a run, or who decides.
+    fn status_of(&self, offset: u64, len: u64) -> Result<Found<Status>, BlockError> {
         let (run, _token) = self.find(offset, len)?;
-        Ok(match run.mapping {
+        Ok(Found::Here(match run.mapping {
             // Encrypted bytes are nowhere as they are.
             Mapping::Data(_) => Status::data(run.len, self.crypt.is_none().then_some(run.host)),
             Mapping::Zero => self.kept_place(run.entry, offset, Status::zero(run.len)),
             Mapping::Compressed => Status { compressed: true, ..Status::data(run.len, None) },
             Mapping::Absent if self.geometry.raw_data => Status::data(run.len, Some(offset)),
             Mapping::Absent => {
-                let backing = self.maps().backing.clone();
-                match backing.map(|backing| (backing.size(), backing)) {
-                    None => {
-                        let absent = Status { allocated: false, ..Status::zero(run.len) };
-                        self.kept_place(run.entry, offset, absent)
-                    }
-                    Some((size, _)) if offset >= size => Status { allocated: false, ..Status::zero(run.len) },
-                    Some((size, backing)) => {
-                        let below = backing.status(offset, run.len.min(size - offset))?;
-                        Status { allocated: false, len: below.len.min(run.len), ..below }
-                    }
+                if let Some((have, backing)) = self.backing_at(offset) {
+                    return Ok(Found::Beneath(run.len.min(have), backing));
                 }
+                let absent = Status { allocated: false, ..Status::zero(run.len) };
+                if self.maps().backing.is_some() { absent } else { self.kept_place(run.entry, offset, absent) }
             }
-        })
+        }))
     }
 
     /// The same, with the host's word on data: clusters that were set aside and never written are holes there.
-    pub(super) fn status_below(&self, offset: u64, len: u64) -> Result<Status, BlockError> {
-        let status = self.status_of(offset, len)?;
-        let Some(host) = status.offset.filter(|_| status.allocated && status.data) else { return Ok(status) };
-        if !self.is_preallocated() {
-            return Ok(status);
-        }
+    pub(super) fn status_here(&self, offset: u64, len: u64) -> Result<Found<Status>, BlockError> {
+        let found = self.status_of(offset, len)?;
+        let Found::Here(status) = found else { return Ok(found) };
+        let Some(host) = status.offset.filter(|_| status.allocated && status.data && self.is_preallocated()) else {
+            return Ok(Found::Here(status));
+        };
         let below = self.data.status(host, status.len)?;
-        Ok(Status { len: below.len.clamp(1, status.len), zero: below.zero, ..status })
+        Ok(Found::Here(Status { len: below.len.clamp(1, status.len), zero: below.zero, ..status }))
+    }
+
+    /// What a run is, whoever decides that.
+    pub(super) fn status_at_all(&self, offset: u64, len: u64) -> Result<Status, BlockError> {
+        asked(self.status_here(offset, len)?, offset)
+    }
+
+    /// The same, without the host's word on what this image holds.
+    pub(super) fn status_by_map(&self, offset: u64, len: u64) -> Result<Status, BlockError> {
+        asked(self.status_of(offset, len)?, offset)
     }
 
     /// Adds the host cluster that waits for the run's data; only as far as that cluster goes.
@@ -93,5 +97,16 @@ impl Qcow2 {
             number += 1;
         }
         Ok(counted)
+    }
+}
+
+/// What was found, of those beneath where they decide.
+fn asked(found: Found<Status>, offset: u64) -> Result<Status, BlockError> {
+    match found {
+        Found::Here(status) => Ok(status),
+        Found::Beneath(len, backing) => {
+            let below = beneath::status(backing, offset, len)?;
+            Ok(Status { allocated: false, len: below.len.min(len), ..below })
+        }
     }
 }

@@ -9,7 +9,6 @@ use super::maps::Slicing;
 use super::overlap::Kinds;
 use super::{Alloc, Geometry, Qcow2, lock};
 use crate::error::{BlockError, ErrorKind};
-use crate::layer::Layer;
 
 /// What was asked for.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]

@@ -15,7 +15,7 @@ impl Qcow2 {
     pub(super) fn is_zero(&self, range: Range<u64>) -> Result<bool, BlockError> {
         let mut at = range.start;
         while at < range.end {
-            let status = self.status_of(at, range.end - at)?;
+            let status = self.status_by_map(at, range.end - at)?;
             if !status.zero {
                 return Ok(false);
             }

@@ -5,7 +5,7 @@
 //! a chain of n nodes costs n steps, and one beside a thousand other chains costs no more for those.
 
 use std::collections::{HashMap, HashSet};
-use std::sync::{Arc, PoisonError, Weak};
+use std::sync::{Arc, PoisonError};
 
 use super::super::{Child, Graph, Node};
 use super::{Claim, Edge, Rights, check_pair, passed};
@@ -138,10 +138,7 @@ impl Node {
 impl Graph {
     /// The nodes of this graph that stand on `node`.
     fn above_all(&self, node: &Node) -> Vec<Arc<Node>> {
-        let above: Vec<_> = {
-            let above = node.above.lock().unwrap_or_else(PoisonError::into_inner);
-            above.iter().filter_map(Weak::upgrade).collect()
-        };
+        let above = node.known_above();
         let nodes = self.lock();
         let is_here = |above: &Arc<Node>| nodes.get(&above.name).is_some_and(|known| Arc::ptr_eq(known, above));
         above.into_iter().filter(is_here).collect()

@@ -212,8 +212,7 @@ fn plan_window(node: &Arc<Node>, raw: &spec::Raw, file: Option<&Node>, plan: &mu
 impl Node {
     /// What it takes over from the node that it came with.
     fn inherited(&self) -> Inherited {
-        let above = self.above.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        let of = above.iter().filter_map(std::sync::Weak::upgrade).find_map(|above| {
+        let of = self.known_above().into_iter().find_map(|above| {
             let role = above.children().into_iter().find(|(_, child)| std::ptr::eq(&**child, self))?.0;
             let settings = above.recipe().settings.clone();
             Some(if role == "backing" { settings.behind() } else { settings.below() })
