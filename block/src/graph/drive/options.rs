@@ -46,7 +46,7 @@ pub(super) fn protocol_of(
         base.remove("filename");
         base
     };
-    from_object(merged(base, options))
+    from_object(&merged(base, options))
 }
 
 /// A raw node as `raw` says, with `options` put over it.
@@ -75,7 +75,7 @@ pub(in crate::graph) fn put_over(base: Object, mut options: Object) -> Result<Bl
         }
         None => None,
     };
-    let mut node = from_object(merged(base, options))?;
+    let mut node = from_object(&merged(base, options))?;
     match (beneath, &mut node) {
         (None, _) => {}
         (Some(beneath), BlockdevSpec::Qcow2(qcow2)) => qcow2.backing = Backing::Over(beneath),
@@ -88,7 +88,7 @@ pub(in crate::graph) fn put_over(base: Object, mut options: Object) -> Result<Bl
 /// put over it.
 pub(in crate::graph) fn file_over(path: Option<&Path>, mut options: Object) -> Result<BlockdevSpec, BlockError> {
     if options.contains_key("driver") {
-        return from_object(options);
+        return from_object(&options);
     }
     let name = options.remove("filename").and_then(|name| name.as_str().map(str::to_owned));
     let file = |filename: String| spec::File { filename, ..spec::File::default() };
@@ -99,7 +99,7 @@ pub(in crate::graph) fn file_over(path: Option<&Path>, mut options: Object) -> R
             return Err(BlockError::new(ErrorKind::Invalid, "A block device must be specified for \"file\""));
         }
     };
-    from_object(merged(to_object(&base)?, options))
+    from_object(&merged(to_object(&base)?, options))
 }
 
 /// A node's description as the object it is written as.
@@ -110,10 +110,10 @@ pub(in crate::graph) fn to_object(spec: &BlockdevSpec) -> Result<Object, BlockEr
     }
 }
 
-fn from_object(object: Object) -> Result<BlockdevSpec, BlockError> {
+fn from_object(object: &Object) -> Result<BlockdevSpec, BlockError> {
     serde_json::from_value(Value::Object(object.clone())).map_err(|error| {
         let driver = object.get("driver").and_then(Value::as_str).unwrap_or_default();
-        BlockError::new(ErrorKind::Invalid, in_words(&object, driver, &error.to_string()))
+        BlockError::new(ErrorKind::Invalid, in_words(object, driver, &error.to_string()))
     })
 }
 
