@@ -354,6 +354,55 @@ fn limits_of_a_group_and_polling_of_a_thread_change_at_run_time() {
     assert_eq!(machine.ask("query-current-machine", &json!({})), Ok(json!({"wakeup-suspend-support": false})));
 }
 
+/// What is in a file of fw_cfg, through its ports (fw_cfg specification, "File Directory").
+fn firmware_file(machine: &mut Machine, name: &str) -> Vec<u8> {
+    fn read(machine: &mut Machine, key: u16, count: u32) -> Vec<u8> {
+        machine.human(&format!("o /h 0x510 {key}"));
+        let byte = |_| machine.human("i /b 0x511").rsplit("0x").next().expect("a number").trim().to_owned();
+        (0..count).map(byte).map(|digits| u8::from_str_radix(&digits, 16).expect("a byte")).collect()
+    }
+    let number = |bytes: &[u8]| bytes.iter().fold(0, |number, byte| number << 8 | u32::from(*byte));
+    let count = number(&read(machine, 0x19, 4));
+    let directory = read(machine, 0x19, 4 + 64 * count);
+    let entry = directory[4..].chunks(64).find(|entry| entry[8..].starts_with(format!("{name}\0").as_bytes()));
+    let entry = entry.expect("the file");
+    read(machine, u16::try_from(number(&entry[4..6])).expect("a key"), number(&entry[..4]))
+}
+
+/// Texts are QEMU's.
+#[test]
+fn place_in_the_order_of_starting_changes_at_the_next_reset() {
+    let mut machine = Machine::start(
+        "-blockdev null-co,node-name=a -blockdev null-co,node-name=b -device virtio-rng-pci,id=r,addr=7 \
+         -device virtio-blk-pci,id=a,drive=a,addr=5,bootindex=1 -device virtio-scsi-pci,id=s,addr=6 \
+         -device scsi-hd,id=b,drive=b,bus=s.0,bootindex=2 -device ide-cd,id=c,bus=ide.0",
+    );
+    let [a, b, c] =
+        ["/pci@i0cf8/scsi@5/disk@0,0", "/pci@i0cf8/scsi@6/channel@0/disk@0,0", "/pci@i0cf8/ide@1,1/drive@0/disk@0"];
+    let list = |paths: &[&str]| format!("{}\0", paths.join("\n")).into_bytes();
+    let set = |path: &str, value: Value| json!({"path": path, "property": "bootindex", "value": value});
+
+    machine.ask("qom-set", &set("c", json!(0))).expect("set");
+    let before = firmware_file(&mut machine, "bootorder");
+    machine.ask("system_reset", &json!({})).expect("a reset");
+    let after = firmware_file(&mut machine, "bootorder");
+    machine.ask("qom-set", &set("/machine/peripheral/a/virtio-backend", json!(-3))).expect("set");
+    let now = machine.ask("qom-get", &json!({"path": "/machine/peripheral/a", "property": "bootindex"}));
+    machine.ask("system_reset", &json!({})).expect("a reset");
+    let without = firmware_file(&mut machine, "bootorder");
+
+    assert_eq!((before, after), (list(&[a, b]), list(&[c, a, b])));
+    assert_eq!((now, without), (Ok(json!(-3)), list(&[c, b])));
+    for (path, value, desc) in [
+        ("b", json!(2), "The bootindex 2 has already been used"),
+        ("b", json!("1"), "Invalid parameter type for 'bootindex', expected: integer"),
+        ("b", json!(2_147_483_648_u32), "Parameter 'bootindex' expects int32_t"),
+        ("/machine/peripheral/r", json!(1), "Property 'virtio-rng-pci.bootindex' not found"),
+    ] {
+        assert_eq!(machine.ask("qom-set", &set(path, value)), Err(desc.to_owned()), "{path}");
+    }
+}
+
 /// The human monitor's words, each with what QEMU prints.
 #[test]
 fn people_add_and_look_at_devices_and_objects() {

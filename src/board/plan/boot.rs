@@ -262,7 +262,7 @@ fn codes(letters: &str) -> Result<[u8; 3], BootPlanError> {
 /// What firmware is told of devices, by their Open Firmware paths.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Told {
-    /// Those with a `bootindex`, the least first.
+    /// Those with a `bootindex` from 0, the least first.
     pub order: Vec<String>,
     /// Those whose shape it is to show programs.
     pub shapes: Vec<(String, [u32; 3])>,
@@ -281,6 +281,7 @@ impl Told {
             indexed.extend(told.index.map(|index| (index, path.clone())));
             shapes.extend(told.shape.map(|shape| (path, shape)));
         }
+        indexed.retain(|(index, _)| *index >= 0);
         indexed.sort_by_key(|(index, _)| *index);
         Self { order: indexed.into_iter().map(|(_, path)| path).collect(), shapes }
     }

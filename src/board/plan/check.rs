@@ -126,6 +126,9 @@ pub enum PlanError {
     /// A name is there twice.
     #[error("Duplicate device ID '{0}'")]
     DuplicateId(String),
+    /// Another device has this place in the order of starting.
+    #[error("The bootindex {0} has already been used")]
+    BootIndex(i32),
     /// A device that only a machine that is not yet built can be given.
     #[error("device {driver}: its bus does not support hotplugging; give it on the command line")]
     NotPluggable {

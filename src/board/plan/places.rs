@@ -45,6 +45,16 @@ impl Places {
         self.names.taken.iter().filter_map(|(name, taken)| Some((name.as_str(), taken.as_ref()?)))
     }
 
+    /// Gives the disk called `id` another place in the order of starting.
+    pub(super) fn set_bootindex(&mut self, id: &str, index: i32) -> Result<(), PlanError> {
+        self.names.check_bootindex(Some(index))?;
+        let taken = self.names.taken.get_mut(id).and_then(Option::as_mut);
+        if let Some(disk) = taken.and_then(|taken| taken.device.disk_mut()) {
+            disk.bootindex = Some(index);
+        }
+        Ok(())
+    }
+
     /// The machine is there: devices from now on are plugged into it.
     pub(super) fn complete(&mut self) {
         self.names.is_complete = true;
@@ -131,9 +141,19 @@ impl Names {
                 self.made_up(device)
             }
         };
+        self.check_bootindex(device.bootindex())?;
         self.order += 1;
         let taken = Taken { device: device.clone(), is_hotplugged: self.is_complete, order: self.order };
         self.put(name, Some(taken))
+    }
+
+    /// Each place in the order of starting is given once; those below 0 are none.
+    fn check_bootindex(&self, index: Option<i32>) -> Result<(), PlanError> {
+        let mut given = self.taken.values().flatten().map(|taken| taken.device.bootindex());
+        match index {
+            Some(at) if at >= 0 && given.any(|other| other == index) => Err(PlanError::BootIndex(at)),
+            _ => Ok(()),
+        }
     }
 
     /// The name that was made up last, if it was for `device`.

@@ -151,6 +151,25 @@ impl Planner {
         Some(gone)
     }
 
+    /// Gives the disk called `id` another place in the order in which firmware tries devices, from the next start on; below 0
+    /// it has none.
+    ///
+    /// # Errors
+    /// When another device has this place.
+    pub fn set_bootindex(&mut self, id: &str, index: i32) -> Result<(), PlanError> {
+        self.places.set_bootindex(id, index)?;
+        for function in self.functions.values_mut() {
+            if function.id == id {
+                function.told.index = Some(index);
+            }
+            let units = function.adapter_mut().into_iter().flat_map(|adapter| &mut adapter.units);
+            units.filter(|unit| unit.id == id).for_each(|unit| unit.told.index = Some(index));
+        }
+        let drives = self.ide.iter_mut().flatten().flatten();
+        drives.filter(|drive| drive.id == id).for_each(|drive| drive.told.index = Some(index));
+        Ok(())
+    }
+
     /// What `-global` says of devices.
     #[must_use]
     pub fn globals(&self) -> &[crate::spec::GlobalSpec] {
@@ -281,6 +300,28 @@ mod tests {
         assert_eq!(both.order, ["/pci@i0cf8/scsi@5/disk@0,0", "/pci@i0cf8/scsi@4/disk@0,0"]);
         assert_eq!(one.order, ["/pci@i0cf8/scsi@4/disk@0,0"]);
         assert_eq!(one.shapes, [("/pci@i0cf8/scsi@4/disk@0,0".to_owned(), [9, 0, 0])]);
+    }
+
+    #[test]
+    fn place_in_the_order_of_starting_is_given_once_and_can_change() {
+        let disk = |id, index| device(json!({"driver": "virtio-blk-pci", "id": id, "drive": id, "bootindex": index}));
+        let mut planner = Planner::default();
+        planner.plug(&disk("a", 1)).unwrap();
+        planner.plug(&disk("b", -1)).unwrap();
+        let taken = planner.plug(&disk("c", 1)).unwrap_err().to_string();
+        let before = planner.boot().told.order;
+
+        planner.set_bootindex("b", 0).unwrap();
+        let now = planner.boot().told.order;
+        let used = planner.set_bootindex("a", 0).unwrap_err().to_string();
+        planner.set_bootindex("b", -5).unwrap();
+
+        assert_eq!(taken, "The bootindex 1 has already been used");
+        assert_eq!(before, ["/pci@i0cf8/scsi@2/disk@0,0"]);
+        assert_eq!(now, ["/pci@i0cf8/scsi@3/disk@0,0", "/pci@i0cf8/scsi@2/disk@0,0"]);
+        assert_eq!(used, "The bootindex 0 has already been used");
+        assert_eq!(planner.boot().told.order, before);
+        planner.plug(&disk("c", 0)).unwrap();
     }
 
     #[test]

@@ -12,10 +12,19 @@ use crate::spec::read::Source;
 use crate::spec::{DeviceSpec, ObjectSpec};
 
 impl Machine {
-    /// Gives a property of an object another value: the limits of a group, where those that are not named stay, and what an
-    /// I/O thread was asked for.
+    /// Gives a property of an object another value: the limits of a group, where those that are not named stay, what an I/O
+    /// thread was asked for, and a disk's place in the order of starting.
     pub(in crate::machine) fn set_object_property(&mut self, path: &str, property: &str, value: Value) -> Answer {
         let (_, object) = self.find(path).map_err(|_| QmpError::device_not_found(path))?;
+        if let Object::Device(id, taken, side) = object
+            && property == "bootindex"
+            && side.has(property)
+            && taken.device.disk().is_some()
+        {
+            let (id, index) = (id.to_owned(), place_in_order(&value)?);
+            self.planner.set_bootindex(&id, index).map_err(|error| QmpError::from_error(&error))?;
+            return done();
+        }
         match self.changed(object, property, value)? {
             None => return Err(self.stays(object, property)),
             Some(ObjectSpec::ThrottleGroup(group)) => {
@@ -77,6 +86,12 @@ impl Machine {
         }
         ObjectSpec::read(options, Source::Json).map(Some).map_err(|error| QmpError::from_error(&error))
     }
+}
+
+/// A `bootindex`.
+fn place_in_order(value: &Value) -> Result<i32, QmpError> {
+    let number = value.as_i64().ok_or_else(|| QmpError::wrong_type("bootindex", "integer"))?;
+    i32::try_from(number).map_err(|_| QmpError::expects("bootindex", "int32_t"))
 }
 
 /// A device was told this when it was made.

@@ -142,45 +142,45 @@ mod tests {
         check_node(options.as_object().expect("an object"), source).expect_err("refused").to_string()
     }
 
-    fn wrong(options: Value) -> String {
-        refused(&options, Source::Json)
+    fn wrong(options: &Value) -> String {
+        refused(options, Source::Json)
     }
 
     #[test]
     fn mistakes_are_told_in_words_that_clients_match() {
-        assert_eq!(wrong(json!({"driver": "file"})), "Parameter 'filename' is missing");
-        assert_eq!(wrong(json!({"node-name": "x"})), "Parameter 'driver' is missing");
-        assert!(wrong(json!({"driver": "x"})).starts_with("Parameter 'driver' does not accept value 'x'; it takes "));
-        assert_eq!(wrong(json!({"driver": "null-co", "colour": "red"})), "Parameter 'colour' is unexpected");
-        let near = wrong(json!({"driver": "null-co", "read-zeros": true}));
+        assert_eq!(wrong(&json!({"driver": "file"})), "Parameter 'filename' is missing");
+        assert_eq!(wrong(&json!({"node-name": "x"})), "Parameter 'driver' is missing");
+        assert!(wrong(&json!({"driver": "x"})).starts_with("Parameter 'driver' does not accept value 'x'; it takes "));
+        assert_eq!(wrong(&json!({"driver": "null-co", "colour": "red"})), "Parameter 'colour' is unexpected");
+        let near = wrong(&json!({"driver": "null-co", "read-zeros": true}));
         assert_eq!(near, "Parameter 'read-zeros' is unexpected; did you mean 'read-zeroes'?");
-        let word = wrong(json!({"driver": "file", "filename": "x", "aio": "uring"}));
+        let word = wrong(&json!({"driver": "file", "filename": "x", "aio": "uring"}));
         assert_eq!(word, "Parameter 'aio' does not accept value 'uring'; it takes threads, native or io_uring");
-        assert_eq!(wrong(json!({"driver": 5})), "Invalid parameter type for 'driver', expected: string");
-        let fraction = wrong(json!({"driver": "null-co", "size": 1.5}));
+        assert_eq!(wrong(&json!({"driver": 5})), "Invalid parameter type for 'driver', expected: string");
+        let fraction = wrong(&json!({"driver": "null-co", "size": 1.5}));
         assert_eq!(fraction, "Invalid parameter type for 'size', expected: integer");
-        let negative = wrong(json!({"driver": "raw", "offset": -1, "file": "f"}));
+        let negative = wrong(&json!({"driver": "raw", "offset": -1, "file": "f"}));
         assert_eq!(negative, "Parameter 'offset' expects a non-negative number below 2^63");
     }
 
     #[test]
     fn what_is_wrong_within_is_named_with_its_path() {
         let image = |file: Value| json!({"driver": "qcow2", "file": file});
-        assert_eq!(wrong(image(json!({"driver": "file"}))), "Parameter 'file.filename' is missing");
-        assert_eq!(wrong(image(json!({"filename": "x"}))), "Parameter 'file.driver' is missing");
-        assert_eq!(wrong(image(json!({"driver": "null-co", "colour": 1}))), "Parameter 'file.colour' is unexpected");
-        let server = |server: Value| wrong(image(image(json!({"driver": "nbd", "server": server}))));
+        assert_eq!(wrong(&image(json!({"driver": "file"}))), "Parameter 'file.filename' is missing");
+        assert_eq!(wrong(&image(json!({"filename": "x"}))), "Parameter 'file.driver' is missing");
+        assert_eq!(wrong(&image(json!({"driver": "null-co", "colour": 1}))), "Parameter 'file.colour' is unexpected");
+        let server = |server: Value| wrong(&image(image(json!({"driver": "nbd", "server": server}))));
         assert_eq!(server(json!({"type": "inet", "host": "h"})), "Parameter 'file.file.server.port' is missing");
         assert_eq!(server(json!({"host": "h"})), "Parameter 'file.file.server.type' is missing");
         let kind = "Parameter 'file.file.server.type' does not accept value 'vsock'; it takes inet or unix";
         assert_eq!(server(json!({"type": "vsock"})), kind);
         assert_eq!(server(json!("h")), "Invalid parameter type for 'file.file.server', expected: object");
         let beneath = json!({"driver": "qcow2", "file": "f", "backing": image(json!({"driver": "file"}))});
-        assert_eq!(wrong(beneath), "Parameter 'backing.file.filename' is missing");
+        assert_eq!(wrong(&beneath), "Parameter 'backing.file.filename' is missing");
         let rule = json!({"driver": "blkdebug", "image": "i", "inject-error": [{"event": "e"}, {"errno": 5}]});
-        assert_eq!(wrong(rule), "Parameter 'inject-error[1].event' is missing");
+        assert_eq!(wrong(&rule), "Parameter 'inject-error[1].event' is missing");
         let checks = json!({"driver": "qcow2", "file": "f", "overlap-check": {"template": "al"}});
-        assert!(wrong(checks).starts_with("Parameter 'overlap-check.template' does not accept value 'al'; it takes "));
+        assert!(wrong(&checks).starts_with("Parameter 'overlap-check.template' does not accept value 'al'; it takes "));
     }
 
     #[test]
@@ -188,7 +188,7 @@ mod tests {
         let null = json!({"driver": "null-co", "node-name": "x", "size": "1M", "read-zeroes": "on"});
         let options = null.as_object().expect("an object");
         assert_eq!(check_node(options, Source::Text), Ok(()));
-        assert_eq!(wrong(null), "Invalid parameter type for 'size', expected: integer");
+        assert_eq!(wrong(&null), "Invalid parameter type for 'size', expected: integer");
         // The value that is wrong may be right elsewhere.
         let number = refused(&json!({"driver": "null-co", "node-name": "x", "size": "x"}), Source::Text);
         assert_eq!(number, format!("Parameter 'size' expects {SIZE}"));

@@ -227,6 +227,20 @@ impl DeviceSpec {
         }
     }
 
+    /// The same, to be changed.
+    pub fn disk_mut(&mut self) -> Option<&mut DiskSpec> {
+        match self {
+            Self::VirtioBlk(spec) => Some(&mut spec.disk),
+            Self::ScsiHd(spec) => Some(&mut spec.disk),
+            Self::ScsiCd(spec) => Some(&mut spec.disk),
+            Self::IdeHd(spec) => Some(&mut spec.disk),
+            Self::IdeCd(spec) => Some(&mut spec.disk),
+            Self::VirtioRng(_) | Self::VirtioScsi(_) | Self::PciTestDev(_) => None,
+            Self::IsaSerial(_) | Self::IsaDebugExit(_) | Self::IsaDebugcon(_) => None,
+            Self::Pvpanic(_) | Self::PcTestDev(_) => None,
+        }
+    }
+
     /// The bus asked for.
     #[must_use]
     pub fn bus(&self) -> Option<&str> {
