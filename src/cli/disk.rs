@@ -49,6 +49,15 @@ fn drive(draft: &mut Draft, arg: &Arg) -> Result<(), Stop> {
     Ok(())
 }
 
+/// What `drive_add` of the human monitor is given.
+///
+/// # Errors
+/// As of `-drive`.
+pub(crate) fn read_drive(text: &str) -> Result<DriveSpec, SpecError> {
+    let (own, block) = split(text::pairs(text, None)?)?;
+    DriveSpec::read(text.to_owned(), own, block, DEFAULT)
+}
+
 /// Older names of limits, in the order in which QEMU looks at them.
 const OLD_LIMITS: &[(&str, &str)] = &[
     ("iops", "throttling.iops-total"),

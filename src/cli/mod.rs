@@ -33,6 +33,7 @@ mod tests;
 pub(crate) mod text;
 
 pub(crate) use chars::read_chardev;
+pub(crate) use disk::read_drive;
 pub use error::{CliError, Place};
 pub use help::QEMU_VERSION;
 

@@ -2,8 +2,13 @@
 
 use serde_json::{Value, json};
 
-use crate::qmp::command::args::{BlockResize, BlockdevChangeReadOnlyMode, ChangeMedium, Eject};
+use crate::cli::{read_drive, text};
+use crate::qmp::command::args::{BlockResize, BlockdevAdd, BlockdevChangeReadOnlyMode, ChangeMedium, Eject};
+use crate::qmp::command::blockdev_check::check_node;
 use crate::qmp::{Command, Inspect, QmpError};
+use crate::spec::SpecError;
+use crate::spec::blockdev::BlockdevArgs;
+use crate::spec::read::Source;
 
 use super::Context;
 use super::commands::{Failure, Printed, Words, quiet};
@@ -77,6 +82,41 @@ pub(super) fn change(context: &mut Context<'_>, words: &Words<'_>) -> Printed {
         context,
         Command::BlockdevChangeMedium(ChangeMedium { device, id: None, filename, format, force, read_only_mode }),
     )
+}
+
+/// `drive_add [-n] slot [file=image][,if=none][,...]`; what went wrong is told without a word before it.
+pub(super) fn add_drive(context: &mut Context<'_>, words: &Words<'_>) -> Printed {
+    let is_node = words.get(0) == Some("-n");
+    // A slot of a SCSI adapter, long ago; scripts write `0` or `dummy`.
+    words.need(usize::from(is_node), "slot")?;
+    let options = words.need(usize::from(is_node) + 1, "options")?;
+    let added = if is_node {
+        add_node(context, options).map(|()| "")
+    } else {
+        let drive = read_drive(options).map_err(|error| QmpError::from_error(&error));
+        drive.and_then(|drive| context.inspect(Inspect::AddDrive(Box::new(drive)))).map(|_| "OK\n")
+    };
+    Ok(added.map_or_else(|error| format!("{error}\n"), str::to_owned))
+}
+
+/// What `-blockdev` takes.
+fn add_node(context: &mut Context<'_>, text: &str) -> Result<(), QmpError> {
+    let read = text::pairs(text, None).and_then(text::nested).and_then(|options| {
+        check_node(&options, Source::Text)?;
+        if options.contains_key("node-name") {
+            Ok(options)
+        } else {
+            Err(SpecError::new("'node-name' needs to be specified"))
+        }
+    });
+    let options = read.map_err(|error| QmpError::from_error(&error))?;
+    context.run(Command::BlockdevAdd(BlockdevAdd(BlockdevArgs { options }))).map(drop)
+}
+
+/// `drive_del device`; likewise.
+pub(super) fn remove_drive(context: &mut Context<'_>, words: &Words<'_>) -> Printed {
+    let name = words.need(0, "id")?.to_owned();
+    Ok(context.inspect(Inspect::RemoveDrive { name }).map_or_else(|error| format!("{error}\n"), |_| String::new()))
 }
 
 pub(super) fn commit(context: &mut Context<'_>, words: &Words<'_>) -> Printed {

@@ -2,7 +2,7 @@
 
 use crate::qmp::{Command, QmpError};
 
-use super::table::COMMANDS;
+use super::table::{ABSENT, COMMANDS};
 use super::{Context, expression, info};
 
 /// The words of a line after the command's name.
@@ -101,6 +101,9 @@ pub(crate) fn run(context: &mut Context<'_>, line: &str) -> String {
 
 fn run_in(table: &[Entry], context: &mut Context<'_>, name: &str, words: &[String], before: &str) -> String {
     let Some(entry) = table.iter().find(|entry| entry.answers_to(name)) else {
+        if let Some((_, instead)) = ABSENT.iter().find(|(absent, _)| before.is_empty() && *absent == name) {
+            return format!("Error: {name} is not supported: {instead}\n");
+        }
         return format!("unknown command: '{before}{name}'\n");
     };
     let usage = |why: &str| format!("{why}\nTry \"help {before}{name}\" for more information\n");

@@ -118,11 +118,25 @@ pub(super) const COMMANDS: &[Entry] = &[
     },
     Entry { names: "device_del", parameters: "device", words: 1, help: "remove device", run: objects::remove_device },
     Entry {
+        names: "drive_add",
+        parameters: "[-n] slot [file=file][,if=none][,format=f][,id=name][,...]",
+        words: 3,
+        help: "add a drive that waits for device_add (-n: a node, as -blockdev)",
+        run: block::add_drive,
+    },
+    Entry {
         names: "drive_backup",
         parameters: "[-n] [-f] [-c] device target [format]",
         words: 6,
         help: "initiates a point-in-time copy of device to an image file (-n takes the file as it is, -f copies all of the disk, -c stores it compressed)",
         run: block::back_up,
+    },
+    Entry {
+        names: "drive_del",
+        parameters: "device",
+        words: 1,
+        help: "remove a drive that no device has, or a node",
+        run: block::remove_drive,
     },
     Entry {
         names: "drive_mirror",
@@ -331,6 +345,17 @@ pub(super) const COMMANDS: &[Entry] = &[
         run: |context, words| memory::examine(context, words, memory::Space::Physical),
     },
 ];
+
+/// Commands of QEMU's that people know and that are not here, and what is instead.
+pub(super) const ABSENT: &[(&str, &str)] = &[
+    ("savevm", SAVING),
+    ("loadvm", SAVING),
+    ("delvm", SAVING),
+    ("migrate", "a running machine goes to no other process; migrate its disks with drive_mirror"),
+];
+
+const SAVING: &str = "the state of a machine is not saved; snapshot_blkdev_internal and snapshot_delete_blkdev_internal make and \
+                      delete a snapshot inside the image of a disk";
 
 /// `cpu index`: for the rest of the line's session.
 fn choose_cpu(context: &mut Context<'_>, words: &Words<'_>) -> Printed {

@@ -9,8 +9,9 @@ use rhea_block::spec as block;
 use rhea_block::thread::{self, ThreadKind};
 use thiserror::Error;
 
-use super::throttle;
+use super::{Machine, throttle};
 use crate::board::plan::DrivePlan;
+use crate::qmp::QmpError;
 use crate::spec::SpecError;
 use crate::spec::blockdev::BlockdevOption;
 use crate::spec::device::OnError;
@@ -89,6 +90,72 @@ pub(super) fn open_drives(graph: &Graph, all: &[DriveSpec], snapshot: bool) -> R
         }
     }
     Ok(opened)
+}
+
+impl Machine {
+    /// `drive_add` of the human monitor: a drive that waits for a device.
+    ///
+    /// # Errors
+    /// As of `-drive`; and when a device would have to come with it.
+    pub(super) fn add_drive(&mut self, drive: &DriveSpec) -> Result<(), QmpError> {
+        let refuse = |text: String| Err(QmpError::generic(text));
+        if drive.interface != DriveInterface::None {
+            return refuse(format!("Can't hot-add drive with if={}; give if=none, and device_add", drive.interface));
+        }
+        let drives = self.planner.drives();
+        let index = index_of(drive, drives).map_err(|error| QmpError::from_error(&error))?;
+        let made_up = || made_up_name(drive.interface, drive.options.media, index);
+        let id = drive.options.id.clone().unwrap_or_else(made_up);
+        if drives.iter().any(|plan| plan.id == id) {
+            return refuse(format!("Duplicate ID '{id}' for drive"));
+        }
+        if self.host.graph.get(&id).is_some() || drive.options.node_name.as_ref() == Some(&id) {
+            return refuse(format!("Device name '{id}' conflicts with an existing node name"));
+        }
+        self.check_node_name(drive.options.node_name.as_deref())?;
+        let opened = open_drive(&self.host.graph, index, drive, false).map_err(|error| match &error {
+            DriveError::Drive { source, .. } => QmpError::from_error(source),
+            other => QmpError::from_error(other),
+        })?;
+        let waits = self.facts.add_waiting(&opened, &self.host);
+        if let (Err(error), Some(node)) = (&waits, &opened.node) {
+            // Just opened for this, and nobody else has it.
+            let _ = self.host.graph.remove(node);
+            return Err(QmpError::from_error(error));
+        }
+        self.planner.add_drive(opened);
+        Ok(())
+    }
+
+    /// `drive_del` of the human monitor: a drive that no device has, or a node.
+    ///
+    /// # Errors
+    /// There is none, or it is in use.
+    pub(super) fn remove_drive(&mut self, name: &str) -> Result<(), QmpError> {
+        if self.host.graph.get(name).is_some() {
+            return self.remove_node(name).map(drop);
+        }
+        let disk = self.facts.find_drive(name).ok_or_else(|| QmpError::device_not_found(name))?;
+        let id = disk.id.clone();
+        if !disk.is_waiting() {
+            return Err(QmpError::generic(format!("Drive '{name}' is of device '{}'; device_del that", disk.qdev)));
+        }
+        self.empty(&id)?;
+        self.forget(&[&id]);
+        self.planner.remove_drive(name);
+        Ok(())
+    }
+
+    /// The device of a disk is gone: a drive goes with it, and what is in it.
+    pub(super) fn end_drive(&mut self, id: &str) {
+        let Some(disk) = self.facts.disk(id).filter(|disk| !disk.drive.is_empty()) else { return };
+        let drive = disk.drive.clone();
+        self.host.set_node(id, None);
+        if let Err(error) = self.leave_node(id) {
+            log::warn!("drive {drive}: {}", error.desc);
+        }
+        self.planner.remove_drive(&drive);
+    }
 }
 
 /// How long servers of disks may take for the last writes.

@@ -93,6 +93,7 @@ impl Machine {
             // What the guest has asked for is done before the image is let go.
             drop(attached.disk().drain());
         }
+        self.end_drive(id);
         self.forget(&[id]);
         let (device, path) = (Some(id.to_owned()), object_path(id));
         self.bus.emit(&Event::DeviceDeleted(DevicePathData { device, path }));
@@ -100,7 +101,7 @@ impl Machine {
     }
 
     /// Nobody is told of these devices any more.
-    fn forget(&mut self, gone: &[&str]) {
+    pub(super) fn forget(&mut self, gone: &[&str]) {
         for id in gone {
             self.host.let_go(id);
             self.failed_disks.remove(*id);
@@ -155,6 +156,7 @@ impl Machine {
             guest.board.take_out(&plan);
         }
         let gone: Vec<&str> = plan.disks().map(|(disk, ..)| disk).chain([id]).collect();
+        gone.iter().for_each(|id| self.end_drive(id));
         self.forget(&gone);
     }
 

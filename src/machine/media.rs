@@ -174,7 +174,7 @@ impl Machine {
     }
 
     /// Takes the medium, if any, out of a drive that no device has; a node that nobody named goes with it.
-    fn empty(&mut self, id: &str) -> Result<(), QmpError> {
+    pub(super) fn empty(&mut self, id: &str) -> Result<(), QmpError> {
         let node = self.host.disk(id).attached.map(|attached| attached.node());
         if let Some(node) = node {
             if node.job().is_none_or(|job| job == EXPORT) {
@@ -229,7 +229,7 @@ impl Machine {
     }
 
     /// The disk of this name has no node any more.
-    fn leave_node(&mut self, id: &str) -> Result<(), QmpError> {
+    pub(super) fn leave_node(&mut self, id: &str) -> Result<(), QmpError> {
         self.end_exports_of(id);
         let Some(disk) = self.facts.disk_mut(id).filter(|disk| !disk.node.is_empty()) else { return Ok(()) };
         let (node, goes_too) = (std::mem::take(&mut disk.node), std::mem::take(&mut disk.owns_node));

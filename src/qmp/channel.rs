@@ -15,6 +15,7 @@ use super::command::Command;
 use super::error::QmpError;
 use super::services::Services;
 use super::state::{Decision, RunState, accept};
+use crate::spec::drive::DriveSpec;
 
 /// How a command ends: a value (the empty object for commands without a result) or an error.
 pub type Answer = Result<Value, QmpError>;
@@ -45,8 +46,15 @@ pub trait Target {
 }
 
 /// What only the human monitor asks for.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub enum Inspect {
+    /// Opens a drive that waits for a device.
+    AddDrive(Box<DriveSpec>),
+    /// Closes a drive that no device has, or a node.
+    RemoveDrive {
+        /// The drive's `id=` or the node's name.
+        name: String,
+    },
     /// The registers of a vCPU (or of all), as text.
     Registers {
         /// Which vCPU; all of them without.

@@ -53,6 +53,61 @@ fn of_two_names_to_resize_the_drive_counts_where_there_is_one() {
     assert_eq!(resize(["n", ""], 11 << 20).0, lost("n", ""), "a node is no drive");
 }
 
+/// Texts are QEMU's.
+#[test]
+fn drives_come_and_go_at_the_human_monitor() {
+    let folder = tempfile::tempdir().expect("directory");
+    let mut machine = machine(folder.path());
+    tool("qemu-img", "create -q -f qcow2 other 1M", folder.path());
+    let add = format!("drive_add 0 if=none,id=n,format=qcow2,file={}", folder.path().join("other").display());
+
+    assert_eq!(machine.human(&add), "OK\n");
+    assert_eq!(machine.drive("n")["inserted"]["image"]["virtual-size"], 1 << 20);
+    assert_eq!(machine.human(&add), "Duplicate ID 'n' for drive\n");
+    assert_eq!(machine.human("drive_del n"), "");
+    assert_eq!(machine.human("drive_del n"), "Device 'n' not found\n");
+    tool("qemu-io", "-f qcow2 -c write_-P_9_0_64k other", folder.path());
+
+    assert_eq!(machine.human("drive_add dummy if=none,file.driver=null-co,format=raw"), "OK\n");
+    assert_eq!(machine.drive("none2")["inserted"]["drv"], "raw");
+    assert_eq!(machine.human("drive_del none2"), "");
+    assert_eq!(machine.human("drive_add 0 if=none,id=none2"), "OK\n");
+    assert_eq!(machine.human("drive_add 0 if=none,id=z,file=/nosuch,format=nosuch"), "Unknown driver 'nosuch'\n");
+    let missing = "Could not open '/nosuch': No such file or directory\n";
+    assert_eq!(machine.human("drive_add 0 if=none,id=z,file=/nosuch,format=raw"), missing);
+    let bus = machine.human("drive_add 0 if=virtio,id=z,format=raw,file.driver=null-co");
+    assert!(bus.starts_with("Can't hot-add drive "), "{bus}");
+    assert!(machine.human("drive_add 0").ends_with("Try \"help drive_add\" for more information\n"));
+
+    assert_eq!(machine.human("drive_add -n 0 driver=null-co,node-name=nn"), "");
+    assert_eq!(machine.human("drive_add -n 0 driver=null-co"), "'node-name' needs to be specified\n");
+    let name = machine.human("drive_add 0 if=none,id=nn,format=raw,file.driver=null-co");
+    assert_eq!(name, "Device name 'nn' conflicts with an existing node name\n");
+    assert_eq!(machine.human("drive_del nn"), "");
+    let saved = machine.human("savevm a");
+    assert!(saved.starts_with("Error: savevm is not supported: the state of a machine is not saved; "), "{saved}");
+}
+
+#[test]
+fn drive_goes_with_the_device_that_had_it_and_its_name_and_file_are_free() {
+    let folder = tempfile::tempdir().expect("directory");
+    tool("qemu-img", "create -q -f qcow2 other 1M", folder.path());
+    let add = format!("drive_add 0 if=none,id=n,format=qcow2,file={}", folder.path().join("other").display());
+    let mut machine = Machine::start("-device virtio-scsi-pci,id=s");
+    let unit = json!({"driver": "scsi-hd", "id": "d", "drive": "n", "bus": "s.0"});
+
+    for _ in 0..2 {
+        assert_eq!(machine.human(&add), "OK\n");
+        machine.ask("device_add", &unit).expect("a device");
+        assert_eq!(machine.human("drive_del n"), "Drive 'n' is of device 'd'; device_del that\n");
+        machine.ask("device_del", &json!({"id": "d"})).expect("it goes");
+        assert_eq!(machine.ask("query-named-block-nodes", &json!({})), Ok(json!([])));
+        tool("qemu-io", "-f qcow2 -c write_-P_9_0_64k other", folder.path());
+    }
+    let gone = machine.ask("device_add", &unit).expect_err("the drive is gone");
+    assert!(gone.contains("can't find value 'n'"), "{gone}");
+}
+
 #[test]
 fn jobs_and_snapshots_are_of_what_the_drive_has_now() {
     let folder = tempfile::tempdir().expect("directory");

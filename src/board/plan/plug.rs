@@ -89,6 +89,16 @@ impl Planner {
         &self.drives
     }
 
+    /// A drive that waits for a device.
+    pub fn add_drive(&mut self, drive: DrivePlan) {
+        self.drives.push(drive);
+    }
+
+    /// The drive called `id` is gone.
+    pub fn remove_drive(&mut self, id: &str) {
+        self.drives.retain(|drive| drive.id != id);
+    }
+
     /// The drive called `id` has another node, or none.
     pub fn set_node(&mut self, id: &str, node: Option<String>) {
         if let Some(drive) = self.drives.iter_mut().find(|drive| drive.id == id) {

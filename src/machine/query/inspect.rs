@@ -25,7 +25,7 @@ impl Machine {
     ///
     /// # Errors
     /// What the person is told.
-    pub(in crate::machine) fn look(&self, query: &Inspect) -> Result<Inspection, QmpError> {
+    pub(in crate::machine) fn look(&mut self, query: &Inspect) -> Result<Inspection, QmpError> {
         match *query {
             Inspect::Registers { cpu } => self.register_dump(cpu).map(Inspection::Text),
             Inspect::Register { cpu, ref name } => self.register(cpu, name).map(Inspection::Bytes),
@@ -56,6 +56,8 @@ impl Machine {
                 let committed = disk.as_ref().map_or_else(|| self.commit_all(), |disk| self.commit_disk(disk));
                 committed.map(|()| Inspection::Text(String::new()))
             }
+            Inspect::AddDrive(ref drive) => self.add_drive(drive).map(|()| Inspection::Text(String::new())),
+            Inspect::RemoveDrive { ref name } => self.remove_drive(name).map(|()| Inspection::Text(String::new())),
             Inspect::DiskIo { ref disk, work } => self.disk_io(disk, work).map(Inspection::Text),
             Inspect::Hold { ref disk, ref order } => self.hold(disk, order).map(|()| Inspection::Text(String::new())),
         }
