@@ -174,7 +174,7 @@ impl Reader<'_> {
         range: std::ops::RangeInclusive<i128>,
     ) -> Result<Value, SpecError> {
         let number = match self.text(value) {
-            Some(text) => parse_int(text).ok_or_else(|| self.expects(name, "integer"))?,
+            Some(text) => parse_int(text).ok_or_else(|| self.expects(name, self.whole()))?,
             None => whole_number(value).ok_or_else(|| self.no_number(name, !type_name.starts_with('u'), value))?,
         };
         if !range.contains(&number) {
@@ -182,6 +182,11 @@ impl Reader<'_> {
             return Err(self.expects(name, &limits));
         }
         Ok(json_integer(number))
+    }
+
+    /// What QEMU calls a whole number.
+    fn whole(&self) -> &'static str {
+        if self.words == Words::Options { "a number" } else { "integer" }
     }
 
     fn size(&self, value: &Value, name: &str) -> Result<Value, SpecError> {

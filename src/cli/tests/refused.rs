@@ -65,6 +65,7 @@ const WRONG: &[(&str, &str)] = &[
     ),
     ("-smp foo=1", "rhea: -smp foo=1: Parameter 'smp.foo' is unexpected"),
     ("-smp 4,cores=x", "rhea: -smp 4,cores=x: Parameter 'smp.cores' expects integer"),
+    ("-m 1G,slots=x", "rhea: -m 1G,slots=x: Parameter 'slots' expects a number"),
     (
         "-smp 3,sockets=2",
         "rhea: Invalid CPU topology: product of the hierarchy must match maxcpus: sockets (2) * dies (1) * cores (1) * \

@@ -5,12 +5,25 @@ use serde_json::{Map, Value};
 
 use crate::spec::error::{SpecError, Words};
 
+/// Members that a kind must have, under the schema's names.
+const NEEDED: [(&str, &str); 4] = [("file", "out"), ("pipe", "device"), ("socket", "addr"), ("mux", "chardev")];
+
+/// The same of kinds of addresses.
+const NEEDED_OF_ADDRESS: [(&str, &str); 4] = [("unix", "path"), ("inet", "host"), ("inet", "port"), ("fd", "str")];
+
+/// Whether `data`, which stands at `at`, has what `kind` must have.
+fn check_needed(needed: &[(&str, &str)], kind: &Value, data: &Map<String, Value>, at: &str) -> Result<(), SpecError> {
+    let missing = needed.iter().find(|(of, name)| *kind == **of && !data.contains_key(*name));
+    missing.map_or(Ok(()), |(_, name)| Err(SpecError::missing(format_args!("{at}.data.{name}"))))
+}
+
 /// The arguments as `-chardev` has them.
 pub(super) fn flatten(mut arguments: Map<String, Value>) -> Result<Map<String, Value>, SpecError> {
     let id = arguments.shift_remove("id").ok_or_else(|| SpecError::missing("id"))?;
     let backend = take_object(&mut arguments, "backend")?;
     nothing_left(&arguments, &["id", "backend"])?;
     let (kind, data) = kind_and_data(backend, "backend")?;
+    check_needed(&NEEDED, &kind, &data, "backend")?;
     let mut flat = Map::new();
     flat.insert("id".into(), id);
     for (name, value) in data {
@@ -51,6 +64,7 @@ fn add_address(flat: &mut Map<String, Value>, address: Value) -> Result<(), Spec
         Some(other) => return Err(SpecError::not_one_of("backend.data.addr.type", other, &["inet", "unix", "fd"])),
         None => return Err(SpecError::wrong_type("backend.data.addr.type", "string")),
     };
+    check_needed(&NEEDED_OF_ADDRESS, &kind, &data, "backend.data.addr")?;
     for (name, value) in data {
         let Some((_, flat_name)) = allowed.iter().find(|(wire, _)| *wire == name) else {
             let known = allowed.iter().map(|(wire, _)| *wire);

@@ -40,6 +40,18 @@ fn mistakes_are_named() {
             "Parameter 'backend.data.addr.type' does not accept value 'vsock'; it takes inet, unix or fd",
         ),
         (
+            json!({"id": "c", "backend": {"type": "file", "data": {"in": "/i"}}}),
+            "Parameter 'backend.data.out' is missing",
+        ),
+        (
+            json!({"id": "c", "backend": {"type": "socket", "data": {"server": false}}}),
+            "Parameter 'backend.data.addr' is missing",
+        ),
+        (
+            json!({"id": "c", "backend": {"type": "socket", "data": {"addr": {"type": "inet", "data": {"host": "h"}}}}}),
+            "Parameter 'backend.data.addr.data.port' is missing",
+        ),
+        (
             json!({"id": "c", "backend": {"type": "null", "data": {"id": "d"}}}),
             "Parameter 'backend.data.id' is unexpected",
         ),
