@@ -260,6 +260,56 @@ macro_rules! qapi_wrapped {
     };
 }
 
+/// Declares a choice of structs whose members stand beside the tag that says which it is, and the enumeration of what the
+/// tag may be.
+macro_rules! qapi_union {
+    (
+        $(#[$meta:meta])*
+        $vis:vis enum $name:ident of $kind:ident by $tag:literal {
+            $( $(#[$value_meta:meta])* $value:ident($data:ty) = $wire:literal ),* $(,)?
+        }
+    ) => {
+        qapi_enum! {
+            /// What the tag may be.
+            $vis enum $kind {
+                $( $(#[$value_meta])* $value = $wire ),*
+            }
+        }
+
+        $(#[$meta])*
+        #[derive(Debug, Clone, PartialEq, serde::Serialize, serde::Deserialize)]
+        #[serde(tag = $tag)]
+        $vis enum $name {
+            $( $(#[$value_meta])* #[serde(rename = $wire)] $value($data) ),*
+        }
+
+        impl $crate::qmp::Qapi for $name {
+            fn describe(schema: &mut $crate::qmp::qapi::Schema) -> $crate::qmp::qapi::TypeRef {
+                use $crate::qmp::qapi::{Case, Member};
+                schema.union(std::any::type_name::<Self>(), $tag, |schema| {
+                    let tag = <$kind as $crate::qmp::Qapi>::describe(schema);
+                    let cases = vec![ $( {
+                        let kind = <$data as $crate::qmp::Qapi>::describe(schema);
+                        Case { case: $wire.to_owned(), kind }
+                    } ),* ];
+                    (vec![Member::new($tag, tag, false)], cases)
+                })
+            }
+
+            fn check(value: &serde_json::Value, at: &$crate::qmp::At<'_>) -> Result<(), $crate::qmp::QmpError> {
+                let mut rest = at.object(value)?.clone();
+                at.check_member::<$kind>(&rest, $tag)?;
+                let tag = rest.remove($tag);
+                let rest = serde_json::Value::Object(rest);
+                match tag.as_ref().and_then(serde_json::Value::as_str) {
+                    $( Some($wire) => <$data as $crate::qmp::Qapi>::check(&rest, at), )*
+                    _ => Ok(()),
+                }
+            }
+        }
+    };
+}
+
 /// The name of a member on the wire.
 macro_rules! qapi_name {
     ($member:ident) => {

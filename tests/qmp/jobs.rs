@@ -8,11 +8,12 @@ use serde_json::{Value, json};
 use crate::rig::Machine;
 
 /// Runs a program of QEMU's; `_` stands for a space within a word.
-pub(crate) fn tool(program: &str, words: &str, folder: &Path) {
+pub(crate) fn tool(program: &str, words: &str, folder: &Path) -> String {
     let words: Vec<_> = words.split(' ').map(|word| word.replace('_', " ")).collect();
     let done = Command::new(program).args(&words).current_dir(folder).output();
     let done = done.unwrap_or_else(|error| panic!("{program} (Debian: qemu-utils): {error}"));
     assert!(done.status.success(), "{program} {words:?}: {done:?}");
+    String::from_utf8_lossy(&done.stdout).into_owned()
 }
 
 impl Machine {
@@ -69,6 +70,71 @@ fn image_is_made_as_libvirt_makes_one_and_put_on_a_disk() {
     assert_eq!(machine.ask("query-jobs", &json!({})), Ok(json!([])));
     drop(machine);
     tool("qemu-img", "compare -f qcow2 -F qcow2 base.qcow2 top.qcow2", folder.path());
+}
+
+#[test]
+fn encrypted_images_and_images_with_their_data_elsewhere_are_what_qemu_reads() {
+    let folder = tempfile::tempdir().expect("directory");
+    let path = |name: &str| folder.path().join(name).display().to_string();
+    let mut machine = Machine::start("-object secret,id=s,data=geheim");
+    let mut create = |options: Value| {
+        machine.ask("blockdev-create", &json!({"job-id": "j", "options": options}))?;
+        machine.until("j", "concluded");
+        let jobs = machine.ask("query-jobs", &json!({})).expect("jobs");
+        machine.ask("job-dismiss", &json!({"id": "j"})).expect("dismissed");
+        assert_eq!(machine.ask("query-named-block-nodes", &json!({})), Ok(json!([])), "all is closed");
+        Ok::<_, String>(jobs[0]["error"].clone())
+    };
+    let file = |name: &str| json!({"driver": "file", "filename": path(name)});
+    for name in ["enc", "luks", "head", "data"] {
+        let made = create(json!({"driver": "file", "filename": path(name), "size": 65536}));
+        assert_eq!(made, Ok(Value::Null));
+    }
+    let image = |more: Value| {
+        let mut image = json!({"driver": "qcow2", "file": file("head"), "size": 1 << 20});
+        image.as_object_mut().expect("an object").extend(more.as_object().expect("an object").clone());
+        image
+    };
+    let header = json!({"format": "luks", "key-secret": "s", "iter-time": 10, "cipher-alg": "serpent-128",
+        "cipher-mode": "cbc", "ivgen-alg": "essiv", "ivgen-hash-alg": "sha256", "hash-alg": "sha1"});
+
+    let made = [
+        create(image(json!({"file": file("enc"), "encrypt": header}))),
+        create(json!({"driver": "luks", "file": file("luks"), "size": 1 << 20, "key-secret": "s", "iter-time": 10})),
+        create(image(json!({"data-file": file("data"), "data-file-raw": true}))),
+    ];
+    for (more, words) in [
+        (json!({"data-file-raw": true}), "data-file-raw requires data-file"),
+        (json!({"data-file": "nobody"}), "Cannot find device='nobody' nor node-name='nobody'"),
+        (json!({"encrypt": {"format": "luks"}}), "Parameter 'encrypt.key-secret' is required for cipher"),
+        (json!({"encrypt": {"format": "luks", "key-secret": "t"}}), "No secret with id 't'"),
+        (
+            json!({"encrypt": {"format": "qcow", "key-secret": "s"}}),
+            "Use of AES-CBC encrypted qcow2 images is no longer supported in system emulators",
+        ),
+    ] {
+        assert_eq!(create(image(more)), Ok(words.into()));
+    }
+    let unknown = create(image(json!({"encrypt": {"format": "luks", "cipher-alg": "rot13"}})));
+
+    assert_eq!(made, [const { Ok(Value::Null) }; 3]);
+    assert_eq!(unknown, Err("Parameter 'cipher-alg' does not accept value 'rot13'".into()));
+    drop(machine);
+    let info = |name: &str| tool("qemu-img", &format!("info {name}"), folder.path());
+    for words in ["cipher alg: serpent-128", "ivgen hash alg: sha256", "cipher mode: cbc", "hash alg: sha1"] {
+        assert!(info("enc").contains(words), "{words}");
+    }
+    assert!(info("luks").contains("file format: luks") && info("luks").contains("virtual size: 1 MiB"));
+    assert!(info("head").contains("data file raw: true") && info("data").contains("virtual size: 1 MiB"));
+    let secret = "--object secret,id=s,data=geheim --image-opts";
+    for options in
+        ["driver=qcow2,file.filename=enc,encrypt.key-secret=s", "driver=luks,file.filename=luks,key-secret=s"]
+    {
+        tool("qemu-io", &format!("{secret} -c write_-P_7_0_64k -c read_-P_7_0_64k {options}"), folder.path());
+    }
+    tool("qemu-io", "-f qcow2 -c write_-P_5_0_64k head", folder.path());
+    tool("qemu-io", "-f raw -c read_-P_5_0_64k data", folder.path());
+    tool("qemu-img", "check -q head", folder.path());
 }
 
 #[test]

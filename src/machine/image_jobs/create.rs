@@ -1,9 +1,13 @@
 //! `blockdev-create`: a new file, or a new image in a node.
 
 use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
 
-use rhea_block::format::qcow2::{self, Compression, CreateOptions};
-use rhea_block::graph::{Held, OwnTarget};
+use rhea_block::crypto::{CipherAlg, CipherMode, Hash, IvGen, LuksOptions, Secret};
+use rhea_block::format::luks::LuksDisk;
+use rhea_block::format::qcow2::{self, Compression, CreateOptions, EncryptOptions};
+use rhea_block::graph::{Held, Node, OwnTarget};
 use rhea_block::job::Control;
 use rhea_block::layer::{Layer, Preallocation};
 use rhea_block::protocol::file::HostFile;
@@ -16,7 +20,8 @@ use crate::qmp::QmpError;
 use crate::qmp::channel::{Answer, done};
 use crate::qmp::command::args::{BlockdevCreate, BlockdevRef};
 use crate::qmp::command::create::{
-    BlockdevCreateOptions, CreateFile, CreateQcow2, NewPreallocation, Qcow2CompressionType, Qcow2Version,
+    BlockdevCreateOptions, CreateEncryption, CreateFile, CreateLuks, CreateQcow2, HashAlg, IvGenAlg, LuksHeader,
+    NewPreallocation, Qcow2CompressionType, Qcow2Version,
 };
 use crate::spec::blockdev::BlockdevArgs;
 
@@ -25,9 +30,14 @@ impl Machine {
     pub(in crate::machine) fn create_image(&mut self, args: &BlockdevCreate) -> Answer {
         let made = match &args.options {
             BlockdevCreateOptions::File(file) => new_file(file),
+            BlockdevCreateOptions::Luks(luks) => {
+                let file = self.file_of_image(&luks.file)?;
+                self.new_luks(luks, &file)
+            }
             BlockdevCreateOptions::Qcow2(qcow2) => {
                 let file = self.file_of_image(&qcow2.file)?;
-                self.new_qcow2(qcow2, &file)
+                let data = qcow2.data_file.as_ref().map(|data| self.file_of_image(data)).transpose()?;
+                self.new_qcow2(qcow2, &file, data.as_ref())
             }
         };
         let (make, held, target) = match made {
@@ -58,9 +68,8 @@ impl Machine {
         }
     }
 
-    /// A qcow2 image in a node that nobody else uses.
-    fn new_qcow2(&self, args: &CreateQcow2, file: &NodeRef) -> Result<New, BlockError> {
-        let options = qcow2_options(args)?;
+    /// The node that something is to be made in, which nobody else uses.
+    fn own_node(&self, file: &NodeRef) -> Result<Own, BlockError> {
         let graph = &self.host.graph;
         let (node, target) = match file {
             NodeRef::Name(name) => (graph.find_for(name)?, None),
@@ -73,13 +82,91 @@ impl Machine {
             return Err(BlockError::new(ErrorKind::Permission, "Block node is read-only"));
         }
         let held = graph.hold_with_target(None, &node, "create")?;
+        Ok(Own { node, held, target })
+    }
+
+    /// A qcow2 image.
+    fn new_qcow2(&self, args: &CreateQcow2, file: &NodeRef, data: Option<&NodeRef>) -> Result<New, BlockError> {
+        let encrypt = args.encrypt.as_ref().map(|encrypt| self.encryption(encrypt)).transpose()?;
+        let mut options = CreateOptions { encrypt, ..qcow2_options(args)? };
+        options.check()?;
+        let own = self.own_node(file)?;
+        let data = data.map(|data| self.own_node(data)).transpose()?;
+        let name = data.as_ref().map(|data| data.node.filename().display().to_string());
+        options.data_file = name.map(|name| (name, args.data_file_raw == Some(true)));
+        options.check()?;
+        let node = own.node;
         let make = move || {
             let file = node.layer();
             file.resize(0, Preallocation::Off)?;
-            qcow2::create(file, None, &options)?.close()
+            qcow2::create(file, data.as_ref().map(|data| data.node.layer().clone()), &options)?.close()
         };
-        Ok(New { make: Box::new(make), held: Some(held), target })
+        Ok(New { make: Box::new(make), held: Some(own.held), target: own.target })
     }
+
+    /// A volume of LUKS.
+    fn new_luks(&self, args: &CreateLuks, file: &NodeRef) -> Result<New, BlockError> {
+        let (password, header) = self.luks_header(&args.header, "key-secret")?;
+        // Its header is there in any case.
+        let mode = args.preallocation.filter(|mode| *mode != NewPreallocation::Metadata);
+        let (size, mode) = (args.size, mode.map_or(Preallocation::Off, preallocation));
+        let own = self.own_node(file)?;
+        let node = own.node;
+        let make = move || {
+            let file = node.layer();
+            file.resize(0, Preallocation::Off)?;
+            LuksDisk::create(file, size, &header, &password, mode)?;
+            file.flush()
+        };
+        Ok(New { make: Box::new(make), held: Some(own.held), target: own.target })
+    }
+
+    fn encryption(&self, args: &CreateEncryption) -> Result<EncryptOptions, BlockError> {
+        match args {
+            CreateEncryption::Qcow(_) => {
+                let text = "Use of AES-CBC encrypted qcow2 images is no longer supported in system emulators";
+                Err(BlockError::new(ErrorKind::Unsupported, text))
+            }
+            CreateEncryption::Luks(header) => {
+                let (password, options) = self.luks_header(header, "encrypt.key-secret")?;
+                Ok(EncryptOptions::Luks { password, options })
+            }
+        }
+    }
+
+    /// A LUKS header and the password that `key`, as its member is called, names.
+    fn luks_header(&self, args: &LuksHeader, key: &str) -> Result<(Secret, LuksOptions), BlockError> {
+        let invalid = |text: String| BlockError::new(ErrorKind::Invalid, text);
+        let missing = || invalid(format!("Parameter '{key}' is required for cipher"));
+        let id = args.key_secret.as_deref().ok_or_else(missing)?;
+        let password = self.host.graph.secrets().get(id)?;
+        if std::str::from_utf8(password.bytes()).is_err() {
+            return Err(invalid(format!("Data from secret {id} is not valid UTF-8")));
+        }
+        let default = LuksOptions::default();
+        let hash = |alg: Option<HashAlg>| alg.and_then(|alg| Hash::by_name(alg.as_str())).unwrap_or(default.hash);
+        let options = LuksOptions {
+            cipher: args.cipher_alg.and_then(|alg| CipherAlg::by_name(alg.as_str())).unwrap_or(default.cipher),
+            mode: args.cipher_mode.and_then(|mode| CipherMode::by_name(mode.as_str())).unwrap_or(default.mode),
+            iv: match args.ivgen_alg {
+                Some(IvGenAlg::Plain) => IvGen::Plain,
+                Some(IvGenAlg::Essiv) => IvGen::Essiv(hash(args.ivgen_hash_alg)),
+                Some(IvGenAlg::Plain64) | None => IvGen::Plain64,
+            },
+            hash: hash(args.hash_alg),
+            // As in QEMU no time is the least that is safe.
+            iter_time: args.iter_time.map_or(default.iter_time, |time| Duration::from_millis(time.max(1))),
+        };
+        Ok((password, options))
+    }
+}
+
+/// A node that something is made in.
+struct Own {
+    node: Arc<Node>,
+    held: Held,
+    /// What was opened for it.
+    target: Option<OwnTarget>,
 }
 
 /// Writes what was asked for.
@@ -118,6 +205,9 @@ fn qcow2_options(args: &CreateQcow2) -> Result<CreateOptions, BlockError> {
     let invalid = |text: &str| Err(BlockError::new(ErrorKind::Invalid, text));
     if !args.size.is_multiple_of(512) {
         return invalid("Image size must be a multiple of 512 bytes");
+    }
+    if args.data_file_raw == Some(true) && args.data_file.is_none() {
+        return invalid("data-file-raw requires data-file");
     }
     let default = CreateOptions::default();
     let backing = args.backing_file.clone().map(|file| (file, args.backing_fmt.clone()));

@@ -1,21 +1,6 @@
 //! The arguments of `blockdev-create`.
 
-use serde::{Deserialize, Serialize};
-use serde_json::{Map, Value};
-
 use super::spec_args::BlockdevRef;
-use crate::qmp::QmpError;
-use crate::qmp::qapi::{At, Case, Member, Qapi, Schema, TypeRef};
-
-qapi_enum! {
-    /// What can be made.
-    pub enum CreatableDriver {
-        /// A file.
-        File = "file",
-        /// A qcow2 image in a node.
-        Qcow2 = "qcow2",
-    }
-}
 
 qapi_enum! {
     /// How space is set aside.
@@ -51,6 +36,124 @@ qapi_enum! {
     }
 }
 
+qapi_enum! {
+    /// A cipher.
+    pub enum CipherAlg {
+        /// AES with 128 bits.
+        Aes128 = "aes-128",
+        /// With 192.
+        Aes192 = "aes-192",
+        /// With 256.
+        Aes256 = "aes-256",
+        /// Serpent with 128 bits.
+        Serpent128 = "serpent-128",
+        /// With 192.
+        Serpent192 = "serpent-192",
+        /// With 256.
+        Serpent256 = "serpent-256",
+        /// Twofish with 128 bits.
+        Twofish128 = "twofish-128",
+        /// With 192.
+        Twofish192 = "twofish-192",
+        /// With 256.
+        Twofish256 = "twofish-256",
+    }
+}
+
+qapi_enum! {
+    /// How a cipher's blocks are chained.
+    pub enum CipherMode {
+        /// Not at all.
+        Ecb = "ecb",
+        /// Each with the one before.
+        Cbc = "cbc",
+        /// By their place in the sector.
+        Xts = "xts",
+    }
+}
+
+qapi_enum! {
+    /// What initialization vectors are made of.
+    pub enum IvGenAlg {
+        /// The lower 32 bits of the sector's number.
+        Plain = "plain",
+        /// The sector's number.
+        Plain64 = "plain64",
+        /// That, encrypted with a hash of the key.
+        Essiv = "essiv",
+    }
+}
+
+qapi_enum! {
+    /// A hash.
+    pub enum HashAlg {
+        /// SHA-1.
+        Sha1 = "sha1",
+        /// SHA-2 with 224 bits.
+        Sha224 = "sha224",
+        /// With 256.
+        Sha256 = "sha256",
+        /// With 384.
+        Sha384 = "sha384",
+        /// With 512.
+        Sha512 = "sha512",
+        /// RIPEMD-160.
+        Ripemd160 = "ripemd160",
+    }
+}
+
+qapi_struct! {
+    /// A new LUKS header.
+    pub struct LuksHeader {
+        /// The object with the password of the first key slot.
+        pub key_secret: Option<String>,
+        /// The cipher; `aes-256` without.
+        pub cipher_alg: Option<CipherAlg>,
+        /// How its blocks are chained; `xts` without.
+        pub cipher_mode: Option<CipherMode>,
+        /// What initialization vectors are made of; `plain64` without.
+        pub ivgen_alg: Option<IvGenAlg>,
+        /// The hash for `essiv`; `sha256` without.
+        pub ivgen_hash_alg: Option<HashAlg>,
+        /// The hash of key derivation; `sha256` without.
+        pub hash_alg: Option<HashAlg>,
+        /// Milliseconds that one key derivation is to take; 2000 without.
+        pub iter_time: Option<u64>,
+    }
+}
+
+qapi_struct! {
+    /// The encryption of old qcow2 images.
+    pub struct AesHeader {
+        /// The object with the password.
+        pub key_secret: Option<String>,
+    }
+}
+
+qapi_union! {
+    /// How a new image is encrypted.
+    pub enum CreateEncryption of CreateEncryptionFormat by "format" {
+        /// As old images are.
+        Qcow(AesHeader) = "qcow",
+        /// With LUKS.
+        Luks(LuksHeader) = "luks",
+    }
+}
+
+qapi_struct! {
+    /// A new volume of LUKS.
+    pub struct CreateLuks {
+        /// Its header.
+        ..header: LuksHeader,
+        /// The node that it is in, or one to open for it.
+        pub file: BlockdevRef,
+        /// Size of the disk in bytes.
+        pub size: u64,
+        /// How space is set aside.
+        pub preallocation: Option<NewPreallocation>,
+    }
+}
+
 qapi_struct! {
     /// A new file.
     pub struct CreateFile {
@@ -70,6 +173,10 @@ qapi_struct! {
     pub struct CreateQcow2 {
         /// The node that it is in, or one to open for it.
         pub file: BlockdevRef,
+        /// The node that the guest's data are in, or one to open for it; the image's own without.
+        pub data_file: Option<BlockdevRef>,
+        /// That one is to be readable as raw.
+        pub data_file_raw: Option<bool>,
         /// Size of the disk in bytes.
         pub size: u64,
         /// Version of the format; 1.1 without.
@@ -78,6 +185,8 @@ qapi_struct! {
         pub backing_file: Option<String>,
         /// Its format, for the header.
         pub backing_fmt: Option<String>,
+        /// How it is encrypted.
+        pub encrypt: Option<CreateEncryption>,
         /// Bytes of a cluster; 65536 without.
         pub cluster_size: Option<u64>,
         /// How space is set aside.
@@ -93,43 +202,14 @@ qapi_struct! {
     }
 }
 
-/// What is to be made.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(tag = "driver", rename_all = "kebab-case")]
-pub enum BlockdevCreateOptions {
-    /// A file.
-    File(CreateFile),
-    /// A qcow2 image in a node.
-    Qcow2(Box<CreateQcow2>),
-}
-
-impl Qapi for BlockdevCreateOptions {
-    fn describe(schema: &mut Schema) -> TypeRef {
-        schema.union(std::any::type_name::<Self>(), "driver", |schema| {
-            let tag = CreatableDriver::describe(schema);
-            let cases = CreatableDriver::ALL.iter().map(|driver| {
-                let kind = match driver {
-                    CreatableDriver::File => CreateFile::describe(schema),
-                    CreatableDriver::Qcow2 => CreateQcow2::describe(schema),
-                };
-                Case { case: driver.as_str().to_owned(), kind }
-            });
-            let cases = cases.collect();
-            (vec![Member::new("driver", tag, false)], cases)
-        })
-    }
-
-    fn check(value: &Value, at: &At<'_>) -> Result<(), QmpError> {
-        let object = at.object(value)?;
-        at.check_member::<CreatableDriver>(object, "driver")?;
-        let rest: Map<String, Value> = object
-            .iter()
-            .filter(|(key, _)| *key != "driver")
-            .map(|(key, value)| (key.clone(), value.clone()))
-            .collect();
-        match object.get("driver").and_then(Value::as_str) {
-            Some("qcow2") => CreateQcow2::check(&Value::Object(rest), at),
-            _ => CreateFile::check(&Value::Object(rest), at),
-        }
+qapi_union! {
+    /// What is to be made.
+    pub enum BlockdevCreateOptions of CreatableDriver by "driver" {
+        /// A file.
+        File(CreateFile) = "file",
+        /// A volume of LUKS in a node.
+        Luks(CreateLuks) = "luks",
+        /// A qcow2 image in a node.
+        Qcow2(Box<CreateQcow2>) = "qcow2",
     }
 }
