@@ -57,6 +57,8 @@ struct Orders {
     paused: bool,
     /// It holds itself, because of an error, until it is let go on.
     stopped: bool,
+    /// The work stands still because of one of these.
+    resting: bool,
     /// Bytes a second; 0 is as fast as it goes.
     speed: u64,
     /// When the next step may begin.
@@ -131,6 +133,12 @@ impl Control {
     #[must_use]
     pub fn is_paused(&self) -> bool {
         self.orders().paused
+    }
+
+    /// Whether the work stands still because it is held; until it comes to its next step it moves on.
+    #[must_use]
+    pub fn is_resting(&self) -> bool {
+        self.orders().resting
     }
 
     /// Sets how many bytes a second it may move; 0 is as fast as it goes.
@@ -215,7 +223,10 @@ impl Control {
             let wait = orders.next.map(|next| next.saturating_duration_since(Instant::now()));
             orders = match wait.filter(|wait| !wait.is_zero()) {
                 _ if orders.paused || orders.stopped => {
-                    self.changed.wait(orders).unwrap_or_else(PoisonError::into_inner)
+                    orders.resting = true;
+                    let mut orders = self.changed.wait(orders).unwrap_or_else(PoisonError::into_inner);
+                    orders.resting = false;
+                    orders
                 }
                 Some(wait) => self.changed.wait_timeout(orders, wait).unwrap_or_else(PoisonError::into_inner).0,
                 None => return Ok(()),

@@ -236,6 +236,7 @@ fn job_pauses_goes_on_keeps_to_its_speed_and_ends_when_told() {
     assert!(begun.elapsed() >= Duration::from_millis(120), "{:?}", begun.elapsed());
     control.set_speed(0);
     control.set_paused(true);
+    assert!(!control.is_resting(), "the work has not heard of it");
     let (worker, reached) = (control.clone(), Arc::new(AtomicBool::new(false)));
     let seen = reached.clone();
     let thread = std::thread::spawn(move || {
@@ -249,12 +250,13 @@ fn job_pauses_goes_on_keeps_to_its_speed_and_ends_when_told() {
         })
     });
     std::thread::sleep(Duration::from_millis(30));
-    assert!(!reached.load(Ordering::SeqCst), "it is paused");
+    assert!(!reached.load(Ordering::SeqCst) && control.is_resting(), "it is paused");
 
     control.set_paused(false);
     while control.progress().0 != 2 {
         std::thread::yield_now();
     }
+    assert!(!control.is_resting());
     control.cancel();
 
     let ended: Result<(), Halt> = thread.join().unwrap();

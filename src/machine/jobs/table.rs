@@ -227,7 +227,12 @@ pub(super) fn block_job_info(job: &Job) -> BlockJobInfo {
         device,
         len,
         offset,
-        busy: job.status == JobStatus::Running,
+        busy: match job.status {
+            JobStatus::Running => true,
+            // Until its work comes to its next step it moves on.
+            JobStatus::Paused => !job.control.is_resting(),
+            _ => false,
+        },
         paused: job.control.is_paused(),
         speed,
         io_status: job.io_status,
