@@ -109,6 +109,10 @@ fn encrypted_images_and_images_with_their_data_elsewhere_are_what_qemu_reads() {
         (json!({"encrypt": {"format": "luks"}}), "Parameter 'encrypt.key-secret' is required for cipher"),
         (json!({"encrypt": {"format": "luks", "key-secret": "t"}}), "No secret with id 't'"),
         (
+            json!({"encrypt": {"format": "luks", "key-secret": "s", "hash-alg": "md5"}}),
+            "Hash algorithm 'md5' is not supported",
+        ),
+        (
             json!({"encrypt": {"format": "qcow", "key-secret": "s"}}),
             "Use of AES-CBC encrypted qcow2 images is no longer supported in system emulators",
         ),
@@ -657,6 +661,41 @@ fn ready_job_that_is_paused_ends_when_it_goes_on() {
     let order = ["standby", "ready", "waiting", "pending", "BLOCK_JOB_COMPLETED", "concluded", "null"];
     assert_eq!(story(&events), order);
     assert_eq!(machine.depth(), 0);
+    machine.end();
+}
+
+#[test]
+fn mirror_that_is_paused_as_it_becomes_ready_is_ready_when_it_goes_on() {
+    let folder = tempfile::tempdir().expect("directory");
+    let mut machine = chain(folder.path());
+    tool("qemu-img", "create -q -f raw copy 8M", folder.path());
+    let copy = json!({"driver": "file", "node-name": "copy", "filename": folder.path().join("copy")});
+    machine.ask("blockdev-add", &copy).expect("a node");
+
+    // When the order comes is by chance: at a step, between the last one and its news, or after.
+    for round in 0..20 {
+        let id = json!({"id": "j"});
+        machine
+            .ask("blockdev-mirror", &json!({"job-id": "j", "device": "top", "target": "copy", "sync": "full"}))
+            .expect("a job");
+        std::thread::sleep(std::time::Duration::from_millis(round));
+        machine.ask("job-pause", &id).expect("paused");
+        let told = loop {
+            let jobs = machine.ask("query-block-jobs", &json!({})).expect("jobs");
+            if jobs[0]["busy"] == false {
+                break jobs[0]["offset"].clone();
+            }
+        };
+        std::thread::sleep(std::time::Duration::from_millis(20));
+        let later = machine.ask("query-block-jobs", &json!({})).expect("jobs")[0]["offset"].clone();
+        machine.ask("job-resume", &id).expect("goes on");
+        machine.until("j", "BLOCK_JOB_READY");
+        let status = machine.ask("query-jobs", &json!({})).expect("jobs")[0]["status"].clone();
+        machine.ask("block-job-cancel", &json!({"device": "j"})).expect("cancelled");
+        machine.until("j", "null");
+
+        assert_eq!((later, status), (told, "ready".into()), "{round}");
+    }
     machine.end();
 }
 

@@ -161,16 +161,19 @@ impl Graph {
             return Err(error);
         }
         opened.into_iter().for_each(Opened::keep);
-        changes.into_iter().for_each(|change| self.follow(change));
+        // What one left another may have come to stand on.
+        let left: Vec<_> = changes.into_iter().filter_map(|change| self.follow(change)).collect();
+        let mut nodes = self.lock();
+        left.iter().for_each(|node| super::forget(&mut nodes, node));
         Ok(())
     }
 
-    /// Does what cannot fail of a change.
-    fn follow(&self, change: Change) {
+    /// Does what cannot fail of a change. Gives back a node that another no longer stands on.
+    fn follow(&self, change: Change) -> Option<Arc<Node>> {
         match change {
             Change::Write(..) => {}
-            Change::Stand(node, "file", Some(file)) => self.stand_on_file(&node, &file),
-            Change::Stand(node, _, base) => self.stand(&node, base.as_ref()),
+            Change::Stand(node, "file", Some(file)) => return self.stand_on_file(&node, &file),
+            Change::Stand(node, _, base) => return node.stand_on(base.as_ref()),
             Change::Limit(node, group) => {
                 if let Some(throttle) = node.layer().as_any().downcast_ref::<Throttle>() {
                     throttle.set_group(&group);
@@ -193,10 +196,11 @@ impl Graph {
                 *node.recipe.write().unwrap_or_else(PoisonError::into_inner) = recipe;
             }
         }
+        None
     }
 
-    /// Puts `node` onto another `file`.
-    fn stand_on_file(&self, node: &Arc<Node>, file: &Arc<Node>) {
+    /// Puts `node` onto another `file`; gives back the former one.
+    fn stand_on_file(&self, node: &Arc<Node>, file: &Arc<Node>) -> Option<Arc<Node>> {
         let go = || node.place.iter().for_each(|place| place.move_to(file.layer().clone()));
         let written = match node.layer().as_any().downcast_ref::<Qcow2>() {
             Some(image) => image.change_file(go),
@@ -211,8 +215,7 @@ impl Graph {
         }
         let former = node.put_child("file", Some(file));
         self.rename(node, &file.filename());
-        let mut nodes = self.lock();
-        former.iter().for_each(|former| super::forget(&mut nodes, former));
+        former
     }
 
     /// `node`, and what shows it as its own, are known by another path.

@@ -61,6 +61,13 @@ impl Node {
         }
     }
 
+    /// Puts it onto `base`, or onto nothing; gives back what it stood on, if that is another.
+    pub(super) fn stand_on(self: &Arc<Self>, base: Option<&Arc<Self>>) -> Option<Arc<Self>> {
+        self.set_backing(base);
+        let former = self.put_child("backing", base);
+        former.filter(|former| base.is_none_or(|base| !Arc::ptr_eq(base, former)))
+    }
+
     /// Nothing is written to it any more.
     pub(super) fn close_for_writing(&self) {
         self.kept.store(true, Ordering::Release);
@@ -166,11 +173,8 @@ impl Graph {
 
     /// Puts `top` onto `base`, or onto nothing.
     pub(super) fn stand(&self, top: &Arc<Node>, base: Option<&Arc<Node>>) {
-        top.set_backing(base);
-        let former = top.put_child("backing", base);
-        let mut nodes = self.lock();
-        for node in former.iter().filter(|node| base.is_none_or(|base| !Arc::ptr_eq(base, node))) {
-            forget(&mut nodes, node);
+        if let Some(former) = top.stand_on(base) {
+            forget(&mut self.lock(), &former);
         }
     }
 

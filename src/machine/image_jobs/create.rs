@@ -144,16 +144,19 @@ impl Machine {
             return Err(invalid(format!("Data from secret {id} is not valid UTF-8")));
         }
         let default = LuksOptions::default();
-        let hash = |alg: Option<HashAlg>| alg.and_then(|alg| Hash::by_name(alg.as_str())).unwrap_or(default.hash);
+        let known = |alg: HashAlg| {
+            Hash::by_name(alg.as_str()).ok_or_else(|| invalid(format!("Hash algorithm '{alg}' is not supported")))
+        };
+        let hash = |alg: Option<HashAlg>| alg.map_or(Ok(default.hash), known);
         let options = LuksOptions {
             cipher: args.cipher_alg.and_then(|alg| CipherAlg::by_name(alg.as_str())).unwrap_or(default.cipher),
             mode: args.cipher_mode.and_then(|mode| CipherMode::by_name(mode.as_str())).unwrap_or(default.mode),
             iv: match args.ivgen_alg {
                 Some(IvGenAlg::Plain) => IvGen::Plain,
-                Some(IvGenAlg::Essiv) => IvGen::Essiv(hash(args.ivgen_hash_alg)),
+                Some(IvGenAlg::Essiv) => IvGen::Essiv(hash(args.ivgen_hash_alg)?),
                 Some(IvGenAlg::Plain64) | None => IvGen::Plain64,
             },
-            hash: hash(args.hash_alg),
+            hash: hash(args.hash_alg)?,
             // As in QEMU no time is the least that is safe.
             iter_time: args.iter_time.map_or(default.iter_time, |time| Duration::from_millis(time.max(1))),
         };

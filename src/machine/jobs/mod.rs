@@ -106,6 +106,10 @@ impl Machine {
         if let Some(job) = self.jobs.all.get(id) {
             let BlockJobData { r#type, device, len, offset, speed, .. } = job.data();
             self.bus.emit(&Event::BlockJobReady(BlockJobReadyData { r#type, device, len, offset, speed }));
+            // It was told to pause when it had no step left at which to do so.
+            if job.control.is_paused() {
+                self.job_is(id, JobStatus::Standby);
+            }
         }
     }
 

@@ -87,6 +87,8 @@ qapi_enum! {
 qapi_enum! {
     /// A hash.
     pub enum HashAlg {
+        /// MD5, which only means something to who does not use it.
+        Md5 = "md5",
         /// SHA-1.
         Sha1 = "sha1",
         /// SHA-2 with 224 bits.

@@ -188,23 +188,27 @@ fn disk_is_written_while_its_nodes_change() {
 #[test]
 fn images_that_change_files_show_each_others_content() {
     let rig = Rig::new();
-    qcow2_file(&rig.folder.path().join("b"), None);
-    rig.add(json!({"driver": "file", "node-name": "b", "filename": rig.folder.path().join("b")}));
     let image = |name: &str, file: &str| json!({"driver": "qcow2", "node-name": name, "file": file});
-    rig.add(image("other", "b"));
+    // Two files that come with their images.
+    for (name, file) in [("one", "b"), ("other", "c")] {
+        let path = rig.folder.path().join(file);
+        qcow2_file(&path, None);
+        rig.add(json!({"driver": "qcow2", "node-name": name,
+            "file": {"driver": "file", "node-name": file, "filename": path}}));
+    }
     let write = |name: &str, byte: u8, at: u64| {
         crate::layer::write_all(rig.node(name).layer().as_ref(), &[byte; 512], at).unwrap();
     };
     let read = |name: &str| read_vec(rig.node(name).layer().as_ref(), 0, 512).unwrap();
     // The same place of the disk is at another of the file.
     write("other", 9, 1 << 17);
-    write("disk", 7, 0);
+    write("one", 7, 0);
     write("other", 8, 0);
 
-    rig.reopen(&[image("disk", "b"), image("other", "file")]).unwrap();
-    let crossed = (read("disk"), read("other"));
-    rig.reopen(&[image("disk", "file"), image("other", "b")]).unwrap();
+    rig.reopen(&[image("one", "c"), image("other", "b")]).unwrap();
+    let crossed = (read("one"), read("other"));
+    rig.reopen(&[image("one", "b"), image("other", "c")]).unwrap();
 
     assert_eq!(crossed, (vec![8; 512], vec![7; 512]));
-    assert_eq!((read("disk"), read("other")), (vec![7; 512], vec![8; 512]));
+    assert_eq!((read("one"), read("other")), (vec![7; 512], vec![8; 512]));
 }
