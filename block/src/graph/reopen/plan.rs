@@ -8,6 +8,7 @@ use super::super::{Graph, Node};
 use super::{Change, Recipe, options, refuse};
 use crate::error::BlockError;
 use crate::filter::copy_on_read::CopyOnRead;
+use crate::format::qcow2::Qcow2;
 use crate::format::raw::Raw;
 use crate::spec::{self, Backing, BlockdevSpec, NodeRef};
 
@@ -115,7 +116,7 @@ impl Graph {
     ) -> Result<(), BlockError> {
         let now = node.child("backing");
         let then = match (backing, &now) {
-            (Backing::Header | Backing::Over(_), Some(_)) => {
+            (Backing::Header | Backing::Over(_), now) if now.is_some() || names_backing(node) => {
                 return Err(refuse(format!("backing is missing for '{}'", node.name)));
             }
             (Backing::Header | Backing::Over(_) | Backing::None, _) => None,
@@ -207,6 +208,12 @@ fn plan_window(node: &Arc<Node>, raw: &spec::Raw, file: Option<&Node>, plan: &mu
         plan.changes.push(Change::Show(node.clone(), window));
     }
     Ok(())
+}
+
+/// Whether the header names an image beneath, also where the node stands on none.
+fn names_backing(node: &Node) -> bool {
+    let image = node.layer().as_any().downcast_ref::<Qcow2>();
+    image.is_some_and(|image| image.backing_name().0.is_some())
 }
 
 impl Node {

@@ -212,3 +212,21 @@ fn images_that_change_files_show_each_others_content() {
     assert_eq!(crossed, (vec![8; 512], vec![7; 512]));
     assert_eq!((read("one"), read("other")), (vec![7; 512], vec![8; 512]));
 }
+
+#[test]
+fn overlay_that_stands_on_nothing_has_to_say_so() {
+    let rig = Rig::new();
+    let path = rig.folder.path().join("over");
+    qcow2_file(&path, Some(("a", Some("qcow2"))));
+    let over = |backing: &Value| {
+        let mut node = json!({"driver": "qcow2", "node-name": "over", "file": {"driver": "file", "filename": path}});
+        node.as_object_mut().unwrap().extend(backing.as_object().unwrap().clone());
+        node
+    };
+    rig.add(over(&json!({"backing": null})));
+
+    let error = rig.reopen(&[over(&json!({}))]).unwrap_err();
+    rig.reopen(&[over(&json!({"backing": null}))]).unwrap();
+
+    assert_eq!(error.to_string(), "backing is missing for 'over'");
+}
