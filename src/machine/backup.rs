@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use rhea_block::ErrorKind;
 use rhea_block::format::qcow2::Bits;
 use rhea_block::graph::{JobNode, NewTarget, Node, OwnTarget};
 use rhea_block::job::{Backup, Control, Part};
@@ -178,7 +179,10 @@ fn take_marks(source: &Arc<Node>, args: &BackupArgs) -> Result<Option<Marks>, Qm
     let Some(mode) = mode_of_bitmap(args.sync, args.bitmap.as_ref(), args.bitmap_mode)? else { return Ok(None) };
     let name = args.bitmap.clone().unwrap_or_default();
     let taken = keeper(source)?.take_bitmap(&name, mode != BitmapSyncMode::Never);
-    let bits = taken.map_err(|error| QmpError::from_error(&error))?;
+    let bits = taken.map_err(|error| match error.kind() {
+        ErrorKind::NotFound => QmpError::generic(format!("Bitmap '{name}' could not be found")),
+        _ => QmpError::from_error(&error),
+    })?;
     Ok(Some(Marks { source: source.clone(), name, bits, mode }))
 }
 
@@ -197,12 +201,17 @@ fn mode_of_bitmap(
             return refuse("Bitmap sync mode must be 'on-success' when using sync mode 'incremental'".into());
         }
         (BackupSyncMode::Incremental, ..) => BitmapSyncMode::OnSuccess,
-        (BackupSyncMode::Bitmap, _, None) => {
-            return refuse("Bitmap sync mode must be given when providing a bitmap".into());
-        }
-        (BackupSyncMode::Bitmap, _, Some(mode)) => mode,
         (_, None, None) => return Ok(None),
         (_, None, Some(_)) => return refuse("Cannot specify bitmap sync mode without a bitmap".into()),
+        (_, Some(_), None) => return refuse("Bitmap sync mode must be given when providing a bitmap".into()),
+        (BackupSyncMode::Bitmap, _, Some(mode)) => mode,
+        (BackupSyncMode::None, Some(_), _) => {
+            return refuse("sync mode 'none' does not produce meaningful bitmap outputs".into());
+        }
+        (_, Some(_), Some(BitmapSyncMode::Never)) => {
+            let text = "Bitmap sync mode 'never' has no meaningful effect when combined with sync mode";
+            return refuse(format!("{text} '{sync}'"));
+        }
         (_, Some(_), _) => {
             return refuse(format!("sync mode '{sync}' takes no bitmap here: give 'bitmap' or 'incremental'"));
         }

@@ -423,3 +423,30 @@ fn older_commands_show_a_drive_until_its_medium_goes() {
     let gone = machine.events.iter().find(|event| event["event"] == "BLOCK_EXPORT_DELETED");
     assert_eq!(gone.expect("told")["data"]["id"], "x");
 }
+
+/// Texts are QEMU's.
+#[test]
+fn what_a_bitmap_cannot_do_for_a_backup_is_said() {
+    let mut machine =
+        Machine::start("-blockdev driver=null-co,node-name=disk,size=1M -blockdev driver=null-co,node-name=to,size=1M");
+    for (sync, bitmap, mode, desc) in [
+        ("full", Some("b"), None, "Bitmap sync mode must be given when providing a bitmap"),
+        ("bitmap", Some("b"), None, "Bitmap sync mode must be given when providing a bitmap"),
+        ("none", Some("b"), Some("never"), "sync mode 'none' does not produce meaningful bitmap outputs"),
+        (
+            "top",
+            Some("b"),
+            Some("never"),
+            "Bitmap sync mode 'never' has no meaningful effect when combined with sync mode 'top'",
+        ),
+        ("full", None, Some("never"), "Cannot specify bitmap sync mode without a bitmap"),
+        ("incremental", None, None, "must provide a valid bitmap name for 'incremental' sync mode"),
+    ] {
+        let mut args = json!({"job-id": "j", "device": "disk", "target": "to", "sync": sync});
+        let more = [("bitmap", bitmap), ("bitmap-mode", mode)];
+        more.iter()
+            .filter_map(|(name, value)| Some((name, (*value)?)))
+            .for_each(|(name, value)| args[*name] = value.into());
+        assert_eq!(machine.ask("blockdev-backup", &args), Err(desc.to_owned()), "{args}");
+    }
+}
