@@ -49,6 +49,11 @@ pub(crate) const FIRMWARE: &[Package] = &[
     Package { name: "memtest86+", program: "/boot/memtest86+x64.bin", why: "a kernel that is not Linux" },
     Package { name: "grub-common", program: "grub-mkrescue", why: "makes a disc with a boot loader of our own" },
     Package { name: "grub-pc-bin", program: "/usr/lib/grub/i386-pc/boot.img", why: "the boot loader on that disc" },
+    Package {
+        name: "grub-efi-amd64-bin",
+        program: "/usr/lib/grub/x86_64-efi/halt.mod",
+        why: "the boot loader on that disc for UEFI",
+    },
     Package { name: "mtools", program: "mformat", why: "what grub-mkrescue works with" },
     Package { name: "xorriso", program: "xorriso", why: "what grub-mkrescue works with" },
 ];

@@ -2,16 +2,24 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 
 use super::boot::finds_nothing_wrong;
-use super::firmware::{are_the_same, tables};
+use super::firmware::{are_the_same, start, tables};
 use crate::packages::{UEFI, UEFI_CODE, UEFI_VARIABLES};
 use crate::suite::stage::Stage;
 use crate::suite::vm::Vm;
 
-super::scenarios![uefi_keeps_its_variables_in_flash, tables_are_the_same_directly_and_through_uefi];
+super::scenarios![
+    uefi_keeps_its_variables_in_flash,
+    uefi_starts_discs_from_each_bus,
+    tables_are_the_same_directly_and_through_uefi,
+];
+
+/// This firmware and a boot loader get to a menu within this.
+const MENU: Duration = Duration::from_secs(120);
 
 /// Variables of ours, in the form of efivarfs: a name and an owner.
 const VARIABLE: &str = "/sys/firmware/efi/efivars/RheaTest-6b0b5a4e-2a56-4a47-9b0e-3a7d2c1f5e11";
@@ -62,6 +70,19 @@ fn uefi_keeps_its_variables_in_flash(stage: &Stage<'_>) -> Result<()> {
     let read = vm.run(&format!("tail -q -c +5 {VARIABLE} {OTHER}"))?;
     ensure!(read == "kept through it allheld through it all", "after a reboot the variables are {read:?}");
     vm.power_off()
+}
+
+fn uefi_starts_discs_from_each_bus(stage: &Stage<'_>) -> Result<()> {
+    let disc = format!("file={},format=raw,media=cdrom,readonly=on,if=none,id=d", stage.boot_disc()?.display());
+    let ide: &[&str] = &["-device", "ide-cd,drive=d"];
+    let scsi: &[&str] = &["-device", "virtio-scsi-pci", "-device", "scsi-cd,drive=d"];
+    for devices in [ide, scsi] {
+        let mut vm = start(stage, &[&["-bios", UEFI, "-drive", &disc][..], devices].concat())?;
+        // The menu goes on by itself.
+        vm.wait_for("Power off", MENU).with_context(|| format!("GRUB from {devices:?}"))?;
+        vm.ends_well()?;
+    }
+    Ok(())
 }
 
 fn tables_are_the_same_directly_and_through_uefi(stage: &Stage<'_>) -> Result<()> {
