@@ -170,7 +170,16 @@ impl Node {
     /// What `BlockDeviceInfo` says of this node.
     #[must_use]
     pub fn info(&self, writeback: bool) -> NodeInfo {
-        let image = self.details();
+        self.info_with(self.details(), self.depth(), writeback)
+    }
+
+    /// The same without the images behind it.
+    #[must_use]
+    pub fn flat_info(&self, writeback: bool) -> NodeInfo {
+        self.info_with(self.details_on(None), 0, writeback)
+    }
+
+    fn info_with(&self, image: ImageDetails, depth: usize, writeback: bool) -> NodeInfo {
         let (backing, recipe) = (self.base(), self.recipe());
         let file = self.layer().as_any().downcast_ref::<HostFile>();
         NodeInfo {
@@ -179,7 +188,7 @@ impl Node {
             ro: self.is_read_only(),
             drv: self.layer().driver(),
             backing_file: backing.map(|node| node.filename().display().to_string()),
-            backing_file_depth: self.depth(),
+            backing_file_depth: depth,
             children: self
                 .children()
                 .into_iter()
@@ -249,16 +258,31 @@ impl Node {
         if self.has_mark() {
             details.dirty_flag.get_or_insert(false);
         }
-        details.full_backing_filename = beneath.as_ref().map(|backing| backing.filename.clone());
+        details.full_backing_filename = self.base().map(|base| base.filename().display().to_string());
         details.backing_image = beneath;
         details
     }
 }
 
 impl Graph {
-    /// What `query-named-block-nodes` gives.
+    /// What `query-named-block-nodes` gives: of each node with the images behind it, of which there may be as many as
+    /// pairs of nodes.
+    ///
+    /// # Errors
+    ///
+    /// How many there are, if more than `most`.
+    pub fn info(&self, most: usize) -> Result<Vec<NodeInfo>, usize> {
+        let nodes = self.nodes();
+        let images = nodes.iter().map(|node| 1 + std::iter::successors(node.base(), |node| node.base()).count()).sum();
+        if images > most {
+            return Err(images);
+        }
+        Ok(nodes.iter().map(|node| node.info(true)).collect())
+    }
+
+    /// The same, of each node by itself.
     #[must_use]
-    pub fn info(&self) -> Vec<NodeInfo> {
-        self.nodes().iter().map(|node: &Arc<Node>| node.info(true)).collect()
+    pub fn flat_info(&self) -> Vec<NodeInfo> {
+        self.nodes().iter().map(|node| node.flat_info(true)).collect()
     }
 }

@@ -27,8 +27,9 @@ use crate::spec::{self, Aio, BlockdevSpec, DetectZeroes, Discard, Locking, NodeR
 
 /// Most nodes described within each other; images that headers name, or that stand beneath each other, are not counted.
 const DEEPEST: usize = 200;
-/// Most images beneath each other: headers may lead through all files there are.
-const MOST_IMAGES: usize = 10_000;
+/// Most images beneath each other: headers may lead through all files there are, and queries tell of each within the one
+/// above it.
+const MOST_IMAGES: usize = 1000;
 
 /// The nodes above the one that is being opened, for limits and loops.
 #[derive(Debug, Clone, Copy, Default)]

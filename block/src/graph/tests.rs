@@ -43,7 +43,7 @@ fn libvirts_pair_of_nodes_is_made_queried_and_removed() {
     graph.add(&spec(&serde_json::json!({"driver":"file","filename":path,"node-name":"sto"}))).unwrap();
     graph.add(&spec(&serde_json::json!({"driver":"qcow2","file":"sto","node-name":"fmt"}))).unwrap();
 
-    let info = serde_json::to_value(graph.info()).unwrap();
+    let info = serde_json::to_value(graph.info(100).unwrap()).unwrap();
     assert_eq!(info[0]["node-name"], "fmt");
     assert_eq!(info[0]["image"]["virtual-size"], 1 << 20);
     assert_eq!(info[0]["image"]["format-specific"]["data"]["compat"], "1.1");
@@ -197,8 +197,8 @@ fn discards_do_nothing_unless_asked_for() {
 }
 
 #[test]
-fn chain_of_1500_images_is_opened_read_written_told_and_closed_on_a_workers_stack() {
-    const IMAGES: usize = 1500;
+fn chain_of_1000_images_is_opened_read_written_told_and_closed_on_a_workers_stack() {
+    const IMAGES: usize = 1000;
     let folder = tempfile::tempdir().unwrap();
     let name = |n: usize| format!("{n}.qcow2");
     raw_file(&folder.path().join(name(0)), 7);
@@ -207,7 +207,7 @@ fn chain_of_1500_images_is_opened_read_written_told_and_closed_on_a_workers_stac
     qcow2_file(&folder.path().join(name(2)), Some((&name(1), Some("qcow2"))));
     let image = std::fs::read(folder.path().join(name(2))).unwrap();
     let at = image.windows(7).position(|bytes| bytes == b"1.qcow2").unwrap();
-    for n in 3..=IMAGES {
+    for n in 3..=IMAGES + 1 {
         let (below, mut image) = (name(n - 1), image.clone());
         image[at..at + below.len()].copy_from_slice(below.as_bytes());
         image[16..20].copy_from_slice(&(below.len() as u32).to_be_bytes());
@@ -216,11 +216,15 @@ fn chain_of_1500_images_is_opened_read_written_told_and_closed_on_a_workers_stac
     // More files than a process may have open without asking.
     crate::sys::allow_open_files(2 * IMAGES as u64).unwrap();
 
-    let top = folder.path().join(name(IMAGES));
+    let (top, too_deep) = (folder.path().join(name(IMAGES)), folder.path().join(name(IMAGES + 1)));
     let work = move || {
         let graph = Graph::new();
+        let refused = graph.open_drive(&drive(&too_deep)).err().map(|error| format!("{error:?}"));
         let opened = graph.open_drive(&drive(&top)).unwrap();
         let (layer, depth) = (opened.node.layer().clone(), opened.node.info(true).backing_file_depth);
+        // A file beneath each image: these and all pairs, once each.
+        assert_eq!(graph.info(2000).err(), Some((IMAGES + 1) * (IMAGES + 2) / 2 + IMAGES + 1));
+        assert_eq!(graph.flat_info().len(), 2 * (IMAGES + 1));
         let asked = (layer.status(0, 512).unwrap(), layer.wants_ring(), layer.is_cached());
         let fast = layer.fast(FastOp::Read, 0, 512);
         write_all(layer.as_ref(), &[1; 512], 512).unwrap();
@@ -230,11 +234,13 @@ fn chain_of_1500_images_is_opened_read_written_told_and_closed_on_a_workers_stac
         graph.remove(opened.node.name()).unwrap();
         assert_eq!(graph.nodes().len(), 0);
         drop((opened, graph));
-        (depth, asked.0.data, bytes)
+        (refused, depth, asked.0.data, bytes)
     };
     let done = crate::thread::spawn(crate::thread::ThreadKind::Disk, "deep", work).unwrap().join().unwrap();
 
-    assert_eq!(done, (IMAGES, true, [vec![7; 512], vec![1; 512]].concat()));
+    let refused = done.0.unwrap_or_default();
+    assert!(refused.contains("more than 1000 images beneath each other"), "{refused}");
+    assert_eq!((done.1, done.2, done.3), (IMAGES, true, [vec![7; 512], vec![1; 512]].concat()));
 }
 
 fn object(json: &serde_json::Value) -> serde_json::Map<String, serde_json::Value> {

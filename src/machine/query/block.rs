@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use rhea_block::graph::{Attached, Node, NodeInfo, ThrottleInfo};
+use rhea_block::graph::{Attached, Node, ThrottleInfo};
 use rhea_block::layer::Preallocation;
 use rhea_block::protocol::file::HostFile;
 use rhea_block::spec::BlockdevSpec;
@@ -19,6 +19,9 @@ use crate::qmp::command::args::{BlockResize, BlockSetWriteThreshold, BlockdevReo
 use crate::qmp::event::BlockWriteThresholdData;
 use crate::qmp::reply::block::{BlockDeviceStats, BlockStats, BlockStatsDriver, BlockStatsSpecific};
 use crate::spec::blockdev::BlockdevArgs;
+
+/// Most images that are told of in one answer, each of up to 2 KiB: a session holds 4 MiB for its client.
+const MOST_IMAGES: usize = 2000;
 
 impl Machine {
     /// `query-block`: one entry a disk.
@@ -67,14 +70,13 @@ impl Machine {
 
     /// `query-named-block-nodes`; flat leaves out the images behind each.
     pub(in crate::machine) fn nodes(&self, flat: bool) -> Answer {
-        let mut nodes: Vec<NodeInfo> = self.host.graph.info();
-        if flat {
-            for node in &mut nodes {
-                node.image.backing_image = None;
-                node.backing_file_depth = 0;
-            }
-        }
-        answer(&nodes)
+        let graph = &self.host.graph;
+        let nodes = if flat { Ok(graph.flat_info()) } else { graph.info(MOST_IMAGES) };
+        let too_many = |images| {
+            let text = format!("the nodes and what is behind each make {images} images, too many for one answer");
+            QmpError::generic(format!("{text}; ask with flat=true"))
+        };
+        answer(&nodes.map_err(too_many)?)
     }
 
     /// `query-blockstats`: of disks with the images behind them, or of nodes; of each with what is beneath it.

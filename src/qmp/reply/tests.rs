@@ -96,7 +96,7 @@ fn block_graph_answers_with_the_members_of_the_schema() {
     let spec = serde_json::json!({"driver": "raw", "node-name": "disk", "file": file});
     graph.add(&serde_json::from_value(spec).unwrap()).unwrap();
 
-    let told = serde_json::to_value(graph.info()).unwrap();
+    let told = serde_json::to_value(graph.info(100).unwrap()).unwrap();
     let read: Vec<block::BlockDeviceInfo> = serde_json::from_value(told.clone()).unwrap();
 
     assert_eq!(serde_json::to_value(read).unwrap(), told);
