@@ -262,7 +262,7 @@ fn codes(letters: &str) -> Result<[u8; 3], BootPlanError> {
 /// What firmware is told of devices, by their Open Firmware paths.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Told {
-    /// Those with a `bootindex` from 0, the least first.
+    /// Those with a place in it, the first first.
     pub order: Vec<String>,
     /// Those whose shape it is to show programs.
     pub shapes: Vec<(String, [u32; 3])>,
@@ -278,13 +278,17 @@ impl Told {
         let mut indexed = roms;
         let mut shapes = Vec::new();
         for (path, told) in functions.flat_map(function_paths).chain(ide_paths(ide)) {
-            indexed.extend(told.index.map(|index| (index, path.clone())));
+            indexed.extend(told.index.filter(has_place).map(|index| (index, path.clone())));
             shapes.extend(told.shape.map(|shape| (path, shape)));
         }
-        indexed.retain(|(index, _)| *index >= 0);
         indexed.sort_by_key(|(index, _)| *index);
         Self { order: indexed.into_iter().map(|(_, path)| path).collect(), shapes }
     }
+}
+
+/// A `bootindex` below 0 is none.
+pub(super) const fn has_place(index: &i32) -> bool {
+    *index >= 0
 }
 
 /// A virtio disk is a function by itself; behind an adapter, each unit has its place on the one channel.

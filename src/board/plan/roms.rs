@@ -4,7 +4,7 @@ use std::fs::File;
 use std::io::{self, Read};
 use std::path::Path;
 
-use super::boot::BootPlanError;
+use super::boot::{BootPlanError, has_place};
 use crate::spec::boot::BootSpec;
 
 /// The file of the ROM that starts the kernel of `-kernel`, as other monitors call it.
@@ -40,7 +40,8 @@ pub(super) fn read(spec: &BootSpec, firmware: bool) -> Result<Vec<(String, Vec<u
 pub(super) fn paths(spec: &BootSpec, firmware: bool) -> Vec<(i32, String)> {
     let path = |name: &str| format!("/rom@genroms/{name}");
     let kernel = (firmware && spec.kernel.is_some()).then(|| (FIRST, path(KERNEL_ROM)));
-    let asked = spec.option_roms.iter().filter_map(|rom| Some((rom.bootindex?, path(name(&rom.romfile)))));
+    let asked =
+        spec.option_roms.iter().filter_map(|rom| Some((rom.bootindex.filter(has_place)?, path(name(&rom.romfile)))));
     kernel.into_iter().chain(asked).collect()
 }
 
@@ -56,7 +57,8 @@ mod tests {
     #[test]
     fn kernel_comes_before_roms_and_only_for_firmware() {
         let rom = OptionRomSpec { romfile: "/roms/net.rom".into(), bootindex: Some(0) };
-        let spec = BootSpec { kernel: Some("vmlinuz".into()), option_roms: vec![rom], ..BootSpec::default() };
+        let none = OptionRomSpec { romfile: "/roms/late.rom".into(), bootindex: Some(-1) };
+        let spec = BootSpec { kernel: Some("vmlinuz".into()), option_roms: vec![rom, none], ..BootSpec::default() };
 
         let rom = (0, "/rom@genroms/net.rom".to_owned());
         assert_eq!(paths(&spec, true), [(FIRST, "/rom@genroms/linuxboot_dma.bin".to_owned()), rom.clone()]);
