@@ -14,7 +14,7 @@ use super::Context;
 use super::commands::{Failure, Printed, Words, quiet};
 
 /// The words' mistake in the sentence that the command line has for it.
-pub(super) fn wrong(error: &SpecError) -> Failure {
+fn wrong(error: &SpecError) -> Failure {
     QmpError::from_error(error).into()
 }
 

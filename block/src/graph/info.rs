@@ -216,6 +216,11 @@ impl Node {
         self.child("backing").filter(|_| !self.layer().as_any().is::<JobTop>())
     }
 
+    /// The images that are told of behind this one, from the next on.
+    fn behind(&self) -> impl Iterator<Item = Arc<Self>> {
+        std::iter::successors(self.base(), |node| node.base())
+    }
+
     fn dirty_bitmaps(&self) -> Vec<DirtyBitmap> {
         let image = self.layer().as_any().downcast_ref::<Qcow2>();
         image.map_or_else(Vec::new, Qcow2::dirty_bitmaps)
@@ -232,7 +237,7 @@ impl Node {
     /// What `ImageInfo` says of this node.
     #[must_use]
     pub fn details(&self) -> ImageDetails {
-        let chain: Vec<_> = std::iter::successors(self.base(), |node| node.base()).collect();
+        let chain: Vec<_> = self.behind().collect();
         // From the bottom up: each holds what it stands on.
         let beneath = chain.into_iter().rev().fold(None, |beneath, node| Some(Box::new(node.details_on(beneath))));
         self.details_on(beneath)
@@ -273,7 +278,7 @@ impl Graph {
     /// How many there are, if more than `most`.
     pub fn info(&self, most: usize) -> Result<Vec<NodeInfo>, usize> {
         let nodes = self.nodes();
-        let images = nodes.iter().map(|node| 1 + std::iter::successors(node.base(), |node| node.base()).count()).sum();
+        let images = nodes.iter().map(|node| 1 + node.behind().count()).sum();
         if images > most {
             return Err(images);
         }

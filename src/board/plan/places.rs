@@ -6,6 +6,7 @@ use std::fmt;
 
 use rhea_devices::pci::Bdf;
 
+use super::boot::has_place;
 use super::check::PlanError;
 use crate::spec::DeviceSpec;
 use crate::spec::pci::PciSpec;
@@ -151,7 +152,7 @@ impl Names {
     fn check_bootindex(&self, index: Option<i32>) -> Result<(), PlanError> {
         let mut given = self.taken.values().flatten().map(|taken| taken.device.bootindex());
         match index {
-            Some(at) if at >= 0 && given.any(|other| other == index) => Err(PlanError::BootIndex(at)),
+            Some(at) if has_place(&at) && given.any(|other| other == index) => Err(PlanError::BootIndex(at)),
             _ => Ok(()),
         }
     }
