@@ -83,8 +83,7 @@ impl Setup {
             errors.read = crate::block_errors::OnError::Stop;
             errors.write = crate::block_errors::OnError::Stop;
         }
-        let mut config = UnitConfig::cd("cd0");
-        config.product = "QEMU DVD-ROM".into();
+        let mut config = UnitConfig::atapi_cd("cd0");
         config.serial = "QM00003".into();
         let loaded = self.loaded.then(|| Arc::clone(&disc) as _);
         let unit = LogicalUnit::new(config, loaded, &Reservations::new()).unwrap();

@@ -42,8 +42,10 @@ pub(super) fn padded(text: &str, len: usize) -> impl Iterator<Item = u8> + '_ {
 fn standard(unit: &LogicalUnit) -> Vec<u8> {
     let config = &unit.config;
     let removable = if config.removable { 0x80 } else { 0 };
-    // HISUP and format 2; 31 more bytes; command queuing and synchronous transfer.
-    let mut data = vec![device_type(unit), removable, VERSION, 0x12, 31, 0, 0, 0x12];
+    // Command queuing and synchronous transfer.
+    let queuing = if config.atapi { 0 } else { 0x12 };
+    // HISUP and format 2; 31 more bytes.
+    let mut data = vec![device_type(unit), removable, VERSION, 0x12, 31, 0, 0, queuing];
     data.extend(padded(&config.vendor, 8));
     data.extend(padded(&config.product, 16));
     data.extend(padded(&config.version, 4));

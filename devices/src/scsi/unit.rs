@@ -59,6 +59,8 @@ pub struct UnitConfig {
     pub rotation_rate: u16,
     /// `removable`: what a disk says; CD drives always are.
     pub removable: bool,
+    /// The unit is reached by ATAPI: one command at a time, and the interface that a CD drive names.
+    pub atapi: bool,
     /// `dpofua`: a disk says that writes can be forced.
     pub dpofua: bool,
     /// `write-cache` of a disk: whether writes may stay in a volatile cache; `None` (auto) for as the image does.
@@ -87,13 +89,14 @@ impl UnitConfig {
             max_io_size: i32::MAX as u64,
             rotation_rate: 0,
             removable: false,
+            atapi: false,
             dpofua: false,
             write_cache: None,
             geometry: None,
         }
     }
 
-    /// QEMU's defaults for `scsi-cd`. Behind ATAPI the product is "QEMU DVD-ROM".
+    /// QEMU's defaults for `scsi-cd`.
     #[must_use]
     pub fn cd(id: impl Into<String>) -> Self {
         Self {
@@ -103,6 +106,12 @@ impl UnitConfig {
             removable: true,
             ..Self::disk(id)
         }
+    }
+
+    /// QEMU's defaults for `ide-cd`.
+    #[must_use]
+    pub fn atapi_cd(id: impl Into<String>) -> Self {
+        Self { product: "QEMU DVD-ROM".to_owned(), atapi: true, ..Self::cd(id) }
     }
 
     fn check(&self) -> Result<(), UnitConfigError> {

@@ -16,9 +16,6 @@ use crate::spec::drive::{DriveInterface, DriveMedia};
 /// Drives by channel and place.
 pub type Channels = [[Option<IdePlan>; 2]; 2];
 
-/// QEMU's name of a CD drive behind ATAPI.
-const CD_MODEL: &str = "QEMU DVD-ROM";
-
 /// The drives of `-drive if=ide`, then those of `-device`.
 pub(super) fn channels(spec: &VmSpec, disks: &[DrivePlan], names: &mut Names) -> Result<Channels, PlanError> {
     let mut channels = Channels::default();
@@ -108,8 +105,10 @@ fn hard_disk(
 }
 
 fn cd_drive(id: &str, number: u32, spec: &IdeCdSpec, disks: &[DrivePlan]) -> (StoragePlan, IdeDevice) {
-    let mut config = UnitConfig::cd(id);
-    config.product = spec.ide.model.clone().unwrap_or_else(|| CD_MODEL.to_owned());
+    let mut config = UnitConfig::atapi_cd(id);
+    if let Some(model) = &spec.ide.model {
+        config.product.clone_from(model);
+    }
     config.serial = spec.disk.serial.clone().unwrap_or_else(|| format!("QM{number:05}"));
     config.wwn = spec.ide.wwn;
     if let Some(version) = &spec.ide.ver {

@@ -82,7 +82,14 @@ fn inquiry_comes_in_blocks_no_larger_than_asked() {
     let (data, blocks) = guest.read_packet(&[0x12, 0, 0, 0, 36], 10);
     assert_eq!(blocks, [10, 10, 10, 6]);
     assert_eq!((data[0], data[1], &data[8..32]), (5, 0x80, &b"QEMU    QEMU DVD-ROM    "[..]));
+    assert_eq!(data[7], 0, "one command at a time");
     assert_eq!(guest.read_packet(&[0x12, 0, 0, 0, 5], 0xffff), (data[..5].to_vec(), vec![5]));
+}
+
+#[test]
+fn configuration_names_the_interface() {
+    let (data, _) = guest().read_packet(&[0x46, 2, 0, 1, 0, 0, 0, 0, 20], 20);
+    assert_eq!(data[8..16], [0, 1, 0xb, 8, 0, 0, 0, 2]);
 }
 
 #[test]

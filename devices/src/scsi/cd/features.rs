@@ -29,7 +29,11 @@ impl Feature {
     }
 }
 
-fn features(profile: u16) -> [Feature; 7] {
+/// Physical interface standards (MMC-6, 5.3.2).
+const SCSI: u8 = 1;
+const ATAPI: u8 = 2;
+
+fn features(profile: u16, interface: u8) -> [Feature; 7] {
     let (cd, dvd) = (profile == CD_ROM, profile == DVD_ROM);
     let always =
         |code, version, data: &[u8]| Feature { code, version, persistent: true, current: true, data: data.to_vec() };
@@ -42,8 +46,8 @@ fn features(profile: u16) -> [Feature; 7] {
     };
     [
         always(0x0000, 0, &[0x00, 0x10, u8::from(dvd), 0, 0x00, 0x08, u8::from(cd), 0]),
-        // Core: a SCSI interface; device busy events are not told.
-        always(0x0001, 2, &[0, 0, 0, 1, 0, 0, 0, 0]),
+        // Core: device busy events are not told.
+        always(0x0001, 2, &[0, 0, 0, interface, 0, 0, 0, 0]),
         // Morphing: events are polled.
         always(0x0002, 1, &[0, 0, 0, 0]),
         // Removable medium: a tray that can be locked, opened and closed.
@@ -73,8 +77,8 @@ pub(super) fn configuration(run: &mut Run<'_>, cdb: &Cdb) -> Result<Plan, Sense>
         2 => |feature, first| feature.code == first,
         _ => return Err(sense::INVALID_FIELD),
     };
-    let list: Vec<u8> =
-        features(profile).iter().filter(|feature| wanted(feature, first)).flat_map(Feature::bytes).collect();
+    let features = features(profile, if run.unit.config.atapi { ATAPI } else { SCSI });
+    let list: Vec<u8> = features.iter().filter(|feature| wanted(feature, first)).flat_map(Feature::bytes).collect();
     let mut data = u32::try_from(list.len() + 4).unwrap_or(0).to_be_bytes().to_vec();
     data.extend([0, 0]);
     data.extend(profile.to_be_bytes());

@@ -80,6 +80,8 @@ fn configuration_names_the_profile_of_the_medium() {
     assert_eq!(all[8..20], [0, 0, 3, 8, 0, 0x10, 0, 0, 0, 8, 1, 0]);
     let one = good(&unit, &[0x46, 2, 0, 3, 0, 0, 0, 1, 0, 0], &[]);
     assert_eq!(one[8..], [0, 3, 7, 4, 0x39, 0, 0, 0]);
+    let core = good(&unit, &[0x46, 2, 0, 1, 0, 0, 0, 1, 0, 0], &[]);
+    assert_eq!(core[8..], [0, 1, 0xb, 8, 0, 0, 0, 1, 0, 0, 0, 0]);
     let none = good(&empty(), &[0x46, 2, 0, 0, 0, 0, 0, 1, 0, 0], &[]);
     assert_eq!(none[6..8], [0, 0]);
 }
