@@ -1,5 +1,5 @@
 //! Ranges of an image that commands are changing, so that COMPARE AND WRITE is alone with its blocks (SBC-4, 5.2: "as
-//! an uninterrupted series of actions").
+//! an uninterrupted series of actions"), and ORWRITE, too.
 //!
 //! A command that meets one it may not overlap ends with BUSY, and the initiator tries again.
 
@@ -44,7 +44,9 @@ fn wanted(media: &Media) -> Option<(Range<u64>, bool)> {
             let end = ranges.iter().map(|(offset, len)| offset.saturating_add(*len)).max()?;
             Some((start..end, false))
         }
-        Media::CompareAndWrite { offset, data, .. } => Some((*offset..offset.saturating_add(data.len() as u64), true)),
+        Media::CompareAndWrite { offset, data, .. } | Media::OrWrite { offset, data, .. } => {
+            Some((*offset..offset.saturating_add(data.len() as u64), true))
+        }
         Media::Read { .. } | Media::Verify { .. } | Media::Flush | Media::RawSectors { .. } => None,
     }
 }
@@ -115,6 +117,7 @@ mod tests {
         let alone = claims.claim(&compare(1024, 512)).unwrap();
         assert!(claims.claim(&write(1024, 512)).is_err());
         assert!(claims.claim(&compare(1024, 512)).is_err());
+        assert!(claims.claim(&Media::OrWrite { offset: 1024, data: vec![0; 512], fua: false }).is_err());
         assert!(claims.claim(&Media::Unmap(vec![(0, 512), (4096, 512)])).is_err());
         assert!(claims.claim(&write(1536, 512)).is_ok());
         assert!(claims.claim(&Media::Read { offset: 1024, len: 512 }).unwrap().is_none());

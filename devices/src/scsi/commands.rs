@@ -131,10 +131,10 @@ fn report_opcodes(run: &mut Run<'_>, cdb: &Cdb) -> Result<Plan, Sense> {
     let data = match cdb.byte(2) & 7 {
         0 => every_command(run.unit, timeouts),
         // By operation code alone, by service action, or either.
-        1 if has_actions(run.unit, opcode) => return Err(sense::INVALID_FIELD),
-        2 if !has_actions(run.unit, opcode) => return Err(sense::INVALID_FIELD),
+        1 if has_actions(run.unit, opcode) => return Err(sense::INVALID_FIELD.in_byte(2)),
+        2 if !has_actions(run.unit, opcode) => return Err(sense::INVALID_FIELD.in_byte(2)),
         1..=3 => one_command(run.unit, opcode, action, timeouts),
-        _ => return Err(sense::INVALID_FIELD),
+        _ => return Err(sense::INVALID_FIELD.in_byte(2)),
     };
     Ok(Reply::data(data, allocation).into())
 }

@@ -22,7 +22,7 @@ const MAX_WRITE_SAME: u64 = 1 << 30;
 
 /// What a disk answers to, the most frequent first.
 #[rustfmt::skip]
-pub(super) static COMMANDS: [Command; 33] = [
+pub(super) static COMMANDS: [Command; 36] = [
     Command::new(&[0x28, 0x18, 0xff, 0xff, 0xff, 0xff, 0, 0xff, 0xff, 0], Access::Read, io::read).medium(),
     Command::new(&[0x2a, 0x18, 0xff, 0xff, 0xff, 0xff, 0, 0xff, 0xff, 0], Access::Write, io::write).medium(),
     Command::new(&[0x88, 0x18, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0, 0], Access::Read, io::read).medium(),
@@ -41,6 +41,7 @@ pub(super) static COMMANDS: [Command; 33] = [
     Command::new(&[0xaf, 0x16, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0, 0], Access::Read, io::verify).medium().takes(io::verify_parameters),
     Command::new(&[0x8f, 0x16, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0, 0], Access::Read, io::verify).medium().takes(io::verify_parameters),
     Command::new(&[0x89, 0x18, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0, 0, 0, 0xff, 0, 0], Access::Write, io::compare_and_write).medium().takes(io::compare_and_write_parameters),
+    Command::new(&[0x8b, 0x18, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0, 0], Access::Write, io::or_write).medium().takes(io::or_write_parameters),
     Command::new(&[0x41, 0x09, 0xff, 0xff, 0xff, 0xff, 0, 0xff, 0xff, 0], Access::Write, io::write_same).medium().takes(io::write_same_parameters),
     Command::new(&[0x93, 0x09, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0, 0], Access::Write, io::write_same).medium().takes(io::write_same_parameters),
     Command::new(&[0x25, 0, 0, 0, 0, 0, 0, 0, 0, 0], Access::Free, read_capacity10).medium(),
@@ -54,6 +55,8 @@ pub(super) static COMMANDS: [Command; 33] = [
     Command::new(&[0x1e, 0, 0, 0, 0x01, 0], Access::Write, prevent),
     Command::new(&[0x34, 0, 0xff, 0xff, 0xff, 0xff, 0, 0xff, 0xff, 0], Access::Read, io::prefetch).medium(),
     Command::new(&[0x90, 0, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0, 0], Access::Read, io::prefetch).medium(),
+    Command::new(&[0x37, 0, 0x1f, 0, 0, 0, 0, 0xff, 0xff, 0], Access::Free, read_defects10).medium(),
+    Command::new(&[0xb7, 0x1f, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0, 0], Access::Free, read_defects12).medium(),
     Command::new(&[0x2b, 0, 0xff, 0xff, 0xff, 0xff, 0, 0, 0, 0], Access::Read, io::seek).medium(),
     Command::new(&[0x01, 0, 0, 0, 0, 0], Access::Read, rewind).medium(),
 ];
@@ -131,6 +134,19 @@ fn lba_status(run: &mut Run<'_>, cdb: &Cdb) -> Result<Plan, Sense> {
     data.extend(rest.to_be_bytes());
     data.extend([0; 4]);
     Ok(Reply::data(data, cdb.length(10, 4)).into())
+}
+
+/// READ DEFECT DATA (10) (SBC-4, 5.18): neither list has an entry, whatever the format that is asked for.
+fn read_defects10(_run: &mut Run<'_>, cdb: &Cdb) -> Result<Plan, Sense> {
+    Ok(Reply::data(vec![0, cdb.byte(2) & 0x1f, 0, 0], cdb.length(7, 2)).into())
+}
+
+/// READ DEFECT DATA (12) (SBC-4, 5.19): the same. A list without entries has none past its first, either.
+fn read_defects12(_run: &mut Run<'_>, cdb: &Cdb) -> Result<Plan, Sense> {
+    if cdb.be(2, 4) != 0 {
+        return Err(sense::INVALID_FIELD);
+    }
+    Ok(Reply::data(vec![0, cdb.byte(1) & 0x1f, 0, 0, 0, 0, 0, 0], cdb.length(6, 4)).into())
 }
 
 /// START STOP UNIT (SBC-4, 5.31). Power conditions need nothing done.

@@ -9,6 +9,11 @@ use super::unit::{LogicalUnit, UnitKind};
 
 /// SPC-3: what guests are told to expect.
 const VERSION: u8 = 5;
+/// Documents that a disk keeps to, none by a draft's number: SAM-4, SPC-3 and SBC-3 (SPC-5, table 150).
+const VERSIONS: [u16; 3] = [0x0080, 0x0300, 0x04c0];
+/// Where they begin, and how much of the data there is with the most of them (SPC-5, 6.6.2).
+const VERSIONS_AT: usize = 58;
+const VERSIONS_END: usize = 74;
 /// Most bytes of a serial number.
 const SERIAL_BYTES: usize = 36;
 /// Most bytes of a device identifier.
@@ -44,11 +49,20 @@ fn standard(unit: &LogicalUnit) -> Vec<u8> {
     let removable = if config.removable { 0x80 } else { 0 };
     // Command queuing and synchronous transfer.
     let queuing = if config.atapi { 0 } else { 0x12 };
-    // HISUP and format 2; 31 more bytes.
-    let mut data = vec![device_type(unit), removable, VERSION, 0x12, 31, 0, 0, queuing];
+    // HISUP and format 2; a length, for later.
+    let mut data = vec![device_type(unit), removable, VERSION, 0x12, 0, 0, 0, queuing];
     data.extend(padded(&config.vendor, 8));
     data.extend(padded(&config.product, 16));
     data.extend(padded(&config.version, 4));
+    if config.kind == UnitKind::Disk {
+        data.resize(VERSIONS_AT, 0);
+        data.extend(VERSIONS.iter().flat_map(|version| version.to_be_bytes()));
+        data.resize(VERSIONS_END, 0);
+    }
+    let rest = u8::try_from(data.len() - 5).unwrap_or(0);
+    if let Some(len) = data.get_mut(4) {
+        *len = rest;
+    }
     data
 }
 

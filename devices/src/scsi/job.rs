@@ -27,8 +27,8 @@ pub struct Job {
     /// Bytes of the medium (or ranges of an unmap) that are done.
     done: u64,
     bounce: Option<Bounce>,
-    /// The comparison was right: what is in flight is the write.
-    compared: bool,
+    /// What was there has been looked at: what is in flight is the write.
+    looked: bool,
     /// What it changes is its own until it is over.
     _claim: Option<Claim>,
 }
@@ -44,7 +44,7 @@ impl Job {
             Media::Write { offset, len, fua } => Some(request(Op::Write { fua }, offset, len)),
             _ => None,
         };
-        let mut job = Self { media, tag, done: 0, bounce: None, compared: false, _claim: claim };
+        let mut job = Self { media, tag, done: 0, bounce: None, looked: false, _claim: claim };
         let step = first.unwrap_or_else(|| job.prepare());
         (job, step)
     }
@@ -75,7 +75,7 @@ impl Job {
     fn prepare(&mut self) -> Step {
         let wanted = match &self.media {
             Media::Verify { len, .. } => (*len).min(CHUNK),
-            Media::CompareAndWrite { data, .. } => data.len() as u64,
+            Media::CompareAndWrite { data, .. } | Media::OrWrite { data, .. } => data.len() as u64,
             Media::WriteSame { len, block, .. } if !block.is_empty() => (*len).min(CHUNK),
             Media::RawSectors { count, .. } => u64::from(*count) * 2048,
             _ => return self.next(),
@@ -108,11 +108,10 @@ impl Job {
                 let step = (len - self.done).min(CHUNK);
                 (step > 0).then(|| lend(Op::Read, offset + self.done, step))
             }
-            Media::CompareAndWrite { offset, data, fua, .. } => match (self.done, self.compared) {
-                (0, false) => Some(lend(Op::Read, *offset, data.len() as u64)),
-                (0, true) => Some(lend(Op::Write { fua: *fua }, *offset, data.len() as u64)),
-                _ => None,
-            },
+            Media::CompareAndWrite { offset, data, fua, .. } | Media::OrWrite { offset, data, fua } => {
+                let op = if self.looked { Op::Write { fua: *fua } } else { Op::Read };
+                (self.done == 0).then(|| lend(op, *offset, data.len() as u64))
+            }
             Media::WriteSame { offset, len, block, unmap, fua } => {
                 let most = if block.is_empty() { SPAN } else { CHUNK };
                 let (at, step) = (offset + self.done, (len - self.done).min(most));
@@ -143,14 +142,19 @@ impl Job {
                 }
                 self.done += step;
             }
+            Media::CompareAndWrite { .. } | Media::OrWrite { .. } if self.looked => self.done = 1,
             Media::CompareAndWrite { expected, data, .. } => {
-                if self.compared {
-                    self.done = 1;
-                } else if let Some(bounce) = &mut self.bounce {
-                    compare(bounce, data.len() as u64, expected, 0)?;
-                    bounce.put(0, data);
-                    self.compared = true;
-                }
+                let bounce = self.bounce.as_mut().ok_or(sense::TARGET_FAILURE)?;
+                compare(bounce, data.len() as u64, expected, 0)?;
+                bounce.put(0, data);
+                self.looked = true;
+            }
+            Media::OrWrite { data, .. } => {
+                let bounce = self.bounce.as_mut().ok_or(sense::TARGET_FAILURE)?;
+                let there = bounce.to_vec(0, data.len());
+                let both: Vec<u8> = there.iter().zip(data).map(|(old, new)| old | new).collect();
+                bounce.put(0, &both);
+                self.looked = true;
             }
             Media::WriteSame { len, block, .. } => {
                 self.done += (len - self.done).min(if block.is_empty() { SPAN } else { CHUNK });

@@ -102,6 +102,15 @@ pub enum Media {
         /// Durable before the command ends.
         fua: bool,
     },
+    /// What is there, with more bits set.
+    OrWrite {
+        /// First byte.
+        offset: u64,
+        /// The bits.
+        data: Vec<u8>,
+        /// Durable before the command ends.
+        fua: bool,
+    },
     /// One block everywhere.
     WriteSame {
         /// First byte.
@@ -134,7 +143,9 @@ impl Media {
     pub fn counted(&self) -> Counted {
         match self {
             Self::Read { .. } | Self::Verify { .. } | Self::RawSectors { .. } => Counted::Read,
-            Self::Write { .. } | Self::CompareAndWrite { .. } | Self::WriteSame { .. } => Counted::Write,
+            Self::Write { .. } | Self::CompareAndWrite { .. } | Self::OrWrite { .. } | Self::WriteSame { .. } => {
+                Counted::Write
+            }
             Self::Unmap(_) => Counted::Unmap,
             Self::Flush => Counted::Flush,
         }
@@ -146,7 +157,7 @@ impl Media {
         match self {
             Self::Read { len, .. } | Self::Write { len, .. } | Self::Verify { len, .. } => *len,
             Self::WriteSame { len, .. } => *len,
-            Self::CompareAndWrite { data, .. } => data.len() as u64,
+            Self::CompareAndWrite { data, .. } | Self::OrWrite { data, .. } => data.len() as u64,
             Self::Unmap(ranges) => ranges.iter().map(|(_, len)| len).sum(),
             Self::Flush => 0,
             Self::RawSectors { count, .. } => u64::from(*count) * 2048,

@@ -45,10 +45,12 @@ pub struct Sense {
     pub ascq: u8,
     /// The INFORMATION field: a block address, or where a comparison failed.
     pub information: Option<u64>,
+    /// The byte of the command block that is at fault, where it is said: for [`INVALID_FIELD`] alone.
+    pub field: Option<u8>,
 }
 
 const fn sense(key: u8, asc: u8, ascq: u8) -> Sense {
-    Sense { key, asc, ascq, information: None }
+    Sense { key, asc, ascq, information: None, field: None }
 }
 
 /// All is well.
@@ -124,6 +126,18 @@ impl Sense {
         Self { information: Some(information), ..self }
     }
 
+    /// With the byte of the command block that is at fault.
+    #[must_use]
+    pub fn in_byte(self, field: u8) -> Self {
+        Self { field: Some(field), ..self }
+    }
+
+    /// The sense key specific field: which byte is at fault, in the command block and not in the parameters (SPC-5,
+    /// 4.4.2.4.2).
+    fn pointer(&self) -> Option<[u8; 3]> {
+        self.field.map(|field| [0xc0, 0, field])
+    }
+
     /// What an `errno` of the host means to an initiator.
     #[must_use]
     pub fn of_errno(errno: i32) -> Self {
@@ -151,6 +165,9 @@ impl Sense {
         bytes[7] = 10;
         bytes[12] = self.asc;
         bytes[13] = self.ascq;
+        if let Some(pointer) = self.pointer() {
+            bytes[15..18].copy_from_slice(&pointer);
+        }
         bytes
     }
 
@@ -159,10 +176,13 @@ impl Sense {
     pub fn descriptor(&self) -> Vec<u8> {
         let mut bytes = vec![0x72, self.key, self.asc, self.ascq, 0, 0, 0, 0];
         if let Some(information) = self.information {
-            bytes[7] = 12;
             bytes.extend([0x00, 0x0a, 0x80, 0x00]);
             bytes.extend(information.to_be_bytes());
         }
+        if let Some([flags, high, low]) = self.pointer() {
+            bytes.extend([0x02, 0x06, 0, 0, flags, high, low, 0]);
+        }
+        bytes[7] = u8::try_from(bytes.len() - 8).unwrap_or(0);
         bytes
     }
 }

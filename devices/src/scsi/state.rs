@@ -49,17 +49,19 @@ struct SavedSense {
     asc: u8,
     ascq: u8,
     information: Option<u64>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    field: Option<u8>,
 }
 
 impl From<&Sense> for SavedSense {
-    fn from(&Sense { key, asc, ascq, information }: &Sense) -> Self {
-        Self { key, asc, ascq, information }
+    fn from(&Sense { key, asc, ascq, information, field }: &Sense) -> Self {
+        Self { key, asc, ascq, information, field }
     }
 }
 
 impl From<&SavedSense> for Sense {
-    fn from(&SavedSense { key, asc, ascq, information }: &SavedSense) -> Self {
-        Self { key, asc, ascq, information }
+    fn from(&SavedSense { key, asc, ascq, information, field }: &SavedSense) -> Self {
+        Self { key, asc, ascq, information, field }
     }
 }
 

@@ -310,7 +310,7 @@ impl LogicalUnit {
         }
         // A known operation code with an unknown service action is another fault (SPC-5, 4.2.5.2).
         let known = self.commands().any(|command| command.usage.first() == Some(&opcode));
-        Err(if known { sense::INVALID_FIELD } else { sense::INVALID_OPCODE })
+        Err(if known { sense::INVALID_FIELD.in_byte(1) } else { sense::INVALID_OPCODE })
     }
 
     /// The oldest unit attention: this nexus's own, or what another did to it.

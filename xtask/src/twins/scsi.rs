@@ -209,6 +209,8 @@ fn sense(response: &[u8]) -> Result<Vec<u8>> {
         *code &= 0x7f;
         information.iter_mut().take(4).for_each(|byte| *byte = 0);
     }
+    // Which byte of the block is at fault, one tells and the other does not.
+    sense.iter_mut().skip(15).for_each(|byte| *byte = 0);
     if let [.., 0x3a, which, _, _, _, _] | [.., 0x30, which, _, _, _, _] = sense.as_mut_slice() {
         // Whether the tray is open, and why the medium does not fit.
         *which = 0;

@@ -7,7 +7,7 @@ use crate::scsi::plan::{Plan, Reply};
 use crate::scsi::sense::{self, Sense, key};
 
 /// A DVD command with a CD in the drive.
-const INCOMPATIBLE: Sense = Sense { key: key::ILLEGAL_REQUEST, asc: 0x30, ascq: 0x02, information: None };
+const INCOMPATIBLE: Sense = Sense { key: key::ILLEGAL_REQUEST, asc: 0x30, ascq: 0x02, information: None, field: None };
 /// First sector of a DVD's data, as its control data counts (MMC-6, 6.23.3.2.1).
 const DVD_START: u32 = 0x03_0000;
 

@@ -20,7 +20,7 @@ fn blocks(cdb: &Cdb) -> (u64, u64) {
 /// There is no protection information: nobody can ask for it (SBC-4, 4.21). In six-byte commands the bits are the
 /// address's.
 fn unprotected(cdb: &Cdb) -> Result<(), Sense> {
-    if cdb.len() > 6 && cdb.has(1, 0xe0) { Err(sense::INVALID_FIELD) } else { Ok(()) }
+    if cdb.len() > 6 && cdb.has(1, 0xe0) { Err(sense::INVALID_FIELD.in_byte(1)) } else { Ok(()) }
 }
 
 /// FUA, which is heeded also where `dpofua` does not offer it, as QEMU does. DPO is advice about a cache that is not
@@ -138,6 +138,24 @@ pub(super) fn compare_and_write_parameters(run: &mut Run<'_>, cdb: &Cdb, data: &
     let fua = forced(cdb) || !run.state.write_cache;
     let (expected, data) = (expected.to_vec(), data.to_vec());
     Ok(Plan::Media(Media::CompareAndWrite { offset, expected, data, fua }))
+}
+
+/// ORWRITE (16) (SBC-4, 5.11).
+pub(super) fn or_write(run: &mut Run<'_>, cdb: &Cdb) -> Result<Plan, Sense> {
+    let facts = Facts::of(run)?;
+    facts.writable()?;
+    let (_, len) = transfer(run, &facts, cdb)?;
+    parameters(len)
+}
+
+pub(super) fn or_write_parameters(run: &mut Run<'_>, cdb: &Cdb, data: &[u8]) -> Result<Plan, Sense> {
+    let facts = Facts::of(run)?;
+    let (offset, len) = transfer(run, &facts, cdb)?;
+    if data.len() as u64 != len {
+        return Err(sense::PARAMETER_LENGTH);
+    }
+    let fua = forced(cdb) || !run.state.write_cache;
+    Ok(Plan::Media(Media::OrWrite { offset, data: data.to_vec(), fua }))
 }
 
 /// Flags of WRITE SAME: ANCHOR and protection are not offered. NDOB is defined for the longer one; the bit is obsolete

@@ -9,9 +9,12 @@ use crate::virtio::testing::Seen;
 fn inquiry_says_who_it_is() {
     let (unit, _) = disk();
     let data = good(&unit, &[0x12, 0, 0, 0, 96, 0], &[]);
-    assert_eq!(data.len(), 36);
-    assert_eq!(data[..8], [0, 0, 5, 0x12, 31, 0, 0, 0x12]);
+    assert_eq!(data.len(), 74);
+    assert_eq!(data[..8], [0, 0, 5, 0x12, 69, 0, 0, 0x12]);
     assert_eq!(&data[8..36], b"QEMU    QEMU HARDDISK   2.5+");
+    // SAM-4, SPC-3 and SBC-3.
+    assert_eq!(data[36..58], [0; 22]);
+    assert_eq!(data[58..66], [0, 0x80, 3, 0, 4, 0xc0, 0, 0]);
 }
 
 #[test]
@@ -298,6 +301,50 @@ fn compare_and_write_writes_only_what_matches() {
 }
 
 #[test]
+fn or_write_sets_bits_and_clears_none() {
+    let (unit, image) = disk();
+    let cdb = [0x8b, 0, 0, 0, 0, 0, 0, 0, 0, 5, 0, 0, 0, 2, 0, 0];
+    let there = image.bytes(5 * 512, 1024);
+    good(&unit, &cdb, &[0x50; 1024]);
+    assert_eq!(image.bytes(5 * 512, 1024), there.iter().map(|byte| byte | 0x50).collect::<Vec<_>>());
+    let forced = [0x8b, 8, 0, 0, 0, 0, 0, 0, 0, 5, 0, 0, 0, 1, 0, 0];
+    let _ = image.take_seen();
+    good(&unit, &forced, &[0; 512]);
+    let ops: Vec<Op> = image.take_seen().into_iter().map(|seen| seen.op).collect();
+    assert_eq!(ops, [Op::Read, Op::Write { fua: true }]);
+    assert_eq!(
+        bad(&unit, &[0x8b, 0x20, 0, 0, 0, 0, 0, 0, 0, 5, 0, 0, 0, 1, 0, 0], &[0; 512]),
+        sense::INVALID_FIELD.in_byte(1)
+    );
+    assert_eq!(
+        bad(&unit, &[0x8b, 0, 0, 0, 0, 0, 0, 0, 8, 0, 0, 0, 0, 1, 0, 0], &[0; 512]),
+        sense::LBA_OUT_OF_RANGE.at(2048)
+    );
+}
+
+#[test]
+fn sense_points_at_the_byte_that_is_at_fault() {
+    let (unit, _) = disk();
+    let fault = bad(&unit, &[0xa3, 0x0c, 2, 0x28, 0, 0, 0, 0, 0, 64, 0, 0], &[]);
+    assert_eq!(fault.fixed()[12..], [0x24, 0, 0, 0xc0, 0, 2]);
+    assert_eq!(fault.descriptor(), [0x72, 5, 0x24, 0, 0, 0, 0, 8, 2, 6, 0, 0, 0xc0, 0, 2, 0]);
+    unit.keep_sense(Some(fault));
+    let other = disk().0;
+    other.restore(&unit.save()).unwrap();
+    assert_eq!(good(&other, &[0x03, 0, 0, 0, 18, 0], &[])[12..], [0x24, 0, 0, 0xc0, 0, 2]);
+}
+
+#[test]
+fn defect_lists_are_empty_in_every_format() {
+    let (unit, _) = disk();
+    for flags in [0x18, 0x0d, 0x10] {
+        assert_eq!(good(&unit, &[0x37, 0, flags, 0, 0, 0, 0, 0, 8, 0], &[]), [0, flags, 0, 0]);
+        assert_eq!(good(&unit, &[0xb7, flags, 0, 0, 0, 0, 0, 0, 0, 16, 0, 0], &[]), [0, flags, 0, 0, 0, 0, 0, 0]);
+    }
+    assert_eq!(bad(&unit, &[0xb7, 0x18, 0, 0, 0, 1, 0, 0, 0, 16, 0, 0], &[]), sense::INVALID_FIELD);
+}
+
+#[test]
 fn write_same_repeats_the_block_and_zeroes_without_one() {
     let (unit, image) = disk();
     good(&unit, &[0x41, 0, 0, 0, 0, 8, 0, 0, 4, 0], &[7; 512]);
@@ -338,7 +385,7 @@ fn supported_opcodes_are_told_all_and_one_by_one() {
     let one = good(&unit, &[0xa3, 0x0c, 1, 0x2a, 0, 0, 0, 0, 0, 64, 0, 0], &[]);
     assert_eq!(one, [0, 3, 0, 10, 0x2a, 0x18, 0xff, 0xff, 0xff, 0xff, 0, 0xff, 0xff, 0]);
     assert_eq!(good(&unit, &[0xa3, 0x0c, 1, 0x04, 0, 0, 0, 0, 0, 64, 0, 0], &[]), [0, 1, 0, 0]);
-    assert_eq!(bad(&unit, &[0xa3, 0x0c, 1, 0x9e, 0, 0, 0, 0, 0, 64, 0, 0], &[]), sense::INVALID_FIELD);
+    assert_eq!(bad(&unit, &[0xa3, 0x0c, 1, 0x9e, 0, 0, 0, 0, 0, 64, 0, 0], &[]), sense::INVALID_FIELD.in_byte(2));
     assert_eq!(good(&unit, &[0xa3, 0x0c, 2, 0x9e, 0, 0x10, 0, 0, 0, 64, 0, 0], &[])[..4], [0, 3, 0, 16]);
 }
 
@@ -358,7 +405,10 @@ fn unknown_and_format_commands_are_refused() {
     assert_eq!(bad(&unit, &[0x04, 0, 0, 0, 0, 0], &[]), sense::INVALID_OPCODE);
     assert_eq!(bad(&unit, &[0x7f; 32], &[]), sense::INVALID_OPCODE);
     assert_eq!(bad(&unit, &[0xc1; 16], &[]), sense::INVALID_OPCODE);
-    assert_eq!(bad(&unit, &[0x9e, 0x1f, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0], &[]), sense::INVALID_FIELD);
+    assert_eq!(
+        bad(&unit, &[0x9e, 0x1f, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0], &[]),
+        sense::INVALID_FIELD.in_byte(1)
+    );
     assert_eq!(bad(&unit, &[0x28, 0, 0], &[]), sense::INVALID_FIELD);
 }
 

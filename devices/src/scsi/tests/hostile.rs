@@ -22,7 +22,7 @@ fn allocation(cdb: &Cdb) -> usize {
         (_, 6) => cdb.length(4, 1),
         (0x25, _) => 8,
         (0xad | 0xbd, _) => cdb.length(8, 2),
-        (0xa0 | 0xa3, _) => cdb.length(6, 4),
+        (0xa0 | 0xa3 | 0xb7, _) => cdb.length(6, 4),
         (_, 10) => cdb.length(7, 2),
         _ => cdb.length(10, 4),
     }
@@ -36,7 +36,9 @@ fn inside(unit: &LogicalUnit, media: &Media) -> bool {
             fits(*offset, *len)
         }
         Media::WriteSame { offset, len, .. } => fits(*offset, *len),
-        Media::CompareAndWrite { offset, data, .. } => fits(*offset, data.len() as u64),
+        Media::CompareAndWrite { offset, data, .. } | Media::OrWrite { offset, data, .. } => {
+            fits(*offset, data.len() as u64)
+        }
         Media::Unmap(ranges) => ranges.iter().all(|(offset, len)| fits(*offset, *len)),
         Media::Flush => true,
         Media::RawSectors { lba, count } => fits(u64::from(*lba) * 2048, u64::from(*count) * 2048),

@@ -16,7 +16,7 @@ fn configuration_is_as_other_monitors_have_it() {
 fn inquiry_read_and_write_through_the_ring() {
     let (mut host, image) = Host::with_disk();
     let (answer, data) = host.command(at(0, 0), &[0x12, 0, 0, 0, 96, 0], &[], 96);
-    assert_eq!((answer.response, answer.status, answer.residual, answer.used), (0, 0, 60, 108 + 36));
+    assert_eq!((answer.response, answer.status, answer.residual, answer.used), (0, 0, 22, 108 + 74));
     assert_eq!(&data[8..36], b"QEMU    QEMU HARDDISK   2.5+");
     let (answer, data) = host.command(at(0, 0), &read10(7, 4), &[], 2048);
     assert_eq!((answer.status, answer.residual, answer.used), (0, 0, 108 + 2048));
