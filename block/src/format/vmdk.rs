@@ -160,7 +160,8 @@ impl Vmdk {
     }
 
     /// A grain with its header: the sector of the disk, the packed length, the packed bytes (RFC 1950).
-    fn unpack(&self, file: &dyn Layer, at: u64) -> Result<Arc<Vec<u8>>, BlockError> {
+    /// Where the disk ends within the grain, fewer bytes than a whole one do; `wanted` must be there.
+    fn unpack(&self, file: &dyn Layer, at: u64, wanted: u64) -> Result<Arc<Vec<u8>>, BlockError> {
         let mut cached = self.unpacked.lock().unwrap_or_else(PoisonError::into_inner);
         if cached.0 == at {
             return Ok(cached.1.clone());
@@ -173,7 +174,8 @@ impl Vmdk {
         let mut bytes = vec![0; self.grain as usize];
         let mut inflate = flate2::Decompress::new(true);
         let state = inflate.decompress(&packed, &mut bytes, flate2::FlushDecompress::Finish);
-        if state.is_err() {
+        let is_whole = state.is_ok_and(|state| state == flate2::Status::StreamEnd) && inflate.total_out() >= wanted;
+        if !is_whole {
             return Err(corrupt(NAME, format!("the packed grain at {at:#x} does not unpack")));
         }
         *cached = (at, Arc::new(bytes));
@@ -227,7 +229,8 @@ impl Places for Vmdk {
             return Err(corrupt(NAME, format!("the grain at {host:#x} for guest offset {offset:#x} is past the end")));
         }
         if self.compressed {
-            let bytes = self.unpack(file, host)?;
+            let wanted = self.grain.min(self.size.saturating_sub(number * self.grain));
+            let bytes = self.unpack(file, host, wanted)?;
             return Ok((Place::Unpacked(bytes, within as usize), self.grain - within));
         }
         let step = self.grain / SECTOR;

@@ -108,6 +108,40 @@ fn extents_in_other_files_are_refused_by_name() {
     assert!(refused.to_string().contains("other files"), "{refused}");
 }
 
+/// A stream (RFC 1950) of `bytes`.
+fn packed(bytes: &[u8]) -> Vec<u8> {
+    let mut packed = flate2::write::ZlibEncoder::new(Vec::new(), flate2::Compression::fast());
+    std::io::Write::write_all(&mut packed, bytes).unwrap();
+    packed.finish().unwrap()
+}
+
+#[test]
+fn packed_grains_that_are_not_whole_are_no_zeroes() {
+    let whole = image(Foreign::Vmdk, "subformat=streamOptimized");
+    let sector = u64::from_le_bytes(whole[64..72].try_into().unwrap());
+    let grain = usize::try_from(sector).unwrap() * 512;
+    let len = u32::from_le_bytes(whole[grain + 8..grain + 12].try_into().unwrap());
+    let with = |len: u32, bytes: &[u8]| {
+        let mut image = whole.clone();
+        image[grain + 8..grain + 12].copy_from_slice(&len.to_le_bytes());
+        image[grain + 12..grain + 12 + bytes.len()].copy_from_slice(bytes);
+        image
+    };
+    let stream = |bytes: usize| {
+        let stream = packed(&vec![b'A'; bytes]);
+        with(stream.len() as u32, &stream)
+    };
+    for (case, bytes) in
+        [("cut", with(len / 2, &[])), ("empty", with(0, &[])), ("short", stream(1000)), ("long", stream(70_000))]
+    {
+        let layer = open(Foreign::Vmdk, bytes).unwrap();
+        let error = read_vec(layer.as_ref(), 0, 512).unwrap_err();
+        assert!(error.to_string().contains("does not unpack"), "{case}: {error}");
+    }
+    let layer = open(Foreign::Vmdk, stream(65536)).unwrap();
+    assert_eq!(read_vec(layer.as_ref(), 0, 512).unwrap(), [b'A'; 512]);
+}
+
 #[test]
 fn writes_are_refused() {
     let layer = open(Foreign::Vdi, image(Foreign::Vdi, "")).unwrap();
