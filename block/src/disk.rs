@@ -6,6 +6,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
 use vmm_sys_util::eventfd::EventFd;
 
 use crate::error::BlockError;
+use crate::filter::throttle::Lifted;
 use crate::image::{Image, ImageInfo, ImageQueue};
 use crate::layer::{Layer, Preallocation, quickest};
 use crate::queue::DiskQueue;
@@ -186,10 +187,12 @@ impl Disk {
 
     /// Waits until nothing is in flight and holds new requests back until the answer is dropped.
     ///
-    /// Queues' threads must go on reaping; must not be called from one of them with requests in flight.
+    /// Limits of nodes do not hold up what has begun meanwhile. Queues' threads must go on reaping; must not be called
+    /// from one of them with requests in flight.
     #[must_use]
     pub fn drain(&self) -> Drained {
         self.shared.held.fetch_add(1, Ordering::SeqCst);
+        let _lifted = self.shared.busy().then(Lifted::new);
         let mut quiet = lock(&self.shared.quiet_lock);
         while self.shared.busy() {
             quiet = self.shared.quiet.wait(quiet).unwrap_or_else(PoisonError::into_inner);

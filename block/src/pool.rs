@@ -4,6 +4,9 @@
 //! thread that serves queues may have one of its own ([`Pool::adopt`]). Threads start when there is work and end when they
 //! had none for a while. A job may wait for another job only if that one already runs (an allocation of the same cluster
 //! does), so the bound cannot lead to a deadlock.
+//!
+//! Jobs of one disk or export stand in a line, and lines take turns. What one waits for (a server that is silent, a
+//! limit) may take all threads of a pool: each of the others still gets a few beyond the most that there are otherwise.
 
 use std::cell::RefCell;
 use std::collections::VecDeque;
@@ -13,17 +16,32 @@ use std::time::Duration;
 
 use crate::thread::{self, ThreadKind};
 
-/// Most threads of a pool of the process at once.
+/// Most threads of a pool of the process at once, but for what lines have in any case.
 const MOST: usize = 32;
+/// So many jobs of a line may run however many others do; fewer where the pool has fewer threads.
+const OWN: usize = 4;
 /// How long an idle thread stays.
 const LINGER: Duration = Duration::from_secs(10);
 
 type Job = Box<dyn FnOnce() + Send>;
 
+/// What has jobs in a line of its own: the address of a disk or an export.
+pub(crate) type Owner = usize;
+
+/// The jobs of one owner; there is none without jobs.
+struct Line {
+    owner: Owner,
+    waiting: VecDeque<Job>,
+    running: usize,
+}
+
 struct Work {
-    jobs: VecDeque<Job>,
+    lines: Vec<Line>,
+    /// The line that is asked first for the next job.
+    turn: usize,
     threads: usize,
-    idle: usize,
+    /// Threads that do a job.
+    running: usize,
     /// As many stay though they are idle.
     least: usize,
     most: usize,
@@ -48,15 +66,15 @@ thread_local! {
     static ADOPTED: RefCell<Option<Arc<Inner>>> = const { RefCell::new(None) };
 }
 
-/// Runs `job` on a worker of the calling thread's pool.
-pub(crate) fn run(job: Job) {
+/// Runs `job` of `owner` on a worker of the calling thread's pool.
+pub(crate) fn run(owner: Owner, job: Job) {
     let adopted = ADOPTED.with_borrow(Clone::clone);
-    adopted.as_ref().unwrap_or(&DISKS.0).run(job);
+    adopted.as_ref().unwrap_or(&DISKS.0).run(owner, job);
 }
 
 impl Pool {
     /// A pool of `threads`: the first number stays when there is nothing to do, the last is the most there are at once
-    /// (at least 1).
+    /// (at least 1), but for what each disk has when others have taken all.
     #[must_use]
     pub fn new(threads: RangeInclusive<usize>) -> Self {
         let pool = Self::named("disk-worker", 0, 1);
@@ -65,8 +83,8 @@ impl Pool {
     }
 
     fn named(name: &'static str, least: usize, most: usize) -> Self {
-        let work = Mutex::new(Work { jobs: VecDeque::new(), threads: 0, idle: 0, least, most, closed: false });
-        Self(Arc::new(Inner { name, work, more: Condvar::new() }))
+        let work = Work { lines: Vec::new(), turn: 0, threads: 0, running: 0, least, most, closed: false };
+        Self(Arc::new(Inner { name, work: Mutex::new(work), more: Condvar::new() }))
     }
 
     /// Changes the numbers of [`Pool::new`]. Threads that are too many end when their job does.
@@ -91,9 +109,9 @@ impl Pool {
         ADOPTED.set(Some(Arc::clone(&self.0)));
     }
 
-    /// Runs `job` on a worker, or here when the host gives no thread at all.
-    pub(crate) fn run(&self, job: Job) {
-        self.0.run(job);
+    /// Runs `job` of `owner` on a worker, or here when the host gives no thread at all.
+    pub(crate) fn run(&self, owner: Owner, job: Job) {
+        self.0.run(owner, job);
     }
 }
 
@@ -101,6 +119,50 @@ impl Drop for Pool {
     fn drop(&mut self) {
         self.0.work().closed = true;
         self.0.more.notify_all();
+    }
+}
+
+impl Work {
+    fn put(&mut self, owner: Owner, job: Job) {
+        if let Some(line) = self.lines.iter_mut().find(|line| line.owner == owner) {
+            return line.waiting.push_back(job);
+        }
+        self.lines.push(Line { owner, waiting: VecDeque::from([job]), running: 0 });
+    }
+
+    /// How many more jobs of a line may run though the pool has all its threads at work.
+    fn owed(&self, line: &Line) -> usize {
+        OWN.min(self.most).saturating_sub(line.running).min(line.waiting.len())
+    }
+
+    /// How many of the jobs that wait may run now.
+    fn startable(&self) -> usize {
+        let waiting: usize = self.lines.iter().map(|line| line.waiting.len()).sum();
+        let owed = self.lines.iter().map(|line| self.owed(line)).sum();
+        self.most.saturating_sub(self.running).max(owed).min(waiting)
+    }
+
+    /// The next job that may run, which counts as running from now on.
+    fn take(&mut self) -> Option<(Owner, Job)> {
+        let count = self.lines.len();
+        let is_full = self.running >= self.most;
+        let may = |line: &Line| if is_full { self.owed(line) > 0 } else { !line.waiting.is_empty() };
+        let at = (0..count).map(|n| (self.turn + n) % count).find(|at| self.lines.get(*at).is_some_and(may))?;
+        self.turn = at + 1;
+        self.running += 1;
+        let line = self.lines.get_mut(at)?;
+        line.running += 1;
+        line.waiting.pop_front().map(|job| (line.owner, job))
+    }
+
+    /// A job of `owner` has ended.
+    fn ended(&mut self, owner: Owner) {
+        self.running -= 1;
+        let Some(at) = self.lines.iter().position(|line| line.owner == owner) else { return };
+        self.lines[at].running -= 1;
+        if self.lines[at].running == 0 && self.lines[at].waiting.is_empty() {
+            self.lines.remove(at);
+        }
     }
 }
 
@@ -115,10 +177,10 @@ impl Inner {
         thread::spawn(ThreadKind::Disk, self.name, move || this.serve()).map(drop)
     }
 
-    fn run(self: &Arc<Self>, job: Job) {
+    fn run(self: &Arc<Self>, owner: Owner, job: Job) {
         let mut work = self.work();
-        work.jobs.push_back(job);
-        if work.idle >= work.jobs.len() || work.threads >= work.most {
+        work.put(owner, job);
+        if work.startable() <= work.threads.saturating_sub(work.running) {
             drop(work);
             self.more.notify_one();
             return;
@@ -128,40 +190,39 @@ impl Inner {
         if self.start().is_err() {
             let mut work = self.work();
             work.threads -= 1;
-            let job = if work.threads == 0 { work.jobs.pop_back() } else { None };
+            let job = if work.threads == 0 { work.take() } else { None };
             drop(work);
-            if let Some(job) = job {
+            if let Some((owner, job)) = job {
                 job();
+                self.work().ended(owner);
             }
         }
     }
 
     fn serve(&self) {
         let mut work = self.work();
+        let mut idled = false;
         loop {
-            if work.threads > work.most {
-                break;
-            }
-            if let Some(job) = work.jobs.pop_front() {
+            // More than there may be, and the others suffice.
+            let surplus = work.threads > work.most && work.running < work.most;
+            if !surplus && let Some((owner, job)) = work.take() {
                 drop(work);
                 job();
                 work = self.work();
+                work.ended(owner);
+                idled = false;
                 continue;
             }
-            if work.closed {
+            if surplus || work.closed || (idled && work.threads > work.least) {
                 break;
             }
-            work.idle += 1;
             let (next, waited) = self.more.wait_timeout(work, LINGER).unwrap_or_else(PoisonError::into_inner);
             work = next;
-            work.idle -= 1;
-            if waited.timed_out() && work.jobs.is_empty() && work.threads > work.least {
-                break;
-            }
+            idled = waited.timed_out();
         }
         work.threads -= 1;
         // One that is too many may have been woken for a job.
-        let others = !work.jobs.is_empty();
+        let others = work.startable() > 0;
         drop(work);
         if others {
             self.more.notify_one();
@@ -191,16 +252,23 @@ mod tests {
     }
 
     /// Jobs that tell when they begin and end when they are let.
-    fn give_jobs(pool: &Pool, count: usize) -> (std::sync::mpsc::Receiver<()>, std::sync::mpsc::Sender<()>) {
+    fn give_jobs(
+        pool: &Pool,
+        owner: Owner,
+        count: usize,
+    ) -> (std::sync::mpsc::Receiver<()>, std::sync::mpsc::Sender<()>) {
         let (begin, begun) = channel();
         let (go, gate) = channel();
         let gate = Arc::new(Mutex::new(gate));
         for _ in 0..count {
             let (begin, gate) = (begin.clone(), Arc::clone(&gate));
-            pool.run(Box::new(move || {
-                begin.send(()).unwrap();
-                let _ = gate.lock().unwrap().recv();
-            }));
+            pool.run(
+                owner,
+                Box::new(move || {
+                    begin.send(()).unwrap();
+                    let _ = gate.lock().unwrap().recv();
+                }),
+            );
         }
         (begun, go)
     }
@@ -209,7 +277,7 @@ mod tests {
     fn no_more_jobs_run_at_once_than_there_may_be_threads() {
         let pool = Pool::new(0..=2);
 
-        let (begun, go) = give_jobs(&pool, 3);
+        let (begun, go) = give_jobs(&pool, 1, 3);
 
         for _ in 0..2 {
             begun.recv_timeout(PATIENCE).unwrap();
@@ -224,7 +292,7 @@ mod tests {
     fn least_threads_are_there_before_any_job_and_go_with_the_pool() {
         let pool = Pool::new(3..=4);
         assert_eq!(threads(&pool), 3);
-        wait_for(|| pool.0.work().idle == 3);
+        assert_eq!(pool.0.work().running, 0);
 
         pool.set_threads(0..=1);
         wait_for(|| threads(&pool) == 1);
@@ -237,7 +305,7 @@ mod tests {
     #[test]
     fn pool_that_is_dropped_still_does_what_it_was_given() {
         let pool = Pool::new(0..=1);
-        let (begun, go) = give_jobs(&pool, 3);
+        let (begun, go) = give_jobs(&pool, 1, 3);
         begun.recv_timeout(PATIENCE).unwrap();
 
         drop(pool);
@@ -249,13 +317,39 @@ mod tests {
     }
 
     #[test]
+    fn jobs_that_wait_for_ever_leave_threads_to_other_lines() {
+        let pool = Pool::new(0..=6);
+        let (begun, go) = give_jobs(&pool, 1, 20);
+        for _ in 0..6 {
+            begun.recv_timeout(PATIENCE).unwrap();
+        }
+
+        let (others, let_others) = give_jobs(&pool, 2, 7);
+
+        for _ in 0..OWN {
+            others.recv_timeout(PATIENCE).unwrap();
+        }
+        assert_eq!((threads(&pool), begun.try_recv().is_err(), others.try_recv().is_err()), (6 + OWN, true, true));
+        // Each that ends makes room for one of its line.
+        for _ in OWN..7 {
+            let_others.send(()).unwrap();
+            others.recv_timeout(PATIENCE).unwrap();
+        }
+        drop((go, let_others));
+        for _ in 6..20 {
+            begun.recv_timeout(PATIENCE).unwrap();
+        }
+        wait_for(|| threads(&pool) <= 6);
+    }
+
+    #[test]
     fn jobs_of_a_thread_go_to_the_pool_that_it_adopted() {
         let pool = Pool::new(0..=1);
         let inner = Arc::clone(&pool.0);
         std::thread::spawn(move || {
             pool.adopt();
             let (tell, told) = channel();
-            run(Box::new(move || tell.send(()).unwrap()));
+            run(1, Box::new(move || tell.send(()).unwrap()));
             told.recv_timeout(PATIENCE).unwrap();
             assert_eq!(inner.work().threads, 1);
         })

@@ -335,7 +335,8 @@ impl DiskQueue {
         let layer = self.path.layer.clone();
         let (returned, meeting) = (self.returned.clone(), self.meeting.clone());
         let write_through = !self.shared.write_cache.load(Ordering::Relaxed);
-        pool::run(Box::new(move || {
+        let owner = Arc::as_ptr(&self.shared).addr();
+        let job = Box::new(move || {
             let result = perform(layer.as_ref(), &request, write_through).map_err(|e| errno_of(&e));
             drop((pass, layer));
             let mut returned = returned.lock().unwrap_or_else(PoisonError::into_inner);
@@ -346,7 +347,8 @@ impl DiskQueue {
             if first {
                 meeting.wake();
             }
-        }));
+        });
+        pool::run(owner, job);
     }
 
     fn ring_completed(&mut self, index: u32, result: i32) {

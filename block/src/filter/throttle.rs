@@ -1,10 +1,11 @@
 //! Driver `throttle`: a node whose use is limited by a group.
 //!
 //! A disk right on this node has its queues ask the group, and no thread waits. Anything else above it (a format, an
-//! export) comes through the methods here, and waits in them.
+//! export) comes through the methods here, and waits in them, until somebody waits for what has begun ([`Lifted`]).
 
 use std::any::Any;
-use std::sync::{Arc, Condvar, Mutex, PoisonError, RwLock};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Condvar, Mutex, PoisonError, RwLock, Weak};
 
 use crate::error::BlockError;
 use crate::layer::Layer;
@@ -13,6 +14,39 @@ use crate::throttle::{Direction, Group, Member};
 
 /// Counts how often the member was woken.
 type Woken = (Mutex<u64>, Condvar);
+
+/// How many [`Lifted`] there are.
+static LIFTED: AtomicUsize = AtomicUsize::new(0);
+/// What wakes those who wait in any node.
+static NODES: Mutex<Vec<Weak<Woken>>> = Mutex::new(Vec::new());
+
+fn wake(woken: &Woken) {
+    *woken.0.lock().unwrap_or_else(PoisonError::into_inner) += 1;
+    woken.1.notify_all();
+}
+
+/// While it is there, nothing waits in the methods of any node: for somebody who waits until what has begun is over, such
+/// as a drain, which limits could hold up for hours. What queues hold back has not begun.
+pub(crate) struct Lifted(());
+
+impl Lifted {
+    pub(crate) fn new() -> Self {
+        LIFTED.fetch_add(1, Ordering::SeqCst);
+        let nodes: Vec<Arc<Woken>> = nodes().iter().filter_map(Weak::upgrade).collect();
+        nodes.iter().for_each(|woken| wake(woken));
+        Self(())
+    }
+}
+
+impl Drop for Lifted {
+    fn drop(&mut self) {
+        LIFTED.fetch_sub(1, Ordering::SeqCst);
+    }
+}
+
+fn nodes() -> std::sync::MutexGuard<'static, Vec<Weak<Woken>>> {
+    NODES.lock().unwrap_or_else(PoisonError::into_inner)
+}
 
 /// A node under limits.
 pub struct Throttle {
@@ -26,6 +60,10 @@ impl Throttle {
     #[must_use]
     pub fn new(inner: Arc<dyn Layer>, group: &Arc<Group>) -> Self {
         let woken = Arc::new(Woken::default());
+        let mut nodes = nodes();
+        nodes.retain(|node| node.strong_count() > 0);
+        nodes.push(Arc::downgrade(&woken));
+        drop(nodes);
         Self { inner, member: RwLock::new(join(group, &woken)), woken }
     }
 
@@ -45,6 +83,9 @@ impl Throttle {
         let ((count, changed), member) = (&*self.woken, self.member());
         loop {
             let before = *count.lock().unwrap_or_else(PoisonError::into_inner);
+            if LIFTED.load(Ordering::SeqCst) > 0 {
+                return member.leave();
+            }
             if member.ask(direction, bytes) {
                 // Another thread may wait behind this one's turn.
                 changed.notify_all();
@@ -61,14 +102,12 @@ impl Throttle {
 /// A new member of `group`, for whom `woken` counts.
 fn join(group: &Arc<Group>, woken: &Arc<Woken>) -> Arc<Member> {
     let waking = woken.clone();
-    group.join(Box::new(move || {
-        *waking.0.lock().unwrap_or_else(PoisonError::into_inner) += 1;
-        waking.1.notify_all();
-    }))
+    group.join(Box::new(move || wake(&waking)))
 }
 
 impl Layer for Throttle {
-    forward!(inner: size, limits, flush, sync_failed, status, wants_ring, is_cached, resize, close, allocated_bytes, highest_write);
+    // Not `is_cached`: what waits here must not wait in a queue's own thread.
+    forward!(inner: size, limits, flush, sync_failed, status, wants_ring, resize, close, allocated_bytes, highest_write);
 
     fn driver(&self) -> &'static str {
         "throttle"

@@ -198,12 +198,24 @@ fn limits_that_contradict_each_other_are_refused() {
 mod disk {
     use super::*;
     use crate::disk::Disk;
+    use crate::filter::throttle::Throttle;
+    use crate::format::raw::Raw;
     use crate::image::{Buffers, Image, ImageQueue, Op, Request};
     use crate::layer::{Layer, read_vec};
+    use crate::protocol::file::{FileOptions, HostFile};
     use crate::protocol::null::Null;
 
     fn null() -> Arc<dyn Layer> {
         Arc::new(Null::new("null-co", 1 << 20, true, false))
+    }
+
+    #[expect(unsafe_code, reason = "test memory is leaked and so outlives everything")]
+    fn write(tag: u64) -> Request {
+        let memory = vec![1; 512].leak();
+        let vector = libc::iovec { iov_base: memory.as_mut_ptr().cast(), iov_len: memory.len() };
+        // SAFETY: the memory is leaked and nobody else uses it.
+        let buffers = unsafe { Buffers::new(vec![vector], None) };
+        Request { tag, op: Op::Write { fua: false }, offset: 0, len: 512, buffers }
     }
 
     fn discard(tag: u64) -> Request {
@@ -265,7 +277,7 @@ mod disk {
     #[test]
     fn node_with_limits_holds_back_the_queue_above_and_who_reads_directly() {
         let clock = Manual::default();
-        let node = Arc::new(crate::filter::throttle::Throttle::new(null(), &clock.group(requests(rate(10)))));
+        let node = Arc::new(Throttle::new(null(), &clock.group(requests(rate(10)))));
         let disk = Disk::new(node.clone(), true);
         let mut queue = disk.open_queue(8).unwrap();
         (0..3).for_each(|tag| queue.submit(discard(tag)));
@@ -280,5 +292,36 @@ mod disk {
             std::thread::yield_now();
         }
         reading.join().unwrap().unwrap();
+    }
+
+    #[test]
+    fn limits_beneath_a_format_hold_up_neither_the_queue_nor_a_drain() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        file.as_file().set_len(1 << 20).unwrap();
+        let file = HostFile::open(file.path(), FileOptions::default()).unwrap();
+        let node = Throttle::new(Arc::new(file), &Manual::default().group(requests(rate(10))));
+        let format = Raw::new(Arc::new(node), 0, None).unwrap();
+        let (tell, told) = std::sync::mpsc::channel();
+        // Its clock stands still: but for the first two, they wait for ever.
+        std::thread::spawn(move || {
+            let disk = Disk::new(Arc::new(format), true);
+            let mut queue = disk.open_queue(8).unwrap();
+            (0..5).for_each(|tag| queue.submit(write(tag)));
+            queue.kick();
+            tell.send("submitted").unwrap();
+            std::thread::scope(|scope| {
+                let drain = scope.spawn(|| drop(disk.drain()));
+                while !drain.is_finished() {
+                    while queue.reap().is_some_and(|done| done.result.is_ok()) {}
+                    std::thread::yield_now();
+                }
+            });
+            while queue.reap().is_some() {}
+            tell.send(if queue.in_flight() == 0 { "drained" } else { "not drained" }).unwrap();
+        });
+
+        for expected in ["submitted", "drained"] {
+            assert_eq!(told.recv_timeout(Duration::from_secs(30)), Ok(expected));
+        }
     }
 }

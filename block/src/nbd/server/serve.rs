@@ -88,15 +88,20 @@ impl Client {
             let mut payload = Vec::new();
             if header.command == command::WRITE {
                 payload = vec![0; bytes];
-                from.read_exact(&mut payload)?;
+                if let Err(error) = from.read_exact(&mut payload) {
+                    self.give_back(bytes);
+                    return Err(error);
+                }
             }
             let client = self.clone();
-            pool::EXPORTS.run(Box::new(move || {
+            let owner = Arc::as_ptr(&self.agreed.export).addr();
+            let job = Box::new(move || {
                 let reply = client.perform(header, &payload);
                 drop(payload);
                 client.lock().replies.push_back((reply, bytes));
                 client.changed.notify_all();
-            }));
+            });
+            pool::EXPORTS.run(owner, job);
         }
     }
 
@@ -108,6 +113,15 @@ impl Client {
         }
         under.requests += 1;
         under.bytes += bytes;
+    }
+
+    /// A request is over, or has not come whole.
+    fn give_back(&self, bytes: usize) {
+        let mut under = self.lock();
+        under.requests -= 1;
+        under.bytes -= bytes;
+        drop(under);
+        self.changed.notify_all();
     }
 
     fn write_replies(&self) {
@@ -129,10 +143,8 @@ impl Client {
                 self.socket.shut_down();
             }
             drop(reply);
+            self.give_back(bytes);
             under = self.lock();
-            under.requests -= 1;
-            under.bytes -= bytes;
-            self.changed.notify_all();
         }
     }
 

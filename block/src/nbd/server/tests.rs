@@ -194,6 +194,25 @@ fn clients_beyond_the_limit_wait_for_a_place() {
 }
 
 #[test]
+fn client_that_hangs_up_amid_a_write_leaves_its_place() {
+    let rig = rig(1);
+    let mut first = rig.transmit();
+    request(&mut first, command::WRITE, 0, 4096);
+    first.write_all(&[1; 100]).unwrap();
+    drop(first);
+    let mut second = UnixStream::connect(rig.folder.path().join("n")).unwrap();
+    second.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
+
+    let greeted = read_u64(&mut second);
+
+    if greeted.is_err() {
+        // It would wait for the first.
+        std::mem::forget(rig);
+    }
+    assert_eq!(greeted.unwrap(), SERVER_MAGIC);
+}
+
+#[test]
 fn client_counts_until_it_leaves() {
     let rig = rig(0);
     let [first, second] = [(); 2].map(|()| {
