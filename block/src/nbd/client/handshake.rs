@@ -32,6 +32,12 @@ pub(super) struct Agreed {
 }
 
 impl Agreed {
+    /// Whether the export is the same as on another connection, on which the context may have another number.
+    pub(super) fn is_same(&self, other: &Self) -> bool {
+        let both = self.context.is_some() == other.context.is_some();
+        both && Self { context: other.context, ..self.clone() } == *other
+    }
+
     /// The server has all these flags.
     pub(super) fn can(&self, flags: u16) -> bool {
         self.flags & (flag::HAS_FLAGS | flags) == flag::HAS_FLAGS | flags

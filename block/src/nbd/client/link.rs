@@ -194,8 +194,14 @@ impl Link {
     /// What the thread of connection `number` does for its whole life.
     fn keep_up(&self, number: usize) {
         let mut live = self.lock().live[number].clone();
-        while let Some(serving) = live.take().or_else(|| self.bring_up(number)) {
-            let error = serving.serve();
+        let mut wait = Duration::ZERO;
+        while let Some(serving) = live.take().or_else(|| self.bring_up(number, &mut wait)) {
+            let up = Instant::now();
+            let (error, served) = serving.serve();
+            // From a server that hangs up again and again no more is asked than from one that is not there.
+            if served || up.elapsed() > LONGEST_WAIT {
+                wait = Duration::ZERO;
+            }
             self.forget(&serving, &error.to_string());
             if self.lock().ended {
                 return;
@@ -204,16 +210,16 @@ impl Link {
         }
     }
 
-    /// Waits until the connection is wanted, and connects until that succeeds; `None` when there is no use any more.
-    fn bring_up(&self, number: usize) -> Option<Arc<Live>> {
-        let mut wait = Duration::ZERO;
+    /// Waits until the connection is wanted, and connects until that succeeds; `None` when there is no use any more. The
+    /// first attempt is after `wait`, which then says when the next one would be.
+    fn bring_up(&self, number: usize, wait: &mut Duration) -> Option<Arc<Live>> {
         let mut attempts = 0;
         loop {
             let mut state = self.lock();
             while !state.ended && number >= state.wanted {
                 state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
             }
-            let due = Instant::now() + wait;
+            let due = Instant::now() + *wait;
             while !state.ended && Instant::now() < due {
                 let left = due.saturating_duration_since(Instant::now());
                 state = self.changed.wait_timeout(state, left).unwrap_or_else(PoisonError::into_inner).0;
@@ -224,9 +230,9 @@ impl Link {
                 return None;
             }
             attempts += 1;
-            wait = (wait * 2).clamp(FIRST_WAIT, LONGEST_WAIT);
+            *wait = (*wait * 2).clamp(FIRST_WAIT, LONGEST_WAIT);
             match connect(&self.name, self.bitmap.as_deref()) {
-                Ok(live) if live.agreed == self.agreed => {
+                Ok(live) if live.agreed.is_same(&self.agreed) => {
                     let live = Arc::new(live);
                     let mut state = self.lock();
                     if state.ended {

@@ -151,14 +151,16 @@ impl Live {
         self.end();
     }
 
-    /// Takes replies until the connection ends. Gives why it did.
-    pub(super) fn serve(&self) -> io::Error {
+    /// Takes replies until the connection ends. Gives why it did, and whether there was any.
+    pub(super) fn serve(&self) -> (io::Error, bool) {
         let mut from = BufReader::with_capacity(64 << 10, &self.socket);
+        let mut served = false;
         loop {
             if let Err(error) = self.take_reply(&mut from) {
                 self.end();
-                return error;
+                return (error, served);
             }
+            served = true;
         }
     }
 

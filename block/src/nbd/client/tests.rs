@@ -233,21 +233,83 @@ fn bad_server(path: &Path, structured: bool, act: impl FnOnce(UnixStream) + Send
     std::thread::spawn(move || {
         let (mut stream, _) = listener.accept().unwrap();
         greet(&mut stream);
-        loop {
-            let (option, _) = option(&mut stream);
-            match option {
-                8 if structured => answer(&mut stream, 8, 1, &[]),
-                7 => break,
-                other => answer(&mut stream, other, 0x8000_0001, &[]),
-            }
-        }
-        let mut info = 0u16.to_be_bytes().to_vec();
-        info.extend((1u64 << 20).to_be_bytes());
-        info.extend(0x1u16.to_be_bytes());
-        answer(&mut stream, 7, 3, &info);
-        answer(&mut stream, 7, 1, &[]);
+        agree(&mut stream, structured, None);
         act(stream);
     });
+}
+
+/// The rest of the handshake; `base:allocation` is there if it has a number.
+fn agree(stream: &mut UnixStream, structured: bool, context: Option<u32>) {
+    loop {
+        let (option, _) = option(stream);
+        match (option, context) {
+            (8, _) if structured => answer(stream, 8, 1, &[]),
+            (10, Some(number)) => {
+                answer(stream, 10, 4, &[&number.to_be_bytes(), b"base:allocation".as_slice()].concat());
+                answer(stream, 10, 1, &[]);
+            }
+            (7, _) => break,
+            (other, _) => answer(stream, other, 0x8000_0001, &[]),
+        }
+    }
+    let mut info = 0u16.to_be_bytes().to_vec();
+    info.extend((1u64 << 20).to_be_bytes());
+    info.extend(0x1u16.to_be_bytes());
+    answer(stream, 7, 3, &info);
+    answer(stream, 7, 1, &[]);
+}
+
+/// A server of many clients, one after the other, with chunks; `act` gets each with its number, from 0 on, which is also
+/// that of its context.
+fn server_of_many(path: &Path, act: impl Fn(u32, UnixStream) + Send + 'static) -> Arc<AtomicUsize> {
+    let listener = UnixListener::bind(path).unwrap();
+    let counted = Arc::new(AtomicUsize::new(0));
+    let count = counted.clone();
+    std::thread::spawn(move || {
+        for (number, client) in (0..).zip(listener.incoming()) {
+            let mut client = client.unwrap();
+            count.fetch_add(1, Ordering::SeqCst);
+            greet(&mut client);
+            agree(&mut client, true, Some(number));
+            act(number, client);
+        }
+    });
+    counted
+}
+
+#[test]
+fn server_that_hangs_up_after_each_handshake_is_left_alone_for_longer_and_longer() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("n");
+    let connections = server_of_many(&path, |_, client| drop(client));
+    let _client = NbdClient::open(name(&path), ClientOptions::default()).unwrap();
+
+    std::thread::sleep(Duration::from_millis(1500));
+
+    // At the beginning, at once, after a second; the fourth is due after three.
+    let count = connections.load(Ordering::SeqCst);
+    assert!((1..=3).contains(&count), "{count} connections");
+}
+
+#[test]
+fn server_may_number_its_contexts_anew_on_each_connection() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("n");
+    server_of_many(&path, |number, mut client| {
+        // The first one ends with its first request.
+        let cookie = cookie(&mut client);
+        let status = [number, 512, 3].map(u32::to_be_bytes).concat();
+        if number > 0 {
+            client.write_all(&chunk(1, 5, cookie, &status)).unwrap();
+            let _ = client.read(&mut [0; 64]);
+        }
+    });
+    let options = ClientOptions { reconnect_delay: Duration::from_secs(30), ..ClientOptions::default() };
+    let client = NbdClient::open(name(&path), options).unwrap();
+
+    let status = client.status(0, 512).unwrap();
+
+    assert_eq!((status.len, status.data, status.zero), (512, false, true));
 }
 
 fn greet(stream: &mut UnixStream) {
