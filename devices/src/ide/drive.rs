@@ -7,6 +7,7 @@ use rhea_block::{Image, ImageInfo};
 use thiserror::Error;
 
 use super::regs::{TaskFile, device, error, status};
+use super::smart::SelfTests;
 use crate::block_errors::ErrorPolicy;
 use crate::block_sizes::{BlockSizeError, BlockSizes};
 use crate::block_stats::BlockStats;
@@ -135,6 +136,8 @@ pub(super) struct Disk {
     pub(super) write_cache: bool,
     pub(super) look_ahead: bool,
     pub(super) smart: bool,
+    /// They outlive power and resets, as on a real drive; not the process.
+    pub(super) self_tests: SelfTests,
 }
 
 impl Disk {
@@ -159,6 +162,7 @@ impl Disk {
             write_cache: false,
             look_ahead: true,
             smart: true,
+            self_tests: SelfTests::default(),
         };
         disk.power_on();
         disk

@@ -1,5 +1,7 @@
 //! SMART, as far as a healthy drive needs it (ATA8-ACS, 7.53).
 
+use serde::{Deserialize, Serialize};
+
 use super::channel::Channel;
 use super::regs::error;
 
@@ -58,8 +60,76 @@ fn thresholds() -> Vec<u8> {
     summed(block)
 }
 
-/// Logs (7.53.7): the directory, no errors, no self-tests.
-fn log(number: u8) -> Option<Vec<u8>> {
+/// Subcommands of EXECUTE OFF-LINE IMMEDIATE (7.53.5.2): collection of data, short and extended self-test, an end to
+/// what runs, and both tests with the drive busy.
+mod offline {
+    pub(super) const COLLECT: u8 = 0x00;
+    pub(super) const SHORT: u8 = 0x01;
+    pub(super) const EXTENDED: u8 = 0x02;
+    pub(super) const ABORT: u8 = 0x7f;
+    pub(super) const SHORT_CAPTIVE: u8 = 0x81;
+    pub(super) const EXTENDED_CAPTIVE: u8 = 0x82;
+
+    pub(super) fn is_test(kind: u8) -> bool {
+        matches!(kind, SHORT | EXTENDED | SHORT_CAPTIVE | EXTENDED_CAPTIVE)
+    }
+}
+
+/// The self-tests that were run, which all passed: the log has room for the last 21 (ATA8-ACS, A.19).
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct SelfTests {
+    /// Which, by their place in the log.
+    kinds: Vec<u8>,
+    /// The place of the last one, from 1; 0 for none.
+    last: u8,
+}
+
+impl SelfTests {
+    const MOST: u8 = 21;
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.kinds.is_empty()
+    }
+
+    fn ran(&mut self, kind: u8) {
+        let at = self.last % Self::MOST;
+        match self.kinds.get_mut(usize::from(at)) {
+            Some(place) => *place = kind,
+            None => self.kinds.push(kind),
+        }
+        self.last = at + 1;
+    }
+
+    fn log(&self) -> Vec<u8> {
+        let mut block = vec![1, 0];
+        for &kind in &self.kinds {
+            // Passed, with nothing left to do, in the drive's first hour.
+            block.push(kind);
+            block.extend([0; 23]);
+        }
+        block.resize(508, 0);
+        block.push(self.last);
+        summed(block)
+    }
+
+    /// Why a saved log cannot be.
+    pub(super) fn check(&self) -> Result<(), String> {
+        let full = usize::from(Self::MOST);
+        let placed = self.kinds.len() == full || self.kinds.len() == usize::from(self.last);
+        if self.kinds.len() > full
+            || self.last > Self::MOST
+            || !placed
+            || !self.kinds.iter().copied().all(offline::is_test)
+        {
+            return Err("a log of self-tests that cannot be".to_owned());
+        }
+        Ok(())
+    }
+}
+
+/// Logs (7.53.7): the directory, no errors, the self-tests.
+fn log(number: u8, tests: &SelfTests) -> Option<Vec<u8>> {
     match number {
         0x00 => {
             let mut block = vec![0; BLOCK];
@@ -68,7 +138,8 @@ fn log(number: u8) -> Option<Vec<u8>> {
             }
             Some(block)
         }
-        0x01 | 0x06 => Some(summed(vec![1])),
+        0x01 => Some(summed(vec![1])),
+        0x06 => Some(tests.log()),
         _ => None,
     }
 }
@@ -84,9 +155,16 @@ impl Channel {
         match subcommand {
             sub::READ_DATA => self.reply(&data()),
             sub::READ_THRESHOLDS => self.reply(&thresholds()),
-            sub::READ_LOG if regs.count.now == 1 => self.reply(&log(regs.low.now).ok_or(error::ABRT)?),
-            // Self-tests are over at once; attributes are never lost.
-            sub::OFFLINE if matches!(regs.low.now, 0..=2 | 0x7f | 0x81 | 0x82) => self.succeed(),
+            sub::READ_LOG if regs.count.now == 1 => {
+                let block = log(regs.low.now, &self.disk()?.self_tests).ok_or(error::ABRT)?;
+                self.reply(&block);
+            }
+            // Self-tests are over at once, and so there is never one to abort; attributes are never lost.
+            sub::OFFLINE if offline::is_test(regs.low.now) => {
+                self.disk()?.self_tests.ran(regs.low.now);
+                self.succeed();
+            }
+            sub::OFFLINE if matches!(regs.low.now, offline::COLLECT | offline::ABORT) => self.succeed(),
             sub::AUTOSAVE if matches!(regs.count.now, 0 | 0xf1) => self.succeed(),
             // The key stays in the registers: no threshold was met.
             sub::STATUS => self.succeed(),

@@ -8,6 +8,7 @@ use super::channel::{Channel, Phase, Task, Work};
 use super::drive::{Drive, Kind, Modes};
 use super::function::Piix3Ide;
 use super::regs::TaskFile;
+use super::smart::SelfTests;
 use super::transfer::BUFFER;
 use crate::geometry::Geometry;
 use crate::lifecycle::{DeviceError, Lifecycle, SaveRestore, decode, encode, unfit};
@@ -55,7 +56,16 @@ struct DriveState {
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 enum KindState {
-    Disk { heads: u8, sectors: u8, multiple: u8, write_cache: bool, look_ahead: bool, smart: bool },
+    Disk {
+        heads: u8,
+        sectors: u8,
+        multiple: u8,
+        write_cache: bool,
+        look_ahead: bool,
+        smart: bool,
+        #[serde(default, skip_serializing_if = "SelfTests::is_empty")]
+        self_tests: SelfTests,
+    },
     Cd(Box<UnitState>),
 }
 
@@ -69,6 +79,7 @@ impl DriveState {
                 write_cache: disk.write_cache,
                 look_ahead: disk.look_ahead,
                 smart: disk.smart,
+                self_tests: disk.self_tests.clone(),
             },
             Kind::Cd(unit) => KindState::Cd(Box::new(unit.save())),
         };
@@ -77,12 +88,12 @@ impl DriveState {
 
     fn check(&self, drive: &Drive) -> Result<(), String> {
         match (&self.kind, &drive.kind) {
-            (KindState::Disk { heads, sectors, multiple, .. }, Kind::Disk(_)) => {
+            (KindState::Disk { heads, sectors, multiple, self_tests, .. }, Kind::Disk(_)) => {
                 let multiple_fits = *multiple == 0 || (multiple.is_power_of_two() && *multiple <= 16);
                 if *heads == 0 || *heads > 16 || *sectors == 0 || !multiple_fits {
                     return Err("a geometry that cannot be".to_owned());
                 }
-                Ok(())
+                self_tests.check()
             }
             (KindState::Cd(_), Kind::Cd(_)) => Ok(()),
             _ => Err("a disk where there is a CD drive, or the other way round".to_owned()),
@@ -91,12 +102,16 @@ impl DriveState {
 
     fn apply(&self, drive: &mut Drive) -> Result<(), String> {
         match (&self.kind, &mut drive.kind) {
-            (KindState::Disk { heads, sectors, multiple, write_cache, look_ahead, smart }, Kind::Disk(disk)) => {
+            (
+                KindState::Disk { heads, sectors, multiple, write_cache, look_ahead, smart, self_tests },
+                Kind::Disk(disk),
+            ) => {
                 disk.geometry = Geometry { heads: *heads, sectors: *sectors, ..disk.default_geometry };
                 disk.multiple = *multiple;
                 disk.write_cache = *write_cache;
                 disk.look_ahead = *look_ahead;
                 disk.smart = *smart;
+                disk.self_tests = self_tests.clone();
             }
             (KindState::Cd(state), Kind::Cd(unit)) => unit.restore(state)?,
             _ => {}

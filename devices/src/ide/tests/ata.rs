@@ -332,6 +332,36 @@ fn smart_needs_its_key_and_says_all_is_well() {
 }
 
 #[test]
+fn self_tests_are_in_their_log_and_outlive_a_reset() {
+    let guest = guest();
+    let smart = |feature: u8, low: u8| {
+        guest.out(1, feature);
+        guest.command28(0xb0, 0xc2_4f00 | u32::from(low), 1);
+        guest.interrupt()
+    };
+    let log = || {
+        assert_eq!(smart(0xd5, 6), READY | DRQ);
+        let log = guest.read_data(512);
+        assert_eq!(log.iter().fold(0u8, |sum, byte| sum.wrapping_add(*byte)), 0);
+        log
+    };
+    // Collection of data is no test, and there is none to abort.
+    for kind in [0, 1, 0x7f, 0x82] {
+        assert_eq!(smart(0xd4, kind), READY, "{kind:#x}");
+    }
+    assert_eq!(smart(0xd4, 3), 0x41);
+    let two = log();
+    assert_eq!((two[2], &two[3..26], two[26], two[50], two[508]), (1, &[0; 23][..], 0x82, 0, 2));
+    guest.function.reset();
+    assert_eq!(log(), two);
+    for _ in 0..20 {
+        smart(0xd4, 2);
+    }
+    let full = log();
+    assert_eq!((full[2], full[26], full[50], full[2 + 20 * 24], full[508]), (2, 0x82, 2, 2, 1));
+}
+
+#[test]
 fn power_commands_leave_it_awake() {
     let guest = guest();
     for code in [0xe0, 0xe1, 0xe2, 0xe3, 0xe6, 0x94] {

@@ -216,6 +216,29 @@ fn saved_write_past_its_sectors_is_refused() {
 }
 
 #[test]
+fn log_of_self_tests_survives_and_one_that_cannot_be_is_refused() {
+    let guest = guest();
+    guest.out(1, 0xd4);
+    guest.command28(0xb0, 0xc2_4f01, 0);
+    guest.interrupt();
+    guest.function.pause();
+    guest.function.drain();
+    let state = saved(&*guest.function).unwrap();
+    let path = "/channels/0/drives/0/kind/Disk/self_tests";
+    assert_eq!(state.pointer(path), Some(&json!({"kinds": [1], "last": 1})));
+    let other = Setup::default().build_stopped();
+    restore(&other, state.clone()).unwrap();
+    assert_eq!(saved(&*other.function).unwrap(), state);
+    for log in
+        [json!({"kinds": [1], "last": 2}), json!({"kinds": [3], "last": 1}), json!({"kinds": vec![1; 22], "last": 1})]
+    {
+        let mut wrong = state.clone();
+        *wrong.pointer_mut(path).unwrap() = log.clone();
+        assert!(restore(&other, wrong).is_err(), "{log}");
+    }
+}
+
+#[test]
 fn command_before_the_start_fails_and_nothing_waits() {
     let guest = Setup::default().build_stopped();
     guest.command28(0x20, 0, 1);
