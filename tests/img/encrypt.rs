@@ -57,7 +57,9 @@ fn our_images_are_read_by_both() {
 fn images_of_qemu_are_read_by_both() {
     let rig = Rig::empty();
     rig.write("plain.raw", 1 << 20, CONTENT);
-    for mix in ["encrypt.format=luks,encrypt.iter-time=10", "encrypt.format=aes"] {
+    // The generator has no use for the hash, which stands in the header all the same.
+    let luks = "encrypt.format=luks,encrypt.iter-time=10,encrypt.ivgen-alg=plain64,encrypt.ivgen-hash-alg=md5";
+    for mix in [luks, "encrypt.format=aes"] {
         rig.qemu(&format!("convert -O qcow2 -o {mix},encrypt.key-secret=one {KEYS} -f raw plain.raw real.qcow2"));
         rig.reads_as(&opened("real.qcow2", "one"), "plain.raw");
         rig.same("info real.qcow2");

@@ -149,10 +149,14 @@ impl IvGen {
 
     /// What a header names.
     pub(super) fn by_spec(spec: &str) -> Option<Self> {
-        match spec {
-            "plain" => Some(Self::Plain),
-            "plain64" => Some(Self::Plain64),
-            _ => spec.strip_prefix("essiv:").and_then(Hash::by_name).map(Self::Essiv),
+        let (name, hash) = spec.split_once(':').map_or((spec, None), |(name, hash)| (name, Some(hash)));
+        // A hash that nothing is hashed with: QEMU writes it, whatever the generator.
+        let idle = hash.is_none_or(|hash| hash == "md5" || Hash::by_name(hash).is_some());
+        match name {
+            "plain" if idle => Some(Self::Plain),
+            "plain64" if idle => Some(Self::Plain64),
+            "essiv" => hash.and_then(Hash::by_name).map(Self::Essiv),
+            _ => None,
         }
     }
 }

@@ -37,6 +37,10 @@ impl Bits {
 
     /// Where in `range` the first bit is that is `set`.
     pub(crate) fn next(&self, range: Range<u64>, set: bool) -> Option<u64> {
+        if range.is_empty() {
+            // It may end within a bit.
+            return None;
+        }
         let skipped = if set { 0 } else { 0xff };
         let mut bit = range.start >> self.granularity_bits;
         while bit << self.granularity_bits < range.end {

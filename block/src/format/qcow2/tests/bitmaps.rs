@@ -6,7 +6,7 @@ use std::sync::atomic::Ordering;
 use super::rig::{Recorder, image, reopen};
 use crate::format::qcow2::bitmap::BitmapEntry;
 use crate::format::qcow2::bitmap_change::encode;
-use crate::format::qcow2::{BitmapChange, CreateOptions, NewBitmap, OpenOptions, Qcow2};
+use crate::format::qcow2::{BitmapChange, Bits, CreateOptions, NewBitmap, OpenOptions, Qcow2};
 use crate::layer::{Layer, Preallocation, write_all};
 use crate::protocol::memory::Memory;
 
@@ -27,6 +27,20 @@ fn what_is_written_where_a_disk_grew_is_marked() {
     let bits = reopen(store, 0).unwrap().bitmap_bits("since").unwrap();
     let mut runs = bits.runs(0..2 << 20);
     assert_eq!((runs.next(), runs.next()), (Some(3 << 19..(3 << 19) + 65536), None));
+}
+
+#[test]
+fn runs_end_within_a_bit_where_the_range_does() {
+    let bits = Bits { granularity_bits: 17, bytes: vec![0b110] };
+    let (bit, half) = (1u64 << 17, 1u64 << 16);
+
+    let runs = |range| bits.runs(range).take(3).collect::<Vec<_>>();
+
+    assert_eq!(runs(bit..bit + half), [bit..bit + half]);
+    assert_eq!(runs(bit + half..2 * bit + half), [bit + half..2 * bit + half]);
+    assert_eq!(runs(0..8 * bit), [bit..3 * bit]);
+    assert_eq!(runs(3 * bit - half..4 * bit), [3 * bit - half..3 * bit]);
+    assert_eq!(runs(bit..bit), []);
 }
 
 #[test]
