@@ -24,6 +24,7 @@ fuzz_target!(|bytes: &[u8]| {
         index: 0,
         ring: driver.layout,
         event_idx: bytes.first().is_some_and(|byte| byte & 1 != 0),
+        ready: true,
         memory: Arc::clone(&driver.ram),
         doorbell: Arc::new(doorbell),
         events: Arc::<RecordedEvents>::default(),

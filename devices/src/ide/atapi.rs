@@ -10,7 +10,7 @@ use super::channel::{Channel, Phase, Task};
 use super::drive::Kind;
 use super::regs::{error, reason, status};
 use super::transfer::{Action, BUFFER, Step};
-use crate::scsi::{self, Cdb, Job, LogicalUnit, Media, Plan, Reply, Sense};
+use crate::scsi::{self, Cdb, Job, LogicalUnit, Media, Plan, Reply, Sense, sense};
 
 /// Length of a packet.
 const PACKET: usize = 12;
@@ -38,6 +38,9 @@ pub(super) struct Packet {
     /// First byte that the image has not been asked for yet, and bytes from there.
     offset: u64,
     left: u64,
+    /// Generation of the medium that is read, in this process.
+    #[serde(skip)]
+    medium: Option<u64>,
 }
 
 impl Packet {
@@ -78,6 +81,10 @@ impl Channel {
             Some(Kind::Cd(unit)) => Some(Arc::clone(unit)),
             _ => None,
         }
+    }
+
+    fn generation(&mut self) -> Option<u64> {
+        self.unit()?.medium().map(|medium| medium.generation())
     }
 
     /// PACKET: asks for the command block.
@@ -172,6 +179,8 @@ impl Channel {
                     return self.fail(error::ABRT);
                 }
                 (packet.offset, packet.left) = (offset, len);
+                let medium = self.generation();
+                self.packet().into_iter().for_each(|packet| packet.medium = medium);
                 self.refill();
             }
             Plan::Media(media) => {
@@ -241,7 +250,11 @@ impl Channel {
             self.buffer.put(0, &now);
             self.present(now.len());
         } else if packet.left > 0 {
-            let (offset, len) = (packet.offset, packet.left.min(packet.fill() as u64));
+            let (offset, len, began) = (packet.offset, packet.left.min(packet.fill() as u64), packet.medium);
+            if began.is_some() && began != self.generation() {
+                // What is in the drive now is another disc.
+                return self.packet_check(Some(sense::NO_MEDIUM));
+            }
             self.submit(Step { action: Action::Read, offset, len, guest: false });
         } else {
             self.packet_good();

@@ -7,7 +7,7 @@ use rhea_block::ImageInfo;
 
 use super::cdb::Cdb;
 use super::commands::{Command, Run};
-use super::plan::{Plan, Reply};
+use super::plan::{Media, Plan, Reply};
 use super::reserve::Access;
 use super::sense::{self, Sense};
 
@@ -27,8 +27,8 @@ pub(super) static COMMANDS: [Command; 36] = [
     Command::new(&[0x2a, 0x18, 0xff, 0xff, 0xff, 0xff, 0, 0xff, 0xff, 0], Access::Write, io::write).medium(),
     Command::new(&[0x88, 0x18, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0, 0], Access::Read, io::read).medium(),
     Command::new(&[0x8a, 0x18, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0, 0], Access::Write, io::write).medium(),
-    Command::new(&[0x35, 0x02, 0xff, 0xff, 0xff, 0xff, 0, 0xff, 0xff, 0], Access::Write, io::flush).medium(),
-    Command::new(&[0x91, 0x02, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0, 0], Access::Write, io::flush).medium(),
+    Command::new(&[0x35, 0x02, 0xff, 0xff, 0xff, 0xff, 0, 0xff, 0xff, 0], Access::Write, io::flush),
+    Command::new(&[0x91, 0x02, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0, 0], Access::Write, io::flush),
     Command::new(&[0x42, 0, 0, 0, 0, 0, 0, 0xff, 0xff, 0], Access::Write, io::unmap).medium().takes(io::unmap_parameters),
     Command::new(&[0x08, 0x1f, 0xff, 0xff, 0xff, 0], Access::Read, io::read).medium(),
     Command::new(&[0x0a, 0x1f, 0xff, 0xff, 0xff, 0], Access::Write, io::write).medium(),
@@ -51,7 +51,7 @@ pub(super) static COMMANDS: [Command; 36] = [
     Command::new(&[0x5a, 0x18, 0xff, 0xff, 0, 0, 0, 0xff, 0xff, 0], Access::Read, pages::sense),
     Command::new(&[0x15, 0x10, 0, 0, 0xff, 0], Access::Write, pages::select).takes(pages::select_parameters),
     Command::new(&[0x55, 0x10, 0, 0, 0, 0, 0, 0xff, 0xff, 0], Access::Write, pages::select).takes(pages::select_parameters),
-    Command::new(&[0x1b, 0x01, 0, 0, 0xf1, 0], Access::Write, start_stop),
+    Command::new(&[0x1b, 0x01, 0, 0, 0xf5, 0], Access::Write, start_stop),
     Command::new(&[0x1e, 0, 0, 0, 0x01, 0], Access::Write, prevent),
     Command::new(&[0x34, 0, 0xff, 0xff, 0xff, 0xff, 0, 0xff, 0xff, 0], Access::Read, io::prefetch).medium(),
     Command::new(&[0x90, 0, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0, 0], Access::Read, io::prefetch).medium(),
@@ -149,16 +149,19 @@ fn read_defects12(_run: &mut Run<'_>, cdb: &Cdb) -> Result<Plan, Sense> {
     Ok(Reply::data(vec![0, cdb.byte(1) & 0x1f, 0, 0, 0, 0, 0, 0], cdb.length(6, 4)).into())
 }
 
-/// START STOP UNIT (SBC-4, 5.31). Power conditions need nothing done.
+/// START STOP UNIT (SBC-4, 5.31). Power conditions need nothing done; a disk that stops has its cache written first, unless
+/// NO_FLUSH says otherwise.
 fn start_stop(run: &mut Run<'_>, cdb: &Cdb) -> Result<Plan, Sense> {
-    let (power_condition, load_eject, start) = (cdb.byte(4) >> 4, cdb.has(4, 2), cdb.has(4, 1));
+    let (power_condition, no_flush) = (cdb.byte(4) >> 4, cdb.has(4, 4));
+    let (load_eject, start) = (cdb.has(4, 2), cdb.has(4, 1));
     if load_eject {
         return Err(sense::INVALID_FIELD);
     }
-    if power_condition == 0 {
-        run.state.stopped = !start;
+    if power_condition != 0 {
+        return Ok(Reply::good().into());
     }
-    Ok(Reply::good().into())
+    run.state.stopped = !start;
+    Ok(if start || no_flush { Reply::good().into() } else { Plan::Media(Media::Flush) })
 }
 
 /// PREVENT ALLOW MEDIUM REMOVAL (SPC-5, 6.17): remembered, though a disk cannot be taken out.

@@ -8,7 +8,7 @@ use super::plan::{Media, Reply};
 use super::sense::{self, Sense};
 
 /// Bytes read or written at once through memory of our own.
-const CHUNK: u64 = 1 << 20;
+pub(super) const CHUNK: u64 = 1 << 20;
 /// Bytes zeroed or discarded at once.
 const SPAN: u64 = 1 << 30;
 
@@ -73,14 +73,11 @@ impl Job {
 
     /// Takes memory where the work needs some.
     fn prepare(&mut self) -> Step {
-        let wanted = match &self.media {
-            Media::Verify { len, .. } => (*len).min(CHUNK),
-            Media::CompareAndWrite { data, .. } | Media::OrWrite { data, .. } => data.len() as u64,
-            Media::WriteSame { len, block, .. } if !block.is_empty() => (*len).min(CHUNK),
-            Media::RawSectors { count, .. } => u64::from(*count) * 2048,
-            _ => return self.next(),
-        };
-        let Some(mut bounce) = usize::try_from(wanted).ok().and_then(Bounce::new) else {
+        let wanted = self.media.bounced();
+        if wanted == 0 {
+            return self.next();
+        }
+        let Some(mut bounce) = Bounce::new(wanted) else {
             return Step::Done(Reply::check(sense::TARGET_FAILURE));
         };
         if let Media::WriteSame { block, .. } = &self.media {

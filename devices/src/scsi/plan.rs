@@ -2,6 +2,7 @@
 
 use crate::block_stats::Counted;
 
+use super::job::CHUNK;
 use super::sense::{Sense, status};
 
 /// The end of a command.
@@ -149,6 +150,19 @@ impl Media {
             Self::Unmap(_) => Counted::Unmap,
             Self::Flush => Counted::Flush,
         }
+    }
+
+    /// Bytes of memory of ours that the work goes through; a few MiB at most.
+    #[must_use]
+    pub fn bounced(&self) -> usize {
+        let bytes = match self {
+            Self::Verify { len, .. } => (*len).min(CHUNK),
+            Self::CompareAndWrite { data, .. } | Self::OrWrite { data, .. } => data.len() as u64,
+            Self::WriteSame { len, block, .. } if !block.is_empty() => (*len).min(CHUNK),
+            Self::RawSectors { count, .. } => u64::from(*count) * 2048,
+            _ => 0,
+        };
+        usize::try_from(bytes).unwrap_or(usize::MAX)
     }
 
     /// Bytes of the medium that it concerns.

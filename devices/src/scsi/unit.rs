@@ -286,6 +286,11 @@ impl LogicalUnit {
         self.lock().attend(sense::ATTENTION_LUNS_CHANGED);
     }
 
+    /// The initiator was told which units there are: what it was to look at is looked at.
+    pub fn luns_reported(&self) {
+        self.lock().attention.retain(|sense| *sense != sense::ATTENTION_LUNS_CHANGED);
+    }
+
     /// Keeps the sense data of a command for the next REQUEST SENSE: for front ends that do not send it along. Every
     /// other command makes it forgotten.
     pub fn keep_sense(&self, sense: Option<Sense>) {

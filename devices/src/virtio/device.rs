@@ -78,6 +78,8 @@ pub struct QueueParts {
     pub ring: RingLayout,
     /// `VIRTIO_F_EVENT_IDX` was negotiated.
     pub event_idx: bool,
+    /// The driver has said that it is ready. One that has not may use the queue all the same, from when it rings.
+    pub ready: bool,
     /// Guest RAM.
     pub memory: Arc<GuestRam>,
     /// Signalled when the driver has made buffers available.

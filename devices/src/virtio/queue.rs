@@ -84,6 +84,8 @@ pub struct VirtQueue {
     doorbell: Arc<EventFd>,
     events: Arc<dyn DriverEvents>,
     queue: Queue,
+    /// Nothing is taken until the driver rings.
+    dormant: bool,
     /// Used entries were written since the last decision about an interrupt.
     dirty: bool,
     log: LogLimit,
@@ -95,7 +97,7 @@ impl VirtQueue {
     /// # Errors
     /// When the layout or the position makes no sense, or any of the ring is not RAM.
     pub fn new(parts: QueueParts, at: &RingPosition) -> Result<Self, QueueError> {
-        let QueueParts { index, ring: layout, event_idx, memory, doorbell, events } = parts;
+        let QueueParts { index, ring: layout, event_idx, ready, memory, doorbell, events } = parts;
         let RingLayout { size, desc, avail, used } = layout;
         let misaligned = |_| QueueError::Misaligned { desc, avail, used };
         let mut queue = Queue::new(size).map_err(|_| QueueError::Size(size))?;
@@ -116,7 +118,8 @@ impl VirtQueue {
         if let Some(&head) = at.held.iter().find(|&&head| head >= size) {
             return Err(QueueError::Head { head, size });
         }
-        Ok(Self { index, layout, ram, doorbell, events, queue, dirty: false, log: LogLimit::default() })
+        let log = LogLimit::default();
+        Ok(Self { index, layout, ram, doorbell, events, queue, dormant: !ready, dirty: false, log })
     }
 
     /// Number of the queue within its device.
@@ -147,6 +150,17 @@ impl VirtQueue {
     #[must_use]
     pub fn events(&self) -> &Arc<dyn DriverEvents> {
         &self.events
+    }
+
+    /// Whether the driver has to ring before the ring means anything.
+    #[must_use]
+    pub fn is_dormant(&self) -> bool {
+        self.dormant
+    }
+
+    /// The driver has rung.
+    pub fn rung(&mut self) {
+        self.dormant = false;
     }
 
     /// Appends heads of available chains to `heads`, at most `limit` of them.
@@ -182,20 +196,22 @@ impl VirtQueue {
         let mut count = u32::from(self.layout.size);
         let mut index = head;
         let mut indirect = false;
-        // Each table holds `count` descriptors: following more links than that means a loop (section 2.7.5.2).
+        // Each table holds `count` descriptors: following more links than that means a loop (section 2.7.5.2). An
+        // indirect table may claim to be as long as memory, and its buffers may hold no bytes.
+        let most = u32::try_from(MAX_DESCRIPTORS).unwrap_or(u32::MAX);
         let mut left = count;
         loop {
             if u32::from(index) >= count {
                 return Err(ChainError::Index { index, count });
             }
-            left = left.checked_sub(1).ok_or(ChainError::Loop)?;
+            left = left.checked_sub(1).ok_or(if count > most { ChainError::TooMany } else { ChainError::Loop })?;
             let descriptor = self.descriptor(table, index)?;
             if descriptor.refers_to_indirect_table() {
                 if indirect || descriptor.has_next() {
                     return Err(ChainError::IndirectMisplaced);
                 }
                 (table, count) = chain::indirect_table(&descriptor)?;
-                (index, left, indirect) = (0, count, true);
+                (index, left, indirect) = (0, count.min(most), true);
                 continue;
             }
             chain.push(&self.ram, descriptor.addr().0, descriptor.len(), descriptor.is_write_only())?;

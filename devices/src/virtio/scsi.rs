@@ -8,6 +8,7 @@
 //!
 //! It knows queues and the addresses of units. What a command means, [`crate::scsi`] knows.
 
+mod budget;
 mod bus;
 mod config;
 mod control;

@@ -17,6 +17,7 @@ use super::device::{QueueParts, RingPosition, Stopped};
 use super::iothread::{IoThread, Next, Ready, Sources, Trigger, Worker, WorkerHandle};
 use super::queue::{QueueError, VirtQueue};
 use crate::lifecycle::DeviceError;
+use crate::log_limit::LogLimit;
 
 /// What a device does with the chains of one queue. All calls come from the queue's thread; none may wait.
 pub trait QueueHandler: Send {
@@ -38,6 +39,8 @@ pub trait QueueHandler: Send {
     /// # Errors
     /// When the ring cannot be used any more; what is done is then forgotten.
     fn finish(&mut self, queue: &mut VirtQueue) -> Result<(), QueueError>;
+    /// The queue is to stop: what is done in several steps is held now instead of going on.
+    fn wind_up(&mut self) {}
     /// How many chains are in flight: taken, not returned, and going to be done by themselves.
     fn in_flight(&self) -> usize;
     /// Heads of the chains that are held until the next start; they are no longer the handler's.
@@ -60,7 +63,8 @@ impl QueueWorker {
     #[must_use]
     pub fn new(thread: &Arc<IoThread>, handler: Box<dyn QueueHandler>) -> Self {
         let (control, mail) = channel();
-        let worker = Serving { handler, mail, state: State::Idle, heads: Vec::new(), deaf: false };
+        let log = LogLimit::default();
+        let worker = Serving { handler, mail, state: State::Idle, heads: Vec::new(), deaf: false, log };
         Self { control, handle: thread.add(Box::new(worker)) }
     }
 
@@ -128,6 +132,8 @@ struct Serving {
     heads: Vec<u16>,
     /// The driver was not asked to ring, because the thread polls.
     deaf: bool,
+    /// A guest can break its ring as often as it resets the device.
+    log: LogLimit,
 }
 
 const DOORBELL: u32 = 0;
@@ -144,6 +150,9 @@ impl Worker for Serving {
     }
 
     fn ready(&mut self, what: Ready, sources: &mut Sources<'_>) -> Next {
+        if let (Ready::Source(DOORBELL), State::Running(queue)) = (what, &mut self.state) {
+            queue.rung();
+        }
         if what == Ready::Woken {
             while let Ok(control) = self.mail.try_recv() {
                 self.control(control, sources);
@@ -155,6 +164,7 @@ impl Worker for Serving {
     fn has_work(&mut self) -> bool {
         match &self.state {
             State::Idle => false,
+            State::Running(queue) if queue.is_dormant() => false,
             State::Running(queue) => {
                 self.handler.has_work() || (self.handler.room(queue.size()) > 0 && queue.has_more())
             }
@@ -188,6 +198,7 @@ impl Serving {
                 self.state = State::Running(queue);
             }
             (Control::Stop(stopped), State::Running(queue) | State::Broken(queue)) => {
+                self.handler.wind_up();
                 self.state = State::Stopping(queue, stopped);
             }
             // A queue that does not run has no position to give: dropping the promise says so. One that runs already
@@ -199,13 +210,18 @@ impl Serving {
     fn serve(&mut self, sources: &mut Sources<'_>) -> Next {
         match std::mem::replace(&mut self.state, State::Idle) {
             State::Idle => Next::Wait,
+            State::Running(queue) if queue.is_dormant() => {
+                self.state = State::Running(queue);
+                Next::Wait
+            }
             State::Running(mut queue) => match self.run(&mut queue, sources) {
                 Ok(next) => {
                     self.state = State::Running(queue);
                     next
                 }
                 Err(error) => {
-                    log::warn!("virtio queue {} is broken until a reset: {error}", queue.index());
+                    let index = queue.index();
+                    self.log.warn(format_args!("virtio queue {index} is broken until a reset: {error}"));
                     queue.events().needs_reset();
                     self.state = State::Broken(queue);
                     Next::Wait

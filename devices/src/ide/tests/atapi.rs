@@ -216,6 +216,24 @@ fn medium_changes_under_the_guest() {
 }
 
 #[test]
+fn read_does_not_go_on_with_another_disc() {
+    let guest = guest();
+    let mut status = guest.packet(&[READ, 0, 0, 0, 0, 0, 0, 0, 200], 0x8000, false);
+    guest.unit.open_tray(false).unwrap();
+    guest.unit.remove().unwrap();
+    guest.unit.insert(&(MemImage::new(2 * MIB) as _)).unwrap();
+    guest.unit.close_tray().unwrap();
+    let mut read = 0;
+    while status & DRQ != 0 {
+        let len = usize::from(guest.inb(4)) | usize::from(guest.inb(5)) << 8;
+        read += guest.read_data(len).len();
+        status = guest.interrupt();
+    }
+    assert_eq!((status, guest.inb(1) >> 4), (0x41, 2));
+    assert!(read < 200 * 2048);
+}
+
+#[test]
 fn device_reset_shows_the_signature_without_an_interrupt() {
     let guest = guest();
     guest.choose(true);

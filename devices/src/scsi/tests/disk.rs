@@ -414,8 +414,13 @@ fn unknown_and_format_commands_are_refused() {
 
 #[test]
 fn stopped_disk_is_not_ready_until_started() {
-    let (unit, _) = disk();
+    let (unit, image) = disk();
+    let flushes = || image.take_seen().iter().filter(|seen| seen.op == Op::Flush).count();
     good(&unit, &[0x1b, 0, 0, 0, 0, 0], &[]);
+    assert_eq!(flushes(), 1);
+    good(&unit, &[0x35, 0, 0, 0, 0, 0, 0, 0, 0, 0], &[]);
+    good(&unit, &[0x1b, 0, 0, 0, 4, 0], &[]);
+    assert_eq!(flushes(), 1, "that of SYNCHRONIZE CACHE");
     assert_eq!(bad(&unit, &[0, 0, 0, 0, 0, 0], &[]), sense::NOT_STARTED);
     assert_eq!(bad(&unit, &read10(0, 1), &[]), sense::NOT_STARTED);
     good(&unit, &[0x1b, 0, 0, 0, 1, 0], &[]);

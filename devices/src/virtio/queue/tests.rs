@@ -20,6 +20,7 @@ fn parts(driver: &DriverRing, event_idx: bool, events: &Arc<RecordedEvents>) -> 
         index: 0,
         ring: driver.layout,
         event_idx,
+        ready: true,
         memory: Arc::clone(&driver.ram),
         doorbell: Arc::new(EventFd::new(0).unwrap()),
         events: Arc::clone(events) as _,
@@ -122,6 +123,15 @@ fn loop_of_descriptors_is_refused() {
     rig.driver.write_desc(desc, 1, 0x8000, 1, 1, 0);
     rig.driver.offer(0);
     assert_eq!(rig.walk().unwrap_err(), ChainError::Loop);
+}
+
+#[test]
+fn long_table_of_buffers_without_bytes_is_not_followed_to_its_end() {
+    let mut rig = rig();
+    rig.driver.write_desc(rig.driver.layout.desc, 0, 0x1_0000, 0xffff_fff0, 4, 0);
+    rig.driver.write_desc(0x1_0000, 0, 0x8000, 0, 1, 0);
+    rig.driver.offer(0);
+    assert_eq!(rig.walk().unwrap_err(), ChainError::TooMany);
 }
 
 #[test]

@@ -130,6 +130,9 @@ impl ScsiBus {
         inner.units.insert(address, Arc::new(unit));
         let running = inner.paths.is_some();
         self.changed(&inner);
+        if running {
+            self.luns_changed(&inner, address);
+        }
         drop(inner);
         if running {
             self.events.post(Event::arrived(address));
@@ -144,11 +147,23 @@ impl ScsiBus {
         let gone = inner.units.remove(&address)?;
         let running = inner.paths.is_some();
         self.changed(&inner);
+        if running {
+            self.luns_changed(&inner, address);
+        }
         drop(inner);
         if running {
             self.events.post(Event::removed(address));
         }
         Some(Arc::clone(&gone.unit))
+    }
+
+    /// The other units of the target say with their next command that it has others now (SPC-5, 6.33), to a driver that
+    /// knows of units that come and go.
+    fn luns_changed(&self, inner: &Inner, address: ScsiAddress) {
+        if self.events.allows_hotplug() {
+            let others = inner.units.iter().filter(|(other, _)| other.target == address.target && **other != address);
+            others.for_each(|(_, unit)| unit.unit.luns_changed());
+        }
     }
 
     fn changed(&self, inner: &Inner) {

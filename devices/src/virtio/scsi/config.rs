@@ -1,8 +1,10 @@
 //! The adapter's configuration space (section 5.6.4).
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use super::ScsiConfig;
+use super::budget::Budget;
 use crate::virtio::device::DeviceConfig;
 
 /// Length of `struct virtio_scsi_config`.
@@ -23,6 +25,7 @@ pub(super) struct Shared {
     fixed: [u8; CONFIG_LEN as usize],
     sense_size: AtomicU32,
     cdb_size: AtomicU32,
+    pub(super) memory: Arc<Budget>,
 }
 
 impl Shared {
@@ -44,7 +47,8 @@ impl Shared {
         for (at, value) in fields {
             put(&mut fixed, at, value);
         }
-        Self { fixed, sense_size: AtomicU32::new(DEFAULT_SENSE), cdb_size: AtomicU32::new(DEFAULT_CDB) }
+        let (sense_size, cdb_size) = (AtomicU32::new(DEFAULT_SENSE), AtomicU32::new(DEFAULT_CDB));
+        Self { fixed, sense_size, cdb_size, memory: Budget::new() }
     }
 
     /// Bytes of a command block and of sense data in requests.

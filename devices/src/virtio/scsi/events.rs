@@ -86,6 +86,10 @@ impl Events {
         (waiting.hotplug, waiting.change) = (hotplug, change);
     }
 
+    pub(super) fn allows_hotplug(&self) -> bool {
+        self.lock().hotplug
+    }
+
     pub(super) fn post(&self, event: Event) {
         let mut waiting = self.lock();
         let wanted = if event.event == PARAM_CHANGE { waiting.change } else { waiting.hotplug };

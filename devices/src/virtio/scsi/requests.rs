@@ -9,6 +9,7 @@ use rhea_block::{Buffers, ImageQueue};
 use vmm_sys_util::epoll::{ControlOperation, Epoll, EpollEvent, EventSet};
 use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
 
+use super::budget::Share;
 use super::bus::{ScsiAddress, ScsiBus, ScsiUnit};
 use super::config::Shared;
 use super::tasks::Tasks;
@@ -43,6 +44,7 @@ struct Slot {
     job: Option<Job>,
     unit: Option<Arc<ScsiUnit>>,
     began: Moment,
+    memory: Share,
 }
 
 pub(super) struct RequestQueue {
@@ -63,6 +65,8 @@ pub(super) struct RequestQueue {
     slots: Vec<Slot>,
     free: Vec<usize>,
     held: Vec<u16>,
+    /// The queue is to stop: commands of several steps go no further.
+    winding_up: bool,
     /// Some path has been given requests since the last flush.
     kick: bool,
     /// When the batch at hand began, and when the completions at hand were found.
@@ -89,6 +93,7 @@ impl RequestQueue {
             slots: Vec::new(),
             free: Vec::new(),
             held: Vec::new(),
+            winding_up: false,
             kick: false,
             batch: None,
             found: None,
@@ -154,8 +159,8 @@ impl RequestQueue {
 
     fn slot(&mut self) -> usize {
         self.free.pop().unwrap_or_else(|| {
-            let (chain, began) = (Chain::default(), Moment::now());
-            self.slots.push(Slot { chain, command: None, job: None, unit: None, began });
+            let (chain, began, memory) = (Chain::default(), Moment::now(), self.shared.memory.share());
+            self.slots.push(Slot { chain, command: None, job: None, unit: None, began, memory });
             self.slots.len() - 1
         })
     }
@@ -175,6 +180,7 @@ impl RequestQueue {
     fn release(&mut self, at: usize) {
         if let Some(slot) = self.slots.get_mut(at) {
             (slot.command, slot.job, slot.unit) = (None, None, None);
+            slot.memory.give_back();
         }
         self.free.push(at);
     }
@@ -223,6 +229,10 @@ impl RequestQueue {
         if luns.is_empty() {
             return self.answer_code(queue, at, response::BAD_TARGET);
         }
+        self.known
+            .iter()
+            .filter(|known| known.address.target == address.target)
+            .for_each(|known| known.unit.unit.luns_reported());
         let reply = if there { report_luns(cdb, &luns).unwrap_or_else(Reply::check) } else { no_such_unit(cdb, &luns) };
         self.answer(queue, at, &reply)
     }
@@ -235,6 +245,9 @@ impl RequestQueue {
         if let Plan::Parameters(len) = plan {
             if u32::try_from(len).is_ok_and(|len| len > command.out_len) {
                 return self.answer_code(queue, at, response::OVERRUN);
+            }
+            if !slot.memory.grow(len) {
+                return self.answer(queue, at, &Reply::bare(crate::scsi::status::BUSY));
             }
             let mut data = vec![0; len];
             plan = match slot.chain.read(queue.ram(), command.out_at, &mut data) {
@@ -272,6 +285,9 @@ impl RequestQueue {
             _ => Ok(Buffers::none()),
         };
         let Ok(buffers) = ranges else { return self.answer_code(queue, at, response::FAILURE) };
+        if !slot.memory.grow(media.bounced()) {
+            return self.answer(queue, at, &Reply::bare(crate::scsi::status::BUSY));
+        }
         slot.began = *self.batch.get_or_insert_with(Moment::now);
         let claim = slot.unit.as_ref().map_or(Ok(None), |unit| unit.unit.claim(&media));
         let Ok(claim) = claim else { return self.answer(queue, at, &Reply::bare(crate::scsi::status::BUSY)) };
@@ -314,7 +330,7 @@ impl RequestQueue {
         queue: &mut VirtQueue,
         (at, result, leaving, path): (usize, Result<(), i32>, bool, usize),
     ) -> Result<(), QueueError> {
-        let Some(Slot { job: Some(job), unit: Some(unit), began, chain, .. }) = self.slots.get_mut(at) else {
+        let Some(Slot { job: Some(job), unit: Some(unit), began, .. }) = self.slots.get_mut(at) else {
             log::error!("an image completed a request that it was not given");
             return Ok(());
         };
@@ -331,15 +347,16 @@ impl RequestQueue {
                 ErrorAction::Ignore => job.completed(),
                 ErrorAction::Stop if marked => Step::Done(job.failed(errno)),
                 ErrorAction::Stop => {
-                    let head = chain.head();
-                    self.held.push(head);
-                    self.tasks.end(self.n, at);
-                    self.release(at);
+                    self.hold(at);
                     return Ok(());
                 }
             },
         };
         let reply = match step {
+            Step::Submit(_) if !marked && self.winding_up => {
+                self.hold(at);
+                return Ok(());
+            }
             Step::Submit(request) if !marked => {
                 let of_known = self.known.get_mut(path).and_then(|known| known.path.as_mut());
                 let path = if leaving { self.leaving.get_mut(path) } else { of_known };
@@ -362,6 +379,14 @@ impl RequestQueue {
             Some(mark) => self.answer_code(queue, at, mark),
             None => self.answer(queue, at, &reply),
         }
+    }
+
+    /// Keeps a command to be done from its beginning when the queue starts again.
+    fn hold(&mut self, at: usize) {
+        let Some(slot) = self.slots.get(at) else { return };
+        self.held.push(slot.chain.head());
+        self.tasks.end(self.n, at);
+        self.release(at);
     }
 
     /// The command never reached a unit, or its result does not count.
@@ -484,7 +509,12 @@ impl QueueHandler for RequestQueue {
         self.slots.len() - self.free.len()
     }
 
+    fn wind_up(&mut self) {
+        self.winding_up = true;
+    }
+
     fn take_held(&mut self) -> Vec<u16> {
+        self.winding_up = false;
         std::mem::take(&mut self.held)
     }
 }

@@ -8,6 +8,7 @@ use std::sync::{Arc, Mutex};
 
 use vm_memory::{Bytes, GuestAddress};
 
+use super::budget::Budget;
 use super::wire::response;
 use super::*;
 use crate::block_errors::{ErrorPolicy, IoFailure, OnError};
@@ -46,6 +47,8 @@ struct Host {
     requests: Vec<DriverRing>,
     failures: Arc<Mutex<Vec<IoFailure>>>,
     stats: Arc<BlockStats>,
+    /// What its commands may take of the host's.
+    memory: Arc<Budget>,
     /// Control requests so far: each has memory of its own.
     controls: u64,
 }
@@ -69,9 +72,10 @@ impl Host {
     /// An adapter with `queues` request queues and no units, driven by a driver that wants `wanted` features.
     fn new(queues: u16, wanted: u64) -> Self {
         let device = VirtioScsi::new(ScsiConfig::new("scsi0", queues), Placement::PerQueue).unwrap();
-        let bus = device.bus();
+        let (bus, memory) = (device.bus(), Arc::clone(&device.shared.memory));
         let guest = GuestBuilder::default().build(device);
         let mut host = Self::around(guest, bus, queues);
+        host.memory = memory;
         host.bring_up(wanted);
         host
     }
@@ -80,7 +84,8 @@ impl Host {
         let ring = |n: u64| DriverRing::new(&guest.ram, RINGS + n * 0x4000, 32);
         let requests = (0..u64::from(queues)).map(|n| ring(2 + n)).collect();
         let (control, events) = (ring(0), ring(1));
-        Self { control, events, requests, guest, bus, failures: Arc::default(), stats: Arc::default(), controls: 0 }
+        let (failures, stats, memory) = (Arc::default(), Arc::default(), Budget::new());
+        Self { control, events, requests, guest, bus, failures, stats, memory, controls: 0 }
     }
 
     fn bring_up(&mut self, wanted: u64) {

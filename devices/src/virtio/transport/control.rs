@@ -127,6 +127,8 @@ pub(super) struct Control {
     pub(super) queues: Vec<QueueRegs>,
     resetting: bool,
     paused: bool,
+    /// The driver uses the registers of old.
+    legacy: bool,
 }
 
 /// Fixed parts that [`Control`] works with.
@@ -158,6 +160,7 @@ impl Control {
             queues,
             resetting: false,
             paused: false,
+            legacy: false,
         }
     }
 
@@ -192,6 +195,7 @@ impl Control {
             return;
         }
         self.settle_reset();
+        self.legacy = legacy;
         let before = self.interrupts.status.load(Ordering::Acquire);
         let mut value = value;
         let news = value & !before;
@@ -215,6 +219,17 @@ impl Control {
         }
         self.interrupts.set_status(value);
         self.start_queues();
+        if news & status::DRIVER_OK != 0 {
+            self.ring();
+        }
+    }
+
+    /// Has all queues look for buffers that were made available.
+    fn ring(&self) {
+        for doorbell in &self.doorbells {
+            // A full counter is heard already.
+            let _ = doorbell.write(1);
+        }
     }
 
     /// Takes features on, unless they are agreed upon already (section 2.2.1).
@@ -237,9 +252,18 @@ impl Control {
 
     /// All features of a legacy driver at once: it knows 32 of them and no `FEATURES_OK` (section 2.2.3).
     pub(super) fn set_legacy_features(&mut self, value: u32) {
-        if self.interrupts.status.load(Ordering::Acquire) & status::DRIVER_OK == 0 {
-            self.driver_features = u64::from(value) & self.offered;
+        let features = u64::from(value) & self.offered;
+        let ready = self.interrupts.status.load(Ordering::Acquire) & status::DRIVER_OK != 0;
+        if ready || features == self.driver_features {
+            return;
         }
+        // What serves this driver already starts anew with them.
+        for n in 0..self.queues.len() {
+            self.stop_queue(n);
+        }
+        self.runs.settle_within(PATIENCE);
+        self.driver_features = features;
+        self.start_queues();
     }
 
     /// Gives the selected queue up and waits, as a legacy driver has no other way to know.
@@ -266,6 +290,7 @@ impl Control {
             queue.resetting = false;
             self.runs.set(n, Run::Idle(saved.position.clone()));
         }
+        self.legacy = state.status & status::FEATURES_OK == 0;
         if state.status & (status::FEATURES_OK | status::DRIVER_OK) != 0 {
             self.device.set_features(self.driver_features);
         }
@@ -354,6 +379,16 @@ impl Control {
         self.follow_up();
         self.paused = false;
         self.start_queues();
+        if self.is_early() {
+            self.ring();
+        }
+    }
+
+    /// Whether the driver may use the device though it has not said that it is ready: drivers of old do (section 3.1.2),
+    /// Linux before 3.18 among them, which reads the partition table first.
+    fn is_early(&self) -> bool {
+        let now = self.interrupts.status.load(Ordering::Acquire);
+        self.legacy && now & (status::DRIVER | status::DRIVER_OK) == status::DRIVER
     }
 
     /// After the command register changed: a function that is no bus master touches no memory (PCI 3.0, 6.2.2). The
@@ -371,9 +406,13 @@ impl Control {
 
     /// Starts each queue that should run and does not.
     fn start_queues(&mut self) {
-        let live = self.interrupts.status.load(Ordering::Acquire) & status::DRIVER_OK != 0;
+        let early = self.is_early();
+        let live = early || self.interrupts.status.load(Ordering::Acquire) & status::DRIVER_OK != 0;
         if !live || self.paused || self.resetting || !self.interrupts.pins().space.bus_master() {
             return;
+        }
+        if early {
+            self.device.set_features(self.driver_features);
         }
         for n in 0..self.queues.len() {
             self.start_queue(n);
@@ -391,6 +430,7 @@ impl Control {
             index,
             ring: queue.layout,
             event_idx: self.driver_features & features::EVENT_IDX != 0,
+            ready: !self.is_early(),
             memory: Arc::clone(&self.memory),
             doorbell: Arc::clone(doorbell),
             events: Arc::clone(&self.interrupts) as _,

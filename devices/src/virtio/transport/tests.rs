@@ -396,6 +396,13 @@ fn registers_are_reached_through_configuration_space() {
 
 /// What a driver of virtio 0.9 does.
 fn legacy_live(guest: &Guest) -> DriverRing {
+    let ring = legacy_begun(guest);
+    guest.outl(18, 1, 7);
+    ring
+}
+
+/// The same, before it says that it is ready.
+fn legacy_begun(guest: &Guest) -> DriverRing {
     let ring = DriverRing::new(&guest.ram, 0x1_0000, 8);
     guest.outl(18, 1, 0);
     guest.outl(18, 1, 3);
@@ -404,8 +411,51 @@ fn legacy_live(guest: &Guest) -> DriverRing {
     guest.outl(14, 2, 0);
     assert_eq!(guest.inl(12, 2), 8);
     guest.outl(8, 4, 0x1_0000 / 4096);
-    guest.outl(18, 1, 7);
     ring
+}
+
+#[test]
+fn legacy_driver_is_served_before_it_says_that_it_is_ready() {
+    let guest = guest();
+    let mut ring = legacy_begun(&guest);
+    for ready in [false, true] {
+        if ready {
+            guest.outl(18, 1, 7);
+        }
+        ring.post(&[Buf::writable(BUFFER, 16)]);
+        guest.outl(16, 2, 0);
+        guest.sink.wait_until_polling("a used buffer", || ring.used_index() != ring.used_seen());
+        assert_eq!(ring.take_used().map(|used| used.1), Some(16));
+    }
+    guest.outl(18, 1, 0);
+    assert_eq!(guest.inl(18, 1), 0);
+}
+
+#[test]
+fn ring_means_nothing_until_a_legacy_driver_rings() {
+    let guest = guest();
+    guest.ram.write_obj(0xdead_u16, GuestAddress(0x1_0000 + 16 * 8 + 2)).unwrap();
+    let begun = legacy_begun(&guest);
+    guest.pause();
+    drop(begun);
+    guest.ram.write_obj(0_u16, GuestAddress(0x1_0000 + 16 * 8 + 2)).unwrap();
+    guest.function.resume();
+    let mut ring = DriverRing::new(&guest.ram, 0x1_0000, 8);
+    ring.post(&[Buf::writable(BUFFER, 16)]);
+    guest.outl(16, 2, 0);
+    guest.sink.wait_until_polling("a used buffer", || ring.used_index() == 1);
+}
+
+#[test]
+fn features_that_a_legacy_driver_writes_late_count() {
+    let guest = guest();
+    let mut ring = legacy_begun(&guest);
+    guest.outl(4, 4, 0);
+    ring.post(&[Buf::writable(BUFFER, 16)]);
+    guest.outl(16, 2, 0);
+    let line = Arc::clone(&guest.line);
+    guest.sink.wait_until_polling("the pin", || line.high());
+    assert_eq!((guest.inl(4, 4), ring.used_index()), (0, 1));
 }
 
 #[test]

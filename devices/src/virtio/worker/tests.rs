@@ -113,6 +113,7 @@ impl Rig {
             index: 0,
             ring: self.driver.layout,
             event_idx: self.event_idx,
+            ready: true,
             memory: Arc::clone(&self.driver.ram),
             doorbell: Arc::clone(&self.doorbell),
             events: Arc::clone(&self.events) as _,

@@ -35,6 +35,23 @@ fn units_that_come_go_and_grow_are_told() {
 }
 
 #[test]
+fn units_of_a_target_tell_that_it_has_others() {
+    let mut host = Host::new(1, feature::HOTPLUG);
+    let image = MemImage::new(MIB);
+    let add = |host: &Host, address| host.bus.attach(address, unit_of(disk(&image), host, OnError::Report)).unwrap();
+    for address in [at(0, 0), at(1, 0)] {
+        add(&host, address);
+        host.command(address, &[0; 6], &[], 0);
+    }
+    add(&host, at(0, 1));
+    assert_eq!(host.command(at(0, 0), &[0; 6], &[], 0).0.key(), (6, 0x3f, 0x0e));
+    host.bus.detach(at(0, 1)).unwrap();
+    assert_eq!(host.command(at(1, 0), &[0; 6], &[], 0).0.status, 0, "another target");
+    host.command(at(0, 0), &[0xa0, 0, 0, 0, 0, 0, 0, 0, 0, 16, 0, 0], &[], 16);
+    assert_eq!(host.command(at(0, 0), &[0; 6], &[], 0).0.status, 0, "it was told by REPORT LUNS");
+}
+
+#[test]
 fn events_without_buffers_wait_and_too_many_are_missed() {
     let mut host = Host::new(1, feature::HOTPLUG);
     let image = MemImage::new(4096);

@@ -139,6 +139,50 @@ fn error_that_stops_the_machine_holds_the_command_until_it_goes_on() {
     assert_eq!(image.bytes(3 * 512, 512), [0x42; 512]);
 }
 
+/// UNMAP of 255 ranges: a request for each.
+fn many_ranges() -> (Vec<u8>, Vec<u8>) {
+    let mut list = (16 * 255 + 6u16).to_be_bytes().to_vec();
+    list.extend((16 * 255u16).to_be_bytes());
+    list.extend([0; 4]);
+    for n in 0..255u64 {
+        list.extend((n * 8).to_be_bytes());
+        list.extend(8u32.to_be_bytes());
+        list.extend([0; 4]);
+    }
+    let [high, low] = (list.len() as u16).to_be_bytes();
+    (vec![0x42, 0, 0, 0, 0, 0, 0, high, low, 0], list)
+}
+
+#[test]
+fn stop_does_not_wait_for_all_steps_of_a_command() {
+    let (mut host, image) = Host::with_disk();
+    let _ = image.take_seen();
+    image.hold();
+    let (cdb, list) = many_ranges();
+    host.post(0, 0, at(0, 0), &cdb, &list, 0);
+    host.guest.sink.wait_until_polling("a request", || !image.take_seen().is_empty());
+    host.guest.function.pause();
+    std::thread::sleep(std::time::Duration::from_millis(50));
+    image.release();
+    host.guest.function.drain();
+    assert!(image.take_seen().len() < 254, "a step more or two, not all");
+    host.guest.function.resume();
+    assert_eq!(host.answer(0, 0).status, 0);
+    assert_eq!(image.take_seen().len(), 255);
+}
+
+#[test]
+fn commands_take_no_more_memory_than_an_adapter_has_for_them() {
+    let (mut host, _) = Host::with_disk();
+    let mut most = host.memory.share();
+    assert!(most.grow(32 << 20));
+    let (cdb, list) = many_ranges();
+    assert_eq!(host.command(at(0, 0), &cdb, &list, 0).0.status, 8, "busy");
+    most.give_back();
+    assert_eq!(host.command(at(0, 0), &cdb, &list, 0).0.status, 0);
+    assert!(most.grow(32 << 20), "all is given back");
+}
+
 #[test]
 fn queues_serve_the_same_units_at_once() {
     let mut host = Host::new(2, 0);
