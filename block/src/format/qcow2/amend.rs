@@ -2,7 +2,7 @@
 
 use super::entry::{ALL_ALLOCATED, Entry};
 use super::header::{AUTOCLEAR_RAW_DATA, Compression, Header, LAZY_REFCOUNTS, incompatible};
-use super::repair::rebuild;
+use super::rebuild::rebuild;
 use super::{CreateOptions, EncryptOptions, Qcow2, lock};
 use crate::error::{BlockError, ErrorKind};
 use crate::layer::{Layer, Preallocation};
@@ -93,6 +93,10 @@ impl Qcow2 {
         let old = lock(&self.alloc).header.clone();
         let version = asked.version.unwrap_or(old.version);
         if version > old.version {
+            if old.snapshots > 0 {
+                // Version 3 wants more of their entries, which version 2 allows.
+                self.complete_snapshots()?;
+            }
             self.change_header(|header| {
                 header.version = version;
                 Ok(())

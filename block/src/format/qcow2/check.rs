@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use std::ops::Range;
 use std::sync::Arc;
 
-use super::entry::{COPIED, Entry, OFFSET};
+use super::entry::{COPIED, Entry, Fault, OFFSET};
 use super::header::{Header, incompatible};
 use super::refcount::get_count;
 use crate::error::{BlockError, ErrorKind};
@@ -72,6 +72,11 @@ impl Names {
         }
     }
 
+    /// Behind the last that may have names.
+    pub(super) fn end(&self) -> u64 {
+        self.0.len() as u64
+    }
+
     pub(super) fn get(&self, cluster: u64) -> u32 {
         self.0.get(cluster as usize).copied().unwrap_or(0)
     }
@@ -93,10 +98,24 @@ pub(super) struct Walk<'a> {
     pub(super) wild: Vec<Range<u64>>,
     /// Entries of the snapshot table that lack what version 3 asks for.
     pub(super) incomplete: Vec<usize>,
+    /// Damage that can be put right where it is: it is told as a repair then, and whoever walks makes it.
+    pub(super) mending: bool,
+    pub(super) mends: Vec<Mend>,
+    /// A cluster that is named has a count of 0, or counts lie where they cannot: they must all be written anew.
+    pub(super) counts_lost: bool,
     /// L2 tables by host offset: how many L1 entries name them. Each is walked once, however often it is shared.
     tables: BTreeMap<u64, Shared>,
     /// Bytes of L1 tables looked at. They cannot overlap, so together they fit into the file.
     l1_bytes: u64,
+}
+
+/// A word that puts damage right.
+pub(super) struct Mend {
+    /// Its host offset.
+    pub(super) at: u64,
+    pub(super) word: u64,
+    /// How many names its cluster has if it is what it seems to be.
+    pub(super) names: u32,
 }
 
 /// An entry whose copied flag is to fit a count.
@@ -140,7 +159,7 @@ pub fn check(file: &Arc<dyn Layer>) -> Result<CheckReport, BlockError> {
 
 impl<'a> Walk<'a> {
     pub(super) fn new(file: &'a dyn Layer) -> Result<Self, BlockError> {
-        let header = Header::read(file)?;
+        let header = Header::read_for_check(file)?;
         let file_clusters = file.size().div_ceil(header.cluster_size());
         if file_clusters > MOST_CLUSTERS {
             return Err(BlockError::new(ErrorKind::Unsupported, "the image file is too large to check"));
@@ -156,6 +175,9 @@ impl<'a> Walk<'a> {
             last: None,
             wild: Vec::new(),
             incomplete: Vec::new(),
+            mending: false,
+            mends: Vec::new(),
+            counts_lost: false,
             tables: BTreeMap::new(),
             l1_bytes: 0,
         })
@@ -192,6 +214,16 @@ impl<'a> Walk<'a> {
         }
     }
 
+    /// Tells of damage that `mend` puts right.
+    fn mend(&mut self, text: &str, mend: Mend) {
+        if self.mending {
+            self.report.tell(format!("Repairing {text}"));
+            self.mends.push(mend);
+        } else {
+            self.report.corrupt(text);
+        }
+    }
+
     /// Names every cluster of a byte range.
     fn range(&mut self, offset: u64, len: u64) {
         self.range_times(offset, len, 1);
@@ -217,6 +249,15 @@ impl<'a> Walk<'a> {
         let bits = self.header.cluster_bits;
         for cluster in offset >> bits..=(end - 1) >> bits {
             self.names.add(cluster, times);
+        }
+    }
+
+    /// Names what lies in the file of the ranges that end past it: nobody's, and yet not free.
+    pub(super) fn name_wild(&mut self) {
+        let bits = self.header.cluster_bits;
+        for wild in &self.wild {
+            let end = wild.end.div_ceil(1 << bits).min(self.names.end());
+            (wild.start >> bits..end).for_each(|cluster| self.names.add(cluster, 1));
         }
     }
 
@@ -276,8 +317,7 @@ impl<'a> Walk<'a> {
                 continue;
             }
             if let Some(fault) = entry.fault(self.header.cluster_bits, extended) {
-                self.report
-                    .corrupt(&format!("offset={:x}: L2 entry {n} of table {table:#x}: {fault}", entry.word & OFFSET));
+                self.broken(entry, fault, (table + (n * step) as u64 * 8, times));
                 continue;
             }
             if entry.is_compressed() {
@@ -300,6 +340,22 @@ impl<'a> Walk<'a> {
                     }
                 }
             }
+        }
+    }
+
+    /// An L2 entry breaks the format's rules; its host offset, and how many L1 entries name its table.
+    fn broken(&mut self, entry: Entry, fault: Fault, (at, times): (u64, u32)) {
+        let extended = self.header.incompatible & incompatible::EXTENDED_L2 != 0;
+        let host = entry.word & OFFSET;
+        if fault != Fault::Misplaced {
+            self.report.corrupt(&format!("offset={host:x}: L2 entry at {at:#x}: {fault}"));
+            return;
+        }
+        let wrong = |what| format!("offset={host:x}: {what} cluster is not properly aligned; L2 entry corrupted.");
+        match entry.without_place(extended) {
+            // The bitmap of subclusters, if there is one, stays.
+            Some(right) => self.mend(&wrong("Preallocated"), Mend { at, word: right.word, names: times }),
+            None => self.report.corrupt(&wrong("Data")),
         }
     }
 
@@ -345,13 +401,16 @@ impl<'a> Walk<'a> {
             if block & (self.cluster() - 1) != 0 {
                 let text = format!("refcount block {n} is not cluster aligned; refcount table entry corrupted");
                 self.report.corrupt(&text);
+                self.counts_lost = true;
             } else if cluster >= self.file_clusters {
-                self.report.corrupt(&format!("refcount block {n} is outside image"));
+                let text = format!("refcount block {n} is outside image");
+                self.mend(&text, Mend { at: offset + n as u64 * 8, word: 0, names: 1 });
             } else {
                 self.range(block, self.cluster());
                 let names = self.names.get(cluster);
                 if names != 1 {
                     self.report.corrupt(&format!("refcount block {n} refcount={names}"));
+                    self.counts_lost = true;
                 }
             }
         }
@@ -401,6 +460,7 @@ impl<'a> Walk<'a> {
             self.report.tell(format!("Leaked cluster {cluster} refcount={count} reference={names}"));
         } else if count < names {
             self.report.corrupt(&format!("cluster {cluster} refcount={count} reference={names}"));
+            self.counts_lost |= count == 0;
         }
         count > 0 || names > 0
     }

@@ -103,24 +103,48 @@ impl Entry {
         Self { word: COMPRESSED | (sectors << x) | offset, bitmap: 0 }
     }
 
-    /// What is wrong with it, by the specification alone.
-    pub(super) fn fault(self, cluster_bits: u32, extended: bool) -> Option<&'static str> {
+    /// What is wrong with it, by the specification's rules for the entry alone.
+    pub(super) fn fault(self, cluster_bits: u32, extended: bool) -> Option<Fault> {
         if self.is_compressed() {
-            if extended && self.bitmap != 0 {
-                return Some("a compressed cluster has subclusters");
-            }
-            return None;
+            return (extended && self.bitmap != 0).then_some(Fault::PackedSubclusters);
         }
         let reserved = RESERVED | if extended { ZERO } else { 0 };
         if self.word & reserved != 0 {
-            return Some("reserved bits are set");
+            return Some(Fault::Reserved);
         }
         if self.word & OFFSET & ((1 << cluster_bits) - 1) != 0 {
-            return Some("the host offset is not a multiple of the cluster size");
+            return Some(Fault::Misplaced);
         }
-        if extended && (self.bitmap >> 32) & self.bitmap & ALL_ALLOCATED != 0 {
-            return Some("a subcluster is both zero and allocated");
-        }
-        None
+        (extended && (self.bitmap >> 32) & self.bitmap & ALL_ALLOCATED != 0).then_some(Fault::ZeroAndAllocated)
+    }
+
+    /// The entry without its host cluster, if nothing is read from there: all is zero, or shows what is beneath.
+    pub(super) fn without_place(self, extended: bool) -> Option<Self> {
+        let read = if extended { self.bitmap & ALL_ALLOCATED != 0 } else { self.word & ZERO == 0 };
+        (!read).then_some(Self { word: self.word & ZERO, bitmap: self.bitmap })
+    }
+}
+
+/// What can be wrong with an entry.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Fault {
+    PackedSubclusters,
+    Reserved,
+    /// The host offset is within a cluster.
+    Misplaced,
+    /// Of an image without an external data file: the host offset is that of the header.
+    InHeader,
+    ZeroAndAllocated,
+}
+
+impl std::fmt::Display for Fault {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::PackedSubclusters => "a compressed cluster has subclusters",
+            Self::Reserved => "reserved bits are set",
+            Self::Misplaced => "the host offset is not a multiple of the cluster size",
+            Self::InHeader => "the host offset lies in the header",
+            Self::ZeroAndAllocated => "a subcluster is both zero and allocated",
+        })
     }
 }

@@ -15,6 +15,9 @@ pub(super) mod incompatible {
     pub(in super::super) const KNOWN: u64 = DIRTY | CORRUPT | DATA_FILE | COMPRESSION | EXTENDED_L2;
 }
 
+/// Bytes of the header's fixed fields that hold what is known here (version 3).
+pub(super) const FIXED: usize = 104;
+
 /// Compatible feature bit: reference counts may be postponed.
 pub(super) const LAZY_REFCOUNTS: u64 = 1 << 0;
 /// Autoclear feature bits: bitmaps are consistent; the external data file can be read as raw.
@@ -113,6 +116,15 @@ impl Header {
 
     /// Reads and checks the header at the start of `file`.
     pub(super) fn read(file: &dyn Layer) -> Result<Self, BlockError> {
+        let header = Self::read_for_check(file)?;
+        if header.reftable_clusters == 0 || header.reftable_offset == 0 {
+            return Err(corrupt("Image does not contain a reference count table"));
+        }
+        Ok(header)
+    }
+
+    /// The same, of an image that may have lost its table of counts.
+    pub(super) fn read_for_check(file: &dyn Layer) -> Result<Self, BlockError> {
         let head = read_vec(file, 0, 112)?;
         if be32(&head, 0) != MAGIC {
             return Err(BlockError::new(ErrorKind::Invalid, "Image is not in qcow2 format"));
@@ -258,9 +270,6 @@ impl Header {
             u64::from(self.reftable_clusters) * cluster,
             MOST_REFTABLE_BYTES,
         )?;
-        if self.reftable_clusters == 0 || self.reftable_offset == 0 {
-            return Err(corrupt("Image does not contain a reference count table"));
-        }
         table("Active L1", self.l1_offset, u64::from(self.l1_size) * 8, MOST_L1_BYTES)?;
         let needed = self.l1_needed(self.size);
         if u64::from(self.l1_size) < needed {

@@ -4,7 +4,7 @@ use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use super::entry::{Entry, Mapping, OFFSET, SUBCLUSTERS};
+use super::entry::{Entry, Fault, Mapping, OFFSET, SUBCLUSTERS};
 use super::header::corrupt;
 use super::maps::{Gate, Maps, Slice, Slicing};
 use super::overlap::Kinds;
@@ -24,7 +24,7 @@ pub(super) struct Run {
     /// The first byte's entry.
     pub(super) entry: Entry,
     /// What is wrong with that entry.
-    pub(super) fault: Option<&'static str>,
+    pub(super) fault: Option<Fault>,
 }
 
 impl Qcow2 {
@@ -87,12 +87,12 @@ impl Qcow2 {
     }
 
     /// What is wrong with an entry of this image.
-    fn fault(&self, entry: Entry) -> Option<&'static str> {
+    fn fault(&self, entry: Entry) -> Option<Fault> {
         let g = self.geometry;
         let fault = entry.fault(g.cluster_bits, g.extended);
         // Cluster 0 is the header's.
         let in_header = !g.external && entry.host().is_some_and(|host| host < g.cluster());
-        fault.or(in_header.then_some("the host offset lies in the header"))
+        fault.or(in_header.then_some(Fault::InHeader))
     }
 
     /// The run at `offset`, reading its slice if need be, with a token that keeps its host clusters from being reused.

@@ -59,6 +59,7 @@ mod overlap;
 mod pack;
 mod packed;
 mod read;
+mod rebuild;
 mod refcount;
 mod repair;
 mod resize;

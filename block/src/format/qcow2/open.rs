@@ -63,9 +63,9 @@ pub fn data_file_of(file: &dyn Layer) -> Result<Option<String>, BlockError> {
 /// Name and format of the backing file that the header of `file` names.
 ///
 /// # Errors
-/// When `file` is not a qcow2 image that can be used.
+/// When `file` is not a qcow2 image that can be checked.
 pub fn backing_of(file: &dyn Layer) -> Result<(Option<String>, Option<String>), BlockError> {
-    let header = Header::read(file)?;
+    let header = Header::read_for_check(file)?;
     Ok((header.backing_file, header.backing_format))
 }
 

@@ -122,7 +122,7 @@ impl Refcounts {
     }
 
     pub(super) fn largest(&self) -> u64 {
-        if self.order == 6 { u64::MAX } else { (1 << (1 << self.order)) - 1 }
+        most_count(self.order)
     }
 
     pub(super) fn has_dirty(&self) -> bool {
@@ -374,6 +374,11 @@ impl Refcounts {
     pub(super) fn written_end(&self) -> u64 {
         self.written_end
     }
+}
+
+/// The largest count of `1 << order` bits.
+pub(super) fn most_count(order: u32) -> u64 {
+    if order == 6 { u64::MAX } else { (1 << (1 << order)) - 1 }
 }
 
 /// Count `index` of a block with counts of `1 << order` bits. Counts narrower than a byte start at its lowest bit.

@@ -1,22 +1,20 @@
 //! `check -r`: makes the reference counts what the tables say.
 //!
-//! Counts that are too low are raised first, then copied flags are set right, then leaks are given back: a kill at any
-//! point leaves an image that is no worse. Where a count has no block to stand in, all counts are built anew past the
-//! end of the file and the header is switched over in one write.
+//! Entries that name no place in the file are put right first. Counts that are too low are raised next, then copied
+//! flags are set right, then leaks are given back: a kill at any point leaves an image that is no worse. Where a cluster
+//! that is in use has no count at all, all counts are written anew (`rebuild.rs`).
 
 use std::sync::Arc;
 
 use super::check::{CheckReport, Walk, check, incomplete};
 use super::entry::COPIED;
 use super::header::{AUTOCLEAR_BITMAPS, AUTOCLEAR_RAW_DATA, Header, incompatible};
-use super::refcount::{get_count, set_count};
+use super::rebuild::rebuild;
+use super::refcount::{get_count, most_count, set_count};
 use super::snapshot::read_table;
 use super::{OpenOptions, Qcow2};
-use crate::error::{BlockError, ErrorKind};
+use crate::error::BlockError;
 use crate::layer::{Layer, read_vec, write_all};
-
-/// Bytes of the header's fixed fields that hold what is known here (version 3).
-const FIXED: usize = 104;
 
 /// What to repair.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -36,7 +34,7 @@ pub struct Repaired {
     pub after: CheckReport,
     /// Leaks that are gone.
     pub leaks_fixed: u64,
-    /// Counts that were raised and copied flags that were set right.
+    /// Entries and counts that were put right, counts that were raised, and copied flags.
     pub corruptions_fixed: u64,
 }
 
@@ -45,12 +43,27 @@ pub struct Repaired {
 /// # Errors
 /// When there is no header to start from, or writing fails.
 pub fn repair(file: &Arc<dyn Layer>, what: Repair) -> Result<Repaired, BlockError> {
-    let mut before = counts_of(file.as_ref())?;
     let (mut corruptions_fixed, mut leaks_fixed) = (0, 0);
-    if what == Repair::All && before.corruptions > 0 {
-        corruptions_fixed += fix_counts(file.as_ref(), Counts::Raise, &mut before)?;
+    let mut walk = Walk::new(file.as_ref())?;
+    walk.mending = what == Repair::All;
+    walk.all();
+    corruptions_fixed += mend(file.as_ref(), &walk)?;
+    walk.compare();
+    let (mut before, lost) = (walk.report, walk.counts_lost);
+    let mut now = before.clone();
+    if what == Repair::All && lost {
+        before.tell("Rebuilding refcount structure".to_owned());
+        for told in rebuild(file.as_ref(), None)? {
+            before.tell(told);
+        }
+        now = counts_of(file.as_ref())?;
+        corruptions_fixed += before.corruptions.saturating_sub(now.corruptions);
+        leaks_fixed += before.leaks.saturating_sub(now.leaks);
     }
-    let now = counts_of(file.as_ref())?;
+    if what == Repair::All && now.corruptions > 0 {
+        corruptions_fixed += fix_counts(file.as_ref(), Counts::Raise, &mut before)?;
+        now = counts_of(file.as_ref())?;
+    }
     if now.leaks > 0 {
         leaks_fixed += fix_counts(file.as_ref(), Counts::Lower, &mut before)?;
     }
@@ -69,9 +82,21 @@ pub fn repair(file: &Arc<dyn Layer>, what: Repair) -> Result<Repaired, BlockErro
     Ok(Repaired { before, after, leaks_fixed, corruptions_fixed })
 }
 
+/// Puts entries right that name no place in the file; gives how many. One whose table is also something else is left.
+fn mend(file: &dyn Layer, walk: &Walk<'_>) -> Result<u64, BlockError> {
+    let mut fixed = 0;
+    for mend in &walk.mends {
+        if walk.names.get(mend.at >> walk.header.cluster_bits) == mend.names {
+            write_all(file, &mend.word.to_be_bytes(), mend.at)?;
+            fixed += 1;
+        }
+    }
+    Ok(fixed)
+}
+
 /// Says in the header that the image is sound.
 fn clear_bits(file: &dyn Layer) -> Result<(), BlockError> {
-    let header = Header::read(file)?;
+    let header = Header::read_for_check(file)?;
     // What nobody here keeps up is no longer true of what was written ("autoclear").
     let kept = header.autoclear & (AUTOCLEAR_RAW_DATA | AUTOCLEAR_BITMAPS);
     if header.version == 3 && kept != header.autoclear {
@@ -102,7 +127,7 @@ enum Counts {
     Lower,
 }
 
-/// Repairs counts and tells each in `report`; gives how many.
+/// Repairs counts where they stand and tells each in `report`; gives how many.
 fn fix_counts(file: &dyn Layer, which: Counts, report: &mut CheckReport) -> Result<u64, BlockError> {
     let raise = which == Counts::Raise;
     let mut fixed = 0;
@@ -111,7 +136,7 @@ fn fix_counts(file: &dyn Layer, which: Counts, report: &mut CheckReport) -> Resu
     let header = walk.header.clone();
     let (bits, order) = (header.cluster_bits, header.refcount_order);
     let per = 1u64 << (bits + 3 - order);
-    let most = if order == 6 { u64::MAX } else { (1 << (1 << order)) - 1 };
+    let most = most_count(order);
     let file_clusters = file.size().div_ceil(header.cluster_size());
     let entries = (u64::from(header.reftable_clusters) << bits) / 8;
     let table = super::open::read_words(file, header.reftable_offset, entries)?;
@@ -119,14 +144,7 @@ fn fix_counts(file: &dyn Layer, which: Counts, report: &mut CheckReport) -> Resu
         let range = number * per..((number + 1) * per).min(file_clusters);
         let entry = table.get(number as usize).copied().unwrap_or(0);
         let usable = entry != 0 && entry & (header.cluster_size() - 1) == 0 && entry >> bits < file_clusters;
-        let shared = usable && walk.names.get(entry >> bits) > 1;
-        if !usable || shared {
-            if raise && range.clone().any(|c| walk.names.get(c) > 0) {
-                report.tell("Rebuilding refcount structure".to_owned());
-                rebuild(file, None)?;
-                let left = counts_of(file)?;
-                return Ok(report.corruptions.saturating_sub(left.corruptions));
-            }
+        if !usable || walk.names.get(entry >> bits) > 1 {
             continue;
         }
         let mut bytes = read_vec(file, entry, header.cluster_size() as usize)?;
@@ -169,7 +187,7 @@ fn fix_flags(file: &dyn Layer, report: &mut CheckReport) -> Result<u64, BlockErr
 /// many.
 fn fix_snapshots(file: &Arc<dyn Layer>, report: &mut CheckReport) -> Result<u64, BlockError> {
     // Nearly always the table alone says that there is nothing to do: no walk through the image for that.
-    let listed = read_table(file.as_ref(), &Header::read(file.as_ref())?);
+    let listed = read_table(file.as_ref(), &Header::read_for_check(file.as_ref())?);
     if listed.is_ok_and(|(snapshots, _)| snapshots.iter().all(|snapshot| snapshot.complete)) {
         return Ok(0);
     }
@@ -195,67 +213,4 @@ fn fix_snapshots(file: &Arc<dyn Layer>, report: &mut CheckReport) -> Result<u64,
             .for_each(|said| *said = said.replace("ERROR", "Repairing"));
     }
     Ok(broken.len() as u64)
-}
-
-/// Writes all counts anew past the end of the file, `1 << order` bits wide if that is given, and points the header at
-/// them. The old ones are free then.
-///
-/// # Errors
-/// When a count does not fit the new width, something is named where the new counts would be, or reading or writing
-/// fails.
-pub(super) fn rebuild(file: &dyn Layer, order: Option<u32>) -> Result<(), BlockError> {
-    let mut walk = Walk::new(file)?;
-    walk.all_but_counts();
-    let mut header = walk.header.clone();
-    let wanted = order;
-    let order = wanted.unwrap_or(header.refcount_order);
-    let (bits, cluster) = (header.cluster_bits, header.cluster_size());
-    let per = 1u64 << (bits + 3 - order);
-    let most = if order == 6 { u64::MAX } else { (1 << (1 << order)) - 1 };
-    let end = file.size().div_ceil(cluster);
-    let large = (0..end).find(|cluster| u64::from(walk.names.get(*cluster)) > most);
-    if let (Some(large), true) = (large, wanted.is_some()) {
-        let text = format!(
-            "Cannot decrease refcount entry width to {} bits: Cluster at offset {:#x} has a refcount of {}",
-            1u32 << order,
-            large << bits,
-            walk.names.get(large)
-        );
-        return Err(BlockError::new(ErrorKind::Invalid, text));
-    }
-    let (mut blocks, mut table) = (1, 1);
-    while blocks * per < end + blocks + table || table * cluster / 8 < blocks {
-        blocks = (end + blocks + table).div_ceil(per);
-        table = (blocks * 8).div_ceil(cluster);
-    }
-    let new = end * cluster..(end + blocks + table) * cluster;
-    if let Some(wild) = walk.wild.iter().find(|wild| wild.start < new.end && new.start < wild.end) {
-        let text = format!(
-            "the counts would have to be built anew behind the end of the file, where {:#x} is named already; \
-             convert saves what is left of the disk",
-            wild.start
-        );
-        return Err(BlockError::new(ErrorKind::Corrupt, text));
-    }
-    let mut entries = vec![0u8; (table * cluster) as usize];
-    for number in 0..blocks {
-        let place = (end + number) * cluster;
-        entries[number as usize * 8..][..8].copy_from_slice(&place.to_be_bytes());
-        let mut bytes = vec![0u8; cluster as usize];
-        for index in 0..per {
-            let at = number * per + index;
-            let names = if at >= end { u64::from(at < end + blocks + table) } else { u64::from(walk.names.get(at)) };
-            set_count(&mut bytes, order, index, names.min(most));
-        }
-        write_all(file, &bytes, place)?;
-    }
-    let table_at = (end + blocks) * cluster;
-    write_all(file, &entries, table_at)?;
-    file.flush()?;
-    header.reftable_offset = table_at;
-    header.reftable_clusters = table as u32;
-    header.refcount_order = order;
-    // Place, size and width lie in one sector, so they change together.
-    write_all(file, &header.encode()?[48..FIXED.min(cluster as usize)], 48)?;
-    file.flush()
 }

@@ -10,6 +10,7 @@ mod overlap;
 mod packed;
 mod qemu;
 mod regress;
+mod repair;
 mod rig;
 mod tuning;
 mod turns;
