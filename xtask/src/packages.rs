@@ -31,6 +31,7 @@ pub(crate) const TOOLS: &[Package] = &[
     Package { name: "qemu-utils", program: "qemu-img", why: "checks the images that Rhea writes" },
     Package { name: "fio", program: "fio", why: "verifies in a guest what it has written" },
     Package { name: "sg3-utils", program: "sg_inq", why: "asks a guest's SCSI units what they are and can do" },
+    Package { name: "libiscsi-bin", program: "iscsi-test-cu", why: "holds a guest's SCSI units against the standards" },
     Package { name: "hdparm", program: "hdparm", why: "reads what a guest's IDE drives say of themselves" },
     Package { name: "smartmontools", program: "smartctl", why: "reads the health of a guest's drives" },
     Package { name: "pciutils", program: "lspci", why: "reads the registers of a guest's PCI functions" },

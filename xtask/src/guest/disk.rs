@@ -27,8 +27,20 @@ pub(crate) fn root_tree() -> Result<PathBuf> {
 }
 
 /// Programs that look at disks and tables, beside those of sg3-utils, whose names all begin alike.
-const TOOLS: &[&str] =
-    &["fio", "hdparm", "smartctl", "lspci", "lsblk", "eject", "dmidecode", "acpidump", "iasl", "sh", "tar"];
+const TOOLS: &[&str] = &[
+    "fio",
+    "hdparm",
+    "smartctl",
+    "iscsi-test-cu",
+    "lspci",
+    "lsblk",
+    "eject",
+    "dmidecode",
+    "acpidump",
+    "iasl",
+    "sh",
+    "tar",
+];
 
 /// A raw image with [`TOOLS`], sg3-utils and their libraries, to be mounted in a guest and entered with chroot.
 pub(crate) fn tools_tree() -> Result<PathBuf> {

@@ -65,6 +65,12 @@ impl<'a> Recipe<'a> {
         self
     }
 
+    /// Gives it this many MiB of memory.
+    pub(crate) fn memory(mut self, mebibytes: u32) -> Self {
+        self.memory = mebibytes;
+        self
+    }
+
     /// Gives it this many processors.
     pub(crate) fn processors(self, count: u32) -> Self {
         self.smp(&count.to_string())

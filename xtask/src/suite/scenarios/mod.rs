@@ -10,6 +10,7 @@ mod hotplug;
 mod images;
 mod installed;
 mod kernels;
+mod libiscsi;
 mod libvirt;
 mod life;
 mod scsi;
@@ -28,7 +29,12 @@ use scenarios;
 
 /// All there are.
 pub(super) fn all() -> impl Iterator<Item = &'static Scenario> {
-    usual().chain(libvirt::SCENARIOS).chain(crowd::SCENARIOS).chain(kernels::SCENARIOS).chain(installed::SCENARIOS)
+    usual()
+        .chain(libvirt::SCENARIOS)
+        .chain(libiscsi::SCENARIOS)
+        .chain(crowd::SCENARIOS)
+        .chain(kernels::SCENARIOS)
+        .chain(installed::SCENARIOS)
 }
 
 /// Those that are played when none is named, in the order in which they run.
