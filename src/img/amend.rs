@@ -5,7 +5,6 @@ use rhea_block::crypto::Secret;
 use rhea_block::format::luks::LuksDisk;
 use rhea_block::format::qcow2::{Amend, Qcow2};
 use rhea_block::graph::CacheMode;
-use rhea_block::layer::Preallocation;
 
 use super::args::{Opt, Parsed};
 use super::error::{ImgError, chain};
@@ -63,17 +62,12 @@ pub(super) fn run(parsed: &Parsed) -> Result<(), ImgError> {
     }
     let slots = slot_change(&options, "encrypt.", parsed.has("force"), &parsed.secrets)?;
     // All are looked at before the first is changed.
-    let asked = Amendment::read(&options)?;
+    let asked = read(&options)?;
     let progress = Progress::new(parsed.has("p") && !parsed.has("q"));
     if let Some(change) = slots {
         qcow2.change_slots(&password(parsed, &image)?, &change).map_err(|e| told(&e))?;
     }
-    // As in QEMU a size of 0 is none: it would be the end of all data.
-    let size = asked.size.filter(|bytes| *bytes != 0 && *bytes != image.layer().size());
-    qcow2.amend(&asked.format).map_err(|e| told(&e))?;
-    if let Some(bytes) = size {
-        image.layer().resize(bytes, Preallocation::Off).map_err(|e| told(&e))?;
-    }
+    qcow2.amend(&asked).map_err(|e| told(&e))?;
     image.close()?;
     progress.end();
     Ok(())
@@ -102,38 +96,32 @@ fn password(parsed: &Parsed, image: &Image) -> Result<Secret, ImgError> {
 }
 
 /// What a qcow2 image is to be.
-struct Amendment {
-    format: Amend,
-    size: Option<u64>,
-}
-
-impl Amendment {
-    fn read(options: &Options) -> Result<Self, ImgError> {
-        if options.get("backing_file").or(options.get("backing_fmt")).is_some() {
-            let text = "Cannot amend the backing file\nYou can use 'qemu-img rebase' instead.";
-            return Err(ImgError::Said(text.to_owned()));
-        }
-        let version = match options.get("compat") {
-            None | Some("") => None,
-            Some("0.10" | "v2") => Some(2),
-            Some("1.1" | "v3") => Some(3),
-            Some(other) => return Err(ImgError::Said(format!("Unknown compatibility level {other}"))),
-        };
-        let refcount_bits = options.get("refcount_bits").map(|text| match size::parse(text) {
-            Ok(bits) if bits.is_power_of_two() && bits <= 64 => Ok(bits as u32),
-            Ok(_) => Err("Refcount width must be a power of two and may not exceed 64 bits"),
-            Err(_) => Err("Parameter 'refcount_bits' expects a number"),
-        });
-        let refcount_bits = refcount_bits.transpose().map_err(|text| ImgError::Said(text.to_owned()))?;
-        let flag = |key: &str| options.get(key).map(|_| options.flag(key)).transpose();
-        let format = Amend {
-            version,
-            refcount_bits,
-            lazy_refcounts: flag("lazy_refcounts")?,
-            data_file: options.get("data_file").map(str::to_owned),
-            raw_data: flag("data_file_raw")?,
-        };
-        let size = options.get("size").map(|text| size::read("image size", text)).transpose()?;
-        Ok(Self { format, size })
+fn read(options: &Options) -> Result<Amend, ImgError> {
+    if options.get("backing_file").or(options.get("backing_fmt")).is_some() {
+        let text = "Cannot amend the backing file\nYou can use 'qemu-img rebase' instead.";
+        return Err(ImgError::Said(text.to_owned()));
     }
+    let version = match options.get("compat") {
+        None | Some("") => None,
+        Some("0.10" | "v2") => Some(2),
+        Some("1.1" | "v3") => Some(3),
+        Some(other) => return Err(ImgError::Said(format!("Unknown compatibility level {other}"))),
+    };
+    let refcount_bits = options.get("refcount_bits").map(|text| match size::parse(text) {
+        Ok(bits) if bits.is_power_of_two() && bits <= 64 => Ok(bits as u32),
+        Ok(_) => Err("Refcount width must be a power of two and may not exceed 64 bits"),
+        Err(_) => Err("Parameter 'refcount_bits' expects a number"),
+    });
+    let refcount_bits = refcount_bits.transpose().map_err(|text| ImgError::Said(text.to_owned()))?;
+    let flag = |key: &str| options.get(key).map(|_| options.flag(key)).transpose();
+    let size = options.get("size").map(|text| size::read("image size", text)).transpose()?;
+    Ok(Amend {
+        version,
+        refcount_bits,
+        lazy_refcounts: flag("lazy_refcounts")?,
+        data_file: options.get("data_file").map(str::to_owned),
+        raw_data: flag("data_file_raw")?,
+        // As in QEMU a size of 0 is none: it would be the end of all data.
+        size: size.filter(|bytes| *bytes != 0),
+    })
 }

@@ -63,6 +63,7 @@ pub(super) fn run(parsed: &Parsed) -> Result<(), ImgError> {
         check_backing(name, &file.layer, want)?;
     }
     let found = examine(&file.layer, what).map_err(ImgError::block(failed))?;
+    found.messages.iter().for_each(|message| eprintln!("{message}"));
     let quiet = parsed.has("q");
     match form {
         Form::Human => human(&found, quiet)?,
@@ -120,7 +121,6 @@ fn examine(file: &Arc<dyn Layer>, what: Option<Repair>) -> Result<Found, rhea_bl
 }
 
 fn human(found: &Found, quiet: bool) -> Result<(), ImgError> {
-    found.messages.iter().for_each(|message| eprintln!("{message}"));
     if quiet {
         return Ok(());
     }

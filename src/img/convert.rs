@@ -6,7 +6,7 @@ use rhea_block::BlockError;
 use rhea_block::crypto::Secrets;
 use rhea_block::graph::CacheMode;
 use rhea_block::layer::Layer;
-use rhea_block::ops::copy::{CopyOptions, DEFAULT_WORKERS, MOST_WORKERS, Watcher, copy};
+use rhea_block::ops::copy::{CopyOptions, DEFAULT_WORKERS, MOST_WORKERS, Unreadable, Watcher, copy};
 
 use super::args::{Opt, Parsed};
 use super::error::{ImgError, chain, tell};
@@ -68,9 +68,13 @@ impl Watcher for Telling {
         self.progress.at(done, all);
     }
 
-    fn unreadable(&self, error: &BlockError) {
+    fn unreadable(&self, what: Unreadable, offset: u64, error: &BlockError) {
         if !self.quiet {
-            tell(&format!("warning: {}", chain(error)));
+            let place = match what {
+                Unreadable::Data => format!("offset {offset}"),
+                Unreadable::Status => format!("block status at offset {offset}"),
+            };
+            tell(&format!("warning: error while reading {place}: {}", chain(error)));
         }
     }
 }

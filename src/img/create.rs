@@ -66,7 +66,7 @@ pub(super) fn run(parsed: &Parsed) -> Result<(), ImgError> {
         open::plain_name(path).map_err(named)?;
     }
     if !parsed.has("q") {
-        output::line(format.formatting(path, &options))?;
+        output::line(format.formatting(format_name, path, &options))?;
     }
     format.plan(&options, bytes, &parsed.secrets).and_then(|plan| plan.write(path)).map_err(named)
 }

@@ -268,9 +268,12 @@ pub(super) fn plain_name(name: &str) -> Result<&str, ImgError> {
 /// The node for the file itself, or for the export of a server that the name means.
 fn file_spec(name: &str, want: Want<'_>) -> Result<BlockdevSpec, ImgError> {
     let exists = Path::new(name).exists();
+    // A file that is there is meant, whatever its name looks like.
+    let path = if exists { Some(name) } else { name.strip_prefix("file:") };
+    // As in QEMU a colon in it does not make it another protocol for who takes the name from us.
+    let here = |path: &str| if path.split('/').next().is_some_and(|first| first.contains(':')) { "./" } else { "" };
     let file = spec::File {
-        // A file that is there is meant, whatever its name looks like.
-        filename: if exists { format!("file:{name}") } else { name.to_owned() },
+        filename: path.map_or(name.to_owned(), |path| format!("file:{}{path}", here(path))),
         read_only: Some(!want.write),
         force_share: Some(want.force_share),
         discard: Some(Discard::Unmap),

@@ -191,9 +191,9 @@ impl Format {
         Ok(())
     }
 
-    /// The line with which `create` begins.
-    pub(super) fn formatting(self, path: &str, options: &Options) -> String {
-        let mut line = format!("Formatting '{path}', fmt={}", self.name());
+    /// The line with which `create` begins; the format is `called` so by the user.
+    pub(super) fn formatting(self, called: &str, path: &str, options: &Options) -> String {
+        let mut line = format!("Formatting '{path}', fmt={called}");
         for (key, ..) in self.known() {
             let default = match (self, *key) {
                 (Self::Qcow2, "cluster_size") => Some("65536"),

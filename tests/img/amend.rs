@@ -166,3 +166,67 @@ fn size_of_zero_is_no_size() {
 
     assert!(rig.real("info plain.qcow2").out.contains("virtual size: 1 MiB"));
 }
+
+#[test]
+fn snapshots_of_an_older_image_are_complete_in_the_newer_one() {
+    let rig = Rig::empty();
+    rig.qemu("create -q -f qcow2 -o compat=0.10 old.qcow2 1M");
+    rig.io("old.qcow2", &["write -P 1 0 300k"]);
+    rig.qemu("snapshot -c first old.qcow2");
+    rig.qemu("snapshot -c second old.qcow2");
+    // Such as older versions wrote them: the fields that version 3 wants are not there.
+    shorten_snapshots(&rig.path("old.qcow2"));
+
+    rig.works("amend -o compat=1.1 old.qcow2");
+
+    assert_eq!(rig.ours("check old.qcow2").code, Some(0));
+    rig.sound("old.qcow2");
+    rig.same("snapshot -l old.qcow2");
+    rig.works("resize old.qcow2 2M");
+    rig.works("snapshot -a first old.qcow2");
+    assert_eq!(std::fs::read(rig.path("old.qcow2")).unwrap()[24..32], (1u64 << 20).to_be_bytes());
+}
+
+/// Takes the extra data out of each entry of the snapshot table.
+fn shorten_snapshots(path: &std::path::Path) {
+    let mut image = std::fs::read(path).unwrap();
+    image.resize(image.len().next_multiple_of(65536), 0);
+    let count = u32::from_be_bytes(image[60..64].try_into().unwrap());
+    let table = u64::from_be_bytes(image[64..72].try_into().unwrap()) as usize;
+    let (mut from, mut short) = (table, Vec::new());
+    for _ in 0..count {
+        let len =
+            |at: usize, size: usize| image[from + at..from + at + size].iter().fold(0, |n, b| n << 8 | usize::from(*b));
+        let (texts, extra) = (len(12, 2) + len(14, 2), len(36, 4));
+        short.extend(&image[from..from + 36]);
+        short.extend([0; 4]);
+        short.extend(&image[from + 40 + extra..from + 40 + extra + texts]);
+        short.resize(short.len().next_multiple_of(8), 0);
+        from += (40 + extra + texts).next_multiple_of(8);
+    }
+    short.resize(from - table, 0);
+    image[table..from].copy_from_slice(&short);
+    std::fs::write(path, image).unwrap();
+}
+
+#[test]
+fn older_version_and_the_size_of_all_snapshots_come_in_one_step() {
+    let rig = Rig::empty();
+    let mut ran = Vec::new();
+    for run in [Rig::ours, Rig::real] {
+        rig.qemu("create -q -f qcow2 grown.qcow2 1M");
+        rig.qemu("snapshot -c small grown.qcow2");
+        rig.qemu("resize -q grown.qcow2 2M");
+        let refused = run(&rig, "amend -o compat=0.10,size=3M grown.qcow2");
+        ran.push((refused, run(&rig, "amend -o compat=0.10,size=1M grown.qcow2"), rig.real("info grown.qcow2").out));
+        rig.sound("grown.qcow2");
+    }
+    let without_dates = |text: &str| {
+        text.lines()
+            .filter(|line| !line.contains("small") && !line.contains("disk size"))
+            .map(str::to_owned)
+            .collect::<Vec<_>>()
+    };
+    assert_eq!((&ran[0].0, &ran[0].1), (&ran[1].0, &ran[1].1));
+    assert_eq!(without_dates(&ran[0].2), without_dates(&ran[1].2));
+}

@@ -115,6 +115,21 @@ fn converted_images_read_alike() {
 }
 
 #[test]
+fn zeroes_are_written_where_none_may_be_left_out() {
+    let rig = Rig::empty();
+    rig.write("plain.raw", 1 << 20, &[(0, 70_000, 1)]);
+    for options in ["-O qcow2 -S 0", "-O qcow2 -c -S 0"] {
+        rig.works(&format!("convert {options} plain.raw ours.qcow2"));
+        rig.qemu(&format!("convert {options} plain.raw real.qcow2"));
+
+        let map = |name| rig.real(&format!("map --output json {name}")).out;
+        let without_places = |text: String| text.replace(|c: char| c.is_ascii_digit(), "");
+        assert_eq!(without_places(map("ours.qcow2")), without_places(map("real.qcow2")), "{options}");
+        assert!(!map("ours.qcow2").contains("\"zero\": true"), "{options}");
+    }
+}
+
+#[test]
 fn copies_keep_holes() {
     let rig = Rig::new();
     rig.write("wide.raw", 1 << 40, &[(1 << 39, 4096, 1)]);

@@ -70,8 +70,18 @@ impl Default for CopyOptions {
 pub trait Watcher: Send + Sync {
     /// `done` of `all` bytes are dealt with.
     fn progress(&self, done: u64, all: u64);
-    /// A range could not be read and was replaced with zeroes.
-    fn unreadable(&self, error: &BlockError);
+    /// What lies at `offset` of a source could not be read and was replaced with zeroes, or whether there is anything
+    /// could not be told.
+    fn unreadable(&self, what: Unreadable, offset: u64, error: &BlockError);
+}
+
+/// What of a source could not be read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Unreadable {
+    /// Its bytes: they become zeroes.
+    Data,
+    /// Whether there are bytes, or zeroes: they are read.
+    Status,
 }
 
 /// What a piece is to become.
@@ -281,13 +291,18 @@ impl Copy {
         if self.options.sparse == 0 {
             return Ok((Kind::Data, left));
         }
-        let status = match source.status(at, left) {
-            Ok(status) => status,
-            Err(e) if self.options.salvage => {
-                self.watcher.unreadable(&e);
-                return Ok((Kind::Data, left.min(SALVAGE)));
+        let mut asked = left;
+        let status = loop {
+            match source.status(at, asked) {
+                Ok(status) => break status,
+                // It may be about a place farther on.
+                Err(_) if self.options.salvage && asked > SALVAGE => asked = (asked / 4).next_multiple_of(SALVAGE),
+                Err(e) if self.options.salvage => {
+                    self.watcher.unreadable(Unreadable::Status, at, &e);
+                    return Ok((Kind::Data, asked));
+                }
+                Err(e) => return Err(e),
             }
-            Err(e) => return Err(e),
         };
         let mut run = status.len.clamp(1, left);
         let kind = match self.options.over_backing {
@@ -350,7 +365,7 @@ impl Copy {
             return Err(e);
         }
         if bytes.len() as u64 <= SALVAGE {
-            self.watcher.unreadable(&e);
+            self.watcher.unreadable(Unreadable::Data, offset, &e);
             bytes.fill(0);
             return Ok(());
         }
@@ -387,7 +402,7 @@ impl Copy {
         };
         let mut packed = Vec::new();
         for cluster in bytes.chunks(self.unit as usize) {
-            packed.push(if is_zero(cluster) { Packed::Zero } else { pack(qcow2, cluster)? });
+            packed.push(if self.options.sparse > 0 && is_zero(cluster) { Packed::Zero } else { pack(qcow2, cluster)? });
         }
         self.in_turn(piece, || {
             let clusters = bytes.chunks(self.unit as usize).zip(&packed);

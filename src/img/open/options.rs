@@ -1,16 +1,15 @@
 //! Images that are named by options: `--image-opts driver=qcow2,file.filename=...`, and `json:{...}` as a name.
 
-use std::path::Path;
 use std::sync::Arc;
 
+use rhea_block::format::qcow2::backing_of;
 use rhea_block::graph::{Graph, Node};
 use rhea_block::spec::BlockdevSpec;
-use rhea_block::{BlockError, probe};
 use serde_json::{Map, Value};
 
 use super::super::error::ImgError;
 use super::super::keyval;
-use super::{Want, look, not_open};
+use super::{Want, look, not_open, probed};
 use crate::qmp::framing::with_double_quotes;
 use crate::qmp::json;
 
@@ -24,7 +23,12 @@ fn refused(name: &str, why: impl std::fmt::Display) -> ImgError {
 /// Text that is none of the form it claims.
 pub(super) fn given(name: &str, want: Want<'_>) -> Result<Option<Map<String, Value>>, ImgError> {
     if want.image_opts {
-        return keyval::nested(keyval::pairs(name)?).map(Some);
+        let object = keyval::nested(keyval::pairs(name)?)?;
+        let shared = object.get("force-share").is_none_or(|given| given == "on");
+        if want.force_share && !shared {
+            return Err(ImgError::Said("--force-share/-U conflicts with image options".to_owned()));
+        }
+        return Ok(Some(object));
     }
     let Some(text) = name.strip_prefix("json:") else { return Ok(None) };
     let value = json::read(with_double_quotes(text).as_bytes())
@@ -71,13 +75,10 @@ pub(super) fn open(
     want: Want<'_>,
 ) -> Result<Arc<Node>, ImgError> {
     fill_in(&mut object, want);
-    if !object.contains_key("driver") {
-        let file = object.get("file").and_then(|file| file.get("filename")).and_then(Value::as_str);
-        let file = file.ok_or_else(|| refused(name, "no driver and no file"))?;
-        let bytes = read_head(Path::new(file))?;
-        let format = probe::format_of(&bytes).map_or("raw", probe::Probed::name);
-        object.insert("driver".to_owned(), format.into());
+    if want.no_backing {
+        object.remove("backing");
     }
+    add_drivers(name, &mut object, want)?;
     if want.no_backing && object.get("driver").is_some_and(|driver| driver == "qcow2") {
         object.insert("backing".to_owned(), Value::Null);
     }
@@ -100,12 +101,34 @@ fn spec(name: &str, object: Map<String, Value>) -> Result<BlockdevSpec, ImgError
     })
 }
 
-fn read_head(path: &Path) -> Result<Vec<u8>, ImgError> {
-    use std::io::Read;
-    let mut head = Vec::new();
-    let read = std::fs::File::open(path).and_then(|file| file.take(probe::SECTOR as u64).read_to_end(&mut head));
-    read.map_err(|e| ImgError::block(format!("Could not open '{}'", path.display()))(BlockError::io("probing", e)))?;
-    Ok(head)
+/// Says of what drivers images are for which the options leave that open: what the header of the image above says, or
+/// else what the content shows.
+fn add_drivers(name: &str, object: &mut Map<String, Value>, want: Want<'_>) -> Result<(), ImgError> {
+    let is_open = |of: Option<&Value>| matches!(of, Some(Value::Object(of)) if !of.contains_key("driver"));
+    let below_is_open = is_open(object.get("backing"));
+    if object.contains_key("driver") && !below_is_open {
+        return Ok(());
+    }
+    let Some(Value::Object(file)) = object.get("file") else {
+        return Err(refused(name, "no driver and no file"));
+    };
+    let graph = super::graph(want);
+    let mut look = file.clone();
+    look.extend([("read-only".to_owned(), true.into()), ("force-share".to_owned(), true.into())]);
+    let file = graph.add(&spec(name, look)?).map_err(|e| not_open(name, e))?;
+    let file = file.layer().as_ref();
+    let shown = probed(file).map_err(|e| not_open(name, e))?.unwrap_or_else(|| "raw".to_owned());
+    let driver = object.entry("driver").or_insert_with(|| shown.into()).clone();
+    if let (true, Some(Value::Object(below))) = (below_is_open, object.get_mut("backing")) {
+        if driver == "qcow2"
+            && let (_, Some(format)) = backing_of(file).map_err(|e| not_open(name, e))?
+        {
+            below.insert("driver".to_owned(), format.into());
+        }
+        name_protocols(below);
+        add_drivers(name, below, want)?;
+    }
+    Ok(())
 }
 
 /// What the command line says beside the options: whether it is written, shared, and a file's driver.
@@ -113,7 +136,14 @@ fn fill_in(object: &mut Map<String, Value>, want: Want<'_>) {
     for (key, value) in [("read-only", !want.write), ("force-share", want.force_share)] {
         object.entry(key).or_insert(Value::Bool(value));
     }
-    if let Some(Value::Object(file)) = object.get_mut("file") {
-        file.entry("driver").or_insert_with(|| "file".into());
+    name_protocols(object);
+}
+
+/// What holds the bytes of an image is a file if nothing else is said.
+fn name_protocols(object: &mut Map<String, Value>) {
+    for child in ["file", "data-file"] {
+        if let Some(Value::Object(file)) = object.get_mut(child) {
+            file.entry("driver").or_insert_with(|| "file".into());
+        }
     }
 }

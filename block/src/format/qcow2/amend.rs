@@ -63,6 +63,8 @@ pub struct Amend {
     pub data_file: Option<String>,
     /// Whether the data file is to stay readable as raw.
     pub raw_data: Option<bool>,
+    /// The disk's size in bytes.
+    pub size: Option<u64>,
 }
 
 impl Qcow2 {
@@ -123,6 +125,9 @@ impl Qcow2 {
             }
             Ok(())
         })?;
+        if let Some(size) = asked.size.filter(|size| *size != self.size()) {
+            self.resize(size, Preallocation::Off)?;
+        }
         if version < old.version { self.downgrade() } else { Ok(()) }
     }
 
@@ -135,7 +140,9 @@ impl Qcow2 {
         let raw = header.autoclear & AUTOCLEAR_RAW_DATA != 0;
         let downgrade = version < header.version;
         // In version 2 a snapshot has the disk's size, whatever that becomes.
-        let resized = downgrade && header.snapshots > 0 && self.has_snapshot_of_another_size(header)?;
+        let resized = downgrade
+            && header.snapshots > 0
+            && self.has_snapshot_of_another_size(header, asked.size.unwrap_or(header.size))?;
         let packed = downgrade && header.compression == Compression::Zstd && self.has_packed_clusters(header)?;
         let left = header.incompatible & incompatible::EXTENDED_L2;
         let incompatible = format!("Cannot downgrade an image with incompatible features {left:#x} set");

@@ -179,7 +179,8 @@ pub fn create(
     let mut counts = vec![0u8; (blocks * cluster) as usize];
     (0..used).for_each(|n| set_count(&mut counts, header.refcount_order, n, 1));
     write_all(file.as_ref(), &counts, (1 + table) * cluster)?;
-    file.write_zeroes(header.l1_offset, l1_clusters * cluster, false)?;
+    // As in QEMU the file ends with the table, not with its last cluster.
+    file.write_zeroes(header.l1_offset, l1 * 8, false)?;
     if let Some(data) = &data {
         data.resize(
             header.size,

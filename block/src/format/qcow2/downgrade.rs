@@ -44,10 +44,10 @@ impl Qcow2 {
         })
     }
 
-    /// Whether a snapshot's disk is larger or smaller than the disk is now.
-    pub(super) fn has_snapshot_of_another_size(&self, header: &Header) -> Result<bool, BlockError> {
+    /// Whether a snapshot's disk is larger or smaller than `size`.
+    pub(super) fn has_snapshot_of_another_size(&self, header: &Header, size: u64) -> Result<bool, BlockError> {
         let (snapshots, _) = super::snapshot::read_table(self.file.as_ref(), header)?;
-        Ok(snapshots.iter().any(|snapshot| snapshot.disk_size != header.size))
+        Ok(snapshots.iter().any(|snapshot| snapshot.disk_size != size))
     }
 
     /// Whether the disk, or a snapshot, has a compressed cluster.

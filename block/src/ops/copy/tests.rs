@@ -1,7 +1,7 @@
 use std::any::Any;
 use std::sync::{Arc, Mutex};
 
-use super::{CopyOptions, Watcher, copy};
+use super::{CopyOptions, Unreadable, Watcher, copy};
 use crate::error::{BlockError, ErrorKind};
 use crate::layer::{Layer, Limits, Status};
 use crate::mem::{Sink, Source};
@@ -11,6 +11,8 @@ use crate::protocol::memory::Memory;
 struct Scratched {
     memory: Memory,
     bad: std::ops::Range<u64>,
+    /// Nor can be told what is there.
+    unknown: bool,
 }
 
 impl Layer for Scratched {
@@ -41,7 +43,10 @@ impl Layer for Scratched {
     fn write_zeroes(&self, offset: u64, len: u64, unmap: bool) -> Result<(), BlockError> {
         self.memory.write_zeroes(offset, len, unmap)
     }
-    fn status(&self, _offset: u64, len: u64) -> Result<Status, BlockError> {
+    fn status(&self, offset: u64, len: u64) -> Result<Status, BlockError> {
+        if self.unknown && offset < self.bad.end && self.bad.start < offset + len {
+            return Err(BlockError::new(ErrorKind::Io, "scratched"));
+        }
         Ok(Status::data(len, None))
     }
     fn as_any(&self) -> &dyn Any {
@@ -52,7 +57,7 @@ impl Layer for Scratched {
 #[derive(Default)]
 struct Heard {
     last: Mutex<(u64, u64)>,
-    unreadable: Mutex<u64>,
+    unreadable: Mutex<Vec<(Unreadable, u64)>>,
 }
 
 impl Watcher for Heard {
@@ -60,14 +65,14 @@ impl Watcher for Heard {
         let mut last = self.last.lock().unwrap();
         *last = (last.0.max(done), all);
     }
-    fn unreadable(&self, _error: &BlockError) {
-        *self.unreadable.lock().unwrap() += 1;
+    fn unreadable(&self, what: Unreadable, offset: u64, _error: &BlockError) {
+        self.unreadable.lock().unwrap().push((what, offset));
     }
 }
 
 fn scratched() -> (Vec<u8>, Arc<dyn Layer>) {
     let bytes: Vec<u8> = (0..5 << 20).map(|n: u32| (n / 4096 % 5) as u8).collect();
-    let source = Scratched { memory: Memory::new(bytes.clone()), bad: 3_000_000..3_000_001 };
+    let source = Scratched { memory: Memory::new(bytes.clone()), bad: 3_000_000..3_000_001, unknown: false };
     (bytes, Arc::new(source))
 }
 
@@ -94,7 +99,26 @@ fn salvage_loses_one_sector_alone_and_tells_it() {
     let lost = 3_000_000 / 512 * 512;
     bytes[lost..lost + 512].fill(0);
     assert!(memory.bytes() == bytes);
-    assert_eq!((*heard.unreadable.lock().unwrap(), *heard.last.lock().unwrap()), (1, (5 << 20, 5 << 20)));
+    assert_eq!(*heard.unreadable.lock().unwrap(), [(Unreadable::Data, lost as u64)]);
+    assert_eq!(*heard.last.lock().unwrap(), (5 << 20, 5 << 20));
+}
+
+#[test]
+fn salvage_tells_once_where_it_cannot_tell_what_there_is_and_reads_it() {
+    let (mut bytes, _) = scratched();
+    let source = Scratched { memory: Memory::new(bytes.clone()), bad: 3_000_000..3_000_001, unknown: true };
+    let memory = Arc::new(Memory::new(vec![7; 5 << 20]));
+    let target: Arc<dyn Layer> = memory.clone();
+    let heard = Arc::new(Heard::default());
+    let options = CopyOptions { salvage: true, workers: 1, ..CopyOptions::default() };
+
+    copy(&[Arc::new(source)], &target, &options, heard.clone()).unwrap();
+
+    let lost = 3_000_000 / 512 * 512;
+    bytes[lost..lost + 512].fill(0);
+    assert!(memory.bytes() == bytes);
+    let at = lost as u64;
+    assert_eq!(*heard.unreadable.lock().unwrap(), [(Unreadable::Status, at), (Unreadable::Data, at)]);
 }
 
 #[test]
