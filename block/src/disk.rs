@@ -1,6 +1,6 @@
 //! The handle that front ends hold: an [`Image`] that can be drained and pointed at another node under I/O.
 
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
 
 use vmm_sys_util::eventfd::EventFd;
@@ -22,9 +22,17 @@ pub(crate) struct Meeting {
     pub(crate) wake: EventFd,
     /// Somebody did, and the queue has not looked since.
     pub(crate) woken: AtomicBool,
+    /// Where the kernel puts what a ring's pending read of `wake` gives; nobody looks. It is here so that it lives as
+    /// long as `wake`: that read ends some time after its ring.
+    pub(crate) count: AtomicU64,
 }
 
 impl Meeting {
+    /// One that nobody has woken yet.
+    pub(crate) fn new(wake: EventFd) -> Arc<Self> {
+        Arc::new(Self { active: 0.into(), wake, woken: false.into(), count: 0.into() })
+    }
+
     pub(crate) fn wake(&self) {
         self.woken.store(true, Ordering::Release);
         // A full counter is readable already.

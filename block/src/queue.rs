@@ -12,7 +12,7 @@
 //! repeated. The path of a warm request allocates nothing and takes no lock but the format's look-up.
 
 use std::collections::VecDeque;
-use std::os::fd::{AsRawFd, BorrowedFd};
+use std::os::fd::BorrowedFd;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -99,13 +99,13 @@ impl DiskQueue {
         // The ring's read of the event descriptor must wait; without a ring nothing may.
         let flags = if wants_ring { EFD_CLOEXEC } else { EFD_CLOEXEC | EFD_NONBLOCK };
         let wake = EventFd::new(flags).map_err(|e| BlockError::io("could not make an event descriptor", e))?;
+        let meeting = Meeting::new(wake);
         let ring = if wants_ring {
-            let ring = Ring::new(depth, wake.as_raw_fd());
+            let ring = Ring::new(depth, meeting.clone());
             Some(ring.map_err(|e| BlockError::io("could not set up io_uring", e))?)
         } else {
             None
         };
-        let meeting = Arc::new(Meeting { active: 0.into(), wake, woken: false.into() });
         let queue = Self {
             shared,
             path,

@@ -6,8 +6,11 @@
 
 use std::io;
 use std::os::fd::{AsRawFd, RawFd};
+use std::sync::Arc;
 
 use io_uring::{IoUring, opcode, squeue, types};
+
+use crate::disk::Meeting;
 
 /// Completion key of the event descriptor's read.
 const WAKE: u64 = u64::MAX;
@@ -23,31 +26,32 @@ pub(crate) enum Move {
 /// One ring.
 pub(crate) struct Ring {
     ring: IoUring,
-    wake_fd: RawFd,
-    /// Where the pending read of the event descriptor puts its count; boxed so that it stays where it is.
-    wake_count: Box<u64>,
+    /// Has the event descriptor, and where its pending read puts the count. That read may outlive the ring for a moment;
+    /// whoever can still complete it by a signal keeps the meeting.
+    meeting: Arc<Meeting>,
 }
 
 impl Ring {
-    /// A ring for `depth` requests, woken through `wake_fd` (a blocking eventfd that outlives the ring).
-    pub(crate) fn new(depth: u32, wake_fd: RawFd) -> io::Result<Self> {
+    /// A ring for `depth` requests, woken through `meeting`, whose event descriptor must be a blocking one.
+    pub(crate) fn new(depth: u32, meeting: Arc<Meeting>) -> io::Result<Self> {
         let ring = IoUring::builder().setup_clamp().build((depth + 1).next_power_of_two())?;
-        let mut this = Self { ring, wake_fd, wake_count: Box::new(0) };
+        let mut this = Self { ring, meeting };
         this.arm()?;
         this.kick()?;
         Ok(this)
     }
 
     fn arm(&mut self) -> io::Result<()> {
-        let target: *mut u64 = &raw mut *self.wake_count;
-        let entry = opcode::Read::new(types::Fd(self.wake_fd), target.cast(), 8).build().user_data(WAKE);
+        let target = self.meeting.count.as_ptr();
+        let wake = types::Fd(self.meeting.wake.as_raw_fd());
+        let entry = opcode::Read::new(wake, target.cast(), 8).build().user_data(WAKE);
         self.push(&entry)
     }
 
     #[expect(unsafe_code, reason = "io_uring's submission queue cannot check what an entry points to")]
     fn push(&mut self, entry: &squeue::Entry) -> io::Result<()> {
-        // SAFETY: entries point to `wake_count`, which lives as long as the ring, or to memory that `submit`'s caller
-        // keeps until the completion is reaped.
+        // SAFETY: entries point to the meeting's count, which lives as long as anybody has the event descriptor that a
+        // read fills it from, or to memory that `submit`'s caller keeps until the completion is reaped.
         while unsafe { self.ring.submission().push(entry) }.is_err() {
             self.ring.submit()?;
         }
@@ -124,5 +128,32 @@ impl Ring {
 impl AsRawFd for Ring {
     fn as_raw_fd(&self) -> RawFd {
         self.ring.as_raw_fd()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::Ordering;
+
+    use vmm_sys_util::eventfd::{EFD_CLOEXEC, EventFd};
+
+    use super::*;
+
+    #[test]
+    fn what_a_signal_writes_lands_where_it_outlives_the_ring() {
+        if crate::queue::ring_available().is_err() {
+            return;
+        }
+        let meeting = Meeting::new(EventFd::new(EFD_CLOEXEC).unwrap());
+        let mut ring = Ring::new(1, meeting.clone()).unwrap();
+
+        meeting.wake();
+        while !ring.is_ready() {
+            std::thread::yield_now();
+        }
+
+        assert_eq!((ring.reap(), meeting.count.load(Ordering::SeqCst)), (Some((None, 0)), 1));
+        drop(ring);
+        meeting.wake();
     }
 }
