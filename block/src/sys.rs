@@ -25,8 +25,9 @@ fn to_off(offset: u64) -> io::Result<libc::off_t> {
     libc::off_t::try_from(offset).map_err(|_| io::Error::from_raw_os_error(libc::EFBIG))
 }
 
-/// Fills the whole view; past the end of the file it gives zeroes.
-pub(crate) fn read_full(file: &File, into: Sink<'_>, offset: u64) -> io::Result<()> {
+/// Fills the whole view; past the end of the file it gives zeroes. Reads begin at multiples of `unit` bytes only, as do
+/// `offset` and the ranges of the view: 1, or what direct I/O asks for.
+pub(crate) fn read_full(file: &File, into: Sink<'_>, offset: u64, unit: usize) -> io::Result<()> {
     let mut done = 0;
     while done < into.len() {
         let iovecs = into.part(done, into.len() - done).iovecs();
@@ -35,11 +36,12 @@ pub(crate) fn read_full(file: &File, into: Sink<'_>, offset: u64) -> io::Result<
         // SAFETY: the ranges are valid for writes while `into` lives; the count does not exceed the list.
         let n = unsafe { libc::preadv(file.as_raw_fd(), iovecs.as_ptr(), count as i32, at) };
         match check(n as i64) {
-            Ok(0) => {
-                into.part(done, into.len() - done).zero();
+            // The file ends here, be it within a unit. One that has grown meanwhile has more.
+            Ok(n) if n < unit => {
+                into.part(done + n, into.len() - done - n).zero();
                 return Ok(());
             }
-            Ok(n) => done += n,
+            Ok(n) => done += n / unit * unit,
             Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
             Err(e) => return Err(e),
         }

@@ -134,7 +134,7 @@ impl Backup {
     #[must_use]
     pub fn left(&self) -> Option<Bits> {
         let Part::Marked(bits) = &self.part else { return None };
-        let mut left = Bits { granularity_bits: bits.granularity_bits, bytes: vec![0; bits.bytes.len()] };
+        let mut left = Bits { bytes: vec![0; bits.bytes.len()], ..*bits };
         let open = (0..self.filter.units()).filter(|unit| !self.filter.is_done(*unit));
         for range in open.map(|unit| self.filter.range_of(unit)) {
             bits.runs(range).for_each(|run| left.set(run.start, run.end));

@@ -352,7 +352,7 @@ fn backup_that_ends_early_says_what_is_left() {
     let (folder, graph) = (tempfile::tempdir().unwrap(), Graph::new());
     let [.., top] = chain(&graph, folder.path());
     let target = image(&graph, folder.path(), "target", None, BLOCKS);
-    let mut bits = Bits { granularity_bits: 16, bytes: vec![0; 3] };
+    let mut bits = Bits { granularity_bits: 16, size: 24 << 16, bytes: vec![0; 3] };
     bits.set(2 * BLOCK, 5 * BLOCK);
     let backup = Backup::new(top, target, Part::Marked(bits.clone()), false).unwrap();
     let control = Control::default();

@@ -274,7 +274,7 @@ impl HostFile {
             let start = at - at % align;
             let end = (at + take as u64).next_multiple_of(align);
             let mut window = AlignedBuf::new((end - start) as usize, self.alignment() as usize);
-            sys::read_full(&self.file, Sink::of(&mut window), start)?;
+            sys::read_full(&self.file, Sink::of(&mut window), start, align as usize)?;
             let skip = (at - start) as usize;
             into.part(done, take).copy_from(&window[skip..skip + take]);
             done += take;
@@ -344,7 +344,7 @@ impl HostFile {
             let end = (at + take as u64).next_multiple_of(align);
             let mut window = AlignedBuf::new((end - start) as usize, self.alignment() as usize);
             if !self.aligned(at, take) {
-                sys::read_full(&self.file, Sink::of(&mut window), start)?;
+                sys::read_full(&self.file, Sink::of(&mut window), start, align as usize)?;
             }
             let skip = (at - start) as usize;
             from.part(done, take).copy_to(&mut window[skip..skip + take]);
@@ -422,7 +422,7 @@ impl Layer for HostFile {
     fn read(&self, into: Sink<'_>, offset: u64) -> Result<(), BlockError> {
         let _steady = self.steady();
         let result = if self.aligned(offset, into.len()) && into.is_aligned(self.alignment() as usize) {
-            sys::read_full(&self.file, into, offset)
+            sys::read_full(&self.file, into, offset, self.alignment() as usize)
         } else {
             self.read_bounced(into, offset)
         };

@@ -50,8 +50,12 @@ pub struct DirtyBitmap {
     pub inconsistent: Option<bool>,
 }
 
-/// The directory: offset and bytes, and its entries.
+/// The directory: offset and bytes, and its entries. None where the autoclear bit is clear, too: another program has
+/// written to the image, so they say nothing, and their clusters are nobody's.
 pub(super) fn directory(file: &dyn Layer, header: &Header) -> Result<Option<(u64, u64, Vec<BitmapEntry>)>, BlockError> {
+    if header.autoclear & AUTOCLEAR_BITMAPS == 0 {
+        return Ok(None);
+    }
     let Some(extension) = header.extensions.iter().find(|e| e.kind == EXT_BITMAPS) else { return Ok(None) };
     let be = |bytes: &[u8], at: usize, len: usize| {
         bytes.get(at..at + len).map_or(0, |b| b.iter().fold(0u64, |v, b| v << 8 | u64::from(*b)))
@@ -149,11 +153,10 @@ impl super::Qcow2 {
     /// What is to be told of the bitmaps that only the file has.
     fn count_stored(&self, alloc: &Alloc) -> Result<Vec<DirtyBitmap>, BlockError> {
         let Some((_, _, entries)) = directory(self.file.as_ref(), &alloc.header)? else { return Ok(Vec::new()) };
-        let stored = alloc.header.autoclear & AUTOCLEAR_BITMAPS != 0;
         let mut left = MOST_BYTES as u64;
         let mut told = |entry: &BitmapEntry| {
             // One that cannot be read is as good as one that was not stored.
-            let affordable = stored && !entry.in_use && take(&mut left, self.bits_len(entry).ok()?).is_some();
+            let affordable = !entry.in_use && take(&mut left, self.bits_len(entry).ok()?).is_some();
             if affordable { self.count_bits(entry).ok() } else { None }
         };
         Ok(entries.iter().map(|entry| DirtyBitmap::of(entry, told(entry))).collect())

@@ -20,6 +20,8 @@ const ALL_ONES: u64 = 1;
 pub struct Bits {
     /// Bytes of the disk for one bit, as a power of two.
     pub granularity_bits: u32,
+    /// Bytes of the disk.
+    pub size: u64,
     /// The bits, the lowest of each byte first.
     pub bytes: Vec<u8>,
 }
@@ -73,19 +75,15 @@ impl Bits {
         count_ones(&self.bytes)
     }
 
-    /// Makes it one for a disk of `size` bytes, new bits clear; false if it was.
+    /// Makes it one for a disk of `size` bytes, new bits clear; false if its bytes stay what they were.
     pub(super) fn fit(&mut self, size: u64) -> bool {
-        let bits = size.div_ceil(1 << self.granularity_bits);
-        let bytes = bits.div_ceil(8) as usize;
-        if self.bytes.len() == bytes {
-            return false;
-        }
+        self.size = size;
+        let (bytes, last) = shape(self.granularity_bits, size);
+        let (len, end) = (self.bytes.len(), self.bytes.get(bytes.wrapping_sub(1)).copied());
         self.bytes.resize(bytes, 0);
         // What a smaller disk no longer has must not come back when it grows.
-        if let (Some(last), rest @ 1..) = (self.bytes.last_mut(), bits % 8) {
-            *last &= (1 << rest) - 1;
-        }
-        true
+        self.bytes.last_mut().into_iter().for_each(|byte| *byte &= last);
+        len != bytes || end != self.bytes.last().copied()
     }
 
     /// Sets what is set in `other` for a disk of `size` bytes.
@@ -97,6 +95,12 @@ impl Bits {
             }
         }
     }
+}
+
+/// How many bytes the bits of a disk of `size` bytes take, and which bits of the last one are the disk's.
+fn shape(granularity_bits: u32, size: u64) -> (usize, u8) {
+    let bits = size.div_ceil(1 << granularity_bits);
+    (bits.div_ceil(8) as usize, if bits.is_multiple_of(8) { 0xff } else { (1 << (bits % 8)) - 1 })
 }
 
 fn count_ones(bytes: &[u8]) -> u64 {
@@ -131,12 +135,13 @@ impl Qcow2 {
     }
 
     pub(super) fn load_bits(&self, entry: &BitmapEntry) -> Result<Bits, BlockError> {
+        let size = self.size();
         let mut bytes = Vec::with_capacity(self.bits_len(entry)? as usize);
         self.read_bits(entry, |part| match part {
             Part::All(byte, len) => bytes.resize(bytes.len() + len, byte),
             Part::Bytes(part) => bytes.extend_from_slice(part),
         })?;
-        Ok(Bits { granularity_bits: entry.granularity_bits.into(), bytes })
+        Ok(Bits { granularity_bits: entry.granularity_bits.into(), size, bytes })
     }
 
     /// How many bits of a bitmap of the file are set.
@@ -151,17 +156,27 @@ impl Qcow2 {
         Ok(count)
     }
 
-    /// Gives the bytes of a bitmap of the file to `take`, a cluster at a time.
+    /// Gives the bytes of a bitmap of the file to `take`, at most a cluster at a time. Bits past the end of the disk are
+    /// clear, whatever the file has there.
     fn read_bits(&self, entry: &BitmapEntry, mut take: impl FnMut(Part<'_>)) -> Result<(), BlockError> {
         let cluster = self.geometry.cluster();
         let len = self.bits_len(entry)?;
         let table = read_words(self.file.as_ref(), entry.table_offset, len.div_ceil(cluster))?;
+        let (_, last) = shape(entry.granularity_bits.into(), self.size());
         for (at, word) in (0..len).step_by(cluster as usize).zip(table) {
             let part = (len - at).min(cluster) as usize;
+            let is_last = at + part as u64 == len;
             match word & OFFSET {
-                0 if word & ALL_ONES != 0 => take(Part::All(0xff, part)),
+                0 if word & ALL_ONES != 0 => {
+                    take(Part::All(0xff, part - usize::from(is_last)));
+                    is_last.then(|| take(Part::Bytes(&[last])));
+                }
                 0 => take(Part::All(0, part)),
-                offset => take(Part::Bytes(&read_vec(self.file.as_ref(), offset, part)?)),
+                offset => {
+                    let mut bytes = read_vec(self.file.as_ref(), offset, part)?;
+                    bytes.last_mut().filter(|_| is_last).into_iter().for_each(|byte| *byte &= last);
+                    take(Part::Bytes(&bytes));
+                }
             }
         }
         Ok(())

@@ -78,7 +78,7 @@ impl Qcow2 {
         }
         let entries = directory(self.file.as_ref(), &alloc.header)?.map_or_else(Vec::new, |(_, _, entries)| entries);
         let entry = entries.iter().find(|entry| entry.name == name).ok_or_else(|| not_found(name))?;
-        if entry.in_use || alloc.header.autoclear & AUTOCLEAR_BITMAPS == 0 {
+        if entry.in_use {
             return Err(inconsistent(name));
         }
         self.load_bits(entry)
@@ -127,6 +127,13 @@ impl Qcow2 {
             (BitmapChange::Enable, Some(n)) => Some(tracked.live[n].enable(true)?),
             (BitmapChange::Disable, Some(n)) => Some(tracked.live[n].enable(false)?),
             (BitmapChange::Clear, Some(n)) => Some(tracked.live[n].change_bits(|bits| bits.bytes.fill(0))?),
+            (BitmapChange::Merge(more), Some(_)) if *more != Bits::default() && more.size != self.size() => {
+                return Err(invalid(format!(
+                    "Bitmaps are of different sizes (destination size is {}, source size is {}) and can't be merged",
+                    self.size(),
+                    more.size
+                )));
+            }
             (BitmapChange::Merge(more), Some(n)) => {
                 Some(tracked.live[n].change_bits(|bits| bits.merge(more, self.size()))?)
             }
@@ -197,11 +204,8 @@ impl Qcow2 {
 
     /// Refuses what cannot be done before anything is touched.
     fn check_change(&self, name: &str, change: &BitmapChange) -> Result<(), BlockError> {
-        let tracked = lock(&self.tracked);
-        let (live, in_memory) = (tracked.loaded, tracked.find(name).is_some());
-        drop(tracked);
-        let sound = live || lock(&self.alloc).header.autoclear & AUTOCLEAR_BITMAPS != 0;
-        let known = in_memory || sound && self.bitmaps()?.iter().any(|entry| entry.name == name);
+        let in_memory = lock(&self.tracked).find(name).is_some();
+        let known = in_memory || self.bitmaps()?.iter().any(|entry| entry.name == name);
         match (change, known) {
             (BitmapChange::Add(_), true) => Err(invalid(format!("Bitmap already exists: {name}"))),
             (BitmapChange::Add(_), false) | (_, true) => Ok(()),
@@ -233,7 +237,7 @@ impl Qcow2 {
             table_offset: 0,
             table_size: 0,
         };
-        let bits = Bits { granularity_bits: granularity, bytes: vec![0; bytes as usize] };
+        let bits = Bits { granularity_bits: granularity, size: self.size(), bytes: vec![0; bytes as usize] };
         Ok(Live { entry, bits: Some(bits), stored: false, persistent: new.persistent, taken: None })
     }
 

@@ -14,7 +14,6 @@ use std::sync::atomic::Ordering;
 use super::bitmap::{BitmapEntry, DirtyBitmap, directory};
 use super::bitmap_bits::Bits;
 use super::bitmap_change::encode;
-use super::header::AUTOCLEAR_BITMAPS;
 use super::overlap::Kinds;
 use super::refcount::Freed;
 use super::{Alloc, Qcow2, lock};
@@ -85,9 +84,6 @@ impl Qcow2 {
     /// Before the first write: loads all bitmaps and marks them in use. False when they cannot be kept up.
     pub(super) fn begin_bitmaps(&self, alloc: &Alloc) -> Result<bool, BlockError> {
         lock(&self.tracked).in_file = None;
-        if alloc.header.autoclear & AUTOCLEAR_BITMAPS == 0 {
-            return Ok(false);
-        }
         let Some((offset, len, entries)) = directory(self.file.as_ref(), &alloc.header)? else { return Ok(false) };
         let marked: Vec<u8> =
             entries.iter().flat_map(|entry| encode(&BitmapEntry { in_use: true, ..entry.clone() })).collect();
@@ -95,23 +91,34 @@ impl Qcow2 {
             // Entries with data that we do not know.
             return Ok(false);
         }
+        // Where they are loaded already, an earlier first write failed after that. What the file says of them may be
+        // marked by now.
+        if !lock(&self.tracked).loaded {
+            let Some(loaded) = self.load_all(entries)? else { return Ok(false) };
+            let mut tracked = lock(&self.tracked);
+            tracked.live.extend(loaded);
+            tracked.loaded = true;
+        }
+        self.guard.write(Kinds::BITMAPS, &marked, offset)?;
+        self.file.flush()?;
+        let tracked = lock(&self.tracked);
+        self.tracking.store(tracked.records(), Ordering::Release);
+        Ok(true)
+    }
+
+    /// The bitmaps of `entries` with their bits, or none where they are too large.
+    fn load_all(&self, entries: Vec<BitmapEntry>) -> Result<Option<Vec<Live>>, BlockError> {
         let mut bytes = 0;
         let mut loaded = Vec::new();
         for entry in entries {
             bytes += if entry.in_use { 0 } else { self.bits_len(&entry)? };
             if bytes > MOST_BYTES as u64 {
-                return Ok(false);
+                return Ok(None);
             }
             let bits = if entry.in_use { None } else { Some(self.load_bits(&entry)?) };
             loaded.push(Live { entry, bits, stored: true, persistent: true, taken: None });
         }
-        self.guard.write(Kinds::BITMAPS, &marked, offset)?;
-        self.file.flush()?;
-        let mut tracked = lock(&self.tracked);
-        tracked.live.extend(loaded);
-        tracked.loaded = true;
-        self.tracking.store(tracked.records(), Ordering::Release);
-        Ok(true)
+        Ok(Some(loaded))
     }
 
     /// Notes a change of `len` bytes of the disk at `offset`.
@@ -169,9 +176,7 @@ impl Qcow2 {
         let file = self.file.as_ref();
         let mut freed = std::mem::take(&mut tracked.freed);
         // Without the autoclear bit nobody knows whose the old ranges are: they stay, until a check frees them.
-        if alloc.header.autoclear & AUTOCLEAR_BITMAPS != 0 {
-            freed.extend(directory(file, &alloc.header)?.map(|(offset, len, _)| (offset, len)));
-        }
+        freed.extend(directory(file, &alloc.header)?.map(|(offset, len, _)| (offset, len)));
         for live in tracked.live.iter_mut().filter(|live| live.persistent && !live.stored) {
             if let Some(bits) = live.all_bits(self.size()) {
                 freed.extend(self.places_of(&live.entry)?);

@@ -47,6 +47,16 @@ impl CheckReport {
         }
     }
 
+    /// Refuses to go by what was found where something was not seen: what that names would be taken for free.
+    pub(super) fn whole(&self) -> Result<(), BlockError> {
+        if self.check_errors == 0 {
+            return Ok(());
+        }
+        let text =
+            "some of the image's metadata cannot be read, so nothing is repaired: a check without repair says which";
+        Err(BlockError::new(ErrorKind::Io, text))
+    }
+
     fn corrupt(&mut self, text: &str) {
         self.corruptions += 1;
         self.tell(format!("ERROR {text}"));
@@ -193,6 +203,17 @@ impl<'a> Walk<'a> {
         self.reftable();
     }
 
+    /// Counts the names of everything.
+    ///
+    /// # Errors
+    /// Some of them could not be seen, so the rest is nothing to repair by.
+    pub(super) fn all_seen(&mut self) -> Result<(), BlockError> {
+        self.all_but_counts();
+        self.report.whole()?;
+        self.reftable();
+        Ok(())
+    }
+
     /// Counts the names of everything that is not itself a count.
     pub(super) fn all_but_counts(&mut self) {
         self.range(0, self.cluster());
@@ -277,6 +298,7 @@ impl<'a> Walk<'a> {
         self.l1_bytes += size * 8;
         if self.l1_bytes > self.file_clusters * self.cluster() {
             self.report.corrupt(&format!("L1 table at {offset:#x}: the L1 tables together are larger than the file"));
+            self.report.check_errors += 1;
             return;
         }
         self.range(offset, size * 8);
@@ -287,7 +309,10 @@ impl<'a> Walk<'a> {
             let table = entry & OFFSET;
             if table & (self.cluster() - 1) != 0 || table == 0 || entry & !(OFFSET | COPIED) != 0 {
                 self.report.corrupt(&format!("L1 entry {n}: {entry:#x} is not the offset of an L2 table"));
-                continue;
+                // With a bit too many it may still name one.
+                if table & (self.cluster() - 1) != 0 || table == 0 {
+                    continue;
+                }
             }
             self.range(table, self.cluster());
             if active {
@@ -349,13 +374,26 @@ impl<'a> Walk<'a> {
         let host = entry.word & OFFSET;
         if fault != Fault::Misplaced {
             self.report.corrupt(&format!("offset={host:x}: L2 entry at {at:#x}: {fault}"));
-            return;
+            return self.name_broken(entry, times);
         }
         let wrong = |what| format!("offset={host:x}: {what} cluster is not properly aligned; L2 entry corrupted.");
         match entry.without_place(extended) {
             // The bitmap of subclusters, if there is one, stays.
             Some(right) => self.mend(&wrong("Preallocated"), Mend { at, word: right.word, names: times }),
-            None => self.report.corrupt(&wrong("Data")),
+            None => {
+                self.report.corrupt(&wrong("Data"));
+                self.name_broken(entry, times);
+            }
+        }
+    }
+
+    /// Names what a broken entry seems to name: it is not free.
+    fn name_broken(&mut self, entry: Entry, times: u32) {
+        if entry.is_compressed() {
+            let (offset, len) = entry.packed(self.header.cluster_bits);
+            self.range_times(offset, len, times);
+        } else if let (Some(host), 0) = (entry.host(), self.header.incompatible & incompatible::DATA_FILE) {
+            self.range_times(host, self.cluster(), times);
         }
     }
 
@@ -439,8 +477,15 @@ impl<'a> Walk<'a> {
         for number in 0..end.div_ceil(per) {
             let entry = table.get(number as usize).copied().unwrap_or(0);
             let usable = entry & (self.cluster() - 1) == 0 && entry >> bits < self.file_clusters;
-            let block =
-                if entry != 0 && usable { read_vec(self.file, entry, self.cluster() as usize).ok() } else { None };
+            let block = (entry != 0 && usable).then(|| read_vec(self.file, entry, self.cluster() as usize));
+            let block = match block.transpose() {
+                Ok(block) => block,
+                Err(e) => {
+                    self.report.check_errors += 1;
+                    self.report.tell(format!("ERROR: refcount block {number} at {entry:#x}: {e}"));
+                    continue;
+                }
+            };
             for cluster in number * per..((number + 1) * per).min(end) {
                 if self.compare_one(cluster, block.as_deref(), order, per) {
                     used_end = cluster + 1;
@@ -483,7 +528,11 @@ impl<'a> Walk<'a> {
             if block.as_ref().is_none_or(|(n, _)| *n != number) {
                 let place = table.get(number as usize).copied().unwrap_or(0);
                 let usable = place != 0 && place & (self.cluster() - 1) == 0;
-                let bytes = if usable { read_vec(self.file, place, self.cluster() as usize).ok() } else { None };
+                let bytes = usable.then(|| read_vec(self.file, place, self.cluster() as usize));
+                let Ok(bytes) = bytes.transpose() else {
+                    self.report.check_errors += 1;
+                    continue;
+                };
                 block = Some((number, bytes));
             }
             let bytes = block.as_ref().and_then(|(_, bytes)| bytes.as_deref());

@@ -143,7 +143,8 @@ impl Qcow2 {
 
     /// Leaves the image as a closed one: everything written, nothing waiting to be freed unless I/O is still going on.
     pub(super) fn settle(&self) -> Result<(), BlockError> {
-        if !self.touched.load(Ordering::Acquire) {
+        // Bitmaps that a first write marked as in use, which then failed, are to lose that mark.
+        if !self.touched.load(Ordering::Acquire) && !lock(&self.tracked).loaded {
             return lock(&self.alloc).check_not_lost();
         }
         self.write_back_with(true)?;

@@ -88,8 +88,8 @@ impl Qcow2 {
         }
         if !read_only && header.incompatible & incompatible::DIRTY != 0 {
             // Its counts were postponed and the image was not closed: they follow from the tables.
-            let repaired = repair(&file, Repair::All)?;
-            if repaired.after.corruptions > 0 {
+            let repaired = repair(&file, Repair::All).map_err(|e| e.within("Could not repair dirty image"))?;
+            if repaired.after.corruptions > 0 || repaired.after.check_errors > 0 {
                 return Err(corrupt("the qcow2 image was not closed (lazy refcounts) and could not be repaired"));
             }
             header = Header::read(file.as_ref())?;

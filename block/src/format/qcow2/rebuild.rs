@@ -15,12 +15,17 @@ use crate::layer::{Layer, write_all};
 /// cluster that the old ones took.
 ///
 /// # Errors
-/// When a count does not fit the new width, something is named where the new counts would be, or reading or writing
-/// fails.
+/// When a count does not fit the new width, some of the metadata cannot be read or, for a new width, is broken, something
+/// is named where the new counts would be, or reading or writing fails.
 pub(super) fn rebuild(file: &dyn Layer, order: Option<u32>) -> Result<Vec<String>, BlockError> {
     // Two walks in place of a copy: of a large file with little in it, little is touched.
     let mut counted = Walk::new(file)?;
     counted.all_but_counts();
+    counted.report.whole()?;
+    if order.is_some() && counted.report.corruptions > 0 {
+        let text = "the image is damaged, so its counts cannot be written anew: check says how";
+        return Err(BlockError::new(ErrorKind::Corrupt, text));
+    }
     let counted = counted.names;
     let mut walk = Walk::new(file)?;
     walk.all();

@@ -69,6 +69,8 @@ pub(super) struct Refcounts {
     pub(super) guard: Arc<Guard>,
     /// The table moved: the header must be written.
     pub(super) table_moved: bool,
+    /// A hole could not be punched; that is told once.
+    punch_failed: bool,
 }
 
 /// Fewest blocks in memory.
@@ -96,6 +98,7 @@ impl Refcounts {
             batches: VecDeque::new(),
             guard,
             table_moved: false,
+            punch_failed: false,
         }
     }
 
@@ -267,8 +270,13 @@ impl Refcounts {
                 self.cursor = self.cursor.min(cluster);
             }
             if count == 1 && freed.discard {
-                // Before anybody can take it: a late hole would hit the next owner.
-                file.discard(cluster << self.cluster_bits, self.cluster())?;
+                // Before anybody can take it: a late hole would hit the next owner. Without a hole space is lost,
+                // nothing else.
+                let punched = file.discard(cluster << self.cluster_bits, self.cluster());
+                if let (Err(e), false) = (punched, self.punch_failed) {
+                    self.punch_failed = true;
+                    log::warn!("qcow2: freed space is not given back to the host: {}", e.sentence());
+                }
             }
             self.poke(cluster / per, cluster % per, count - 1);
         }

@@ -41,12 +41,13 @@ pub struct Repaired {
 /// Checks the image in `file`, repairs what `what` allows, and checks again. Nobody else may use the image meanwhile.
 ///
 /// # Errors
-/// When there is no header to start from, or writing fails.
+/// When there is no header to start from, some of the metadata cannot be read (nothing is changed then), or writing
+/// fails.
 pub fn repair(file: &Arc<dyn Layer>, what: Repair) -> Result<Repaired, BlockError> {
     let (mut corruptions_fixed, mut leaks_fixed) = (0, 0);
     let mut walk = Walk::new(file.as_ref())?;
     walk.mending = what == Repair::All;
-    walk.all();
+    walk.all_seen()?;
     corruptions_fixed += mend(file.as_ref(), &walk)?;
     walk.compare();
     let (mut before, lost) = (walk.report, walk.counts_lost);
@@ -132,7 +133,7 @@ fn fix_counts(file: &dyn Layer, which: Counts, report: &mut CheckReport) -> Resu
     let raise = which == Counts::Raise;
     let mut fixed = 0;
     let mut walk = Walk::new(file)?;
-    walk.all();
+    walk.all_seen()?;
     let header = walk.header.clone();
     let (bits, order) = (header.cluster_bits, header.refcount_order);
     let per = 1u64 << (bits + 3 - order);
@@ -173,6 +174,7 @@ fn fix_flags(file: &dyn Layer, report: &mut CheckReport) -> Result<u64, BlockErr
     let mut walk = Walk::new(file)?;
     walk.all();
     let table = walk.compare();
+    walk.report.whole()?;
     for (entry, count) in walk.wrong_flags(&table) {
         let right = if count == 1 { entry.word | COPIED } else { entry.word & !COPIED };
         write_all(file, &right.to_be_bytes(), entry.place)?;

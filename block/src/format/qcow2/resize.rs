@@ -5,9 +5,9 @@ use std::sync::atomic::Ordering;
 
 use super::entry::{ALL_ALLOCATED, Entry, Mapping, OFFSET};
 use super::header::corrupt;
-use super::overlap::Kind;
+use super::overlap::{Kind, Kinds};
 use super::refcount::Freed;
-use super::{Qcow2, lock};
+use super::{Alloc, Qcow2, lock};
 use crate::error::{BlockError, ErrorKind};
 use crate::layer::{Preallocation, write_all};
 use crate::mem::Source;
@@ -22,6 +22,7 @@ impl Qcow2 {
         }
         self.touch()?;
         let old = self.size.load(Ordering::Acquire);
+        let former = self.file.size();
         // The header's version: an amendment may just have raised it.
         let (snapshots, version) = {
             let header = &lock(&self.alloc).header;
@@ -59,9 +60,70 @@ impl Qcow2 {
             self.fit_bitmaps();
         }
         if size > old {
-            self.preallocate(placed..size, preallocation)?;
+            let mut places = Vec::new();
+            let done = self.preallocate_at(placed..size, preallocation, &mut places).and_then(|()| self.write_back());
+            return done.inspect_err(|_| {
+                self.shrink_back(old, former, &places).unwrap_or_else(|e| {
+                    log::warn!("qcow2: the disk stays larger after its growth failed: {}", e.sentence());
+                });
+            });
         }
         self.write_back()
+    }
+
+    /// Makes the disk what it was before it grew from `old` bytes, when its file had `former`: the space at `places` was
+    /// set aside for what is new.
+    fn shrink_back(&self, old: u64, former: u64, places: &[Range<u64>]) -> Result<(), BlockError> {
+        let g = self.geometry;
+        let end = self.size.load(Ordering::Acquire);
+        // All of it is zero. The file system may be full: what comes now needs space.
+        for place in places {
+            self.data.write_zeroes(place.start, place.end - place.start, true)?;
+        }
+        self.forget_from(old)?;
+        if g.external {
+            self.data.resize(old, Preallocation::Off)?;
+        }
+        self.exclusively(|alloc| {
+            let file = self.file.as_ref();
+            // Tables of what is new alone, which say nothing any more.
+            let new = g.l1_index(old.next_multiple_of(1 << g.l2_span_bits))..g.l1_index(end - 1) + 1;
+            let mut l1 = self.maps().l1.clone();
+            let entries = l1.get_mut(new.clone()).unwrap_or_default();
+            let tables: Vec<u64> = entries.iter().map(|entry| *entry & OFFSET).filter(|table| *table != 0).collect();
+            entries.fill(0);
+            if !tables.is_empty() {
+                let place = alloc.header.l1_offset + 8 * new.start as u64;
+                self.guard.write(Kinds::L1, &vec![0; 8 * entries.len()], place)?;
+            }
+            self.switch_header(alloc, 24, &old.to_be_bytes())?;
+            self.maps_mut().l1 = l1;
+            alloc.header.size = old;
+            self.size.store(old, Ordering::Release);
+            self.fit_bitmaps();
+            for offset in tables {
+                alloc.counts.release(file, Freed { offset, clusters: 1, discard: false })?;
+            }
+            self.write_counts(alloc)?;
+            file.flush()?;
+            self.cut_file(alloc, former)
+        })
+    }
+
+    /// Cuts off what is free at the end of the file, as far as `former` bytes.
+    fn cut_file(&self, alloc: &mut Alloc, former: u64) -> Result<(), BlockError> {
+        let file = self.file.as_ref();
+        let cluster = self.geometry.cluster();
+        let mut end = file.size().next_multiple_of(cluster);
+        while end > former && alloc.counts.get(file, end / cluster - 1)? == 0 {
+            end -= cluster;
+        }
+        let end = end.max(former);
+        if end < file.size() {
+            file.resize(end, Preallocation::Off)?;
+            alloc.counts.written_end = end;
+        }
+        Ok(())
     }
 
     /// Frees every cluster wholly past `size`.
@@ -117,9 +179,8 @@ impl Qcow2 {
         let disk = super::open::read_words(file, alloc.header.l1_offset, u64::from(alloc.header.l1_size))?;
         let mut bytes: Vec<u8> = disk.iter().flat_map(|e| e.to_be_bytes()).collect();
         bytes.resize((clusters * self.geometry.cluster()) as usize, 0);
-        write_all(file, &bytes, taken.offset).inspect_err(|_| alloc.counts.untake(taken))?;
-        self.write_counts(&mut alloc)?;
-        file.flush()?;
+        let written = write_all(file, &bytes, taken.offset).and_then(|()| self.write_counts(&mut alloc));
+        written.and_then(|()| file.flush()).inspect_err(|_| alloc.counts.untake(taken))?;
         let old = Freed {
             offset: alloc.header.l1_offset,
             clusters: (u64::from(alloc.header.l1_size) * 8).div_ceil(self.geometry.cluster()),
@@ -141,6 +202,16 @@ impl Qcow2 {
 
     /// Gives every cluster of `range` a place, in order.
     pub(super) fn preallocate(&self, range: Range<u64>, how: Preallocation) -> Result<(), BlockError> {
+        self.preallocate_at(range, how, &mut Vec::new())
+    }
+
+    /// The same; notes in `places` what it takes of the file, also where it fails.
+    fn preallocate_at(
+        &self,
+        range: Range<u64>,
+        how: Preallocation,
+        places: &mut Vec<Range<u64>>,
+    ) -> Result<(), BlockError> {
         if how == Preallocation::Off || range.is_empty() {
             return Ok(());
         }
@@ -151,12 +222,19 @@ impl Qcow2 {
             self.relieve()?;
             let mut alloc = self.wait_settled(lock(&self.alloc), &(at..at + g.cluster()))?;
             self.ensure_table(&mut alloc, at)?;
+            // Its slice now: what is taken after this is named.
+            self.find(at, 1)?;
             let end = self.maps().slicing.end(at).min(range.end.next_multiple_of(g.cluster()));
             let wanted = (end - at) / g.cluster();
             let (host, got) = if g.external {
                 (at, wanted)
             } else {
                 let taken = alloc.counts.take(self.file.as_ref(), wanted)?;
+                let end = taken.offset + taken.clusters * g.cluster();
+                match places.last_mut() {
+                    Some(last) if last.end == taken.offset => last.end = end,
+                    _ => places.push(taken.offset..end),
+                }
                 // Tables come to lie between the runs, so space cannot be reserved at the file's end alone.
                 let reserved = matches!(how, Preallocation::Falloc | Preallocation::Full);
                 if reserved || !taken.fresh {

@@ -7,8 +7,8 @@
 use super::entry::{COPIED, Entry, OFFSET};
 use super::header::{Header, corrupt};
 use super::overlap::{Kind, Kinds};
-use super::refcount::Freed;
-use super::{Alloc, Qcow2};
+use super::refcount::{Freed, Taken};
+use super::{Alloc, Qcow2, lock};
 use crate::error::{BlockError, ErrorKind};
 use crate::layer::{Layer, read_vec, write_all};
 
@@ -169,7 +169,7 @@ impl Qcow2 {
     /// # Errors
     /// When the table cannot be read.
     pub fn snapshots(&self) -> Result<Vec<Snapshot>, BlockError> {
-        let alloc = super::lock(&self.alloc);
+        let alloc = lock(&self.alloc);
         read_table(self.file.as_ref(), &alloc.header).map(|(list, _)| list)
     }
 
@@ -201,16 +201,8 @@ impl Qcow2 {
         }
         let name = &name[..name.floor_char_boundary(MOST_NAME)];
         self.exclusively(|alloc| {
-            let file = self.file.as_ref();
-            let (mut list, _) = read_table(file, &alloc.header)?;
+            let (mut list, _) = read_table(self.file.as_ref(), &alloc.header)?;
             let l1 = self.maps().l1.clone();
-            // Counts up, and the second L1 table: a crash now only leaks.
-            self.count_again(&l1, alloc)?;
-            let copy: Vec<u64> = l1.iter().map(|entry| entry & !COPIED).collect();
-            let l1_offset = self.write_table(alloc, &words(&copy))?;
-            self.write_counts(alloc)?;
-            file.flush()?;
-            self.refresh_copied(alloc)?;
             let id = list.iter().filter_map(|s| s.id.parse::<u64>().ok()).max().unwrap_or(0) + 1;
             list.push(Snapshot {
                 id: id.to_string(),
@@ -221,22 +213,51 @@ impl Qcow2 {
                 vm_state_size: 0,
                 disk_size: alloc.header.size,
                 icount,
-                l1_offset,
+                l1_offset: 0,
                 l1_size: l1.len() as u32,
                 complete: true,
                 unknown: Vec::new(),
             });
-            self.replace_list(alloc, &list)?;
+            let old = self.or_undone(alloc, |begun, alloc| self.list_anew(list, l1, begun, alloc))?;
+            self.free_list(alloc, old)?;
             Ok(id.to_string())
         })
+    }
+
+    /// Puts `list`, whose last snapshot is to have the map `l1`, in the place of the old one; gives that.
+    fn list_anew(
+        &self,
+        mut list: Vec<Snapshot>,
+        l1: Vec<u64>,
+        begun: &mut Begun,
+        alloc: &mut Alloc,
+    ) -> Result<(u64, u64), BlockError> {
+        // What takes room first. A crash before the header is written only leaks.
+        let copy: Vec<u64> = l1.iter().map(|entry| entry & !COPIED).collect();
+        let l1_offset = self.begin_table(alloc, &words(&copy), begun)?;
+        if let Some(new) = list.last_mut() {
+            new.l1_offset = l1_offset;
+        }
+        let place = self.begin_table(alloc, &encode(&list), begun)?;
+        self.write_counts(alloc)?;
+        self.count_again(l1, begun, alloc)?;
+        self.write_counts(alloc)?;
+        self.file.flush()?;
+        self.refresh_copied(alloc)?;
+        self.switch_list(alloc, list.len(), place)
     }
 
     /// Makes the disk what it was when the snapshot (by number or name) was made.
     ///
     /// # Errors
-    /// When there is no such snapshot, or metadata cannot be read or written.
+    /// When there is no such snapshot, the image has dirty bitmaps (nobody would know what changed), or metadata cannot
+    /// be read or written.
     pub fn snapshot_apply(&self, which: &str) -> Result<(), BlockError> {
         self.writable()?;
+        // Broken ones are lost with the first write.
+        if self.bitmaps().is_ok_and(|bitmaps| !bitmaps.is_empty()) || !lock(&self.tracked).live.is_empty() {
+            return Err(BlockError::new(ErrorKind::Invalid, "Device has active dirty bitmaps"));
+        }
         self.exclusively(|alloc| {
             let file = self.file.as_ref();
             let (list, _) = read_table(file, &alloc.header)?;
@@ -247,10 +268,13 @@ impl Qcow2 {
                 return Err(corrupt("the snapshot's disk is too large"));
             }
             l1.resize(l1.len().max(needed as usize), 0);
-            self.count_again(&l1, alloc)?;
-            let new = self.write_table(alloc, &words(&l1))?;
-            self.write_counts(alloc)?;
-            file.flush()?;
+            let new = self.or_undone(alloc, |begun, alloc| {
+                let new = self.begin_table(alloc, &words(&l1), begun)?;
+                self.write_counts(alloc)?;
+                self.count_again(l1.clone(), begun, alloc)?;
+                self.write_counts(alloc)?;
+                file.flush().map(|()| new)
+            })?;
             // One write turns the disk over: size, encryption method, L1 size and offset lie together.
             let mut fields = snapshot.disk_size.to_be_bytes().to_vec();
             fields.extend(alloc.header.crypt_method.to_be_bytes());
@@ -264,11 +288,7 @@ impl Qcow2 {
             alloc.header.l1_offset = new;
             self.guard.metadata.replace(Kind::ActiveL1, new..new + 8 * u64::from(alloc.header.l1_size));
             self.size.store(snapshot.disk_size, std::sync::atomic::Ordering::Release);
-            self.for_each_run(&old, |counts, file, run| counts.release(file, run), alloc)?;
-            self.free_table(alloc, old_at, old_size * 8)?;
-            self.write_counts(alloc)?;
-            file.flush()?;
-            self.refresh_copied(alloc)
+            self.release_map(alloc, &old, (old_at, old_size * 8), false)
         })
     }
 
@@ -285,16 +305,24 @@ impl Qcow2 {
             list.retain(|s| *s != gone);
             let l1 = super::open::read_words(file, gone.l1_offset, u64::from(gone.l1_size))?;
             self.replace_list(alloc, &list)?;
-            let discard = self.discard.snapshot();
-            let release = |counts: &mut super::Refcounts, file: &dyn Layer, run: Freed| {
-                counts.release(file, Freed { discard, ..run })
-            };
-            self.for_each_run(&l1, release, alloc)?;
-            self.free_table(alloc, gone.l1_offset, u64::from(gone.l1_size) * 8)?;
-            self.write_counts(alloc)?;
-            file.flush()?;
-            self.refresh_copied(alloc)
+            let place = (gone.l1_offset, u64::from(gone.l1_size) * 8);
+            self.release_map(alloc, &l1, place, self.discard.snapshot())
         })
+    }
+
+    /// Gives back everything under `l1`, which nothing leads to any more, and the table itself, at `place` (offset and
+    /// bytes).
+    fn release_map(&self, alloc: &mut Alloc, l1: &[u64], place: (u64, u64), discard: bool) -> Result<(), BlockError> {
+        let release = |counts: &mut super::Refcounts, file: &dyn Layer, run: Freed| {
+            counts.release(file, Freed { discard, ..run })
+        };
+        let released = self
+            .for_each_run(l1, release, alloc)
+            .and_then(|()| self.free_table(alloc, place.0, place.1))
+            .and_then(|()| self.write_counts(alloc))
+            .and_then(|()| self.file.flush());
+        // The flags fit the counts however far these came.
+        self.refresh_copied(alloc).and(released)
     }
 
     /// Writes the table of snapshots anew, with all that version 3 asks for in each entry.
@@ -306,9 +334,58 @@ impl Qcow2 {
     }
 
     /// Counts everything under `l1` once more, or nothing where a count has no room.
-    fn count_again(&self, l1: &[u64], alloc: &mut Alloc) -> Result<(), BlockError> {
-        self.for_each_run(l1, |counts, file, run| counts.check_room(file, run), alloc)?;
-        self.for_each_run(l1, |counts, file, run| counts.add(file, run.offset, run.clusters), alloc)
+    fn count_again(&self, l1: Vec<u64>, begun: &mut Begun, alloc: &mut Alloc) -> Result<(), BlockError> {
+        self.for_each_run(&l1, |counts, file, run| counts.check_room(file, run), alloc)?;
+        let counted = &mut begun.counted;
+        let result = self.for_each_run(
+            &l1,
+            |counts, file, run| {
+                each_cluster(run, counts.cluster()).try_for_each(|offset| {
+                    counts.add(file, offset, 1)?;
+                    *counted += 1;
+                    Ok(())
+                })
+            },
+            alloc,
+        );
+        begun.l1 = l1;
+        result
+    }
+
+    /// Does `work`; where it fails, what it had begun is taken back.
+    fn or_undone<T>(
+        &self,
+        alloc: &mut Alloc,
+        work: impl FnOnce(&mut Begun, &mut Alloc) -> Result<T, BlockError>,
+    ) -> Result<T, BlockError> {
+        let mut begun = Begun::default();
+        let result = work(&mut begun, alloc);
+        if result.is_err() && !alloc.lost && !self.guard.is_dead() {
+            self.undo(begun, alloc)
+                .unwrap_or_else(|e| log::warn!("qcow2: what failed leaves leaked clusters: {}", e.sentence()));
+        }
+        result
+    }
+
+    fn undo(&self, begun: Begun, alloc: &mut Alloc) -> Result<(), BlockError> {
+        begun.tables.into_iter().for_each(|taken| alloc.counts.untake(taken));
+        if begun.counted == 0 {
+            return Ok(());
+        }
+        let mut left = begun.counted;
+        let lowered = self.for_each_run(
+            &begun.l1,
+            |counts, file, run| {
+                let cluster = counts.cluster();
+                each_cluster(run, cluster).take(left as usize).try_for_each(|offset| {
+                    left -= 1;
+                    counts.release(file, Freed { offset, clusters: 1, discard: false })
+                })
+            },
+            alloc,
+        );
+        let written = lowered.and_then(|()| self.write_counts(alloc)).and_then(|()| self.file.flush());
+        self.refresh_copied(alloc).and(written)
     }
 
     /// Calls `each` with every L2 table and every data cluster under `l1`, tables last, so that they can be freed.
@@ -353,9 +430,16 @@ impl Qcow2 {
 
     /// Sets the copied flag of each active entry to what the counts say, on disk.
     fn refresh_copied(&self, alloc: &mut Alloc) -> Result<(), BlockError> {
+        let mut l1 = self.maps().l1.clone();
+        let refreshed = self.refresh_tables(&mut l1, alloc).and_then(|()| self.file.flush());
+        // What is on the disk now, also where it came half-way.
+        self.maps_mut().l1 = l1;
+        refreshed
+    }
+
+    fn refresh_tables(&self, l1: &mut [u64], alloc: &mut Alloc) -> Result<(), BlockError> {
         let g = self.geometry;
         let file = self.file.as_ref();
-        let mut l1 = self.maps().l1.clone();
         let step = if g.extended { 2 } else { 1 };
         for (index, l1_entry) in l1.iter_mut().enumerate() {
             let table = self.checked_table(*l1_entry)?;
@@ -377,12 +461,10 @@ impl Qcow2 {
             let single = alloc.counts.get(file, table >> g.cluster_bits)? == 1;
             let new = if single { *l1_entry | COPIED } else { *l1_entry & OFFSET };
             if new != *l1_entry {
-                *l1_entry = new;
                 self.guard.write(Kinds::L1, &new.to_be_bytes(), alloc.header.l1_offset + 8 * index as u64)?;
+                *l1_entry = new;
             }
         }
-        file.flush()?;
-        self.maps_mut().l1 = l1;
         Ok(())
     }
 
@@ -400,6 +482,14 @@ impl Qcow2 {
         Ok(taken.offset)
     }
 
+    /// The same, to be given back if the whole comes to nothing.
+    fn begin_table(&self, alloc: &mut Alloc, bytes: &[u8], begun: &mut Begun) -> Result<u64, BlockError> {
+        let offset = self.write_table(alloc, bytes)?;
+        let clusters = (bytes.len() as u64).div_ceil(self.geometry.cluster());
+        begun.tables.extend((clusters > 0).then_some(Taken { offset, clusters, fresh: false }));
+        Ok(offset)
+    }
+
     fn free_table(&self, alloc: &mut Alloc, offset: u64, bytes: u64) -> Result<(), BlockError> {
         let clusters = bytes.div_ceil(self.geometry.cluster());
         alloc.counts.release(self.file.as_ref(), Freed { offset, clusters, discard: false })
@@ -407,20 +497,46 @@ impl Qcow2 {
 
     /// Points the header at a new snapshot table and frees the old one.
     fn replace_list(&self, alloc: &mut Alloc, list: &[Snapshot]) -> Result<(), BlockError> {
-        let file = self.file.as_ref();
-        let (_, old_bytes) = read_table(file, &alloc.header)?;
-        let old = alloc.header.snapshots_offset;
-        let new = self.write_table(alloc, &encode(list))?;
-        self.write_counts(alloc)?;
-        file.flush()?;
-        let mut fields = (list.len() as u32).to_be_bytes().to_vec();
+        let old = self.or_undone(alloc, |begun, alloc| {
+            let new = self.begin_table(alloc, &encode(list), begun)?;
+            self.write_counts(alloc)?;
+            self.file.flush()?;
+            self.switch_list(alloc, list.len(), new)
+        })?;
+        self.free_list(alloc, old)
+    }
+
+    /// Points the header at the snapshot table at `new`, of `count` snapshots, which is on the disk; gives offset and
+    /// bytes of the old one.
+    fn switch_list(&self, alloc: &mut Alloc, count: usize, new: u64) -> Result<(u64, u64), BlockError> {
+        let (_, old_bytes) = read_table(self.file.as_ref(), &alloc.header)?;
+        let old = (alloc.header.snapshots_offset, old_bytes);
+        let mut fields = (count as u32).to_be_bytes().to_vec();
         fields.extend(new.to_be_bytes());
         self.switch_header(alloc, 60, &fields)?;
-        alloc.header.snapshots = list.len() as u32;
+        alloc.header.snapshots = count as u32;
         alloc.header.snapshots_offset = new;
-        self.free_table(alloc, old, old_bytes)?;
+        Ok(old)
+    }
+
+    fn free_list(&self, alloc: &mut Alloc, old: (u64, u64)) -> Result<(), BlockError> {
+        self.free_table(alloc, old.0, old.1)?;
         self.write_counts(alloc)
     }
+}
+
+/// What an operation has done that nothing in the file leads to yet.
+#[derive(Default)]
+struct Begun {
+    tables: Vec<Taken>,
+    /// Of what is under this L1 table, so many clusters are counted once more, in its order.
+    l1: Vec<u64>,
+    counted: u64,
+}
+
+/// The offset of each cluster of a run.
+fn each_cluster(run: Freed, cluster: u64) -> impl Iterator<Item = u64> {
+    (0..run.clusters).map(move |n| run.offset + n * cluster)
 }
 
 fn words(table: &[u64]) -> Vec<u8> {

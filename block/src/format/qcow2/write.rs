@@ -9,7 +9,7 @@ use super::header::{AUTOCLEAR_BITMAPS, incompatible};
 use super::overlap::{Kind, Kinds};
 use super::refcount::{Freed, Taken};
 use super::{Alloc, Qcow2, lock};
-use crate::error::BlockError;
+use crate::error::{BlockError, ErrorKind};
 use crate::layer::{Layer, read_vec, write_all};
 use crate::mem::Source;
 
@@ -54,7 +54,7 @@ impl Qcow2 {
                     len
                 }
                 Step::New(prepared) => {
-                    let len = (prepared.guest.end - at).min((from.len() - done) as u64);
+                    let len = (prepared.fill.end - at).min((from.len() - done) as u64);
                     let result = self.write_new(&prepared, from.part(done, len as usize), at);
                     self.conclude(&prepared, result)?;
                     len
@@ -89,14 +89,21 @@ impl Qcow2 {
         if alloc.header.incompatible & incompatible::CORRUPT != 0 {
             return Err(super::header::corrupt("the image is marked corrupt and is not written to"));
         }
-        // Bitmaps that cannot be read are lost for the disk's sake.
-        let bitmaps = self.begin_bitmaps(&alloc).unwrap_or(false);
+        let bitmaps = match self.begin_bitmaps(&alloc) {
+            // Broken ones are lost for the disk's sake; what fails for another reason may succeed another time.
+            Err(e) if e.kind() == ErrorKind::Corrupt => {
+                self.guard.alive()?;
+                log::warn!("qcow2: the image's bitmaps are broken and no longer kept: {}", e.sentence());
+                false
+            }
+            other => other?,
+        };
         let ours = super::header::AUTOCLEAR_RAW_DATA | if bitmaps { AUTOCLEAR_BITMAPS } else { 0 };
         let kept = alloc.header.autoclear & ours;
         if alloc.header.autoclear != kept {
-            alloc.header.autoclear = kept;
             self.guard.write(Kinds::HEADER, &kept.to_be_bytes(), 88)?;
             self.file.flush()?;
+            alloc.header.autoclear = kept;
         }
         if alloc.lazy {
             self.set_dirty_bit(&mut alloc, true)?;
@@ -133,8 +140,12 @@ impl Qcow2 {
         let first = at & !(g.cluster() - 1);
         self.ensure_table(alloc, at)?;
         // The table may just have been made: its slice is there after this.
-        let old = self.find(at, 1)?.0.entry;
+        let run = self.find(at, len.max(1))?.0;
+        let old = run.entry;
         let keeps = old.is_copied() && !old.is_compressed() && (old.host().is_some() || g.external);
+        // In a cluster that stays, what is there already is overwritten in place by others meanwhile: nothing of it is
+        // read here and written back.
+        let len = if keeps { len.min(run.len) } else { len };
         let whole = !g.extended || (at == first && len >= g.cluster());
         let wanted = if keeps || !whole { 1 } else { self.count_new(alloc, first, at + len.max(1))? };
         let taken = if keeps {

@@ -105,7 +105,7 @@ mod tests {
         let mut bytes = vec![0u8; 8];
         bytes[2..5].fill(0xff);
         bytes[5] = 1;
-        let bits = Bits { granularity_bits: 9, bytes };
+        let bits = Bits { granularity_bits: 9, size: 64 * 512, bytes };
 
         assert_eq!(run_of_bits(&bits, 100, 1 << 20), (16 * 512 - 100, 0));
         assert_eq!(run_of_bits(&bits, 16 * 512, 1 << 20), (25 * 512, 1));

@@ -6,7 +6,7 @@ use std::sync::atomic::Ordering;
 use super::rig::{Recorder, image, reopen};
 use crate::format::qcow2::bitmap::BitmapEntry;
 use crate::format::qcow2::bitmap_change::encode;
-use crate::format::qcow2::{BitmapChange, Bits, CreateOptions, NewBitmap, OpenOptions, Qcow2};
+use crate::format::qcow2::{BitmapChange, Bits, CreateOptions, NewBitmap, OpenOptions, Qcow2, Repair, check, repair};
 use crate::layer::{Layer, Preallocation, write_all};
 use crate::protocol::memory::Memory;
 
@@ -31,7 +31,7 @@ fn what_is_written_where_a_disk_grew_is_marked() {
 
 #[test]
 fn runs_end_within_a_bit_where_the_range_does() {
-    let bits = Bits { granularity_bits: 17, bytes: vec![0b110] };
+    let bits = Bits { granularity_bits: 17, size: 3 << 17, bytes: vec![0b110] };
     let (bit, half) = (1u64 << 17, 1u64 << 16);
 
     let runs = |range| bits.runs(range).take(3).collect::<Vec<_>>();
@@ -189,4 +189,116 @@ fn bitmap_that_was_not_stored_after_its_last_use_is_not_switched_on_or_off() {
         .map(|change| disk.change_bitmap("since", &change).map(drop).unwrap_err().to_string());
 
     assert_eq!(refusals, ["Bitmap 'since' is inconsistent and cannot be used"; 3]);
+}
+
+#[test]
+fn first_write_that_fails_and_is_done_again_leaves_no_old_bits_that_count() {
+    for call in 0.. {
+        let store = with_bitmaps(1 << 20, 1);
+        // A feature of another program, which a write ends.
+        write_all(&store.memory, &[0x21], 95).unwrap();
+        let disk = reopen(store.clone(), 0).unwrap();
+        *store.fail_after.lock().unwrap() = Some(call);
+        let failed = write_all(&disk, &[8; 512], 3 << 16).is_err();
+        if store.fail_after.lock().unwrap().take().is_some() {
+            assert!(call > 5);
+            break;
+        }
+        write_all(&disk, &[8; 512], 3 << 16).unwrap();
+        disk.flush().unwrap();
+
+        let killed = Qcow2::open(Arc::new(Memory::new(store.memory.bytes())), &OpenOptions::default()).unwrap();
+        assert_eq!(store.memory.bytes()[95], 1, "call {call}");
+        assert!(failed && killed.bitmaps().unwrap()[0].in_use, "call {call}");
+        disk.close().unwrap();
+        assert_eq!(disk.bitmap_bits("bitmap-0").unwrap().count(), 2, "call {call}");
+    }
+}
+
+#[test]
+fn first_write_that_fails_leaves_the_bitmaps_in_the_file_as_they_were() {
+    for call in 0.. {
+        let store = with_bitmaps(1 << 20, 1);
+        let disk = reopen(store.clone(), 0).unwrap();
+        *store.fail_after.lock().unwrap() = Some(call);
+        let done = write_all(&disk, &[8; 512], 3 << 16).is_ok();
+        if store.fail_after.lock().unwrap().take().is_some() {
+            break;
+        }
+        drop(disk);
+
+        let bits = reopen(store, 0).unwrap().bitmap_bits("bitmap-0");
+        assert!(!done && bits.is_ok_and(|bits| bits.count() >= 1), "call {call}");
+    }
+}
+
+#[test]
+fn disk_with_bitmaps_is_not_turned_back() {
+    let (_, disk) = image(&options(), 0);
+    disk.snapshot_create("s", (0, 0)).unwrap();
+    write_all(disk.as_ref(), &[7; 512], 0).unwrap();
+    disk.change_bitmap("since", &BitmapChange::Add(NewBitmap::stored(None))).unwrap();
+    let apply = || disk.snapshot_apply("s").map_err(|e| e.to_string());
+
+    let loaded = apply();
+    disk.close().unwrap();
+    let stored = apply();
+    disk.change_bitmap("since", &BitmapChange::Remove).unwrap();
+
+    let refused = Err("Device has active dirty bitmaps".to_owned());
+    assert_eq!((loaded, stored, apply()), (refused.clone(), refused, Ok(())));
+}
+
+#[test]
+fn bitmaps_of_an_image_that_another_program_wrote_to_are_nobodys() {
+    let store = with_bitmaps(1 << 20, 1);
+    write_all(&store.memory, &[0], 95).unwrap();
+    let file: Arc<dyn Layer> = store.clone();
+    let disk = reopen(store.clone(), 0).unwrap();
+    assert_eq!((disk.bitmaps().unwrap(), disk.dirty_bitmaps()), (Vec::new(), Vec::new()));
+    drop(disk);
+
+    // Directory, table and bits, as QEMU has it.
+    assert_eq!(check(&file).unwrap().leaks, 3);
+    assert_eq!(repair(&file, Repair::Leaks).unwrap().leaks_fixed, 3);
+    let disk = reopen(store, 0).unwrap();
+    write_all(&disk, &[9; 1 << 20], 0).unwrap();
+    disk.close().unwrap();
+    let found = check(&file).unwrap();
+    assert_eq!((found.leaks, found.corruptions), (0, 0), "{:?}", found.messages);
+}
+
+#[test]
+fn bits_past_the_end_of_the_disk_are_none() {
+    let (_, disk) = image(&CreateOptions { size: 512 << 10, ..CreateOptions::default() }, 0);
+    disk.change_bitmap("since", &BitmapChange::Add(NewBitmap::stored(Some(16)))).unwrap();
+    write_all(disk.as_ref(), &[7; 512], 448 << 10).unwrap();
+    disk.resize(320 << 10, Preallocation::Off).unwrap();
+    disk.resize(512 << 10, Preallocation::Off).unwrap();
+    assert_eq!(disk.bitmap_bits("since").unwrap().count(), 0);
+
+    // All ones, as another program may have it.
+    let store = with_bitmaps(320 << 10, 1);
+    let table = reopen(store.clone(), 0).unwrap().bitmaps().unwrap()[0].table_offset;
+    write_all(&store.memory, &1u64.to_be_bytes(), table).unwrap();
+    let disk = reopen(store, 0).unwrap();
+    assert_eq!((disk.bitmap_bits("bitmap-0").unwrap().count(), disk.dirty_bitmaps()[0].count), (5, 5 << 16));
+}
+
+#[test]
+fn bitmaps_of_disks_of_different_sizes_are_not_merged() {
+    let [(_, small), (_, large)] = [1 << 20, 2 << 20].map(|size| image(&CreateOptions { size, ..options() }, 0));
+    for disk in [&small, &large] {
+        disk.change_bitmap("since", &BitmapChange::Add(NewBitmap::stored(None))).unwrap();
+    }
+    write_all(large.as_ref(), &[7; 512], 3 << 19).unwrap();
+
+    let more = BitmapChange::Merge(large.bitmap_bits("since").unwrap());
+    let told = small.change_bitmap("since", &more).map(drop).unwrap_err().to_string();
+
+    let sizes = "(destination size is 1048576, source size is 2097152)";
+    assert_eq!(told, format!("Bitmaps are of different sizes {sizes} and can't be merged"));
+    small.resize(2 << 20, Preallocation::Off).unwrap();
+    small.change_bitmap("since", &more).unwrap();
+    assert_eq!(small.bitmap_bits("since").unwrap().count(), 1);
 }

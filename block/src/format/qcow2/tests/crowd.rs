@@ -63,7 +63,9 @@ impl Stage {
 /// Every mix of options, plain, over a backing image, and with the data in another file.
 fn stages(size: u64) -> Vec<Stage> {
     let mut stages = Vec::new();
-    for options in mixes(size).into_iter().filter(|o| o.cluster_size <= 65536) {
+    // Of these, several blocks lie in one subcluster.
+    let large = CreateOptions { size, cluster_size: 65536, extended_l2: true, ..CreateOptions::default() };
+    for options in mixes(size).into_iter().chain([large]).filter(|o| o.cluster_size <= 65536) {
         let plain = options.preallocation == Preallocation::Off;
         stages.push(Stage { options: options.clone(), backed: false, external: false });
         if plain {

@@ -287,6 +287,10 @@ fn snapshots_and_resizes_do_not_take_old_metadata_for_new() {
             disk.resize(SIZE + (u64::from(round) << 20), crate::layer::Preallocation::Off).unwrap();
             disk.change_bitmap(&format!("b{round}"), &BitmapChange::Add(NewBitmap::stored(None))).unwrap();
             disk.close().unwrap();
+            // A disk with bitmaps is not turned back.
+            for bitmap in disk.bitmaps().unwrap() {
+                disk.change_bitmap(&bitmap.name, &BitmapChange::Remove).unwrap();
+            }
             disk.snapshot_apply("s").unwrap();
             write_all(&disk, &vec![round + 2; 200_000], 1_000_000).unwrap();
             if round % 2 == 0 {

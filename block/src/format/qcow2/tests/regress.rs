@@ -8,9 +8,11 @@ use std::time::Duration;
 use super::super::entry::OFFSET;
 use super::super::lock;
 use super::super::maps::Gate;
-use super::rig::{image, qemu_check, reopen};
+use super::rig::{Recorder, image, qemu_check, reopen};
 use crate::ErrorKind;
-use crate::format::qcow2::{Amend, CreateOptions, OpenOptions, Qcow2, Repair, Tuning, check, create, repair};
+use crate::format::qcow2::{
+    Amend, CheckReport, CreateOptions, OpenOptions, Qcow2, Repair, Tuning, check, create, repair,
+};
 use crate::haste::in_haste;
 use crate::layer::{Layer, Preallocation, read_vec, write_all};
 use crate::protocol::file::{FileOptions, HostFile};
@@ -383,5 +385,244 @@ fn raw_data_file_is_the_disk_whoever_wrote_it() {
         disk.amend(&Amend { raw_data: Some(false), ..Amend::default() }).unwrap();
         disk.close().unwrap();
         assert_eq!(read_vec(&again(&file), 1500 << 10, 512).unwrap(), [7; 512]);
+    }
+}
+
+#[test]
+fn write_before_a_subcluster_that_is_there_keeps_what_others_write_into_it_meanwhile() {
+    const SUB: u64 = 2048;
+    let options = CreateOptions { cluster_size: 65536, extended_l2: true, ..small(1 << 20) };
+    let (recorder, disk) = image(&options, 0);
+    write_all(disk.as_ref(), &[1; SUB as usize], 3 * SUB).unwrap();
+    let place = disk.status(3 * SUB, SUB).unwrap().offset.unwrap();
+    let ((told, seen), (end, ended)) = (channel(), channel::<()>());
+    let long = Duration::from_millis(300);
+    // One write has found its place in the subcluster. Before it gets there, the other has read what it needs.
+    let (other, second) = (recorder.clone(), disk.clone());
+    let come = move || {
+        let hold = move || {
+            told.send(()).unwrap();
+            let _ = ended.recv_timeout(long);
+        };
+        *other.before_write.lock().unwrap() = Some((place - 3 * SUB, Box::new(hold)));
+        std::thread::spawn(move || write_all(second.as_ref(), &[3; 3 * SUB as usize + 512], 0).unwrap());
+        seen.recv().unwrap();
+    };
+    *recorder.before_write.lock().unwrap() = Some((place + 1024, Box::new(come)));
+
+    write_all(disk.as_ref(), &[2; 512], 3 * SUB + 1024).unwrap();
+    let _ = end.send(());
+
+    // What is in preparation must have ended.
+    while Arc::strong_count(&disk) > 1 {
+        std::thread::yield_now();
+    }
+    let read = read_vec(disk.as_ref(), 0, 4 * SUB as usize).unwrap();
+    assert_eq!(read[..3 * SUB as usize + 512], [3; 3 * SUB as usize + 512]);
+    assert_eq!(read[3 * SUB as usize + 512..], [[1; 512], [2; 512], [1; 512]].concat());
+}
+
+fn check_of(recorder: &Recorder) -> CheckReport {
+    let file: Arc<dyn Layer> = Arc::new(Memory::new(recorder.memory.bytes()));
+    check(&file).unwrap()
+}
+
+#[test]
+fn snapshot_operation_that_fails_before_the_header_says_so_leaves_nothing_behind() {
+    for apply in [false, true] {
+        let (mut undone, mut done) = (0, 0);
+        for call in 0.. {
+            let (recorder, disk) = image(&small(1 << 20), 0);
+            write_all(disk.as_ref(), &[1; 20_000], 0).unwrap();
+            disk.snapshot_create("one", (0, 0)).unwrap();
+            write_all(disk.as_ref(), &[2; 8_000], 0).unwrap();
+            disk.flush().unwrap();
+            *recorder.fail_after.lock().unwrap() = Some(call);
+            let result = if apply { disk.snapshot_apply("one") } else { disk.snapshot_create("two", (0, 0)) };
+            if recorder.fail_after.lock().unwrap().take().is_some() {
+                break;
+            }
+            let lost = disk.flush().is_err();
+            drop(disk);
+
+            let disk = reopen(recorder.clone(), 0).unwrap();
+            let changed =
+                if apply { read_vec(&disk, 0, 1).unwrap() == [1] } else { disk.snapshots().unwrap().len() == 2 };
+            let found = check_of(&recorder);
+            let flags = found.messages.iter().filter(|told| told.starts_with("ERROR OFLAG_COPIED")).count() as u64;
+            let excused = if changed { flags } else { 0 };
+            assert_eq!(found.corruptions, excused, "apply {apply}, call {call}: {:?}", found.messages);
+            assert!(changed || lost || found.leaks == 0, "apply {apply}, call {call}: {:?}", found.messages);
+            assert!(result.is_err() || changed, "apply {apply}, call {call}");
+            undone += usize::from(!changed && !lost);
+            done += usize::from(changed);
+        }
+        assert!(undone > 10 && done > 0, "apply {apply}: {undone} undone, {done} done");
+    }
+}
+
+#[test]
+fn flags_fit_the_counts_after_a_snapshot_was_deleted_in_part() {
+    let (recorder, disk) = image(&small(4 << 20), 0);
+    for span in [0, 2 << 20] {
+        write_all(disk.as_ref(), &[1; 20_000], span).unwrap();
+    }
+    let second = disk.maps().l1[1] & OFFSET;
+    disk.snapshot_create("one", (0, 0)).unwrap();
+    for span in [0, 2 << 20] {
+        write_all(disk.as_ref(), &[2; 512], span).unwrap();
+    }
+    disk.flush().unwrap();
+    *recorder.bad.lock().unwrap() = Some(second..second + 1);
+
+    let deleted = disk.snapshot_delete("one");
+
+    *recorder.bad.lock().unwrap() = None;
+    drop(disk);
+    let found = check_of(&recorder);
+    assert!(deleted.is_err() && found.leaks > 0);
+    assert_eq!(found.corruptions, 0, "{:?}", found.messages);
+}
+
+#[test]
+fn hole_that_cannot_be_punched_costs_the_guest_nothing_and_leaks_nothing() {
+    let (recorder, disk) = image(&small(1 << 20), 0);
+    write_all(disk.as_ref(), &[1; 1 << 20], 0).unwrap();
+    drop(disk);
+    recorder.fail_discards.store(true, Ordering::Relaxed);
+    let disk = reopen(recorder.clone(), 0).unwrap();
+
+    disk.discard(0, 1 << 19).unwrap();
+    disk.flush().unwrap();
+    write_all(&disk, &[2; 4096], 0).unwrap();
+    disk.flush().unwrap();
+
+    drop(disk);
+    let found = check_of(&recorder);
+    assert_eq!((found.corruptions, found.leaks), (0, 0), "{:?}", found.messages);
+}
+
+#[test]
+fn growth_without_the_space_it_asks_for_leaves_the_disk_and_the_file_as_they_were() {
+    let mut undone = 0;
+    for call in 0.. {
+        let (recorder, disk) = image(&small(1 << 20), 0);
+        write_all(disk.as_ref(), &[1; 20_000], 0).unwrap();
+        disk.close().unwrap();
+        let former = recorder.size();
+        *recorder.fail_after.lock().unwrap() = Some(call);
+        let result = disk.resize(7 << 20, Preallocation::Full);
+        if recorder.fail_after.lock().unwrap().take().is_some() {
+            break;
+        }
+        let lost = disk.flush().is_err();
+        drop(disk);
+
+        let disk = reopen(recorder.clone(), 0).unwrap();
+        let found = check_of(&recorder);
+        assert_eq!(found.corruptions, 0, "call {call}: {:?}", found.messages);
+        assert_eq!(read_vec(&disk, 0, 20_000).unwrap(), [1; 20_000], "call {call}");
+        assert!(result.is_err(), "call {call}");
+        if !lost {
+            // The L1 table has moved.
+            let (size, file) = (disk.size(), recorder.size());
+            assert!(size == 1 << 20 && file <= former + 2 * CLUSTER, "call {call}: {size}, {former} and {file}");
+            assert_eq!(found.leaks, 0, "call {call}: {:?}", found.messages);
+            undone += 1;
+        }
+    }
+    assert!(undone > 20, "{undone}");
+}
+
+#[test]
+fn direct_read_at_the_end_of_a_file_that_grows_meanwhile_succeeds() {
+    let folder = tempfile::tempdir_in(env!("CARGO_MANIFEST_DIR")).unwrap();
+    let Some(file) = direct_file(&folder) else { return };
+    let other = std::fs::OpenOptions::new().write(true).open(folder.path().join("direct")).unwrap();
+    let stop = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            while !stop.load(Ordering::Relaxed) {
+                // Both ends lie within a unit.
+                [5000, 70_000].into_iter().for_each(|len| other.set_len(len).unwrap());
+            }
+        });
+        let failed = (0..5000).find_map(|_| read_vec(&file, 0, 64 << 10).err());
+        stop.store(true, Ordering::Relaxed);
+        assert!(failed.is_none(), "{}", failed.unwrap().sentence());
+    });
+}
+
+/// The offset of the first L2 table.
+fn table_of(recorder: &Recorder) -> u64 {
+    let bytes = recorder.memory.bytes();
+    let word = |at: u64| u64::from_be_bytes(bytes[at as usize..][..8].try_into().unwrap());
+    word(word(40)) & OFFSET
+}
+
+#[test]
+fn image_of_which_something_cannot_be_read_is_not_repaired() {
+    let (recorder, disk) = image(&small(1 << 20), 0);
+    write_all(disk.as_ref(), &[1; 20_000], 0).unwrap();
+    disk.snapshot_create("one", (0, 0)).unwrap();
+    write_all(disk.as_ref(), &[2; 8_000], 0).unwrap();
+    drop(disk);
+    let before = recorder.memory.bytes();
+    let word = |at: usize| u64::from_be_bytes(before[at..at + 8].try_into().unwrap());
+    let (snapshots, counts) = (word(64), word(word(48) as usize));
+    let file: Arc<dyn Layer> = recorder.clone();
+    for place in [snapshots, table_of(&recorder), counts] {
+        *recorder.bad.lock().unwrap() = Some(place..place + 1);
+
+        let repaired = [Repair::Leaks, Repair::All].map(|what| repair(&file, what).is_err());
+        let amended = reopen(file.clone(), 0)
+            .and_then(|disk| disk.amend(&Amend { refcount_bits: Some(8), ..Amend::default() }))
+            .is_err();
+
+        *recorder.bad.lock().unwrap() = None;
+        assert_eq!((repaired, amended || place == counts), ([true; 2], true), "{place:#x}");
+        let found = check(&file).unwrap();
+        assert_eq!((found.corruptions, found.leaks), (0, 0), "{place:#x}: {:?}", found.messages);
+    }
+}
+
+#[test]
+fn dirty_image_of_which_something_cannot_be_read_is_not_opened_for_writing() {
+    let (recorder, disk) = image(&CreateOptions { lazy_refcounts: true, ..small(1 << 20) }, 0);
+    write_all(disk.as_ref(), &[1; 20_000], 0).unwrap();
+    disk.flush().unwrap();
+    let before = recorder.memory.bytes();
+    let killed = Recorder::new(before.clone());
+    let table = table_of(&killed);
+    *killed.bad.lock().unwrap() = Some(table..table + 1);
+
+    let refused = reopen(killed.clone(), 0).err().expect("it is opened").sentence();
+
+    assert!(refused.starts_with("Could not repair dirty image: "), "{refused}");
+    assert!(killed.memory.bytes() == before);
+    *killed.bad.lock().unwrap() = None;
+    assert_eq!(read_vec(&reopen(killed, 0).unwrap(), 0, 20_000).unwrap(), [1; 20_000]);
+}
+
+#[test]
+fn clusters_of_entries_with_a_bit_too_many_stay_counted() {
+    for (in_l1, bit) in [(true, 1), (false, 1), (false, 56)] {
+        let (recorder, disk) = image(&small(1 << 20), 0);
+        write_all(disk.as_ref(), &[1; 20_000], 0).unwrap();
+        drop(disk);
+        let bytes = recorder.memory.bytes();
+        let l1 = u64::from_be_bytes(bytes[40..48].try_into().unwrap());
+        let at = if in_l1 { l1 } else { table_of(&recorder) };
+        let word = u64::from_be_bytes(bytes[at as usize..][..8].try_into().unwrap()) | 1 << bit;
+        write_all(&recorder.memory, &word.to_be_bytes(), at).unwrap();
+        let file: Arc<dyn Layer> = recorder.clone();
+
+        let amended = Qcow2::open(file.clone(), &OpenOptions::default())
+            .and_then(|disk| disk.amend(&Amend { refcount_bits: Some(8), ..Amend::default() }));
+        let repaired = repair(&file, Repair::Leaks).unwrap();
+
+        assert!(amended.is_err(), "{in_l1}, {bit}");
+        let after = (repaired.leaks_fixed, repaired.after.leaks, repaired.after.corruptions);
+        assert_eq!(after, (0, 0, 1), "{in_l1}, {bit}: {:?}", repaired.before.messages);
     }
 }

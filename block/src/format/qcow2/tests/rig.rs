@@ -92,6 +92,10 @@ pub(super) struct Recorder {
     pub(super) fail_after: Mutex<Option<u64>>,
     /// Fails one call in so many, if not 0.
     pub(super) fail_one_in: AtomicU64,
+    /// Reads of any of these bytes fail.
+    pub(super) bad: Mutex<Option<std::ops::Range<u64>>>,
+    /// Discards fail.
+    pub(super) fail_discards: AtomicBool,
     /// Lets other threads come between: calls take their time.
     pub(super) crowded: AtomicBool,
     calls: AtomicU64,
@@ -121,6 +125,8 @@ impl Recorder {
             number,
             fail_after: Mutex::new(None),
             fail_one_in: AtomicU64::new(0),
+            bad: Mutex::new(None),
+            fail_discards: AtomicBool::new(false),
             crowded: AtomicBool::new(false),
             calls: AtomicU64::new(0),
             before_write: Mutex::new(None),
@@ -153,13 +159,13 @@ impl Recorder {
         self.step_aside();
         let one_in = self.fail_one_in.load(Ordering::Relaxed);
         if one_in > 0 && self.calls.fetch_add(1, Ordering::Relaxed) % one_in == one_in - 1 {
-            return Err(BlockError::io("injected", std::io::Error::from_raw_os_error(libc::EIO)));
+            return Err(injected());
         }
         let mut left = self.fail_after.lock().unwrap();
         match left.as_mut() {
             Some(0) => {
                 *left = None;
-                Err(BlockError::io("injected", std::io::Error::from_raw_os_error(libc::EIO)))
+                Err(injected())
             }
             Some(n) => {
                 *n -= 1;
@@ -168,6 +174,10 @@ impl Recorder {
             None => Ok(()),
         }
     }
+}
+
+fn injected() -> BlockError {
+    BlockError::io("injected", std::io::Error::from_raw_os_error(libc::EIO))
 }
 
 impl Layer for Recorder {
@@ -182,6 +192,10 @@ impl Layer for Recorder {
     }
     fn read(&self, into: Sink<'_>, offset: u64) -> Result<(), BlockError> {
         self.maybe_fail()?;
+        let end = offset + into.len() as u64;
+        if self.bad.lock().unwrap().as_ref().is_some_and(|bad| bad.start < end && offset < bad.end) {
+            return Err(injected());
+        }
         self.memory.read(into, offset)?;
         due(&self.after_read, offset).into_iter().for_each(|call| call());
         self.step_aside();
@@ -203,6 +217,9 @@ impl Layer for Recorder {
     }
     fn discard(&self, offset: u64, len: u64) -> Result<(), BlockError> {
         self.step_aside();
+        if self.fail_discards.load(Ordering::Relaxed) {
+            return Err(injected());
+        }
         self.change(Event::Zero(offset, len), |memory| memory.discard(offset, len))
     }
     fn write_zeroes(&self, offset: u64, len: u64, unmap: bool) -> Result<(), BlockError> {
