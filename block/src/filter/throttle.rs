@@ -1,11 +1,11 @@
 //! Driver `throttle`: a node whose use is limited by a group.
 //!
 //! A disk right on this node has its queues ask the group, and no thread waits. Anything else above it (a format, an
-//! export) comes through the methods here, and waits in them, until somebody waits for what has begun ([`Lifted`]).
+//! export) comes through the methods here, and waits in them, until somebody waits for what has begun.
 
 use std::any::Any;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Condvar, Mutex, PoisonError, RwLock, Weak};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, RwLock, Weak};
 
 use crate::error::BlockError;
 use crate::layer::Layer;
@@ -44,7 +44,7 @@ impl Drop for Lifted {
     }
 }
 
-fn nodes() -> std::sync::MutexGuard<'static, Vec<Weak<Woken>>> {
+fn nodes() -> MutexGuard<'static, Vec<Weak<Woken>>> {
     NODES.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
