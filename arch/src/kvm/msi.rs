@@ -54,15 +54,8 @@ impl MsiRoute {
     pub fn set_all<'a>(changes: impl IntoIterator<Item = (&'a Self, Option<Message>)>) -> Result<(), RouteError> {
         let changes: Vec<_> = changes.into_iter().collect();
         let Some((first, _)) = changes.first() else { return Ok(()) };
-        {
-            let mut routes = first.vm.routes.lock().unwrap_or_else(PoisonError::into_inner);
-            for (route, message) in &changes {
-                if let Some(message) = message {
-                    routes.set(route.gsi, *message);
-                }
-            }
-        }
-        first.vm.commit_routes()?;
+        let messages: Vec<_> = changes.iter().filter_map(|(route, message)| Some((route.gsi, (*message)?))).collect();
+        first.vm.change_routes(&messages)?;
         for (route, message) in &changes {
             if message.is_some() {
                 route.bind()?;

@@ -92,14 +92,29 @@ impl Routes {
         self.vectors.remove(&gsi);
     }
 
-    /// Sets what a GSI delivers. Nothing happens for one that is not taken.
-    pub(super) fn set(&mut self, gsi: u32, message: Message) {
-        if let Some(old) = self.vectors.get_mut(&gsi)
-            && *old != Some(message)
-        {
-            *old = Some(message);
-            self.stale = true;
-        }
+    /// Sets what GSIs deliver, and hands the table to `apply` if it differs from what the kernel has. Nothing happens for
+    /// one that is not taken. If the kernel refuses, all stay as they were: one bad message is not offered again with
+    /// every later change of others.
+    pub(super) fn change(
+        &mut self,
+        messages: &[(u32, Message)],
+        apply: impl FnOnce(&KvmIrqRouting) -> Result<(), kvm_ioctls::Error>,
+    ) -> Result<(), RouteError> {
+        let before: Vec<_> =
+            messages.iter().filter_map(|&(gsi, message)| Some((gsi, self.set(gsi, message)?))).collect();
+        self.commit(apply).inspect_err(|_| {
+            // Backwards, should one have been set twice.
+            for (gsi, message) in before.into_iter().rev() {
+                self.vectors.insert(gsi, message);
+            }
+        })
+    }
+
+    /// Gives what it was, if that differs.
+    fn set(&mut self, gsi: u32, message: Message) -> Option<Option<Message>> {
+        let now = self.vectors.get_mut(&gsi).filter(|now| **now != Some(message))?;
+        self.stale = true;
+        Some(now.replace(message))
     }
 
     /// Hands the whole table to `apply` if it differs from what the kernel has.

@@ -92,7 +92,7 @@ impl Vm {
             pins: Pins::default(),
             fd,
         };
-        vm.commit_routes().map_err(VmError::Routes)?;
+        vm.change_routes(&[]).map_err(VmError::Routes)?;
         Ok(vm)
     }
 
@@ -177,9 +177,10 @@ impl Vm {
         self.fd.signal_msi(msi).map(|delivered| delivered > 0).map_err(ioctl("KVM_SIGNAL_MSI"))
     }
 
-    pub(super) fn commit_routes(&self) -> Result<(), RouteError> {
+    /// Routes of these GSIs deliver these messages from now on; all stay as they were if the kernel refuses.
+    pub(super) fn change_routes(&self, messages: &[(u32, Message)]) -> Result<(), RouteError> {
         let mut routes = self.routes.lock().unwrap_or_else(PoisonError::into_inner);
-        routes.commit(|table| self.fd.set_gsi_routing(table))
+        routes.change(messages, |table| self.fd.set_gsi_routing(table))
     }
 
     /// The guest's paravirtual clock, in nanoseconds since the machine was made (`KVM_GET_CLOCK`).

@@ -11,9 +11,13 @@ fn pins(routes: &Routes) -> Vec<(u32, u32, u32)> {
 }
 
 fn count_commits(routes: &mut Routes) -> usize {
+    count_changes(routes, &[])
+}
+
+fn count_changes(routes: &mut Routes, messages: &[(u32, Message)]) -> usize {
     let mut calls = 0;
     routes
-        .commit(|_| {
+        .change(messages, |_| {
             calls += 1;
             Ok(())
         })
@@ -74,10 +78,9 @@ fn many_changes_cost_one_commit_and_no_change_none() {
     count_commits(&mut routes);
     let gsis: Vec<_> = (0..100).map(|_| routes.allocate().unwrap()).collect();
 
-    gsis.iter().for_each(|&gsi| routes.set(gsi, MESSAGE));
-    let after_changes = count_commits(&mut routes);
-    gsis.iter().for_each(|&gsi| routes.set(gsi, MESSAGE));
-    let after_none = count_commits(&mut routes);
+    let messages: Vec<_> = gsis.iter().map(|&gsi| (gsi, MESSAGE)).collect();
+    let after_changes = count_changes(&mut routes, &messages);
+    let after_none = count_changes(&mut routes, &messages);
 
     assert_eq!((after_changes, after_none), (1, 0));
 }
@@ -88,7 +91,7 @@ fn vector_without_a_message_is_not_routed() {
     let silent = routes.allocate().unwrap();
     let loud = routes.allocate().unwrap();
 
-    routes.set(loud, MESSAGE);
+    routes.change(&[(loud, MESSAGE)], |_| Ok(())).unwrap();
 
     let gsis: Vec<_> = routes.entries().iter().map(|e| e.gsi).collect();
     assert!(gsis.contains(&loud) && !gsis.contains(&silent));
@@ -98,8 +101,35 @@ fn vector_without_a_message_is_not_routed() {
 fn refused_table_is_offered_again() {
     let mut routes = Routes::new(4096);
 
-    let refused = routes.commit(|_| Err(kvm_ioctls::Error::new(libc::EINVAL)));
+    let refused = routes.change(&[], |_| Err(kvm_ioctls::Error::new(libc::EINVAL)));
 
     assert!(matches!(refused, Err(RouteError::Refused { .. })));
     assert_eq!(count_commits(&mut routes), 1);
+}
+
+#[test]
+fn message_that_the_kernel_refuses_is_not_offered_again_with_those_of_others() {
+    const BAD: Message = Message { address: 0x1_0000_0000, data: 0 };
+    let kernel = |table: &KvmIrqRouting| match table.as_slice().iter().any(|entry| message_of(entry) == Some(BAD)) {
+        true => Err(kvm_ioctls::Error::new(libc::EINVAL)),
+        false => Ok(()),
+    };
+    let mut routes = Routes::new(4096);
+    let [good, new, other] = [(); 3].map(|()| routes.allocate().unwrap());
+    routes.change(&[(good, MESSAGE)], kernel).unwrap();
+
+    let refused = routes.change(&[(good, BAD), (new, BAD), (new, MESSAGE)], kernel);
+    let refused_twice = routes.change(&[(good, BAD), (new, MESSAGE), (new, BAD)], kernel);
+    let later = routes.change(&[(other, MESSAGE)], kernel);
+
+    assert!(refused.is_err() && refused_twice.is_err() && later.is_ok(), "{later:?}");
+    let routed: Vec<_> = routes.entries().iter().filter_map(|entry| Some((entry.gsi, message_of(entry)?))).collect();
+    assert_eq!(routed, [(good, MESSAGE), (other, MESSAGE)], "as before");
+}
+
+#[expect(unsafe_code, reason = "reading back a C union")]
+fn message_of(entry: &kvm_irq_routing_entry) -> Option<Message> {
+    // SAFETY: the type says which member was written.
+    let msi = (entry.type_ == KVM_IRQ_ROUTING_MSI).then(|| unsafe { entry.u.msi })?;
+    Some(Message { address: u64::from(msi.address_hi) << 32 | u64::from(msi.address_lo), data: msi.data })
 }
