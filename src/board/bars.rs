@@ -1,13 +1,14 @@
 //! What firmware does for PCI on a real board, done here when there is none: BARs get addresses, interrupt lines get
 //! numbers, and the functions decode.
 //!
-//! Operating systems would do it themselves; boot loaders and small kernels rely on finding it done.
+//! Operating systems would do it themselves; boot loaders and small kernels rely on finding it done. A BAR that there is
+//! no room for stays unassigned, as firmware leaves it: an operating system may have room, in the window above 4 GiB, and
+//! a virtio function works without its ports.
 
 use std::ops::Range;
 
 use rhea_devices::pci::config::{BarInfo, BarKind};
 use rhea_devices::pci::{Bdf, PciFunction};
-use thiserror::Error;
 
 /// Configuration space: command register, first BAR, interrupt line and pin (PCI 3.0, 6.1).
 const COMMAND: u8 = 0x04;
@@ -17,46 +18,35 @@ const INTERRUPT_PIN: u8 = 0x3d;
 /// Command: I/O space and memory space.
 const DECODE: u16 = 0b11;
 
-/// Where SeaBIOS starts giving out ports on this board; below lie the chips with fixed ports.
+/// Where SeaBIOS starts giving out ports on this board, and where it goes when these are used up; between the two lie
+/// hot-plug and events, below them the chips with fixed ports.
 const PORTS: Range<u64> = 0xc000..0xfe00;
-
-/// The devices' ranges do not fit the windows of the board.
-#[derive(Debug, Error)]
-#[error("PCI function {bdf}: no room for a BAR of {size:#x} bytes; the machine has too many devices")]
-pub struct NoRoom {
-    bdf: Bdf,
-    size: u64,
-}
+const MORE_PORTS: Range<u64> = 0x1000..0xa000;
 
 /// Gives out addresses, ascending, each range aligned to its size as PCI 3.0, 6.2.5.1 asks.
 pub(super) struct Assigner {
-    ports: Range<u64>,
-    memory: Range<u64>,
+    ports: [Range<u64>; 2],
+    memory: [Range<u64>; 1],
 }
 
 impl Assigner {
     /// `window` is the board's 32-bit PCI window.
     pub(super) fn new(window: Range<u64>) -> Self {
-        Self { ports: PORTS, memory: window }
+        Self { ports: [PORTS, MORE_PORTS], memory: [window] }
     }
 
     /// Gives `function` its addresses and `interrupt` (the ISA interrupt its pin leads to), and lets it decode.
-    ///
-    /// # Errors
-    /// [`NoRoom`] when a window is used up.
-    pub(super) fn assign(
-        &mut self,
-        bdf: Bdf,
-        function: &dyn PciFunction,
-        interrupt: impl FnOnce(u8) -> Option<u8>,
-    ) -> Result<(), NoRoom> {
+    pub(super) fn assign(&mut self, bdf: Bdf, function: &dyn PciFunction, interrupt: impl FnOnce(u8) -> Option<u8>) {
         for bar in function.bars() {
-            let window = match bar.bar.kind {
-                BarKind::Io => &mut self.ports,
+            let windows = match bar.bar.kind {
+                BarKind::Io => self.ports.as_mut_slice(),
                 BarKind::Memory32 | BarKind::Memory64 | BarKind::Prefetchable64 => &mut self.memory,
             };
-            let base = take(window, bar.bar.size).ok_or(NoRoom { bdf, size: bar.bar.size })?;
-            write_base(function, bar, base);
+            let size = bar.bar.size;
+            match windows.iter_mut().find_map(|window| take(window, size)) {
+                Some(base) => write_base(function, bar, base),
+                None => log::warn!("PCI function {bdf}: no room for its BAR {} of {size:#x} bytes", bar.index),
+            }
         }
         let mut pin = [0];
         function.config_read(INTERRUPT_PIN, &mut pin);
@@ -66,7 +56,6 @@ impl Assigner {
         let mut command = [0; 2];
         function.config_read(COMMAND, &mut command);
         function.config_write(COMMAND, &(u16::from_le_bytes(command) | DECODE).to_le_bytes());
-        Ok(())
     }
 }
 
@@ -84,3 +73,6 @@ fn write_base(function: &dyn PciFunction, bar: BarInfo, base: u64) {
         function.config_write(register + 4, &((base >> 32) as u32).to_le_bytes());
     }
 }
+
+#[cfg(test)]
+mod tests;

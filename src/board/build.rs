@@ -117,10 +117,7 @@ impl Board {
     }
 
     /// What firmware would have done for PCI before it started the operating system.
-    ///
-    /// # Errors
-    /// When the BARs do not fit the board's windows.
-    pub(super) fn configure_pci(&self) -> Result<(), BoardError> {
+    pub(super) fn configure_pci(&self) {
         let pci = &self.wiring.pci;
         if let Some(bridge) = pci.get(slot::HOST) {
             let _ = bridge.config_write(PAM, &ALL_RAM);
@@ -137,9 +134,8 @@ impl Board {
         }
         let mut assigner = Assigner::new(self.layout.pci_window_32());
         for (bdf, function) in pci.functions() {
-            assigner.assign(bdf, &*function, |pin| interrupt_of(bdf, &*function, pin))?;
+            assigner.assign(bdf, &*function, |pin| interrupt_of(bdf, &*function, pin));
         }
-        Ok(())
     }
 }
 

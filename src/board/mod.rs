@@ -73,9 +73,6 @@ pub enum BoardError {
     /// Two devices want the same ports.
     #[error(transparent)]
     Ports(#[from] rhea_devices::bus::Overlap),
-    /// BARs do not fit.
-    #[error(transparent)]
-    Bars(#[from] bars::NoRoom),
     /// The kernel, its initrd or command line.
     #[error("cannot boot")]
     Boot(#[from] BootError),
@@ -174,7 +171,7 @@ impl Board {
     /// When something does not fit, or a file cannot be read any more.
     pub fn load(&self, mut sregs: kvm_sregs) -> Result<Option<(kvm_regs, kvm_sregs)>, BoardError> {
         let Some(kernel) = &self.kernel else { return Ok(None) };
-        self.configure_pci()?;
+        self.configure_pci();
         self.configure_keyboard();
         let regs = kernel.load(&self.wiring.ram, &self.layout, &mut sregs)?;
         Ok(Some((regs, sregs)))
