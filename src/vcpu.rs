@@ -280,7 +280,6 @@ impl VcpuThread {
         loop {
             match self.enter() {
                 Outcome::GoOn => {}
-                Outcome::Tell(event) => self.events.send(event),
                 Outcome::Look => return State::Running,
                 Outcome::Park(event) => {
                     self.events.send(event);
@@ -295,12 +294,11 @@ impl VcpuThread {
         loop {
             let outcome = match self.vcpu.finish_access() {
                 Ok(None) => return,
-                Ok(Some(exit)) => serve(&*self.platform, self.index, exit),
+                Ok(Some(exit)) => serve(&*self.platform, &self.events, self.index, exit),
                 Err(error) => Outcome::Park(failed(self.index, error.to_string())),
             };
             match outcome {
                 Outcome::GoOn => {}
-                Outcome::Tell(event) => self.events.send(event),
                 Outcome::Look => return,
                 Outcome::Park(event) => return self.events.send(event),
             }
@@ -310,20 +308,25 @@ impl VcpuThread {
     /// One entry of the guest and the service of what it exited for.
     fn enter(&mut self) -> Outcome {
         match self.vcpu.run() {
-            Ok(exit) => serve(&*self.platform, self.index, exit),
+            Ok(exit) => serve(&*self.platform, &self.events, self.index, exit),
             Err(error) => Outcome::Park(failed(self.index, error.to_string())),
         }
     }
 }
 
 /// Serves one exit.
-fn serve(platform: &dyn Platform, index: u32, exit: Exit<'_>) -> Outcome {
+fn serve(platform: &dyn Platform, events: &EventSender, index: u32, exit: Exit<'_>) -> Outcome {
     let effect = match exit {
         Exit::PortIn { port, width, data } => {
             data.chunks_mut(width).for_each(|item| platform.read_port(port, item));
             Effect::None
         }
-        Exit::PortOut { port, width, data } => write_items(platform, port, width, data),
+        Exit::PortOut { port, width, data } => {
+            // What an item means for the machine takes effect before the next one, as with instructions one by one.
+            let effects = data.chunks(width).map(|item| platform.write_port(port, item));
+            let mut outcomes = effects.map(|effect| act_on(platform, events, effect));
+            return outcomes.find(|outcome| !matches!(outcome, Outcome::GoOn)).unwrap_or(Outcome::GoOn);
+        }
         Exit::MemoryRead { address, data } => {
             platform.read_memory(address, data);
             Effect::None
@@ -337,11 +340,19 @@ fn serve(platform: &dyn Platform, index: u32, exit: Exit<'_>) -> Outcome {
         Exit::Crashed => Effect::Crash(Crash::Panicked),
         Exit::Failed(failure) => return Outcome::Park(failed(index, failure.to_string())),
     };
+    act_on(platform, events, effect)
+}
+
+/// Performs what a device asked for, and tells the main thread of what is left for it.
+fn act_on(platform: &dyn Platform, events: &EventSender, effect: Effect) -> Outcome {
     match perform(platform, effect) {
         None => Outcome::GoOn,
         // The guest is not to run on before the machine has followed.
         Some(event @ MachineEvent::Power(_)) => Outcome::Park(event),
-        Some(event) => Outcome::Tell(event),
+        Some(event) => {
+            events.send(event);
+            Outcome::GoOn
+        }
     }
 }
 
@@ -363,6 +374,7 @@ pub(crate) fn perform(platform: &dyn Platform, effect: Effect) -> Option<Machine
             platform.eject(slots);
             Some(MachineEvent::Ejected(slots))
         }
+        Effect::ClockSet(offset) => Some(MachineEvent::ClockSet(offset)),
     }
 }
 
@@ -370,17 +382,9 @@ fn failed(index: u32, why: String) -> MachineEvent {
     MachineEvent::VcpuFailed { index, why }
 }
 
-/// Writes the items of a string instruction in order; the first that means something for the machine is the last
-/// that is written, as the machine then changes.
-fn write_items(platform: &dyn Platform, port: u16, width: usize, data: &[u8]) -> Effect {
-    let mut effects = data.chunks(width).map(|item| platform.write_port(port, item));
-    effects.find(|effect| *effect != Effect::None).unwrap_or(Effect::None)
-}
-
+#[derive(Debug)]
 enum Outcome {
     GoOn,
-    /// Tell the main thread, and go on.
-    Tell(MachineEvent),
     /// Someone kicked: look into the mailbox.
     Look,
     /// Park and tell the main thread why.
@@ -392,3 +396,6 @@ fn current_thread_id() -> i32 {
     // SAFETY: gettid cannot fail and touches no memory.
     unsafe { libc::gettid() }
 }
+
+#[cfg(test)]
+mod tests;

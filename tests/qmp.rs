@@ -24,6 +24,8 @@ mod media;
 mod objects;
 #[path = "qmp/permissions.rs"]
 mod permissions;
+#[path = "qmp/registers.rs"]
+mod registers;
 #[path = "qmp/reopen.rs"]
 mod reopen;
 #[path = "qmp/rig.rs"]

@@ -61,6 +61,9 @@ pub enum Effect {
     Crash(Crash),
     /// The guest lets go of these PCI slots of bus 0, a bit each: what is in them goes away.
     Eject(u32),
+    /// The guest set its clock. It is now so many seconds ahead of what it would show if nobody had ever set it and the
+    /// host's time of day drove it.
+    ClockSet(i64),
 }
 
 /// Something that answers on a bus and does its own locking.

@@ -91,7 +91,7 @@ impl Machine {
         }
         if let Some(attached) = self.host.disk(id).attached {
             // What the guest has asked for is done before the image is let go.
-            drop(attached.disk().drain());
+            self.host.without_limits(|| drop(attached.disk().drain()));
         }
         self.end_drive(id);
         self.forget(&[id]);
@@ -153,7 +153,7 @@ impl Machine {
     fn let_go(&mut self, id: &str) {
         let Some(plan) = self.planner.unplugged(id) else { return };
         if let Some(guest) = &mut self.guest {
-            guest.board.take_out(&plan);
+            self.host.without_limits(|| guest.board.take_out(&plan));
         }
         let gone: Vec<&str> = plan.disks().map(|(disk, ..)| disk).chain([id]).collect();
         gone.iter().for_each(|id| self.end_drive(id));

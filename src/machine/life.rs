@@ -11,7 +11,7 @@ use crate::qmp::event::{
     ShutdownCause,
 };
 use crate::qmp::{Event, RunState};
-use crate::sentence::plain;
+use crate::sentence::{plain, sentence};
 use crate::vcpu::{Pausing, VcpuHandle};
 
 impl Machine {
@@ -63,10 +63,21 @@ impl Machine {
         if !self.state.is_running() {
             return Ok(false);
         }
-        self.park()?;
-        self.stop_guest_clock()?;
+        let stopped = self.park().and_then(|()| self.stop_guest_clock());
+        self.or_stand(stopped)?;
         self.state = state;
         Ok(true)
+    }
+
+    /// What failed half-way leaves a machine that does not run as it should: it stands, and says so, until a reset.
+    fn or_stand<T>(&mut self, done: Result<T, MachineError>) -> Result<T, MachineError> {
+        if done.is_err() {
+            if self.state.is_running() {
+                self.bus.emit(&Event::Stop);
+            }
+            self.state = RunState::InternalError;
+        }
+        done
     }
 
     /// Parks the vCPUs and brings the devices to rest. Idempotent.
@@ -76,12 +87,11 @@ impl Machine {
         for device in self.devices() {
             device.pause();
         }
-        // What the guest has asked for is done before it stops, and limits could hold it up for hours.
-        self.host.graph.lift_limits(true);
-        for device in self.devices() {
-            device.drain();
-        }
-        self.host.graph.lift_limits(false);
+        self.host.without_limits(|| {
+            for device in self.devices() {
+                device.drain();
+            }
+        });
         self.clock.stop();
         Ok(())
     }
@@ -89,23 +99,11 @@ impl Machine {
     /// Puts the machine into the state after power-on; it runs on if it did.
     ///
     /// # Errors
-    /// When a vCPU does not answer or the kernel cannot be loaded again.
+    /// When a vCPU does not answer or the kernel cannot be loaded again. The machine then stands (`internal-error`).
     pub(super) fn reset(&mut self, cause: ShutdownCause) -> Result<(), MachineError> {
         let ran = self.state.is_running();
-        self.park()?;
-        // Whoever would have let go of these has stopped existing.
-        let leaving = self.guest.as_ref().map_or(0, |guest| guest.board.leaving());
-        self.slots_ejected(leaving);
-        for device in self.devices() {
-            device.reset();
-        }
-        if let Some(guest) = &self.guest {
-            guest.board.tell_firmware(&self.planner.boot())?;
-            if let Some(kvm) = &guest.kvm {
-                kvm.vm.set_irqchip(&kvm.irqchip).map_err(MachineError::Interrupts)?;
-            }
-        }
-        self.load()?;
+        let ready = self.power_cycle();
+        self.or_stand(ready)?;
         if !ran {
             // As before it ran for the first time.
             self.state = RunState::Prelaunch;
@@ -119,6 +117,26 @@ impl Machine {
             self.vcpus().iter().for_each(VcpuHandle::run);
         }
         Ok(())
+    }
+
+    /// Everything as after power-on, the vCPUs parked.
+    fn power_cycle(&mut self) -> Result<(), MachineError> {
+        self.park()?;
+        // Another vCPU may have asked for the same before it was parked.
+        self.events.forget_resets();
+        // Whoever would have let go of these has stopped existing.
+        let leaving = self.guest.as_ref().map_or(0, |guest| guest.board.leaving());
+        self.slots_ejected(leaving);
+        for device in self.devices() {
+            device.reset();
+        }
+        if let Some(guest) = &self.guest {
+            guest.board.tell_firmware(&self.planner.boot())?;
+            if let Some(kvm) = &guest.kvm {
+                kvm.vm.set_irqchip(&kvm.irqchip).map_err(MachineError::Interrupts)?;
+            }
+        }
+        self.load()
     }
 
     /// A reset that somebody asked for: with `-no-reboot` the machine turns off instead.
@@ -177,6 +195,10 @@ impl Machine {
                 self.slots_ejected(slots);
                 Ok(())
             }
+            MachineEvent::ClockSet(offset) => {
+                self.clock_news.set(offset);
+                Ok(())
+            }
             MachineEvent::DiskError(error) => self.disk_failed(error),
             MachineEvent::ImageCorrupted { node, corruption } => {
                 self.image_corrupted(node, corruption);
@@ -221,7 +243,12 @@ impl Machine {
 
     fn power(&mut self, request: PowerRequest) -> Result<(), MachineError> {
         match request {
-            PowerRequest::Reset => self.restart(ShutdownCause::GuestReset),
+            PowerRequest::Reset => {
+                if let Err(error) = self.restart(ShutdownCause::GuestReset) {
+                    log::error!("the guest wanted a reset and stands: {}", sentence(&error));
+                }
+                Ok(())
+            }
             PowerRequest::PowerOff => self.turn_off(ShutdownCause::GuestShutdown),
             // Never asked for: the power chip refuses S3, because without firmware nothing would wake the guest.
             PowerRequest::Suspend => Ok(()),

@@ -10,6 +10,7 @@
 
 mod backup;
 mod bitmaps;
+mod clock_news;
 mod commit;
 pub mod debug;
 mod disk_io;
@@ -56,6 +57,7 @@ use crate::qmp::command::args::{PanicAction, RebootAction, ShutdownAction, Watch
 use crate::qmp::reply::migration::MigrationParameters;
 use crate::qmp::{EventBus, RequestQueue, RunState};
 use crate::vcpu::{VcpuError, VcpuHandle};
+use clock_news::ClockNews;
 use debug::Debugger;
 use event::EventQueue;
 use exports::Exports;
@@ -159,6 +161,7 @@ pub struct Machine {
     migration_events: bool,
     migration_parameters: MigrationParameters,
     debugger: Option<Debugger>,
+    clock_news: ClockNews,
     /// When the guest is powered on if nothing asks for it before; nothing once it is.
     power_on_at: Option<Instant>,
     /// The guest has run: what only the start needed was given back.
@@ -172,6 +175,10 @@ const SOFTWARE_KVM: &str = "this host's KVM interprets instructions (its process
 /// A machine that starts paused is powered on after this much time without a command that needs it: whoever started
 /// the process has found it on its socket by then, and a kernel that cannot be loaded is still told of at once.
 const LATEST_POWER_ON: Duration = Duration::from_millis(100);
+
+/// So much news is followed before clients are heard again: a guest that makes news all the time does not keep them
+/// waiting.
+const NEWS_AT_ONCE: usize = 64;
 
 /// Firmware leaves the memory type range registers on, write-back by default (Intel SDM volume 3, 12.11.2.1); without
 /// them Linux does without the page attribute table.
@@ -232,6 +239,7 @@ impl Machine {
             migration_events: false,
             migration_parameters: MigrationParameters::default(),
             debugger: None,
+            clock_news: ClockNews::default(),
             power_on_at: Some(Instant::now() + LATEST_POWER_ON),
             settled: false,
         })
@@ -287,7 +295,9 @@ impl Machine {
                 return Ok(ending);
             }
             self.settle();
-            let wait = self.power_on_in()?.map_or(-1, |time| i32::try_from(time.as_millis()).unwrap_or(i32::MAX));
+            let next = self.power_on_in()?.into_iter().chain(self.tell_clock()).min();
+            // A part of a millisecond is one: time that is left is not waited for in a loop.
+            let wait = next.map_or(-1, |time| i32::try_from(time.as_micros().div_ceil(1000)).unwrap_or(i32::MAX));
             match waker.run_with_timeout(wait) {
                 Err(event_manager::Error::Epoll(error)) if error.errno() == libc::EINTR => {}
                 waited => drop(waited.map_err(MachineError::Loop)?),
@@ -306,13 +316,14 @@ impl Machine {
         Ok(Some(left))
     }
 
-    /// Takes everything that waits.
+    /// Takes what waits: commands and signals all, of the other news as much as keeps nobody waiting.
     fn serve(&mut self) -> Result<(), MachineError> {
         while let Some(signal) = self.signals.take() {
             signal.announce();
             self.follow(event::MachineEvent::Signal(signal.number))?;
         }
-        while let Some(event) = self.events.take() {
+        for _ in 0..NEWS_AT_ONCE {
+            let Some(event) = self.events.take() else { break };
             self.follow(event)?;
         }
         while self.ending.is_none()

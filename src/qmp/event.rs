@@ -295,6 +295,17 @@ qapi_struct! {
     }
 }
 
+qapi_struct! {
+    /// Data of `RTC_CHANGE`.
+    pub struct RtcChangeData {
+        /// Seconds that the guest's clock is now ahead of what it would show if it had run from where `-rtc base=` had it
+        /// start, with the host's time.
+        pub offset: i64,
+        /// The clock's place in the tree of objects.
+        pub qom_path: String,
+    }
+}
+
 /// Declares [`Event`]: a line gives the name on the wire, the variant and, if it has any, the type of its data.
 macro_rules! events {
     ($( $(#[$meta:meta])* $wire:literal $variant:ident $(($data:ty))? ),* $(,)?) => {
@@ -346,6 +357,8 @@ events! {
     "SUSPEND" Suspend,
     /// The guest woke.
     "WAKEUP" Wakeup,
+    /// The guest set its clock.
+    "RTC_CHANGE" RtcChange(RtcChangeData),
     /// A disk request failed.
     "BLOCK_IO_ERROR" BlockIoError(BlockIoErrorData),
     /// A write would have destroyed metadata of a damaged image.

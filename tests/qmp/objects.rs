@@ -482,7 +482,8 @@ fn tree_of_objects_is_shown_from_a_path_on() {
     assert_eq!(
         machine.human("info qom-tree"),
         "/machine (pc-i440fx-7.2-machine)\n  /peripheral (container)\n    /dice (virtio-rng-pci)\n      /virtio-backend \
-         (virtio-rng-device)\n  /peripheral-anon (container)\n  /unattached (container)\n"
+         (virtio-rng-device)\n  /peripheral-anon (container)\n  /unattached (container)\n    /device[0] \
+         (mc146818rtc)\n"
     );
     assert_eq!(machine.human("info qom-tree /objects"), "/objects (container)\n  /io0 (iothread)\n");
     assert_eq!(machine.human("info qom-tree nowhere"), "Path 'nowhere' could not be resolved.\n");

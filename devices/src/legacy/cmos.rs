@@ -94,12 +94,6 @@ impl Cmos {
     pub fn describe_disks(&self, disks: [Option<Shape>; 4]) {
         layout::of_disks(disks).into_iter().for_each(|(index, value)| self.set_byte(index, value));
     }
-
-    /// The guest's time in seconds since 1970-01-01 00:00:00, as it reads its clock (`query-rtc`, `RTC_CHANGE`).
-    #[must_use]
-    pub fn guest_time(&self) -> i64 {
-        self.chip.lock().rtc.seconds(&*self.chip.clock)
-    }
 }
 
 /// Index at 0 (reads as ones), data at 1. Bytes only, but a word written to the index port carries both.
@@ -140,9 +134,9 @@ impl BusDevice for Chip {
         };
         regs.rtc.catch_up(&*self.clock);
         let index = regs.index;
-        regs.rtc.write(index, value, &*self.clock);
+        let set = regs.rtc.write(index, value, &*self.clock);
         self.settle(&mut regs);
-        Ok(Effect::None)
+        Ok(if set { Effect::ClockSet(regs.rtc.ahead(&*self.clock)) } else { Effect::None })
     }
 }
 

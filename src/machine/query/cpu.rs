@@ -6,7 +6,7 @@ use crate::qmp::QmpError;
 use crate::qmp::channel::{Answer, answer};
 use crate::qmp::reply::cpu::{CpuInfoFast, CpuInstanceProperties, HotpluggableCpu};
 
-/// Where QEMU's object tree has the vCPUs of a `pc`: they come first among the unnamed devices.
+/// Where QEMU's object tree has unnamed devices of a `pc`: the vCPUs come first, and here the clock next.
 pub(in crate::machine) fn path(index: usize) -> String {
     format!("/machine/unattached/device[{index}]")
 }

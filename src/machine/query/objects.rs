@@ -3,7 +3,7 @@
 //! ```text
 //!  / ─┬─ machine ─┬─ peripheral ─────── devices by the name that the user gave ── virtio-backend
 //!     │           ├─ peripheral-anon ── those without a name ─────────────────── virtio-backend
-//!     │           └─ unattached ─────── vCPUs
+//!     │           └─ unattached ─────── vCPUs, the clock
 //!     └─ objects ── what -object and object-add made
 //! ```
 
@@ -28,6 +28,8 @@ pub(super) enum Object<'a> {
     Unattached,
     /// The vCPU with this number.
     Cpu(usize),
+    /// The real-time clock.
+    Clock,
     /// A device, or one side of it.
     Device(&'a str, &'a Taken, Side),
     /// What `-object` or `object-add` made.
@@ -130,6 +132,7 @@ impl Machine {
         match object {
             Object::Machine => format!("{}-machine", self.facts.machine),
             Object::Cpu(_) => self.facts.cpu_type.clone(),
+            Object::Clock => "mc146818rtc".into(),
             Object::Device(_, taken, Side::Backend) => taken.backend_type(),
             Object::Device(_, taken, _) => taken.device.driver().into(),
             Object::Added(object) => object.type_name().into(),
@@ -152,13 +155,14 @@ impl Machine {
             Object::Peripheral => self.placed(|name| !is_made_up(name)),
             Object::PeripheralAnon => self.placed(is_made_up),
             Object::Unattached => {
-                let present = self.facts.cpus.iter().filter(|place| place.present).enumerate();
-                present.map(|(index, _)| (format!("device[{index}]"), Object::Cpu(index))).collect()
+                let cpus = self.facts.cpus.iter().filter(|place| place.present).count();
+                let all = (0..cpus).map(Object::Cpu).chain(self.guest.is_some().then_some(Object::Clock));
+                all.enumerate().map(|(index, object)| (format!("device[{index}]"), object)).collect()
             }
             Object::Device(name, taken, Side::Whole) if taken.is_virtio() => {
                 vec![("virtio-backend".into(), Object::Device(name, taken, Side::Backend))]
             }
-            Object::Device(..) | Object::Cpu(_) | Object::Added(_) => Vec::new(),
+            Object::Device(..) | Object::Cpu(_) | Object::Clock | Object::Added(_) => Vec::new(),
         }
     }
 

@@ -43,6 +43,7 @@ impl Machine {
         match object {
             Object::Machine => self.of_machine(),
             Object::Cpu(index) => self.of_cpu(index),
+            Object::Clock => every_device(false, false),
             Object::Device(name, taken, side) => self.of_device(name, taken, side),
             Object::Added(object) => of_object(&throttle::now(&self.host.graph, object)),
             _ => Vec::new(),

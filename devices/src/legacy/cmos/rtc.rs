@@ -116,6 +116,8 @@ pub fn local_offset() -> i64 {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Rtc {
     source: RtcClock,
+    /// Seconds that guest time is ahead of the host's time of day while the guest does not set it.
+    given: i64,
 
     /// Guest time minus source time.
     pub(super) offset: Nanos,
@@ -148,8 +150,13 @@ impl Rtc {
     pub(super) fn new(options: RtcOptions, layout: &CmosLayout, clock: &dyn Clock) -> Self {
         let mut memory = [0; BYTES];
         layout.fill(&mut memory);
+        let given = match options.start {
+            RtcStart::Offset(seconds) => seconds,
+            RtcStart::At(seconds) => seconds.saturating_sub(whole_seconds(wall(clock))),
+        };
         let mut rtc = Self {
             source: options.clock,
+            given,
             offset: 0,
             memory,
             flags: 0,
@@ -183,9 +190,9 @@ impl Rtc {
         self.source_time(clock) + self.offset
     }
 
-    /// Guest time in seconds.
-    pub(super) fn seconds(&self, clock: &dyn Clock) -> i64 {
-        if self.frozen() { self.shown_seconds() } else { whole_seconds(self.now(clock)) }
+    /// Seconds by which the guest, when it set its clock, put it ahead of where the user had it start.
+    pub(super) fn ahead(&self, clock: &dyn Clock) -> i64 {
+        whole_seconds(self.now(clock)) - whole_seconds(wall(clock)) - self.given
     }
 
     fn get(&self, index: u8) -> u8 {
@@ -300,21 +307,26 @@ impl Rtc {
         }
     }
 
-    /// A guest's write; after [`Rtc::catch_up`].
-    pub(super) fn write(&mut self, index: u8, value: u8, clock: &dyn Clock) {
+    /// A guest's write; after [`Rtc::catch_up`]. Says whether it set the time.
+    pub(super) fn write(&mut self, index: u8, value: u8, clock: &dyn Clock) -> bool {
         match index {
             SECONDS | MINUTES | HOURS | WEEKDAY..=YEAR | CENTURY | CENTURY_PS2 => self.set_field(index, value, clock),
             REGISTER_A => self.set_control(REGISTER_A, value & !UPDATE_IN_PROGRESS, clock),
             // Setting the time ends update interrupts (MC146818A, register B, SET).
             REGISTER_B if value & SET != 0 => self.set_control(REGISTER_B, value & !UPDATE_ENDED, clock),
             REGISTER_B => self.set_control(REGISTER_B, value, clock),
-            REGISTER_C | REGISTER_D => {}
-            _ => self.put(index, value),
+            REGISTER_C | REGISTER_D => false,
+            _ => {
+                self.put(index, value);
+                false
+            }
         }
     }
 
-    fn set_field(&mut self, index: u8, value: u8, clock: &dyn Clock) {
-        if self.frozen() {
+    /// Says whether it set the time: not while that waits for the other fields.
+    fn set_field(&mut self, index: u8, value: u8, clock: &dyn Clock) -> bool {
+        let sets = !self.frozen();
+        if !sets {
             self.put(index, value);
         } else {
             let now = self.now(clock);
@@ -328,10 +340,11 @@ impl Rtc {
             CENTURY_PS2 => self.put(CENTURY, value),
             _ => {}
         }
+        sets
     }
 
-    /// Writes register A or B: the fields freeze, or go on from what they show.
-    fn set_control(&mut self, register: u8, value: u8, clock: &dyn Clock) {
+    /// Writes register A or B: the fields freeze, or go on from what they show, which sets the time: says whether.
+    fn set_control(&mut self, register: u8, value: u8, clock: &dyn Clock) -> bool {
         let was_frozen = self.frozen();
         if !was_frozen {
             // In the old number format; what is shown next is in the new one.
@@ -348,12 +361,14 @@ impl Rtc {
             self.periods_from = nanoseconds_of_ticks(begun);
             self.periodic_caught_up = source;
         }
-        if was_frozen && !self.frozen() {
+        let sets = was_frozen && !self.frozen();
+        if sets {
             // With the format that is valid now: guests switch it together with the end of SET.
             let shown = if register == REGISTER_B { self.shown_seconds() } else { shown };
             let part = if divider_held { AFTER_DIVIDER_RESET } else { part };
             self.set_now(Nanos::from(shown) * SECOND + part, clock);
         }
+        sets
     }
 
     /// Length of a period in ticks of the time base (MC146818A, table 5); `None` for none.
