@@ -15,6 +15,9 @@ use crate::spec::object::{SecretFormat, SecretSpec};
 /// Longest secret, in bytes: passwords and keys are far shorter.
 const MOST: u64 = 1 << 20;
 
+/// Bytes of a block of AES, which secrets are kept under.
+const BLOCK: usize = 16;
+
 /// A secret that cannot be had.
 #[derive(Debug, Error)]
 pub enum SecretError {
@@ -36,6 +39,9 @@ pub enum SecretError {
     /// Its text.
     #[error("Base64 data contains invalid characters")]
     Base64,
+    /// It is kept under another, and is no whole number of cipher blocks.
+    #[error("Length {0} must be a multiple of block size {BLOCK}")]
+    Length(usize),
     /// The one that it is kept under.
     #[error(transparent)]
     Key(#[from] BlockError),
@@ -53,12 +59,12 @@ pub fn add(secrets: &Secrets, spec: &SecretSpec) -> Result<(), SecretError> {
     };
     let secret = match (&spec.keyid, &spec.iv) {
         (Some(key), Some(iv)) => {
-            // A secret under a key is base64 whatever its format says; the format is that of what is inside.
-            let inner = unwrap_secret(&secrets.get(key)?, &decode(iv.as_bytes())?, &decode(&bytes)?)?;
-            match spec.format {
-                SecretFormat::Raw => inner,
-                SecretFormat::Base64 => Secret::new(decode(inner.bytes())?),
+            // The format is that of what is given; what is inside is the secret as it is.
+            let wrapped = if spec.format == SecretFormat::Base64 { decode(&bytes)? } else { bytes };
+            if !wrapped.len().is_multiple_of(BLOCK) {
+                return Err(SecretError::Length(wrapped.len()));
             }
+            unwrap_secret(&secrets.get(key)?, &decode(iv.as_bytes())?, &wrapped)?
         }
         _ if spec.format == SecretFormat::Base64 => Secret::new(decode(&bytes)?),
         _ => Secret::new(bytes),

@@ -24,5 +24,7 @@ mod hostile;
 mod look;
 #[path = "img/memory.rs"]
 mod memory;
+#[path = "img/named.rs"]
+mod named;
 #[path = "img/rig.rs"]
 mod rig;

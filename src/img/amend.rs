@@ -10,8 +10,8 @@ use super::args::{Opt, Parsed};
 use super::error::{ImgError, chain};
 use super::open::{self, Image, Want};
 use super::progress::Progress;
-use super::size;
 use super::target::{Format, Options, amend_help, amendable, slot_change};
+use super::{output, size};
 
 /// The verb's options.
 pub(super) const OPTIONS: &[Opt] = &[
@@ -35,8 +35,12 @@ pub(super) fn run(parsed: &Parsed) -> Result<(), ImgError> {
         return Err(ImgError::Usage("Must specify options (-o)".to_owned()));
     }
     if options.asks_for_help() {
-        let format = parsed.get("f").map_or(Ok(Format::Qcow2), Format::by_name)?;
-        return super::output::line(amend_help(format));
+        let name = parsed.get("f").unwrap_or("qcow2");
+        return match Format::by_name(name) {
+            Ok(format @ (Format::Qcow2 | Format::Luks)) => output::line(amend_help(format)),
+            _ if open::is_driver(name) => Err(not_amendable(name)),
+            other => other.map(drop),
+        };
     }
     let [name] = parsed.operands.as_slice() else {
         return Err(ImgError::Usage("Expecting one image file name".to_owned()));
@@ -53,8 +57,7 @@ pub(super) fn run(parsed: &Parsed) -> Result<(), ImgError> {
         return image.close();
     }
     let Some(qcow2) = any.downcast_ref::<Qcow2>() else {
-        let driver = image.layer().driver();
-        return Err(ImgError::Said(format!("Format driver '{driver}' does not support option amendment")));
+        return Err(not_amendable(image.layer().driver()));
     };
     check_known(Format::Qcow2, &options)?;
     if qcow2.encryption().is_none() && options.iter().any(|(key, _)| key.starts_with("encrypt.")) {
@@ -71,6 +74,10 @@ pub(super) fn run(parsed: &Parsed) -> Result<(), ImgError> {
     image.close()?;
     progress.end();
     Ok(())
+}
+
+fn not_amendable(driver: &str) -> ImgError {
+    ImgError::Said(format!("Format driver '{driver}' does not support option amendment"))
 }
 
 fn told(e: &BlockError) -> ImgError {

@@ -45,7 +45,9 @@ pub(super) fn run(parsed: &Parsed) -> Result<(), ImgError> {
     if parsed.get("F").is_some() && parsed.get("b").is_none() {
         return said("-F only supported with -b");
     }
-    let granularity = parsed.get("g").map(|text| size::read_in("granularity", text, 1, i64::MAX as u64)).transpose()?;
+    let granularity = parsed.get("g").map(|text| size::read_in("granularity", text, 0, i64::MAX as u64)).transpose()?;
+    // As in QEMU 0 is the usual one.
+    let granularity = granularity.filter(|bytes| *bytes != 0);
     let want = Want { no_backing: true, ..Want::of(parsed)?.writing() };
     let image = open::open(file, want)?;
     let beside = Want { format: parsed.get("F"), image_opts: false, write: false, warn: false, ..want };

@@ -1,11 +1,11 @@
 //! `commit`: what an overlay has, into the image beneath.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use rhea_block::format::qcow2::Qcow2;
-use rhea_block::graph::{CacheMode, Graph, Node};
+use rhea_block::graph::{CacheMode, Node};
 use rhea_block::layer::{Layer, Preallocation, write_all};
 use rhea_block::mem::Sink;
 
@@ -31,16 +31,6 @@ pub(super) const OPTIONS: &[Opt] = &[
 
 /// Bytes copied at a time.
 const STEP: u64 = 2 << 20;
-/// Longest chain that is followed.
-const LONGEST: usize = 200;
-
-/// One image of the chain, as found from the top down.
-struct Link {
-    path: PathBuf,
-    /// The name by which the one above calls it.
-    called: String,
-    format: String,
-}
 
 /// Runs the verb.
 ///
@@ -53,86 +43,44 @@ pub(super) fn run(parsed: &Parsed) -> Result<(), ImgError> {
     let cache = open::cache_mode("", parsed.get("t"), CacheMode::default())?;
     let want = Want { cache, ..Want::of(parsed)? };
     let rate = parsed.get("r").map(|text| size::read("rate limit", text)).transpose()?;
-    let chain = links(name, want)?;
-    let depth = match parsed.get("b") {
-        None => 1,
-        Some(base) => {
-            let found = chain.iter().skip(1).position(|link| link.called == base || link.path == Path::new(base));
-            let found = found
-                .ok_or_else(|| ImgError::Said(format!("Did not find '{base}' in the backing chain of '{name}'")))?;
-            found + 1
-        }
-    };
-    if chain.len() <= depth {
-        return Err(ImgError::Said("Image does not have a backing file".to_owned()));
-    }
+    let depth = depth_of(name, parsed.get("b"), want)?;
     // Images between the two would show other content afterwards, so the top is kept as it is then.
     let empty = !parsed.has("d") && parsed.get("b").is_none();
-    let (graph, top, base) = open_chain(&chain, depth, want, empty)?;
+    let top = open::open(name, Want { write: empty, write_beneath: depth, ..want })?;
+    let base = top.node.beneath().nth(depth - 1).ok_or_else(nothing_beneath)?;
     let progress = Progress::new(parsed.has("p") && !parsed.has("q"));
     let committing = ImgError::block("Error while committing");
-    copy_down(&top, base.layer(), depth as u64, rate, &progress)?;
+    copy_down(&top.node, base.layer(), depth as u64, rate, &progress)?;
     base.layer().flush().map_err(committing)?;
     if empty && let Some(qcow2) = top.layer().as_any().downcast_ref::<Qcow2>() {
         qcow2.make_empty().map_err(ImgError::block(format!("Could not empty {name}")))?;
     }
-    graph.close_all().map_err(ImgError::block(format!("Could not write '{name}'")))?;
+    top.close()?;
     progress.end();
     if parsed.has("q") { Ok(()) } else { output::line("Image committed.") }
 }
 
-/// The chain from the image `name` down, by what the headers say.
-fn links(name: &str, want: Want<'_>) -> Result<Vec<Link>, ImgError> {
-    let mut chain: Vec<Link> = Vec::new();
-    let mut next = Some((name.to_owned(), name.to_owned(), want.format.map(str::to_owned), want.image_opts));
-    while let Some((called, path, format, image_opts)) = next.take() {
-        if chain.len() > LONGEST {
-            return Err(ImgError::Said(format!("'{name}' has more than {LONGEST} images beneath it")));
-        }
-        let want = Want { format: format.as_deref(), image_opts, no_backing: true, force_share: true, ..want };
-        let image = open::open(&path, want)?;
-        let path = image.node.filename().to_path_buf();
-        let driver = image.layer().driver().to_owned();
-        if let Some(qcow2) = image.layer().as_any().downcast_ref::<Qcow2>()
-            && let (Some(below), format) = qcow2.backing_name()
-        {
-            let full = open::beside(&path, &below).display().to_string();
-            next = Some((below, full, format, false));
-        }
-        chain.push(Link { path, called, format: driver });
-    }
-    Ok(chain)
+/// How far beneath the image `name` the one is that `base` names, or the next one.
+fn depth_of(name: &str, base: Option<&str>, want: Want<'_>) -> Result<usize, ImgError> {
+    let top = open::open(name, Want { force_share: true, ..want })?;
+    let chain: Vec<_> = std::iter::once(top.node.clone()).chain(top.node.beneath()).collect();
+    let Some(base) = base else {
+        return if chain.len() > 1 { Ok(1) } else { Err(nothing_beneath()) };
+    };
+    // As in QEMU a name is one from where the image above is; it may also be one from here.
+    let named = |pair: &[Arc<Node>]| {
+        let file = pair[1].filename();
+        *file == *Path::new(base) || open::is_same_file(&open::beside(&pair[0].filename(), base), &file)
+    };
+    let here = |pair: &[Arc<Node>]| open::is_same_file(Path::new(base), &pair[1].filename());
+    let found = chain.windows(2).position(named).or_else(|| chain.windows(2).position(here));
+    let found =
+        found.ok_or_else(|| ImgError::Said(format!("Did not find '{base}' in the backing chain of '{name}'")))?;
+    Ok(found + 1)
 }
 
-/// Opens the chain from the base at `depth` up, the base for writing, the top too if it is to be emptied.
-fn open_chain(
-    chain: &[Link],
-    depth: usize,
-    want: Want<'_>,
-    write_top: bool,
-) -> Result<(Graph, Arc<Node>, Arc<Node>), ImgError> {
-    let graph = open::graph(want);
-    let mut below: Option<Arc<Node>> = None;
-    let mut base = None;
-    for (n, link) in chain.iter().enumerate().take(depth + 1).rev() {
-        let name = link.path.display().to_string();
-        let want = Want {
-            format: Some(&link.format),
-            image_opts: false,
-            write: n == depth || (n == 0 && write_top),
-            no_backing: false,
-            ..want
-        };
-        let node = open::open_on(&graph, &name, want, below.as_ref())?;
-        if n == depth {
-            base = Some(node.clone());
-        }
-        below = Some(node);
-    }
-    match below.zip(base) {
-        Some((top, base)) => Ok((graph, top, base)),
-        None => Err(ImgError::Said("Image does not have a backing file".to_owned())),
-    }
+fn nothing_beneath() -> ImgError {
+    ImgError::Said("Image does not have a backing file".to_owned())
 }
 
 /// Writes to `base` all that images above it decide.
@@ -155,14 +103,14 @@ fn copy_down(
             return Ok(());
         }
         if run.zero {
-            return Ok(base.write_zeroes(run.start, run.len, true)?);
+            return base.write_zeroes(run.start, run.len, true).map_err(ImgError::block("error while writing"));
         }
         let mut done = 0;
         while done < run.len {
             let take = (run.len - done).min(STEP);
             let (part, at) = (&mut buffer[..take as usize], run.start + done);
             top.layer().read(Sink::of(part), at)?;
-            write_all(base.as_ref(), part, at)?;
+            write_all(base.as_ref(), part, at).map_err(ImgError::block("error while writing"))?;
             done += take;
             pace.hold_back(take);
         }

@@ -32,6 +32,8 @@ const DIFFERENT: u8 = 1;
 const NOT_OPEN: u8 = 2;
 const NO_STATUS: u8 = 3;
 const NOT_READ: u8 = 4;
+/// The result cannot be told: not 0 and not 1, which would be one.
+const NOT_TOLD: u8 = 2;
 
 struct Comparison<'a> {
     images: [&'a Image; 2],
@@ -60,7 +62,7 @@ pub(super) fn run(parsed: &Parsed) -> Result<(), ImgError> {
 
 impl Comparison<'_> {
     fn say(&self, text: &str) -> Result<(), ImgError> {
-        if self.quiet { Ok(()) } else { output::line(text) }
+        if self.quiet { Ok(()) } else { output::line(text).map_err(|e| e.coded(NOT_TOLD)) }
     }
 
     fn differ(&self, text: &str) -> Result<(), ImgError> {

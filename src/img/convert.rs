@@ -111,8 +111,8 @@ pub(super) fn run(parsed: &Parsed) -> Result<(), ImgError> {
         }
     }
     let backing = options.get("backing_file").filter(|name| !name.is_empty()).map(str::to_owned);
-    if parsed.has("c") && !parsed.has("n") && format_name == "raw" {
-        return Err(said("Compression not supported for this file format"));
+    if parsed.has("c") && !parsed.has("n") {
+        check_compression(format_name, &options)?;
     }
     let bitmaps = match opened.as_slice() {
         _ if !parsed.has("bitmaps") => Vec::new(),
@@ -187,6 +187,20 @@ fn check_combinations(parsed: &Parsed) -> Result<(), ImgError> {
     Ok(())
 }
 
+/// Refuses what an image that is made cannot have beside compressed clusters, before it is made.
+fn check_compression(format: &str, options: &Options) -> Result<(), ImgError> {
+    if format != "qcow2" && open::is_driver(format) {
+        return Err(said("Compression not supported for this file format"));
+    }
+    if options.flag("encryption")? || options.get("encrypt.format").is_some() {
+        return Err(said("Compression and encryption not supported at the same time"));
+    }
+    match options.get("preallocation") {
+        None | Some("off") => Ok(()),
+        Some(_) => Err(said("Compression and preallocation not supported at the same time")),
+    }
+}
+
 fn open_sources(parsed: &Parsed, names: &[String]) -> Result<Vec<Image>, ImgError> {
     let cache = open::cache_mode("source ", parsed.get("T"), CacheMode::default())?;
     let snapshot = parsed.get("l").map(open::snapshot_ref).transpose()?;
@@ -225,7 +239,7 @@ fn open_target(parsed: &Parsed, name: &str, format: &str, key_secret: Option<&st
     let image_opts = parsed.has("target-image-opts");
     let format = (!image_opts).then_some(format);
     let secrets = Some(&parsed.secrets);
-    let want = Want { format, image_opts, write: true, cache, secrets, key_secret, ..Want::default() };
+    let want = Want { format, image_opts, write: true, warn: true, cache, secrets, key_secret, ..Want::default() };
     open::open(name, want)
 }
 

@@ -75,6 +75,9 @@ pub(super) fn run(parsed: &Parsed) -> Result<(), ImgError> {
 fn disk_size(path: &str, options: &Options, blind: bool, parsed: &Parsed) -> Result<u64, ImgError> {
     let given = options.get("size").map(|text| size::parse(text).map_err(|_| size::not_a_size("size"))).transpose()?;
     let backing = options.get("backing_file").filter(|name| !name.is_empty());
+    if blind && backing.is_some() && options.get("backing_fmt").is_none() {
+        return Err(ImgError::Said("Backing file specified without backing format".to_owned()));
+    }
     let below = match backing {
         Some(name) if !blind => Some(backing_size(path, name, options.get("backing_fmt"), parsed)?),
         _ => None,

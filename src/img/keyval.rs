@@ -62,7 +62,7 @@ fn take_value(text: &str) -> (String, &str) {
     (value, "")
 }
 
-/// Pairs as an object, with an object for each dot in a key.
+/// Pairs as an object, with an object for each dot in a key, or a list where what follows are numbers from 0 on.
 ///
 /// # Errors
 /// A key is both a value and an object, or nested without bound.
@@ -73,7 +73,7 @@ pub(super) fn nested(
     for (key, value) in pairs {
         insert(&mut object, &key, &key, value.into(), MOST_DEPTH)?;
     }
-    Ok(object)
+    Ok(with_lists(object))
 }
 
 /// The same of JSON, where keys have dots and objects at every depth. As in QEMU, what an object says counts more than a
@@ -88,7 +88,22 @@ pub(super) fn nested_json(object: Map<String, Value>) -> Result<Map<String, Valu
     for (key, value) in flat {
         insert(&mut object, &key, &key, value, MOST_JSON_DEPTH)?;
     }
-    Ok(object)
+    Ok(with_lists(object))
+}
+
+/// The same with a list for each object within whose keys are 0, 1, 2 and so on.
+fn with_lists(object: Map<String, Value>) -> Map<String, Value> {
+    object.into_iter().map(|(key, value)| (key, with_list(value))).collect()
+}
+
+fn with_list(value: Value) -> Value {
+    let Value::Object(object) = value else { return value };
+    let mut object = with_lists(object);
+    let keys: Vec<String> = (0..object.len()).map(|n| n.to_string()).collect();
+    match keys.is_empty() || keys.iter().any(|key| !object.contains_key(key)) {
+        true => Value::Object(object),
+        false => Value::Array(keys.iter().filter_map(|key| object.shift_remove(key)).collect()),
+    }
 }
 
 /// Puts each value into `flat` by its whole key; objects with nothing in them are values.

@@ -104,6 +104,7 @@ fn run(program: &str, args: Vec<OsString>) -> Result<(), ImgError> {
         return output::line(help::verb(program, verb.name));
     }
     let mut parsed = if verb.name == "resize" { resize::words(words)? } else { args::parse(words, verb.options)? };
+    progress::answer_signals();
     parsed.secrets = secrets::of(&parsed)?;
     (verb.run)(&parsed)
 }

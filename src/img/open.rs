@@ -1,14 +1,15 @@
 //! From what the user calls an image to an open node: a file name with or without a format, or `--image-opts`.
 
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use rhea_block::crypto::Secrets;
 use rhea_block::format::Foreign;
-use rhea_block::format::qcow2::{NO_SNAPSHOT, SnapshotRef};
+use rhea_block::format::qcow2::{NO_SNAPSHOT, Qcow2, SnapshotRef};
 use rhea_block::graph::{CacheMode, Graph, Node, by_name};
 use rhea_block::layer::{Layer, read_vec};
-use rhea_block::spec::{self, Aio, Backing, BlockdevSpec, Cache, Discard, Encrypt, Look, NodeRef};
+use rhea_block::spec::{self, Aio, BlockdevSpec, Cache, Discard, Encrypt, Look, NodeRef};
 use rhea_block::{BlockError, probe};
 
 use super::args::{Opt, Parsed};
@@ -45,6 +46,8 @@ pub(super) struct Want<'a> {
     pub(super) write: bool,
     /// Leave out what is beneath it.
     pub(super) no_backing: bool,
+    /// The image so many beneath it will be written (0: none).
+    pub(super) write_beneath: usize,
     /// How the host caches.
     pub(super) cache: CacheMode,
     /// Who moves the bytes.
@@ -149,11 +152,18 @@ impl Image {
 pub(super) fn open(name: &str, want: Want<'_>) -> Result<Image, ImgError> {
     let graph = graph(want);
     let node = open_in(&graph, name, want)?;
+    if want.snapshot.is_some() && node.layer().as_any().downcast_ref::<Qcow2>().is_none() {
+        return Err(ImgError::Said(format!(
+            "Failed to load snapshot: Block format '{}' used by device '' does not support temporarily loading internal \
+             snapshots",
+            node.layer().driver()
+        )));
+    }
     Ok(Image { graph, node, name: name.to_owned() })
 }
 
 /// A graph that knows the passwords.
-pub(super) fn graph(want: Want<'_>) -> Graph {
+fn graph(want: Want<'_>) -> Graph {
     match want.secrets {
         Some(secrets) => Graph::probing().with_secrets(secrets.clone()),
         None => Graph::probing(),
@@ -161,19 +171,6 @@ pub(super) fn graph(want: Want<'_>) -> Graph {
 }
 
 fn open_in(graph: &Graph, name: &str, want: Want<'_>) -> Result<Arc<Node>, ImgError> {
-    open_on(graph, name, want, None)
-}
-
-/// As [`open`], in a graph that is there; on `below` in place of what the header names, if that is given.
-///
-/// # Errors
-/// As [`open`].
-pub(super) fn open_on(
-    graph: &Graph,
-    name: &str,
-    want: Want<'_>,
-    below: Option<&Arc<Node>>,
-) -> Result<Arc<Node>, ImgError> {
     let fail = |e: BlockError| not_open(name, e);
     check_sharing(name, want)?;
     if let Some(object) = options::given(name, want)? {
@@ -191,11 +188,8 @@ pub(super) fn open_on(
     if guard {
         return graph.add_guarded(&raw_spec(NodeRef::Name(file.name().to_owned()), want)).map_err(fail);
     }
-    let mut spec = format_spec(&format, NodeRef::Name(file.name().to_owned()), want)
+    let spec = format_spec(&format, NodeRef::Name(file.name().to_owned()), want)
         .ok_or_else(|| ImgError::Said(format!("Could not open '{name}': Unknown driver '{format}'")))?;
-    if let (BlockdevSpec::Qcow2(qcow2), Some(below)) = (&mut spec, below) {
-        qcow2.backing = Backing::Node(NodeRef::Name(below.name().to_owned()));
-    }
     graph.add(&spec).map_err(fail)
 }
 
@@ -310,7 +304,7 @@ fn format_spec(format: &str, file: NodeRef, want: Want<'_>) -> Option<BlockdevSp
             discard: raw.discard,
             cache: raw.cache,
             file: raw.file,
-            backing: if want.no_backing { Backing::None } else { Backing::Header },
+            backing: options::backing(None, want),
             encrypt: want.key_secret.map(|id| Encrypt { key_secret: Some(id.to_owned()), format: None }),
             look: look(want),
             ..spec::Qcow2::default()
@@ -348,6 +342,12 @@ fn look(want: Want<'_>) -> Look {
 pub(super) fn probed(layer: &dyn Layer) -> Result<Option<String>, BlockError> {
     let head = read_vec(layer, 0, probe::SECTOR)?;
     Ok(probe::format_of(&head).map(|found| found.name().to_owned()))
+}
+
+/// Whether both are there and one file.
+pub(super) fn is_same_file(one: &Path, other: &Path) -> bool {
+    let identity = |path: &Path| std::fs::metadata(path).ok().map(|meta| (meta.dev(), meta.ino()));
+    identity(one).is_some_and(|one| identity(other) == Some(one))
 }
 
 /// The path that `name`, written in the header of the image at `image`, means.

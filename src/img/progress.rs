@@ -10,6 +10,14 @@ use vmm_sys_util::signal::register_signal_handler;
 /// SIGUSR1 has come and was not answered yet.
 static ASKED: AtomicBool = AtomicBool::new(false);
 
+/// From now on SIGUSR1 asks how far the verb is, and no longer ends the program: for the beginning, as images may take
+/// long to open and to make.
+pub(super) fn answer_signals() {
+    if let Err(e) = register_signal_handler(libc::SIGUSR1, on_signal) {
+        log::debug!("SIGUSR1 shows no progress: {e}");
+    }
+}
+
 /// Prints how far a verb is, when `-p` was given or a signal asks.
 pub(super) struct Progress {
     shown: bool,
@@ -22,9 +30,6 @@ pub(super) struct Progress {
 impl Progress {
     /// A line that changes at steps of 1 per cent, if it is `shown`.
     pub(super) fn new(shown: bool) -> Self {
-        if let Err(e) = register_signal_handler(libc::SIGUSR1, on_signal) {
-            log::debug!("SIGUSR1 shows no progress: {e}");
-        }
         let progress = Self { shown, last: Mutex::new(None), step: 100 };
         progress.at(0, 1);
         progress

@@ -1,5 +1,6 @@
 //! `rebase`: another image beneath.
 
+use rhea_block::BlockError;
 use rhea_block::format::qcow2::Qcow2;
 use rhea_block::graph::CacheMode;
 use rhea_block::layer::{Layer, write_all};
@@ -146,8 +147,11 @@ fn keep_content(image: &Image, below: Option<&Image>, qcow2: &Qcow2, progress: &
         keep_piece(qcow2, before, after, at)?;
         at += len;
     }
-    top.flush()?;
-    Ok(())
+    top.flush().map_err(writing)
+}
+
+fn writing(error: BlockError) -> ImgError {
+    ImgError::block("error while writing")(error)
 }
 
 /// Writes the clusters in which the two differ.
@@ -163,9 +167,9 @@ fn keep_piece(top: &Qcow2, before: &[u8], after: &[u8], at: u64) -> Result<(), I
             // for there already.
             let whole = place.is_multiple_of(unit) && (take as u64 == unit || place + take as u64 == top.size());
             if whole && top.has_zero_clusters() && is_zero(old) {
-                top.cover(place, take as u64)?;
+                top.cover(place, take as u64).map_err(writing)?;
             } else {
-                write_all(top, old, place)?;
+                write_all(top, old, place).map_err(writing)?;
             }
         }
         done += take;

@@ -20,6 +20,10 @@ pub(super) fn of(parsed: &Parsed) -> Result<Secrets, ImgError> {
     for text in parsed.all("object") {
         let (object, source) = object(text)?;
         match ObjectSpec::read(object, source).map_err(|e| ImgError::Said(e.to_string()))? {
+            ObjectSpec::Secret(spec) if secrets.get(&spec.id).is_ok() => {
+                let text = format!("attempt to add duplicate property '{}' to object (type 'container')", spec.id);
+                return Err(ImgError::Said(text));
+            }
             ObjectSpec::Secret(spec) => {
                 crate::secret::add(&secrets, &spec).map_err(|e| ImgError::Said(chain(&e)))?;
             }

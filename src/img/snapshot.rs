@@ -55,7 +55,7 @@ pub(super) fn run(parsed: &Parsed) -> Result<(), ImgError> {
     let result: Result<(), BlockError> = match action {
         "a" => qcow2.snapshot_apply(which),
         "c" => qcow2.snapshot_create(which, clock::now()),
-        _ => qcow2.snapshot_delete(which),
+        _ => delete(qcow2, which),
     };
     result.map_err(|e| {
         fail(match (e.kind(), action) {
@@ -65,6 +65,14 @@ pub(super) fn run(parsed: &Parsed) -> Result<(), ImgError> {
         })
     })?;
     image.close()
+}
+
+/// Deletes the first snapshot of that name. As in QEMU `-d` takes no numbers, where `-a` and `-l` do.
+fn delete(image: &Qcow2, name: &str) -> Result<(), BlockError> {
+    match image.snapshots()?.iter().find(|snapshot| snapshot.name == name) {
+        Some(snapshot) => image.snapshot_delete(&snapshot.id),
+        None => Err(BlockError::new(ErrorKind::NotFound, "snapshot not found")),
+    }
 }
 
 /// The list as `-l` and `info` show it.

@@ -1,6 +1,5 @@
 //! New images: `-O` and `-o` of `create`, `convert`, `dd` and `measure`, checked first, then written.
 
-use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -418,9 +417,7 @@ impl Plan {
 pub(super) fn refuse_own_backing(path: &str, options: &Options) -> Result<(), ImgError> {
     let Some(name) = options.get("backing_file").filter(|name| !name.is_empty()) else { return Ok(()) };
     let image = Path::new(path.strip_prefix("file:").unwrap_or(path));
-    let identity = |path: &Path| std::fs::metadata(path).ok().map(|meta| (meta.dev(), meta.ino()));
-    let same = identity(image).is_some_and(|image_is| identity(&open::beside(image, name)) == Some(image_is));
-    if same || path == name {
+    if path == name || open::is_same_file(image, &open::beside(image, name)) {
         let text = "Error: Trying to create an image with the same filename as the backing file";
         return Err(ImgError::Said(text.to_owned()));
     }

@@ -14,15 +14,16 @@ fn spec(data: &str) -> SecretSpec {
 }
 
 fn kept(spec: &SecretSpec) -> Vec<u8> {
-    let secrets = Secrets::default();
-    let key = SecretSpec { id: "k".to_owned(), format: SecretFormat::Base64, ..spec_of_key() };
-    add(&secrets, &key).unwrap();
+    let secrets = secrets_with_key();
     add(&secrets, spec).unwrap();
     secrets.get("s").unwrap().bytes().to_vec()
 }
 
-fn spec_of_key() -> SecretSpec {
-    spec("AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=")
+fn secrets_with_key() -> Secrets {
+    let secrets = Secrets::default();
+    let key = spec("AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=");
+    add(&secrets, &SecretSpec { id: "k".to_owned(), format: SecretFormat::Base64, ..key }).unwrap();
+    secrets
 }
 
 #[test]
@@ -42,9 +43,20 @@ fn secret_under_a_master_key_is_decrypted() {
     let wrapped = SecretSpec {
         keyid: Some("k".to_owned()),
         iv: Some("AAECAwQFBgcICQoLDA0ODw==".to_owned()),
+        format: SecretFormat::Base64,
         ..spec("SI4JuWqmJF8bjD9IJ662eg==")
     };
     assert_eq!(kept(&wrapped), b"letmein");
+
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("secret");
+    std::fs::write(&path, BASE64.decode("SI4JuWqmJF8bjD9IJ662eg==").unwrap()).unwrap();
+    let bytes = SecretSpec { data: None, file: Some(path), format: SecretFormat::Raw, ..wrapped.clone() };
+    assert_eq!(kept(&bytes), b"letmein");
+
+    let text = SecretSpec { format: SecretFormat::Raw, ..wrapped };
+    let refused = add(&secrets_with_key(), &text).unwrap_err().to_string();
+    assert_eq!(refused, "Length 24 must be a multiple of block size 16");
 }
 
 #[test]

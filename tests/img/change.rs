@@ -130,6 +130,72 @@ fn snapshots_are_made_applied_and_deleted() {
 }
 
 #[test]
+fn base_of_a_commit_is_found_by_any_of_its_names() {
+    let rig = Rig::empty();
+    std::fs::create_dir(rig.path("sub")).unwrap();
+    rig.write("sub/base.raw", 1 << 20, &[(1 << 20, 0, 0)]);
+    let whole = rig.path("sub/base.raw").display().to_string();
+    for name in ["base.raw", "./base.raw", "../sub/base.raw", &whole] {
+        for image in ["mid", "top"] {
+            let below = if image == "mid" { "-b base.raw -F raw" } else { "-b mid -F qcow2" };
+            rig.qemu(&format!("create -q -f qcow2 {below} sub/{image}"));
+        }
+        rig.io("sub/top", &["write -P 7 0 64k"]);
+        rig.qemu("convert -O raw sub/top before.raw");
+
+        rig.same(&format!("commit -b {name} sub/top"));
+
+        rig.alike("-f raw -F raw before.raw", "sub/base.raw");
+    }
+    rig.same("commit -b nosuch sub/top");
+    rig.works("commit -b sub/base.raw sub/top");
+}
+
+#[test]
+fn commit_goes_down_long_chains() {
+    let rig = Rig::empty();
+    let last = 250;
+    rig.qemu("create -q -f qcow2 -o cluster_size=512 n000 1M");
+    rig.qemu("create -q -f qcow2 -o cluster_size=512 -u -b n000 -F qcow2 n001 1M");
+    let bytes = std::fs::read(rig.path("n001")).unwrap();
+    let name = u64::from_be_bytes(bytes[8..16].try_into().unwrap()) as usize;
+    for n in 2..=last {
+        let mut bytes = bytes.clone();
+        bytes[name..name + 4].copy_from_slice(format!("n{:03}", n - 1).as_bytes());
+        std::fs::write(rig.path(&format!("n{n:03}")), bytes).unwrap();
+    }
+    rig.io(&format!("n{last}"), &["write -P 7 64k 64k"]);
+
+    rig.works(&format!("commit n{last}"));
+    rig.works(&format!("commit -b n000 n{}", last - 1));
+
+    rig.write("wanted.raw", 1 << 20, &[(65536, 65536, 7), (1 << 20, 0, 0)]);
+    rig.alike("wanted.raw", "n000");
+    rig.sound("n000");
+}
+
+#[test]
+fn snapshot_is_deleted_by_its_name_alone() {
+    let rig = Rig::empty();
+    rig.qemu("create -q -f qcow2 a.qcow2 4M");
+    // Numbers 1 to 4.
+    for name in ["2", "1", "x", "x"] {
+        rig.qemu(&format!("snapshot -c {name} a.qcow2"));
+    }
+    rig.same("snapshot -d 3 a.qcow2");
+    rig.same("snapshot -d nosuch a.qcow2");
+    for name in ["2", "x"] {
+        std::fs::copy(rig.path("a.qcow2"), rig.path("b.qcow2")).unwrap();
+        rig.qemu(&format!("snapshot -d {name} b.qcow2"));
+
+        rig.works(&format!("snapshot -d {name} a.qcow2"));
+
+        assert_eq!(rig.real("snapshot -l a.qcow2"), rig.real("snapshot -l b.qcow2"), "{name}");
+        rig.sound("a.qcow2");
+    }
+}
+
+#[test]
 fn snapshots_say_what_those_of_qemu_img_say() {
     let rig = Rig::empty();
     rig.qemu("create -q -f qcow2 a.qcow2 4M");

@@ -82,6 +82,34 @@ fn volumes_of_either_program_are_read_by_both() {
 }
 
 #[test]
+fn overlays_on_encrypted_images_are_read_and_committed() {
+    let rig = Rig::empty();
+    rig.write("plain.raw", 1 << 20, CONTENT);
+    for (format, options, key) in [
+        ("qcow2", "encrypt.format=luks,encrypt.key-secret=one,encrypt.iter-time=10", "backing.encrypt.key-secret=one"),
+        ("luks", "key-secret=one,iter-time=10", "backing.key-secret=one"),
+    ] {
+        rig.works(&format!("convert -O {format} -o {options} {KEYS} -f raw plain.raw base"));
+        let encrypt = "encrypt.format=luks,encrypt.key-secret=two,encrypt.iter-time=10";
+        rig.works(&format!("create -q -f qcow2 -o {encrypt} {KEYS} -u -b base -F {format} top 1M"));
+        let image = format!("{},{key}", opened("top", "two"));
+        rig.reads_as(&image, "plain.raw");
+        rig.reads_as(&format!("{image},backing.driver={format}"), "plain.raw");
+        let onto = format!("convert -n {KEYS} --target-image-opts --image-opts driver=raw,file.filename=new.raw");
+        rig.write("new.raw", 1 << 20, &[(0, 1 << 20, 9)]);
+        rig.works(&format!("{onto} driver=qcow2,file.filename=top,encrypt.key-secret=two,{key}"));
+
+        let ran = rig.ours(&format!("commit {KEYS} {image}"));
+
+        assert_eq!((ran.code, ran.err.as_str()), (Some(0), ""), "{format}");
+        let below = if format == "luks" { volume("base", "one") } else { opened("base", "one") };
+        rig.reads_as(&below, "new.raw");
+        rig.reads_as(&image, "new.raw");
+        rig.same(&format!("commit {KEYS} -b nosuch {image}"));
+    }
+}
+
+#[test]
 fn key_slots_are_changed_alike() {
     let rig = Rig::empty();
     let amend = |run: fn(&Rig, &str) -> Ran, image: &str, options: &str| {
@@ -141,6 +169,10 @@ fn missing_and_wrong_keys_are_told_alike() {
         format!("convert -O raw {KEYS} {},encrypt.format=aes x.raw", opened("disk.qcow2", "one")),
         "convert -O raw --object secret,id=a disk.qcow2 x.raw".to_owned(),
         "convert -O raw --object secret,id=a,data=x,file=y disk.qcow2 x.raw".to_owned(),
+        "convert -O raw --object secret,id=a,data=x --object secret,id=a,data=y disk.qcow2 x.raw".to_owned(),
+        format!("convert -c -O qcow2 {KEYS} -o encrypt.format=luks,encrypt.key-secret=one disk.qcow2 x.qcow2"),
+        "convert -c -O qcow2 -o encryption=on disk.qcow2 x.qcow2".to_owned(),
+        "convert -c -O luks disk.qcow2 x.luks".to_owned(),
         "create -f qcow2 -o encrypt.format=luks x.qcow2 1M".to_owned(),
         "create -f qcow2 -o encrypt.format=no x.qcow2 1M".to_owned(),
         "create -f qcow2 -o encrypt.key-secret=one x.qcow2 1M".to_owned(),

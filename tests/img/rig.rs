@@ -109,7 +109,8 @@ impl Rig {
         self.command(&split(words)).stderr(std::process::Stdio::piped()).spawn().unwrap()
     }
 
-    fn command(&self, words: &[String]) -> Command {
+    /// Ours with these words, called `qemu-img`.
+    pub(crate) fn command(&self, words: &[String]) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_rhea"));
         command.arg0("qemu-img").args(words).current_dir(self.folder.path());
         command
@@ -156,7 +157,7 @@ impl Rig {
     }
 }
 
-fn split(words: &str) -> Vec<String> {
+pub(crate) fn split(words: &str) -> Vec<String> {
     words.split_whitespace().map(|word| word.replace("''", "")).collect()
 }
 
