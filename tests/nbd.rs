@@ -277,7 +277,10 @@ fn what_is_not_here_is_refused_in_one_sentence() {
         ("nbd --tls-creds=x a.qcow2", "rhea nbd: --tls-creds is not supported: "),
         ("nbd -k s -p 1 a.qcow2", "rhea nbd: --socket and --port or --bind are mutually exclusive"),
         ("nbd -k s -B none a.qcow2", "rhea nbd: Bitmap 'none' is not found"),
-        ("nbd -k s gone.qcow2", "rhea nbd: Could not open 'gone.qcow2': "),
+        (
+            "nbd -k s gone.qcow2",
+            "rhea nbd: Failed to blk_new_open 'gone.qcow2': Could not open 'gone.qcow2': No such file or directory\n",
+        ),
         ("nbd -k no/s a.qcow2", "rhea nbd: Failed to listen on 'no/s': No such file or directory"),
         ("img info nbds://host/x", "rhea img: Could not open 'nbds://host/x': "),
         (

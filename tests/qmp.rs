@@ -30,6 +30,8 @@ mod registers;
 mod reopen;
 #[path = "qmp/rig.rs"]
 mod rig;
+#[path = "qmp/silent.rs"]
+mod silent;
 #[path = "qmp/snapshots.rs"]
 mod snapshots;
 #[path = "qmp/waiting.rs"]

@@ -6,10 +6,10 @@ use std::process::ExitCode;
 use std::sync::Arc;
 
 use rhea_block::filter::policy::{Policy, Rules};
-use rhea_block::format::qcow2::{Bits, Qcow2};
+use rhea_block::format::qcow2::Qcow2;
 use rhea_block::graph::Node;
 use rhea_block::layer::Layer;
-use rhea_block::nbd::{Export, Place, Server};
+use rhea_block::nbd::{Export, Place, Server, ShownBitmap};
 use rhea_block::spec::{self, BlockdevSpec, NodeRef};
 
 use super::args::{self, Parsed};
@@ -60,7 +60,10 @@ fn run(program: &str, args: Vec<OsString>) -> Result<(), ImgError> {
     seccomp::enable().map_err(failed)?;
     // The last to go: who sees it gone may use the image.
     let _pid_file;
-    let image = open::open(name, want(&parsed)?)?;
+    let image = open::open(name, want(&parsed)?).map_err(|error| match error {
+        ImgError::Block { source, .. } => ImgError::block(format!("Failed to blk_new_open '{name}'"))(source),
+        other => other,
+    })?;
     let export = export(&parsed, &image)?;
     let most = parsed.get("shared").map_or(Ok(1), |text| number("shared", text))?;
     let mut server = Server::new(most).map_err(failed)?;
@@ -111,7 +114,7 @@ fn number(what: &str, text: &str) -> Result<usize, ImgError> {
 fn export(parsed: &Parsed, image: &Image) -> Result<Export, ImgError> {
     let node = placed(parsed, image)?;
     let chain = parsed.has("allocation-depth").then(|| layers(&image.node));
-    let bitmaps = parsed.all("bitmap").map(|name| Ok((name.to_owned(), find_bitmap(&image.node, name)?)));
+    let bitmaps = parsed.all("bitmap").map(|name| find_bitmap(&image.node, name));
     let discard = options::discards(parsed)?;
     let rules = Rules::new(discard, options::detect_zeroes(parsed, discard)?);
     let layer = Policy::over(node.layer().clone(), rules, false);
@@ -149,11 +152,12 @@ fn layers(node: &Arc<Node>) -> Vec<Arc<dyn Layer>> {
 }
 
 /// The bitmap `name` of the first image in the chain that has it.
-fn find_bitmap(node: &Arc<Node>, name: &str) -> Result<Bits, ImgError> {
+fn find_bitmap(node: &Arc<Node>, name: &str) -> Result<ShownBitmap, ImgError> {
     for node in chain_of(node) {
         let Some(image) = node.layer().as_any().downcast_ref::<Qcow2>() else { continue };
         if image.bitmaps()?.iter().any(|bitmap| bitmap.name == name) {
-            return image.bitmap_bits(name).map_err(ImgError::block(format!("Bitmap '{name}'")));
+            let bits = image.bitmap_bits(name).map_err(ImgError::block(format!("Bitmap '{name}'")))?;
+            return Ok(ShownBitmap { name: name.to_owned(), image: node.layer().clone(), bits });
         }
     }
     Err(ImgError::Said(format!("Bitmap '{name}' is not found")))

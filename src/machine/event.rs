@@ -11,6 +11,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use rhea_arch::kvm::DebugExit;
 use rhea_block::format::qcow2::Corruption;
 use rhea_block::job::{Fault, Halt};
+use rhea_block::nbd::Leaving;
 use rhea_devices::bus::{Crash, PowerRequest};
 use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
 
@@ -82,6 +83,8 @@ pub enum MachineEvent {
         /// How.
         result: Result<(), Halt>,
     },
+    /// An export that was taken away has no requests under way any more.
+    ExportLeft(Arc<Leaving>),
     /// Someone at the console typed the escape for saving what overlays hold (Ctrl-a s).
     Commit,
     /// SIGINT, SIGTERM or SIGHUP.

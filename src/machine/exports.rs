@@ -3,13 +3,14 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use rhea_block::format::qcow2::Bits;
 use rhea_block::graph::{EXPORT, Held, Node, Shown};
 use rhea_block::layer::Layer;
-use rhea_block::nbd::{Export, Listener, Place, Server};
+use rhea_block::nbd::{Export, Leaving, Listener, Place, Server, ShownBitmap};
+use rhea_block::thread::{self, ThreadKind};
 
 use super::Machine;
 use super::bitmaps::keeper;
+use super::event::MachineEvent;
 use crate::qmp::channel::{Answer, done};
 use crate::qmp::command::args::{
     BlockExportRemoveMode, BlockExportType, DirtyBitmapOrStr, ExportAdd, NbdAdd, NbdServerStart, SocketAddressLegacy,
@@ -40,6 +41,8 @@ struct Entry {
     bitmaps: Vec<(Arc<Node>, String)>,
     /// The drive that it is of: it ends when that has another medium, or none.
     drive: Option<String>,
+    /// It is shown no more, and what its clients asked for last is under way.
+    leaving: Option<Arc<Leaving>>,
 }
 
 impl Drop for Entry {
@@ -125,6 +128,7 @@ impl Machine {
             _written: written,
             bitmaps: Vec::new(),
             drive: None,
+            leaving: None,
         };
         let bitmaps = self.take_bitmaps(args, &mut entry)?;
         let layers = std::iter::once(node.clone()).chain(node.beneath()).map(|node| node.layer().clone());
@@ -153,13 +157,19 @@ impl Machine {
     }
 
     /// The bitmaps that are to be shown, which `entry` has in its hands from now on.
-    fn take_bitmaps(&self, args: &ExportAdd, entry: &mut Entry) -> Result<Vec<(String, Bits)>, QmpError> {
+    fn take_bitmaps(&self, args: &ExportAdd, entry: &mut Entry) -> Result<Vec<ShownBitmap>, QmpError> {
+        let failed = |error| QmpError::from_error(&error);
         let mut bitmaps = Vec::new();
         for wanted in args.bitmaps.iter().flatten() {
             let (node, name) = self.place_of(&args.node_name, wanted)?;
-            let bits = keeper(&node)?.take_bitmap(name, false).map_err(|error| QmpError::from_error(&error))?;
-            entry.bitmaps.push((node, name.to_owned()));
-            bitmaps.push((name.to_owned(), bits));
+            let image = keeper(&node)?;
+            let bits = image.take_bitmap(name, false).map_err(failed)?;
+            entry.bitmaps.push((node.clone(), name.to_owned()));
+            let changes = !node.is_read_only() && image.is_recording(name).map_err(failed)?;
+            if changes && args.writable != Some(true) {
+                return Err(QmpError::generic(format!("Enabled bitmap '{name}' incompatible with readonly export")));
+            }
+            bitmaps.push(ShownBitmap { name: name.to_owned(), image: node.layer().clone(), bits });
         }
         Ok(bitmaps)
     }
@@ -171,22 +181,51 @@ impl Machine {
 
     /// `block-export-del`, and `nbd-server-remove`.
     pub(super) fn remove_export(&mut self, id: &str, mode: Option<BlockExportRemoveMode>) -> Answer {
-        let Some(entry) = self.exports.all.get(id) else {
+        let Some(entry) = self.exports.all.get_mut(id) else {
             return Err(QmpError::generic(format!("Export '{id}' is not found")));
         };
-        let users = self.exports.server.as_ref().and_then(|server| server.users(&entry.name)).unwrap_or(0);
+        if entry.leaving.is_some() {
+            return Err(QmpError::generic(format!("Export '{id}' is already shutting down")));
+        }
+        let server = self.exports.server.as_ref();
+        let users = server.and_then(|server| server.users(&entry.name)).unwrap_or(0);
         if users > 0 && mode != Some(BlockExportRemoveMode::Hard) {
             return Err(QmpError::generic(format!("export '{id}' still in use")));
         }
-        self.forget_export(id);
+        let leaving = server.and_then(|server| server.remove(&entry.name)).map(Arc::new);
+        entry.leaving.clone_from(&leaving);
+        let Some(leaving) = leaving.filter(|leaving| !leaving.is_over()) else {
+            self.forget_export(id);
+            return done();
+        };
+        // What they asked for may take as long as it likes.
+        let events = self.host.events.clone();
+        let wait = move || {
+            leaving.wait();
+            events.send(MachineEvent::ExportLeft(leaving));
+        };
+        if let Err(error) = thread::spawn(ThreadKind::Nbd, "export-end", wait) {
+            log::warn!("cannot wait for the end of export '{id}' in the background: {error}");
+            self.forget_export(id);
+        }
         done()
     }
 
-    /// Hangs up on the clients of an export, and lets go of its node.
+    /// An export that went has no requests under way any more.
+    pub(super) fn export_left(&mut self, leaving: &Arc<Leaving>) {
+        let is_this = |entry: &Entry| entry.leaving.as_ref().is_some_and(|left| Arc::ptr_eq(left, leaving));
+        let id = self.exports.all.iter().find(|(_, entry)| is_this(entry)).map(|(id, _)| id.clone());
+        if let Some(id) = id {
+            self.forget_export(&id);
+        }
+    }
+
+    /// Hangs up on the clients of an export, waits for the end of their requests, and lets go of its node.
     fn forget_export(&mut self, id: &str) {
         let Some(entry) = self.exports.all.remove(id) else { return };
-        if let Some(server) = &self.exports.server {
-            server.remove(&entry.name);
+        let remove = || self.exports.server.as_ref()?.remove(&entry.name).map(Arc::new);
+        if let Some(leaving) = entry.leaving.clone().or_else(remove) {
+            leaving.wait();
         }
         drop(entry);
         self.bus.emit(&Event::BlockExportDeleted(BlockExportDeletedData { id: id.to_owned() }));
@@ -198,7 +237,7 @@ impl Machine {
             id: id.clone(),
             r#type: BlockExportType::Nbd,
             node_name: entry.node.node().name().to_owned(),
-            shutting_down: false,
+            shutting_down: entry.leaving.is_some(),
         };
         self.exports.all.iter().map(describe).collect()
     }

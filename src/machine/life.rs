@@ -224,6 +224,10 @@ impl Machine {
                 self.job_ended(&id, result);
                 Ok(())
             }
+            MachineEvent::ExportLeft(leaving) => {
+                self.export_left(&leaving);
+                Ok(())
+            }
             MachineEvent::Signal(_) => {
                 self.quit(ShutdownCause::HostSignal);
                 Ok(())

@@ -290,6 +290,7 @@ impl Machine {
             self.serve()?;
             self.report_to_debugger()?;
             if let Some(ending) = self.ending {
+                drives::bound_waiting(&self.host.graph);
                 self.halt(RunState::Shutdown)?;
                 self.end_jobs();
                 return Ok(ending);

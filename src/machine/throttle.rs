@@ -124,6 +124,7 @@ impl Machine {
             return Err(QmpError::generic(format!("Device '{name}' has no medium")));
         };
         let limits = args.limits()?;
+        limits.check().map_err(|error| QmpError::from_error(&error))?;
         if !limits.any() {
             attached.disk().set_throttle(None);
             return done();
@@ -143,6 +144,9 @@ impl IoThrottle {
             u64::try_from(value.unwrap_or(0)).map_err(|_| QmpError::expects(name, "a number that is not negative"))
         };
         let rate = |name: &str, average: i64, burst, length| {
+            if length == Some(0) {
+                return Err(QmpError::generic("the burst length cannot be 0"));
+            }
             Ok::<_, QmpError>(Rate {
                 average: number(name, Some(average))?,
                 burst: number(name, burst)?,

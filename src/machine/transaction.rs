@@ -3,6 +3,8 @@
 //! Every device whose disk is meant is held still from the first action on it until all are done. An action that can be
 //! taken back is done at once; a snapshot, which cannot, is prepared, and taken when nothing can fail any more.
 
+use std::sync::Arc;
+
 use rhea_block::format::qcow2::BitmapChange;
 
 use super::Machine;
@@ -68,7 +70,10 @@ impl Machine {
         if let Some(name) = wanted_still(action) {
             self.hold_still(name, progress);
         }
-        let change = |bitmap: &DirtyBitmap, change| self.change_bitmap(&bitmap.node, &bitmap.name, change);
+        let change = |bitmap: &DirtyBitmap, change| {
+            self.check_stays(progress, &bitmap.node, &bitmap.name)?;
+            self.change_bitmap(&bitmap.node, &bitmap.name, change)
+        };
         let undo = match action {
             Action::Abort(_) => return Err(QmpError::generic("Transaction aborted using Abort action")),
             Action::BlockdevSnapshot(args) => return self.prepare_snapshot(args, progress),
@@ -86,6 +91,7 @@ impl Machine {
                 return Ok(());
             }
             Action::BlockDirtyBitmapRemove(bitmap) => {
+                self.check_stays(progress, &bitmap.node, &bitmap.name)?;
                 self.check_bitmap(bitmap)?;
                 progress.removals.push(bitmap.clone());
                 return Ok(());
@@ -94,9 +100,29 @@ impl Machine {
             Action::BlockDirtyBitmapClear(bitmap) => change(bitmap, &BitmapChange::Clear)?,
             Action::BlockDirtyBitmapEnable(bitmap) => change(bitmap, &BitmapChange::Enable)?,
             Action::BlockDirtyBitmapDisable(bitmap) => change(bitmap, &BitmapChange::Disable)?,
-            Action::BlockDirtyBitmapMerge(args) => self.merge_bitmaps(args)?,
+            Action::BlockDirtyBitmapMerge(args) => {
+                self.check_stays(progress, &args.node, &args.target)?;
+                for source in &args.bitmaps {
+                    let (node, name) = self.place_of(&args.node, source)?;
+                    self.check_stays(progress, node.name(), name)?;
+                }
+                self.merge_bitmaps(args)?
+            }
         };
         progress.bitmaps.push(undo);
+        Ok(())
+    }
+
+    /// Refuses a bitmap that goes at the end of the transaction.
+    fn check_stays(&self, progress: &Progress, node: &str, name: &str) -> Result<(), QmpError> {
+        let node = self.node_of(node)?;
+        let goes = |gone: &DirtyBitmap| {
+            gone.name == name && self.node_of(&gone.node).is_ok_and(|other| Arc::ptr_eq(&other, &node))
+        };
+        if progress.removals.iter().any(goes) {
+            let text = format!("Bitmap '{name}' is currently in use by another operation and cannot be used");
+            return Err(QmpError::generic(text));
+        }
         Ok(())
     }
 

@@ -154,7 +154,14 @@ fn transaction_that_fails_leaves_bitmaps_as_they_were() {
     let failed = machine.ask("transaction", &json!({"actions": actions}));
     machine.until("b", "null");
 
+    let goes = json!([
+        {"type": "block-dirty-bitmap-remove", "data": old},
+        {"type": "block-dirty-bitmap-clear", "data": old},
+    ]);
+    let gone = machine.ask("transaction", &json!({"actions": goes}));
+
     assert_eq!(failed, Err("Transaction aborted using Abort action".into()));
+    assert_eq!(gone, Err("Bitmap 'old' is currently in use by another operation and cannot be used".into()));
     assert_eq!(machine.bitmaps("disk"), before);
 }
 
@@ -342,6 +349,12 @@ fn exports_without_a_server_of_what_is_not_there_and_of_what_is_in_use_are_refus
     assert_eq!(unknown, Err("Export 'y' is not found".into()));
     let busy = "Node 'second' is busy: block device is in use by an export that clients write to";
     assert_eq!(job, Err(busy.into()));
+
+    machine.works("block-export-del", &json!({"id": "z"}));
+    machine.works("block-dirty-bitmap-add", &json!({"node": "second", "name": "p", "persistent": true}));
+    let bitmaps = json!({"id": "z", "node-name": "second", "bitmaps": ["p"]});
+    let changing = machine.ask("block-export-add", &export(bitmaps));
+    assert_eq!(changing, Err("Enabled bitmap 'p' incompatible with readonly export".into()));
 }
 
 #[test]

@@ -41,6 +41,14 @@ fn limits_of_a_drive_are_told_changed_and_taken_back() {
     for key in ["bps", "bps_wr", "iops_rd"] {
         limits[key] = 0.into();
     }
+    for (key, text) in [
+        ("iops_size", "iops size requires an iops value to be set"),
+        ("iops_max_length", "the burst length cannot be 0"),
+    ] {
+        let mut limits = limits.clone();
+        limits[key] = if key == "iops_size" { 4096 } else { 0 }.into();
+        assert_eq!(machine.ask("block_set_io_throttle", &limits), Err(text.into()));
+    }
     machine.ask("block_set_io_throttle", &limits).expect("set");
     assert_eq!(inserted(&mut machine)["group"], Value::Null);
 }

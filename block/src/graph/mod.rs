@@ -19,7 +19,7 @@ use crate::format::qcow2::{Corruption, Qcow2};
 use crate::layer::Layer;
 use crate::let_go::let_go;
 use crate::lock::Access;
-use crate::nbd::NbdClient;
+use crate::nbd::{NbdClient, Unawaited};
 use crate::protocol::file::HostFile;
 use crate::spec::BlockdevSpec;
 use crate::throttle::Group;
@@ -214,6 +214,17 @@ impl Node {
         }
         let below = self.children().into_iter().filter(|(role, _)| *role != "backing");
         below.into_iter().try_for_each(|(_, node)| node.relock(access))
+    }
+}
+
+impl Node {
+    /// Has nothing that is asked of it wait for another machine until what comes back is dropped. What it is an overlay of
+    /// is not meant.
+    #[must_use]
+    pub fn unawaited(&self) -> Vec<Unawaited> {
+        let own = self.layer().as_any().downcast_ref::<NbdClient>().map(NbdClient::unawaited);
+        let below = self.children().into_iter().filter(|(role, _)| *role != "backing");
+        own.into_iter().chain(below.flat_map(|(_, node)| node.unawaited())).collect()
     }
 }
 

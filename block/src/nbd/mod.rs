@@ -11,6 +11,6 @@ mod server;
 mod socket;
 
 pub use address::{Address, NbdName};
-pub use client::{ClientOptions, NbdClient};
-pub use server::{Export, Server};
+pub use client::{ClientOptions, NbdClient, Unawaited};
+pub use server::{Export, Leaving, Server, ShownBitmap};
 pub use socket::{Listener, Place};

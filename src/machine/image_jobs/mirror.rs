@@ -160,6 +160,9 @@ impl Machine {
             Ok(())
         };
         let finish = move |machine: &mut Self, closing| {
+            // What the guest writes meanwhile waits for no server of a copy that nobody wants, unless it reads from there.
+            let apart = !source.beneath().any(|below| Arc::ptr_eq(&below, &target));
+            let _unawaited = (apart && closing == Closing::Undone).then(|| target.unawaited());
             let pivots = closing == Closing::Done && pivots.load(Ordering::SeqCst);
             machine.end_copy(&source, (&target, opened), pivots.then_some(&*copied))
         };

@@ -17,8 +17,8 @@ use rhea_block::job::{Action, Control, End, Fault, Halt};
 use rhea_block::thread::{self, ThreadKind};
 use rhea_block::{BlockError, ErrorKind};
 
+use super::Machine;
 use super::event::MachineEvent;
-use super::{Machine, drives};
 use crate::qmp::channel::{Answer, answer, done};
 use crate::qmp::event::{
     BlockErrorAction, BlockJobData, BlockJobErrorData, BlockJobPendingData, BlockJobReadyData, IoOperationType,
@@ -254,9 +254,8 @@ impl Machine {
         if open.is_empty() {
             return;
         }
-        // Their last requests must not wait for limits, or for ever for a server.
+        // Their last requests must not wait for limits.
         self.host.graph.let_all_go();
-        drives::bound_waiting(&self.host.graph);
         // All at once: each may take a while to hear of it.
         open.iter().for_each(|(_, control)| control.cancel());
         for (id, _) in &open {

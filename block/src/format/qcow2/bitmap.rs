@@ -142,10 +142,12 @@ impl super::Qcow2 {
         };
         let mut all: Vec<_> = tracked.live.iter().map(told).collect();
         if !tracked.loaded {
-            let Tracked { live, in_file, .. } = &mut *tracked;
+            let Tracked { live, in_file, taken_in_file, .. } = &mut *tracked;
             let in_file = in_file.get_or_insert_with(|| self.count_stored(&alloc).unwrap_or_default());
             let in_memory = |bitmap: &DirtyBitmap| live.iter().any(|live| live.entry.name == bitmap.name);
-            all.extend(in_file.iter().filter(|bitmap| !in_memory(bitmap)).cloned());
+            let busy = |name| taken_in_file.contains(name);
+            let others = in_file.iter().filter(|bitmap| !in_memory(bitmap));
+            all.extend(others.map(|bitmap| DirtyBitmap { busy: busy(&bitmap.name), ..bitmap.clone() }));
         }
         all
     }

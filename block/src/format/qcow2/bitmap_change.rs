@@ -168,7 +168,11 @@ impl Qcow2 {
         let bits = self.bitmap_bits(name)?;
         let mut tracked = lock(&self.tracked);
         let Some(live) = tracked.find(name).map(|n| &mut tracked.live[n]) else {
-            // It is only in the file, which nobody changes.
+            // It is only in the file, until the first write.
+            if tracked.taken_in_file.iter().any(|taken| taken == name) {
+                return Err(in_use(name));
+            }
+            tracked.taken_in_file.push(name.to_owned());
             return Ok(bits);
         };
         if live.taken.is_some() {
@@ -184,6 +188,7 @@ impl Qcow2 {
     /// Ends what [`Qcow2::take_bitmap`] began; `left` of the bits are set again.
     pub fn give_bitmap_back(&self, name: &str, left: Option<&Bits>) {
         let mut tracked = lock(&self.tracked);
+        tracked.taken_in_file.retain(|taken| taken != name);
         let Some(live) = tracked.find(name).map(|n| &mut tracked.live[n]) else { return };
         live.taken = None;
         if let (Some(bits), Some(left)) = (&mut live.bits, left) {
@@ -198,8 +203,23 @@ impl Qcow2 {
     /// It is so.
     pub fn check_bitmap(&self, name: &str) -> Result<(), BlockError> {
         self.check_change(name, &BitmapChange::Remove)?;
-        let taken = lock(&self.tracked).get(name).is_some_and(|live| live.taken.is_some());
-        if taken { Err(in_use(name)) } else { Ok(()) }
+        if lock(&self.tracked).is_taken(name) { Err(in_use(name)) } else { Ok(()) }
+    }
+
+    /// Whether the bitmap `name` records changes of the disk.
+    ///
+    /// # Errors
+    /// As [`Qcow2::bitmaps`].
+    pub fn is_recording(&self, name: &str) -> Result<bool, BlockError> {
+        if let Some(live) = lock(&self.tracked).get(name) {
+            return Ok(live.entry.auto);
+        }
+        Ok(self.bitmaps()?.iter().any(|entry| entry.name == name && entry.auto))
+    }
+
+    /// Looks at the bits of the bitmap `name` as of now, if they are in memory.
+    pub(crate) fn with_bits<T>(&self, name: &str, look: impl FnOnce(&Bits) -> T) -> Option<T> {
+        lock(&self.tracked).get(name)?.bits.as_ref().map(look)
     }
 
     /// Refuses what cannot be done before anything is touched.

@@ -61,6 +61,8 @@ pub(super) struct Tracked {
     pub(super) freed: Vec<(u64, u64)>,
     /// The directory is no longer what the file has.
     pub(super) changed: bool,
+    /// Names of those of the file that somebody has taken into his hands while they are not loaded.
+    pub(super) taken_in_file: Vec<String>,
     /// What was last told of those of the file while they are not loaded.
     pub(super) in_file: Option<Vec<DirtyBitmap>>,
 }
@@ -72,6 +74,11 @@ impl Tracked {
 
     pub(super) fn get(&self, name: &str) -> Option<&Live> {
         self.live.iter().find(|live| live.entry.name == name)
+    }
+
+    /// Whether somebody has the bitmap `name` in his hands.
+    pub(super) fn is_taken(&self, name: &str) -> bool {
+        self.taken_in_file.iter().any(|taken| taken == name) || self.get(name).is_some_and(|live| live.taken.is_some())
     }
 
     /// Whether any of them records changes of the disk.
@@ -94,8 +101,12 @@ impl Qcow2 {
         // Where they are loaded already, an earlier first write failed after that. What the file says of them may be
         // marked by now.
         if !lock(&self.tracked).loaded {
-            let Some(loaded) = self.load_all(entries)? else { return Ok(false) };
+            let Some(mut loaded) = self.load_all(entries)? else { return Ok(false) };
             let mut tracked = lock(&self.tracked);
+            let taken = std::mem::take(&mut tracked.taken_in_file);
+            for live in loaded.iter_mut().filter(|live| taken.contains(&live.entry.name)) {
+                live.taken.clone_from(&live.bits);
+            }
             tracked.live.extend(loaded);
             tracked.loaded = true;
         }
@@ -166,7 +177,11 @@ impl Qcow2 {
         }
         // The next write begins again.
         self.touched.store(false, Ordering::Release);
-        tracked.live.retain(|live| !live.persistent);
+        let mut taken = std::mem::take(&mut tracked.taken_in_file);
+        for live in tracked.live.extract_if(.., |live| live.persistent) {
+            taken.extend(live.taken.is_some().then_some(live.entry.name));
+        }
+        tracked.taken_in_file = taken;
         tracked.loaded = false;
         self.tracking.store(tracked.records(), Ordering::Release);
         Ok(())

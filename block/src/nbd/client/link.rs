@@ -36,6 +36,8 @@ struct State {
     wanted: usize,
     /// Since when none is up, and why.
     down: Option<(Instant, String)>,
+    /// How many want no request to wait.
+    refusing: usize,
     /// The node is gone, or gives up.
     ended: bool,
 }
@@ -84,7 +86,7 @@ impl Link {
         let count = if agreed.can(flag::CAN_MULTI_CONN) { CONNECTIONS } else { 1 };
         let mut live = vec![None; count];
         live[0] = Some(Arc::new(first));
-        let state = Mutex::new(State { live, wanted: 1, down: None, ended: false });
+        let state = Mutex::new(State { live, wanted: 1, down: None, refusing: 0, ended: false });
         let link = Arc::new(Self { name, bitmap, agreed, reconnect_delay, state, changed: Condvar::new() });
         for number in 0..count {
             let mine = link.clone();
@@ -121,6 +123,21 @@ impl Link {
         self.changed.notify_all();
     }
 
+    /// Has what waits for an answer fail, and what comes fail at once, until [`Link::serve_again`].
+    pub(super) fn refuse(&self) {
+        let mut state = self.lock();
+        state.refusing += 1;
+        let all: Vec<Arc<Live>> = state.live.iter_mut().filter_map(Option::take).collect();
+        drop(state);
+        all.iter().for_each(|live| live.end());
+        self.changed.notify_all();
+    }
+
+    /// Takes one [`Link::refuse`] back.
+    pub(super) fn serve_again(&self) {
+        self.lock().refusing -= 1;
+    }
+
     /// Asks the server, on the connection with the least to do; again if that connection breaks.
     pub(super) fn call(&self, call: Call, payload: Option<Source<'_>>) -> Result<Answer, BlockError> {
         loop {
@@ -142,6 +159,9 @@ impl Link {
     fn best(&self) -> Result<Arc<Live>, BlockError> {
         let mut state = self.lock();
         loop {
+            if state.refusing > 0 {
+                return Err(self.gone("it is not waited for"));
+            }
             let up = state.live.iter().flatten().min_by_key(|live| live.load.load(Ordering::Relaxed));
             if let Some(live) = up.cloned() {
                 if live.load.load(Ordering::Relaxed) > 0 && state.wanted < state.live.len() {

@@ -84,6 +84,14 @@ impl NbdClient {
         self.link.end();
     }
 
+    /// Has nothing wait for the server until what comes back is dropped: what has been asked fails, and so does what
+    /// comes. The connections are made anew.
+    #[must_use]
+    pub fn unawaited(&self) -> Unawaited {
+        self.link.refuse();
+        Unawaited(self.link.clone())
+    }
+
     fn call(&self, call: Call, payload: Option<Source<'_>>) -> Result<Answer, BlockError> {
         self.link.call(call, payload)
     }
@@ -142,6 +150,15 @@ impl NbdClient {
             at += step;
         }
         Ok(())
+    }
+}
+
+/// A server for which nothing waits: see [`NbdClient::unawaited`].
+pub struct Unawaited(Arc<Link>);
+
+impl Drop for Unawaited {
+    fn drop(&mut self) {
+        self.0.serve_again();
     }
 }
 

@@ -415,6 +415,35 @@ fn giving_up_wakes_who_waits_for_a_silent_server() {
 }
 
 #[test]
+fn server_that_is_not_waited_for_serves_again_afterwards() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("n");
+    let (heard, hearing) = std::sync::mpsc::channel();
+    server_of_many(&path, move |_, mut client| {
+        // The first one gets no answer.
+        let cookie = cookie(&mut client);
+        if heard.send(()).is_err() {
+            let bytes = [0u64.to_be_bytes().to_vec(), vec![5; 512]].concat();
+            client.write_all(&chunk(1, 1, cookie, &bytes)).unwrap();
+        }
+        let _ = client.read(&mut [0; 64]);
+    });
+    let options = ClientOptions { reconnect_delay: Duration::from_secs(3600), ..ClientOptions::default() };
+    let client = NbdClient::open(name(&path), options).unwrap();
+
+    let (first, second) = std::thread::scope(|scope| {
+        let first = scope.spawn(|| read_vec(&client, 0, 512));
+        hearing.recv().unwrap();
+        drop(hearing);
+        let _unawaited = client.unawaited();
+        (first.join().unwrap(), read_vec(&client, 0, 512))
+    });
+
+    assert!(first.is_err() && second.is_err());
+    assert_eq!(read_vec(&client, 0, 512).unwrap(), [5; 512]);
+}
+
+#[test]
 fn handshakes_that_break_the_rules_are_refused() {
     type Act = fn(&mut UnixStream);
     let acts: [(&str, Act); 7] = [

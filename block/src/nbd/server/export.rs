@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use crate::error::BlockError;
-use crate::format::qcow2::Bits;
+use crate::format::qcow2::{Bits, Qcow2};
 use crate::layer::Layer;
 use crate::nbd::proto::{ALLOCATION_DEPTH, BASE_ALLOCATION, DIRTY_BITMAP, STATE_HOLE, STATE_ZERO, flag};
 
@@ -21,10 +21,28 @@ pub struct Export {
     pub several: bool,
     /// Every write is durable before it is answered.
     pub write_through: bool,
-    /// Dirty bitmaps by name, shown as `qemu:dirty-bitmap:NAME`.
-    pub bitmaps: Vec<(String, Bits)>,
+    /// Dirty bitmaps, shown as `qemu:dirty-bitmap:NAME`.
+    pub bitmaps: Vec<ShownBitmap>,
     /// The layers of the backing chain, the upper ones first, where `qemu:allocation-depth` is shown.
     pub chain: Option<Vec<Arc<dyn Layer>>>,
+}
+
+/// A dirty bitmap of an export: as it is, since it may go on recording.
+pub struct ShownBitmap {
+    /// Its name.
+    pub name: String,
+    /// The image that it is of.
+    pub image: Arc<dyn Layer>,
+    /// Its bits when the export began, which are the file's until the image has it in memory.
+    pub bits: Bits,
+}
+
+impl ShownBitmap {
+    fn run(&self, offset: u64, len: u64) -> (u64, u32) {
+        let image = self.image.as_any().downcast_ref::<Qcow2>();
+        let live = image.and_then(|image| image.with_bits(&self.name, |bits| run_of_bits(bits, offset, len)));
+        live.unwrap_or_else(|| run_of_bits(&self.bits, offset, len))
+    }
 }
 
 /// A metadata context that an export has.
@@ -54,7 +72,7 @@ impl Export {
             all.push((Context::Depth, ALLOCATION_DEPTH.to_owned()));
         }
         let bitmaps = self.bitmaps.iter().enumerate();
-        all.extend(bitmaps.map(|(n, (name, _))| (Context::Bitmap(n), format!("{DIRTY_BITMAP}{name}"))));
+        all.extend(bitmaps.map(|(n, bitmap)| (Context::Bitmap(n), format!("{DIRTY_BITMAP}{}", bitmap.name))));
         all
     }
 
@@ -68,7 +86,7 @@ impl Export {
                 Ok((status.len.min(len), hole | zero))
             }
             Context::Depth => self.depth(offset, len),
-            Context::Bitmap(n) => Ok(self.bitmaps.get(n).map_or((len, 0), |(_, bits)| run_of_bits(bits, offset, len))),
+            Context::Bitmap(n) => Ok(self.bitmaps.get(n).map_or((len, 0), |bitmap| bitmap.run(offset, len))),
         }
     }
 
@@ -99,6 +117,26 @@ fn run_of_bits(bits: &Bits, offset: u64, len: u64) -> (u64, u32) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::format::qcow2::{BitmapChange, CreateOptions, NewBitmap, create};
+    use crate::layer::write_all;
+    use crate::nbd::server::tests::export;
+    use crate::protocol::memory::Memory;
+
+    #[test]
+    fn bitmap_shows_what_is_written_while_it_is_shown() {
+        let file: Arc<dyn Layer> = Arc::new(Memory::new(Vec::new()));
+        let image = create(&file, None, &CreateOptions { size: 1 << 20, ..CreateOptions::default() }).unwrap();
+        image.change_bitmap("p", &BitmapChange::Add(NewBitmap::stored(Some(16)))).unwrap();
+        let bits = image.take_bitmap("p", false).unwrap();
+        let image: Arc<dyn Layer> = Arc::new(image);
+        let shown = ShownBitmap { name: "p".into(), image: image.clone(), bits };
+        let export = Export { layer: image.clone(), bitmaps: vec![shown], ..export("", Vec::new()) };
+        let run = |offset| export.run(Context::Bitmap(0), offset, 1 << 20).unwrap();
+
+        assert_eq!(run(0), (1 << 20, 0));
+        write_all(image.as_ref(), &[1; 512], 1 << 16).unwrap();
+        assert_eq!((run(0), run(1 << 16)), ((1 << 16, 0), (1 << 16, 1)));
+    }
 
     #[test]
     fn runs_of_a_bitmap_end_where_bits_change() {

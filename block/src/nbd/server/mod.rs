@@ -20,10 +20,11 @@ mod serve;
 #[cfg(test)]
 mod tests;
 
-pub use export::Export;
+pub use export::{Export, ShownBitmap};
 
 use super::socket::{Listener, Socket};
 use crate::error::{BlockError, ErrorKind};
+use crate::filter::throttle::Lifted;
 use crate::sys;
 use crate::thread::{self, ThreadKind};
 
@@ -62,6 +63,13 @@ struct Clients {
     stopping: bool,
 }
 
+impl Clients {
+    fn users_of(&self, export: &Arc<Export>) -> impl Iterator<Item = &Present> {
+        let uses = |client: &&Present| client.export.as_ref().is_some_and(|used| Arc::ptr_eq(used, export));
+        self.present.values().filter(uses)
+    }
+}
+
 struct Shared {
     exports: Exports,
     clients: Mutex<Clients>,
@@ -80,7 +88,7 @@ impl Shared {
     }
 }
 
-/// A server. Dropped, it hangs up on its clients and waits for their requests to end.
+/// A server. Dropped, it hangs up on its clients and waits for their requests to end, which no limits of nodes hold up.
 pub struct Server {
     shared: Arc<Shared>,
     accepting: Option<JoinHandle<()>>,
@@ -137,24 +145,15 @@ impl Server {
     #[must_use]
     pub fn users(&self, name: &str) -> Option<usize> {
         let export = self.shared.exports.get(name)?;
-        let clients = self.shared.clients();
-        let uses = |client: &&Present| client.export.as_ref().is_some_and(|used| Arc::ptr_eq(used, &export));
-        Some(clients.present.values().filter(uses).filter(|client| !client.socket.has_left()).count())
+        Some(self.shared.clients().users_of(&export).filter(|client| !client.socket.has_left()).count())
     }
 
-    /// Shows the export `name` no more and hangs up on who uses it.
-    pub fn remove(&self, name: &str) {
-        let Some(export) = self.shared.exports.lock().remove(name) else { return };
-        let mut clients = self.shared.clients();
-        loop {
-            let uses = |client: &&Present| client.export.as_ref().is_some_and(|used| Arc::ptr_eq(used, &export));
-            let using: Vec<&Present> = clients.present.values().filter(uses).collect();
-            if using.is_empty() {
-                return;
-            }
-            using.iter().for_each(|client| client.socket.shut_down());
-            clients = self.shared.wait(clients);
-        }
+    /// Shows the export `name` no more and hangs up on who uses it. Gives what waits for the end of their requests, if
+    /// there is such an export.
+    pub fn remove(&self, name: &str) -> Option<Leaving> {
+        let export = self.shared.exports.lock().remove(name)?;
+        self.shared.clients().users_of(&export).for_each(|client| client.socket.shut_down());
+        Some(Leaving { shared: self.shared.clone(), export })
     }
 
     /// Waits until somebody calls [`Server::stop`], or, unless `persistent`, until there was a client that used an
@@ -175,9 +174,39 @@ impl Server {
     }
 }
 
+/// An export that is shown no more, whose clients may have requests under way.
+pub struct Leaving {
+    shared: Arc<Shared>,
+    export: Arc<Export>,
+}
+
+impl Leaving {
+    /// They have none.
+    #[must_use]
+    pub fn is_over(&self) -> bool {
+        self.shared.clients().users_of(&self.export).next().is_none()
+    }
+
+    /// Waits until they have none. Limits of nodes hold up nothing meanwhile.
+    pub fn wait(&self) {
+        let _lifted = Lifted::new();
+        let mut clients = self.shared.clients();
+        while clients.users_of(&self.export).next().is_some() {
+            clients = self.shared.wait(clients);
+        }
+    }
+}
+
+impl std::fmt::Debug for Leaving {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Leaving").field("export", &self.export.name).finish_non_exhaustive()
+    }
+}
+
 impl Drop for Server {
     fn drop(&mut self) {
         self.stop();
+        let _lifted = Lifted::new();
         let mut clients = self.shared.clients();
         while !clients.present.is_empty() {
             clients = self.shared.wait(clients);

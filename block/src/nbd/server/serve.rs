@@ -168,6 +168,9 @@ impl Client {
         if !inside && header.command != command::FLUSH {
             return Err(if changes { ENOSPC } else { EINVAL });
         }
+        if header.flags & !self.flags_of(header.command) != 0 {
+            return Err(EINVAL);
+        }
         let layer = &export.layer;
         match header.command {
             command::READ => return self.read(header, reply),
@@ -188,9 +191,21 @@ impl Client {
         Ok(reply.done())
     }
 
+    /// The flags that a command may have.
+    fn flags_of(&self, command: u16) -> u16 {
+        command_flag::FUA
+            | match command {
+                command::READ if self.agreed.structured => command_flag::DF,
+                command::WRITE_ZEROES => command_flag::NO_HOLE,
+                command::BLOCK_STATUS => command_flag::REQ_ONE,
+                _ => 0,
+            }
+    }
+
     fn read(&self, header: RequestHeader, reply: Reply) -> Result<Vec<u8>, u32> {
         if header.len > MOST_PAYLOAD {
-            return Err(EOVERFLOW);
+            // "EOVERFLOW" is for what does not fit into the one chunk that was asked for.
+            return Err(if header.flags & command_flag::DF != 0 { EOVERFLOW } else { EINVAL });
         }
         let export = &*self.agreed.export;
         if !reply.structured {

@@ -138,6 +138,24 @@ fn read_longer_than_agreed_is_refused_and_write_hung_up_on() {
 }
 
 #[test]
+fn flags_that_a_command_has_not_are_refused() {
+    let rig = rig(0);
+    let mut stream = rig.transmit();
+    // FUA, NO_HOLE, DF, REQ_ONE, and one of no command's.
+    let mut refused = |command: u16| {
+        [1u16, 2, 4, 8, 0x8000].map(|flags| {
+            let header = RequestHeader { flags, command, cookie: 5, offset: 0, len: 0 };
+            stream.write_all(&header.to_bytes()).unwrap();
+            simple_reply(&mut stream)
+        })
+    };
+    assert_eq!(refused(command::WRITE), [0, 22, 22, 22, 22]);
+    assert_eq!(refused(command::WRITE_ZEROES), [0, 0, 22, 22, 22]);
+    assert_eq!(refused(command::READ), [0, 22, 22, 22, 22], "no chunks were agreed on");
+    assert_eq!(refused(command::FLUSH), [0, 22, 22, 22, 22]);
+}
+
+#[test]
 fn options_that_make_no_sense_are_refused_or_hung_up_on() {
     let rig = rig(0);
     let mut stream = rig.connect();
@@ -232,8 +250,10 @@ fn client_counts_until_it_leaves() {
 fn removed_export_is_hung_up_on() {
     let rig = rig(0);
     let mut stream = rig.transmit();
-    rig.server.remove("");
+    let leaving = rig.server.remove("").unwrap();
     assert!(is_closed(&mut stream));
+    leaving.wait();
+    assert!(leaving.is_over() && rig.server.remove("").is_none());
     assert_eq!(rig.server.users(""), None);
 }
 

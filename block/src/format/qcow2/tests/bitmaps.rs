@@ -60,6 +60,31 @@ fn bits_in_the_hands_of_a_job_are_stored_when_it_does_not_end() {
 }
 
 #[test]
+fn bitmap_that_only_the_file_has_is_nobody_elses_in_somebodys_hands() {
+    let (store, disk) = image(&options(), 0);
+    disk.change_bitmap("since", &BitmapChange::Add(NewBitmap::stored(None))).unwrap();
+    write_all(disk.as_ref(), &[7; 512], 0).unwrap();
+    disk.close().unwrap();
+    drop(disk);
+    let disk = reopen(store, 0).unwrap();
+
+    let bits = disk.take_bitmap("since", false).unwrap();
+    let busy = |disk: &Qcow2| disk.dirty_bitmaps().iter().map(|bitmap| bitmap.busy).collect::<Vec<_>>();
+    let before = (busy(&disk), disk.take_bitmap("since", false).is_err(), disk.check_bitmap("since").is_err());
+    let refused = disk.change_bitmap("since", &BitmapChange::Clear).map(drop).unwrap_err();
+    // By now it is in memory; and only in the file again.
+    let loaded = busy(&disk);
+    disk.close().unwrap();
+    let closed = busy(&disk);
+    disk.give_bitmap_back("since", None);
+
+    assert_eq!((bits.count(), before), (1, (vec![true], true, true)));
+    assert!(refused.to_string().contains("in use by another operation"), "{refused}");
+    assert_eq!((loaded, closed, busy(&disk)), (vec![true], vec![true], vec![false]));
+    assert!(disk.change_bitmap("since", &BitmapChange::Clear).is_ok());
+}
+
+#[test]
 fn bitmap_in_memory_goes_on_when_the_image_was_closed_and_leaves_nothing_in_the_file() {
     let (store, disk) = image(&options(), 0);
     let new = NewBitmap { granularity_bits: Some(16), persistent: false, enabled: true };
