@@ -41,7 +41,8 @@ impl Marks {
 }
 
 impl Machine {
-    /// Starts the backup that `args` ask for, of a disk that is held still, as one of a `group` of jobs; gives the job's id.
+    /// Makes the job of the backup that `args` ask for, of a disk that is held still, as one of a `group` of jobs; gives
+    /// its id.
     pub(super) fn backup(&mut self, args: &args::Backup, group: Option<u64>) -> Result<String, QmpError> {
         let (source, target) = (self.node_of(&args.common.job.device)?, self.node_of(&args.target)?);
         if Arc::ptr_eq(&source, &target) {
@@ -79,7 +80,7 @@ impl Machine {
         self.backup_to(&args.common, group, (source, target), Some(own))
     }
 
-    /// Starts a backup of one node in another, which the job may have opened for itself.
+    /// Makes the job of a backup of one node in another, which the job may have opened for itself.
     fn backup_to(
         &mut self,
         args: &BackupArgs,
@@ -117,11 +118,11 @@ impl Machine {
                 return Err(QmpError::from_error(&error));
             }
         };
-        self.start_backup(order, &backup, &source, &target, marks)?;
+        self.create_backup(order, &backup, &source, &target, marks)?;
         Ok(id)
     }
 
-    fn start_backup(
+    fn create_backup(
         &mut self,
         order: Order,
         backup: &Arc<Backup>,
@@ -147,7 +148,7 @@ impl Machine {
             }
             Ok(())
         };
-        self.start_job(order, work, Box::new(finish)).inspect_err(|_| {
+        self.create_job(order, work, Box::new(finish)).inspect_err(|_| {
             self.leave_backup(source, target.name());
             if let Some(marks) = marks.as_ref() {
                 marks.give_back(Some(&marks.bits));

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use rhea_block::filter::follow::Follow;
 use rhea_block::graph::{EXPORT, Held, Node, Shown};
 use rhea_block::layer::Layer;
 use rhea_block::nbd::{Export, Leaving, Listener, Place, Server, ShownBitmap};
@@ -35,6 +36,10 @@ struct Entry {
     /// What clients ask for.
     name: String,
     node: Shown,
+    /// What clients read and write: the node's layer, whichever that is.
+    layer: Arc<Follow>,
+    /// Clients are told which image of the node's chain holds what: as the chain was when the export began.
+    tells_depth: bool,
     /// The node is written to: no job has it meanwhile.
     _written: Option<Held>,
     /// Bitmaps that nobody else changes meanwhile.
@@ -125,6 +130,8 @@ impl Machine {
         let mut entry = Entry {
             name: args.name.clone().unwrap_or_else(|| args.node_name.clone()),
             node: shown.map_err(|error| QmpError::from_error(&error))?,
+            layer: Follow::on(self.layer_of(&node)),
+            tells_depth: args.allocation_depth.unwrap_or(false),
             _written: written,
             bitmaps: Vec::new(),
             drive: None,
@@ -135,12 +142,12 @@ impl Machine {
         let export = Export {
             name: entry.name.clone(),
             description: args.description.clone(),
-            layer: self.layer_of(&node),
+            layer: entry.layer.clone(),
             writable,
             several: true,
             write_through: args.writethrough.unwrap_or(false),
             bitmaps,
-            chain: args.allocation_depth.unwrap_or(false).then(|| layers.collect()),
+            chain: entry.tells_depth.then(|| layers.collect()),
         };
         server.add(export).map_err(|error| QmpError::from_error(&error))?;
         self.exports.all.insert(args.id.clone(), entry);
@@ -177,6 +184,15 @@ impl Machine {
     /// What clients of `node` read: while a backup keeps what a disk was there, that.
     fn layer_of(&self, node: &Node) -> Arc<dyn Layer> {
         self.snapshots.get(node.name()).unwrap_or(node.layer()).clone()
+    }
+
+    /// What shows `from` to clients shows `to` from now on, which comes in its place; not where clients know its chain.
+    pub(super) fn move_exports(&mut self, from: &Arc<Node>, to: &Arc<Node>) {
+        let of_disk = |entry: &&mut Entry| Arc::ptr_eq(entry.node.node(), from) && !entry.tells_depth;
+        for entry in self.exports.all.values_mut().filter(of_disk) {
+            entry.node.move_to(to);
+            entry.layer.move_to(to.layer().clone());
+        }
     }
 
     /// `block-export-del`, and `nbd-server-remove`.

@@ -100,13 +100,14 @@ impl Machine {
 
     /// Takes a snapshot; the device that has the disk is among `fronts`.
     pub(super) fn take_snapshot(&mut self, ready: Ready, fronts: &[Front]) {
-        let node = ready.snapshot.node().name();
-        let device = self.facts.disk_on(node).map(|disk| disk.id.clone());
+        let node = ready.snapshot.node().clone();
+        let device = self.facts.disk_on(node.name()).map(|disk| disk.id.clone());
         let front = fronts.iter().find(|front| Some(&front.device) == device.as_ref());
         let overlay = self.host.graph.take_snapshot(ready.snapshot, front.map(|front| (&*front.attached, &front.held)));
         if let Some(disk) = front.and_then(|front| self.facts.disk_mut(&front.device)) {
             overlay.name().clone_into(&mut disk.node);
         }
+        self.move_exports(&node, &overlay);
     }
 }
 

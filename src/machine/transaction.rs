@@ -1,7 +1,8 @@
 //! `transaction`: several changes at one moment, or none of them.
 //!
 //! Every device whose disk is meant is held still from the first action on it until all are done. An action that can be
-//! taken back is done at once; a snapshot, which cannot, is prepared, and taken when nothing can fail any more.
+//! taken back is done at once; a snapshot, which cannot, is prepared, and taken when nothing can fail any more. That is
+//! when jobs begin, too: one that is taken back has written nothing.
 
 use std::sync::Arc;
 
@@ -10,7 +11,6 @@ use rhea_block::format::qcow2::BitmapChange;
 use super::Machine;
 use super::bitmaps::Undo;
 use super::internal::Inside;
-use super::jobs::Verb;
 use super::snapshot::Ready;
 use super::still::Front;
 use crate::qmp::QmpError;
@@ -135,11 +135,7 @@ impl Machine {
 
     /// Undoes what was done, the last first.
     fn take_back(&mut self, progress: Progress) {
-        for id in progress.jobs.iter().rev() {
-            if let Err(error) = self.order_job(id, Verb::Cancel) {
-                log::warn!("job '{id}': {error}");
-            }
-        }
+        progress.jobs.iter().rev().for_each(|id| self.cancel(id));
         progress.internal.into_iter().rev().for_each(Inside::take_back);
         progress.bitmaps.into_iter().rev().for_each(Undo::run);
         progress.snapshots.iter().for_each(|ready| self.forget_made(ready));
@@ -159,6 +155,7 @@ impl Machine {
             drop(held);
             attached.disk().announce();
         }
+        progress.jobs.iter().for_each(|id| self.begin_made_job(id));
     }
 }
 

@@ -463,3 +463,70 @@ fn what_a_bitmap_cannot_do_for_a_backup_is_said() {
         assert_eq!(machine.ask("blockdev-backup", &args), Err(desc.to_owned()), "{args}");
     }
 }
+
+#[test]
+fn backup_of_a_transaction_that_fails_has_not_begun() {
+    let folder = temporary();
+    let mut machine = machine(folder.path(), &["disk", "copy"], &["disk"]);
+    machine.works("block-dirty-bitmap-add", &json!({"node": "disk", "name": "since", "persistent": true}));
+    machine.human(r#"qemu-io disk-device "write -P 9 0 64k""#);
+    let backup = json!({"job-id": "b", "device": "disk", "target": "copy", "sync": "incremental", "bitmap": "since"});
+    let actions = json!([{"type": "blockdev-backup", "data": backup}, {"type": "abort", "data": {}}]);
+
+    let failed = machine.ask("transaction", &json!({"actions": actions}));
+    let events = machine.until("b", "null");
+    machine.human(r#"qemu-io disk-device "write -P 7 0 64k""#);
+
+    assert_eq!(failed, Err("Transaction aborted using Abort action".into()));
+    assert_eq!(story(&events), ["created", "aborting", "concluded", "null"]);
+    assert_eq!(machine.bitmaps("disk"), [("since".into(), 65536, true, true)]);
+    machine.end();
+    tool("qemu-io", "-r -f qcow2 -c read_-P_0_0_8M copy", folder.path());
+}
+
+#[test]
+fn backup_that_was_cancelled_does_not_complete() {
+    let folder = temporary();
+    let mut machine = machine(folder.path(), &["disk", "copy"], &["disk"]);
+
+    // When the order comes is by chance: at a step, or when the last one is done.
+    for round in 0..30 {
+        let backup = json!({"job-id": "b", "device": "disk", "target": "copy", "sync": "full"});
+        machine.works("blockdev-backup", &backup);
+        let cancelled = machine.ask("block-job-cancel", &json!({"device": "b"}));
+        let events = machine.until("b", "null");
+
+        let completed = story(&events).contains(&"BLOCK_JOB_COMPLETED");
+        assert_eq!(completed, cancelled.is_err(), "{round}: {cancelled:?} {events:?}");
+    }
+    machine.end();
+}
+
+#[test]
+fn export_of_a_disk_shows_what_came_in_its_place() {
+    let folder = temporary();
+    let mut machine = machine(folder.path(), &["disk", "copy"], &["disk"]);
+    let address = machine.show(folder.path(), "disk", &json!({}));
+    let shown = |machine: &mut Machine| machine.works("query-block-exports", &json!({}))[0]["node-name"].clone();
+    let reads = |byte: u8| tool("qemu-io", &format!("-r -f raw -c read_-P_{byte}_1M_64k {address}"), folder.path());
+
+    let overlay = json!({"node-name": "disk", "snapshot-node-name": "top", "snapshot-file": folder.path().join("top")});
+    machine.works("blockdev-snapshot-sync", &overlay);
+    machine.human(r#"qemu-io disk-device "write -P 5 1M 64k""#);
+    let on_overlay = shown(&mut machine);
+    let overlay_read = reads(5);
+    machine.works("blockdev-mirror", &json!({"job-id": "m", "device": "top", "target": "copy", "sync": "full"}));
+    machine.until("m", "BLOCK_JOB_READY");
+    machine.works("block-job-complete", &json!({"device": "m"}));
+    machine.until("m", "null");
+    machine.human(r#"qemu-io disk-device "write -P 6 1M 64k""#);
+    let on_copy = shown(&mut machine);
+    let copy_read = reads(6);
+
+    assert_eq!((on_overlay, on_copy), ("top".into(), "copy".into()));
+    for read in [overlay_read, copy_read] {
+        assert!(!read.contains("verification failed"), "{read}");
+    }
+    machine.works("block-export-del", &json!({"id": "shown"}));
+    machine.end();
+}

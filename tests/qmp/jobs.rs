@@ -839,3 +839,60 @@ fn header_names_another_file_and_the_chain_stays() {
     let info: Value = serde_json::from_slice(&info.stdout).expect("JSON");
     assert_eq!((&info["backing-filename"], &info["backing-filename-format"]), (&"./base".into(), &"raw".into()));
 }
+
+#[test]
+fn copy_that_could_not_be_made_durable_is_none() {
+    let folder = tempfile::tempdir().expect("directory");
+    let mut machine = chain(folder.path());
+    tool("qemu-img", "create -q -f raw copy 8M", folder.path());
+
+    // The flush of the end, by the job and with the disk held still; the first one is that of a mirror that gets ready.
+    for (flush, told) in [(2, true), (3, false)] {
+        let count = |n: u32| json!({"event": "flush_to_disk", "state": n, "new_state": n + 1});
+        let failing = json!({"driver": "blkdebug", "node-name": "copy", "set-state": (1..flush).map(count).collect::<Vec<_>>(),
+            "inject-error": [{"event": "flush_to_disk", "state": flush, "errno": 5}],
+            "image": {"driver": "file", "filename": folder.path().join("copy")}});
+        machine.ask("blockdev-add", &failing).expect("a node");
+        let mirror = json!({"job-id": "j", "device": "top", "target": "copy", "sync": "full"});
+        machine.ask("blockdev-mirror", &mirror).expect("a job");
+        machine.until("j", "BLOCK_JOB_READY");
+        machine.ask("block-job-cancel", &json!({"device": "j"})).expect("it ends");
+        let events = machine.until("j", "null");
+        machine.ask("blockdev-del", &json!({"node-name": "copy"})).expect("nobody has it");
+
+        let of_error = |event: &&Value| event["event"] == "BLOCK_JOB_ERROR";
+        assert_eq!(events.iter().filter(of_error).count(), usize::from(told), "flush {flush}: {events:?}");
+        let completed = events.iter().find(|event| event["event"] == "BLOCK_JOB_COMPLETED").expect("an end");
+        assert!(completed["data"]["error"].is_string(), "flush {flush}: {completed}");
+    }
+    machine.end();
+}
+
+#[test]
+fn base_comes_beneath_the_copy_before_the_disk_goes_over() {
+    let folder = tempfile::tempdir().expect("directory");
+    let mut machine = chain(folder.path());
+    let path = |name: &str| folder.path().join(name).display().to_string();
+    machine.human(r#"qemu-io d "write -P 9 0 64k""#);
+    tool("qemu-img", "create -q -f qcow2 -b mid -F qcow2 copy", folder.path());
+    let file = |name: &str| json!({"driver": "file", "filename": path(name)});
+    let copy = json!({"driver": "qcow2", "node-name": "copy", "backing": null, "file": file("copy")});
+    machine.ask("blockdev-add", &copy).expect("the copy");
+    let again = json!({"driver": "qcow2", "node-name": "again", "read-only": true, "file": file("mid")});
+    machine.ask("blockdev-add", &again).expect("its base");
+    let top = json!({"job-id": "j", "device": "top", "target": "copy", "sync": "top"});
+    machine.ask("blockdev-mirror", &top).expect("a job");
+    machine.until("j", "BLOCK_JOB_READY");
+
+    machine.human(r#"qemu-io d "write -P 5 1M 512""#);
+    let put = json!([{"type": "blockdev-snapshot", "data": {"node": "again", "overlay": "copy"}}]);
+    machine.ask("transaction", &json!({"actions": put})).expect("it is beneath");
+    machine.human(r#"qemu-io d "write -P 5 2M 512""#);
+    machine.ask("block-job-complete", &json!({"device": "j"})).expect("it ends");
+    machine.until("j", "null");
+
+    assert_eq!(machine.depth(), 2);
+    assert_eq!(machine.human(r#"qemu-io d "read -P 9 0 64k; read -P 5 1M 512; read -P 5 2M 512""#), "");
+    machine.end();
+    tool("qemu-img", "compare -f qcow2 -F qcow2 top copy", folder.path());
+}

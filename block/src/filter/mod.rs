@@ -107,6 +107,7 @@ macro_rules! forward {
 pub mod before_write;
 pub mod copy_on_read;
 pub mod debug;
+pub mod follow;
 pub mod job_top;
 pub mod mirror;
 pub mod place;

@@ -241,7 +241,7 @@ impl Node {
 /// A node that is shown to others, until this is dropped.
 pub struct Shown {
     node: Arc<Node>,
-    _use: Use,
+    usage: Use,
 }
 
 impl Shown {
@@ -249,6 +249,14 @@ impl Shown {
     #[must_use]
     pub fn node(&self) -> &Arc<Node> {
         &self.node
+    }
+
+    /// `node` is shown from now on, which has come in the former one's place.
+    pub fn move_to(&mut self, node: &Arc<Node>) {
+        node.shown.fetch_add(1, Ordering::AcqRel);
+        self.node.shown.fetch_sub(1, Ordering::AcqRel);
+        self.usage.move_to(node);
+        self.node = node.clone();
     }
 }
 
@@ -520,7 +528,7 @@ impl Graph {
     pub fn show(&self, node: Arc<Node>, id: &str, writable: bool) -> Result<Shown, BlockError> {
         let usage = self.take(&node, User::export(id, writable))?;
         node.shown.fetch_add(1, Ordering::AcqRel);
-        Ok(Shown { node, _use: usage })
+        Ok(Shown { node, usage })
     }
 
     /// Refuses a change of the size of `node`.

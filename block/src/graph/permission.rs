@@ -100,6 +100,15 @@ pub(super) struct Use {
     user: Arc<User>,
 }
 
+impl Use {
+    /// The user has `node` from now on, whoever stands against that.
+    pub(super) fn move_to(&mut self, node: &Arc<Node>) {
+        node.enter(&self.user);
+        self.node.leave(&self.user);
+        self.node = node.clone();
+    }
+}
+
 impl Drop for Use {
     fn drop(&mut self) {
         self.node.leave(&self.user);
@@ -115,6 +124,12 @@ impl Node {
     /// `user` has it no more.
     pub(super) fn leave(&self, user: &Arc<User>) {
         self.users.lock().unwrap_or_else(PoisonError::into_inner).retain(|other| !Arc::ptr_eq(other, user));
+    }
+
+    /// Whether a job of the kind `kind` writes to it.
+    pub(super) fn is_target_of(&self, kind: &str) -> bool {
+        let who = User::job(kind).who;
+        self.users.lock().unwrap_or_else(PoisonError::into_inner).iter().any(|user| user.who == who)
     }
 
     /// Refuses a job that would write past a device or an export which writes to this very node.

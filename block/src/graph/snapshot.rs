@@ -91,7 +91,7 @@ impl Graph {
     }
 
     /// Looks whether `overlay` can be put on `node`, and writes back what `node` holds; whoever writes to it is held
-    /// still.
+    /// still. The overlay may be what a mirror writes to: it gets whole clusters and needs nothing beneath for that.
     ///
     /// # Errors
     /// When one of them is in use in another way, `overlay` cannot have anything beneath it or has, or `node` could not
@@ -99,7 +99,10 @@ impl Graph {
     pub fn prepare_snapshot(&self, node: &str, overlay: &str) -> Result<Snapshot, BlockError> {
         let (node, overlay) = (self.find(node)?, self.find(overlay)?);
         node.check_idle()?;
-        overlay.check_idle()?;
+        let awaits = |node: &Node| node.layer().as_any().downcast_ref().is_some_and(Qcow2::stands);
+        if !(overlay.is_target_of("mirror") && awaits(&overlay)) {
+            overlay.check_idle()?;
+        }
         if Arc::ptr_eq(&node, &overlay) || overlay.is_attached() || !self.is_root(&overlay) {
             return Err(refuse("The overlay is already in use"));
         }

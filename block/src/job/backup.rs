@@ -3,7 +3,7 @@
 use std::ops::Range;
 use std::sync::Arc;
 
-use super::chain::{self, Decides};
+use super::chain::{self, Decides, unit_of};
 use super::{Control, Halt};
 use crate::error::{BlockError, ErrorKind};
 use crate::filter::before_write::{BeforeWrite, Snapshot};
@@ -64,8 +64,7 @@ impl Backup {
     /// Bytes of a backup's unit, which is copied in one piece: at least a cluster of the target's, as in QEMU.
     #[must_use]
     pub fn unit_of(source: &Node, target: &Node) -> u64 {
-        let cluster = target.layer().as_any().downcast_ref().map_or(1, Qcow2::cluster_size);
-        BeforeWrite::unit_of(source.layer().size(), cluster)
+        BeforeWrite::unit_of(source.layer().size(), unit_of(target))
     }
 
     /// What the front end has to stand on while the work is done.
@@ -148,14 +147,24 @@ fn stands_on(above: &Arc<Node>, node: &Arc<Node>) -> bool {
     above.beneath().any(|beneath| Arc::ptr_eq(&beneath, node))
 }
 
-/// Copies of a run what `part` says; gives the bytes that were moved.
-fn keep(source: &Arc<Node>, target: &Arc<Node>, part: &Part, offset: u64, len: u64) -> Result<u64, BlockError> {
-    let whole = offset..offset + len;
-    let keep = |run| keep_range(source, target, part, run);
-    match part {
-        Part::Marked(bits) => bits.runs(whole).try_fold(0, |moved, run| Ok(moved + keep(run)?)),
-        _ => keep(whole),
+/// The runs of a range, which is of whole units, that `part` says: in whole units, too.
+fn asked(part: &Part, range: Range<u64>, unit: u64) -> Vec<Range<u64>> {
+    let Part::Marked(bits) = part else { return vec![range] };
+    let mut runs: Vec<Range<u64>> = Vec::new();
+    for run in bits.runs(range.clone()) {
+        let whole = run.start & !(unit - 1)..run.end.next_multiple_of(unit).min(range.end);
+        match runs.last_mut().filter(|last| whole.start <= last.end) {
+            Some(last) => last.end = whole.end,
+            None => runs.push(whole),
+        }
     }
+    runs
+}
+
+/// Copies of a run, which is of whole units, what `part` says; gives the bytes that were moved.
+fn keep(source: &Arc<Node>, target: &Arc<Node>, part: &Part, offset: u64, len: u64) -> Result<u64, BlockError> {
+    let runs = asked(part, offset..offset + len, unit_of(target)).into_iter();
+    runs.map(|run| keep_range(source, target, part, run)).sum()
 }
 
 /// The same, with clusters that hold data stored compressed, and whole: a run begins where a cluster does.
@@ -170,7 +179,7 @@ fn keep_packed(
     let cluster = image.cluster_size();
     for at in (offset..offset + len).step_by(usize::try_from(cluster).unwrap_or(usize::MAX)) {
         let within = at..(at + cluster).min(offset + len);
-        if !holds_data(source, part, within.clone())? {
+        if !holds_data(source, part, within.clone(), cluster)? {
             moved += keep(source, target, part, at, within.end - at)?;
             continue;
         }
@@ -187,16 +196,12 @@ fn keep_packed(
     Ok(moved)
 }
 
-/// Whether the backup is of any data within a range.
-fn holds_data(source: &Arc<Node>, part: &Part, range: Range<u64>) -> Result<bool, BlockError> {
-    let asked: Vec<_> = match part {
-        Part::Marked(bits) => bits.runs(range).collect(),
-        _ => vec![range],
-    };
-    for run in asked {
+/// Whether the backup is of any data within a range of whole units.
+fn holds_data(source: &Arc<Node>, part: &Part, range: Range<u64>, unit: u64) -> Result<bool, BlockError> {
+    for run in asked(part, range, unit) {
         let mut at = run.start;
         while at < run.end {
-            let (len, decides) = decides(source, part, at, run.end - at)?;
+            let (len, decides) = decides(source, part, at, run.end - at, unit)?;
             if matches!(decides, Decides::Data) {
                 return Ok(true);
             }
@@ -206,11 +211,11 @@ fn holds_data(source: &Arc<Node>, part: &Part, range: Range<u64>) -> Result<bool
     Ok(false)
 }
 
-/// What decides a run of the source, as far as the backup is of it, and how long that run is.
-fn decides(source: &Arc<Node>, part: &Part, at: u64, len: u64) -> Result<(u64, Decides), BlockError> {
+/// What decides a run of whole units of the source, as far as the backup is of it, and how long that run is.
+fn decides(source: &Arc<Node>, part: &Part, at: u64, len: u64, unit: u64) -> Result<(u64, Decides), BlockError> {
     let above = (*part == Part::Top).then(|| source.child("backing")).flatten();
-    let chain = std::iter::once(source.clone()).chain(source.beneath());
-    chain::decides(chain::down_to(chain, above.as_ref()), at, len)
+    let chain = || std::iter::once(source.clone()).chain(source.beneath());
+    chain::decides_whole(|| chain::down_to(chain(), above.as_ref()), at, len, unit)
 }
 
 /// Copies a range.
@@ -226,7 +231,7 @@ fn keep_range(source: &Arc<Node>, target: &Arc<Node>, part: &Part, range: Range<
 
 /// Copies a run that one image decides; gives its length and the bytes that were moved.
 fn keep_run(source: &Arc<Node>, target: &Arc<Node>, part: &Part, at: u64, len: u64) -> Result<(u64, u64), BlockError> {
-    let (run, decides) = decides(source, part, at, len)?;
+    let (run, decides) = decides(source, part, at, len, unit_of(target))?;
     let above = *part == Part::Top && source.child("backing").is_some();
     let to = target.layer().as_ref();
     match decides {
@@ -236,6 +241,6 @@ fn keep_run(source: &Arc<Node>, target: &Arc<Node>, part: &Part, at: u64, len: u
         Decides::Zero | Decides::Nobody if stands_on(target, source) => {
             to.write_zeroes(at, run, true).map(|()| (run, 0))
         }
-        Decides::Zero | Decides::Nobody => super::copy::make_zero(to, at, run, true).map(|()| (run, 0)),
+        Decides::Zero | Decides::Nobody => super::copy::make_zero(target, at, run, true).map(|()| (run, 0)),
     }
 }

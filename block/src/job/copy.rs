@@ -7,10 +7,11 @@
 use std::ops::Range;
 use std::sync::Arc;
 
-use super::chain::{self, Decides};
+use super::chain::{self, Decides, of_image, unit_of};
 use super::{Control, End, Forgiven, Halt, STEP};
 use crate::error::{BlockError, ErrorKind};
 use crate::filter::mirror::{Mirror, copy_range};
+use crate::format::qcow2::Qcow2;
 use crate::graph::Node;
 use crate::layer::{Layer, Preallocation};
 
@@ -34,7 +35,9 @@ pub struct Copying {
     beneath: bool,
     /// Space of the target may be freed where it reads as zeroes.
     unmap: bool,
-    /// Bytes between two looks at what is asked of the job.
+    /// Bytes of the target that are written as a whole.
+    unit: u64,
+    /// Bytes between two looks at what is asked of the job: whole units.
     step: u64,
     /// What the front end that writes to the source stands on.
     mirror: Option<Arc<Mirror>>,
@@ -72,14 +75,23 @@ impl Copying {
         if target.layer().limits().read_only {
             return Err(BlockError::new(ErrorKind::Permission, format!("node '{}' is read-only", target.name())));
         }
-        let mirror = active.then(|| Arc::new(Mirror::new(source.layer().clone(), target.layer().clone(), unmap)));
-        Ok(Self { source, target, extent, beneath, unmap, step: STEP, mirror })
+        // What lies beneath is open already where a target is.
+        let unit = if beneath { 1 } else { unit_of(&target) };
+        if extent != Extent::Whole {
+            of_image(&target, Qcow2::expect_backing);
+        }
+        let mirror = active.then(|| {
+            let mirror = Mirror::new(source.layer().clone(), target.layer().clone(), unmap, unit);
+            Arc::new(if extent == Extent::Whole { mirror } else { mirror.in_pieces_of(unit) })
+        });
+        let step = STEP.next_multiple_of(unit);
+        Ok(Self { source, target, extent, beneath, unmap, unit, step, mirror })
     }
 
-    /// The same, with no more than `bytes` in memory, but a unit of 64 KiB at least.
+    /// The same, with no more than `bytes` in memory, but 64 KiB and a cluster of the target's at least.
     #[must_use]
     pub fn in_pieces_of(self, bytes: u64) -> Self {
-        Self { step: bytes.clamp(64 << 10, STEP), ..self }
+        Self { step: bytes.clamp(64 << 10, STEP).next_multiple_of(self.unit), ..self }
     }
 
     /// What the front end has to stand on while the work is done.
@@ -159,12 +171,19 @@ impl Copying {
         }
     }
 
-    /// Waits until someone says how to end; what the target misses meanwhile is written down again.
+    /// Waits until someone says how to end; what the target misses meanwhile is written down again. Then all that it has
+    /// is durable.
     ///
     /// # Errors
     /// When it was cancelled, or the target does not follow.
     pub fn follow(&self, control: &Control) -> Result<End, Halt> {
-        control.wait_for_end(|| self.catch_up(control))
+        loop {
+            let end = control.wait_for_end(|| self.catch_up(control))?;
+            control.insist(|| self.target.layer().flush())?;
+            if self.missed() == 0 {
+                return Ok(end);
+            }
+        }
     }
 
     /// An image above may be longer than the one that goes, whose end showed it zeroes.
@@ -173,15 +192,16 @@ impl Copying {
         if self.mirror.is_none() && tail > 0 { self.target.layer().write_zeroes(size, tail, true) } else { Ok(()) }
     }
 
-    /// Whether the target shows the same, with nothing in flight.
+    /// Whether the target shows the same, with nothing in flight, and would after a loss of power.
     ///
     /// # Errors
     /// Why not.
     pub fn check(&self) -> Result<(), BlockError> {
-        self.mirror.as_ref().map_or(Ok(()), |mirror| mirror.check())
+        self.mirror.as_ref().map_or(Ok(()), |mirror| mirror.check())?;
+        self.target.layer().flush()
     }
 
-    /// Writes down all of a range; says how many bytes were moved.
+    /// Writes down all of a range, which is of whole units; says how many bytes were moved.
     fn write_down_all(&self, range: Range<u64>) -> Result<u64, BlockError> {
         let (mut at, mut moved) = (range.start, 0);
         while at < range.end {
@@ -191,27 +211,32 @@ impl Copying {
         Ok(moved)
     }
 
-    /// Writes down a run at `at`; says how long it is (at most `len`) and how many bytes of it were moved.
+    /// Writes down a run of whole units at `at`; says how long it is (at most `len`) and how many bytes of it were moved.
     fn write_down(&self, at: u64, len: u64) -> Result<(u64, u64), BlockError> {
         let until = match self.extent {
             Extent::Top => self.source.child("backing"),
             Extent::Whole | Extent::Later => self.beneath.then(|| self.target.clone()),
         };
-        let chain = std::iter::once(self.source.clone()).chain(self.source.beneath());
-        let decided = chain::decides(chain::down_to(chain, until.as_ref()), at, len);
+        let chain = || std::iter::once(self.source.clone()).chain(self.source.beneath());
+        let decided = chain::decides_whole(|| chain::down_to(chain(), until.as_ref()), at, len, self.unit);
         let (run, decides) = decided.map_err(BlockError::while_reading)?;
         let (source, target) = (self.source.layer().as_ref(), self.target.layer().as_ref());
         match decides {
             Decides::Nobody if until.is_some() => Ok((run, 0)),
             Decides::Data => copy_range(source, target, at, run).map(|()| (run, run)),
-            Decides::Zero | Decides::Nobody => make_zero(target, at, run, self.unmap).map(|()| (run, 0)),
+            Decides::Zero | Decides::Nobody => make_zero(&self.target, at, run, self.unmap).map(|()| (run, 0)),
         }
     }
 }
 
 /// Makes a run read as zeroes, its space freed if `unmap`. Where it does, nothing is written: a hole of a new file stays
-/// one.
-pub(super) fn make_zero(target: &dyn Layer, at: u64, len: u64, unmap: bool) -> Result<(), BlockError> {
+/// one. A hole through which something may come to show is none.
+pub(super) fn make_zero(target: &Node, at: u64, len: u64, unmap: bool) -> Result<(), BlockError> {
+    let stands = of_image(target, Qcow2::stands).unwrap_or(false);
+    let target = target.layer();
+    if stands {
+        return target.write_zeroes(at, len, unmap);
+    }
     let (mut from, end) = (at, at + len);
     while from < end {
         let status = target.status(from, end - from)?;

@@ -29,6 +29,28 @@ fn image(graph: &Graph, folder: &Path, name: &str, backing: Option<&str>, blocks
     graph.add(&serde_json::from_value(spec).unwrap()).unwrap()
 }
 
+/// An image of clusters of `cluster` bytes, with nothing beneath, whose header names `below`.
+fn unknowing(graph: &Graph, folder: &Path, name: &str, below: &str, cluster: u64) -> Arc<Node> {
+    let path = folder.join(name);
+    std::fs::write(&path, b"").unwrap();
+    let file: Arc<dyn Layer> = Arc::new(HostFile::open(&path, FileOptions::default()).unwrap());
+    let beneath = Some((folder.join(below).display().to_string(), Some("qcow2".to_owned())));
+    let options =
+        CreateOptions { size: SIZE as u64, cluster_size: cluster, backing: beneath, ..CreateOptions::default() };
+    create(&file, None, &options).unwrap().close().unwrap();
+    drop(file);
+    let spec = json!({"driver": "qcow2", "node-name": name, "backing": null,
+        "file": {"driver": "file", "filename": path}});
+    graph.add(&serde_json::from_value(spec).unwrap()).unwrap()
+}
+
+/// What an image shows with what its header names.
+fn by_header(folder: &Path, name: &str) -> Vec<u8> {
+    let file = json!({"driver": "file", "filename": folder.join(name)});
+    let spec = json!({"driver": "qcow2", "node-name": "again", "read-only": true, "file": file});
+    content(&Graph::new().add(&serde_json::from_value(spec).unwrap()).unwrap())
+}
+
 fn fill(node: &Node, blocks: std::ops::Range<u64>, byte: u8) {
     for block in blocks {
         write_all(node.layer().as_ref(), &vec![byte; BLOCK as usize], block * BLOCK).unwrap();
@@ -388,4 +410,74 @@ fn snapshot_on_the_disk_itself_shows_the_moment_until_it_is_ended() {
     assert!(matches!(ended, Err(Halt::Cancelled)));
     assert!(seen.iter().all(|seen| *seen == before));
     assert!(content(&top) == after);
+}
+
+#[test]
+fn mirror_gives_whole_clusters_to_an_overlay_whose_base_nobody_has_opened() {
+    for (extent, cluster) in [(Extent::Top, BLOCK), (Extent::Top, 4 * BLOCK), (Extent::Whole, 4 * BLOCK)] {
+        let (folder, graph) = (tempfile::tempdir().unwrap(), Graph::new());
+        let [base, middle, top] = chain(&graph, folder.path());
+        let target = unknowing(&graph, folder.path(), "copy", "middle", cluster);
+        let attached = graph.attach("top", true, "disk").unwrap();
+        let copy = Copying::mirror_to(top.clone(), target.clone(), extent, true).unwrap().in_pieces_of(1);
+        let mirror = copy.mirror().unwrap();
+
+        // While it copies, at random, and when all is copied, where the top held nothing.
+        let writer = Writer::start(attached.disk());
+        attached.disk().swap(mirror.clone());
+        copy.run(&Control::default()).unwrap();
+        writer.end(&mut vec![0; SIZE]);
+        let held = attached.disk().drain();
+        write_all(mirror.as_ref(), &[5; 512], 2 * BLOCK + 512).unwrap();
+        mirror.write_zeroes(14 * BLOCK - 4096, BLOCK + 8192, true).unwrap();
+        mirror.discard(17 * BLOCK - 512, 1024).unwrap();
+        copy.check().unwrap();
+
+        let expected = content(&top);
+        held.swap(top.layer().clone());
+        drop((held, copy, mirror));
+        drop((base, middle, top, target));
+        drop(attached);
+        graph.close_all().unwrap();
+        drop(graph);
+        let shown = by_header(folder.path(), "copy");
+        let wrong = (0..SIZE).find(|at| shown[*at] != expected[*at]);
+        assert_eq!(wrong, None, "{extent:?} {cluster}");
+    }
+}
+
+#[test]
+fn backup_gives_whole_clusters_to_an_overlay_whose_base_nobody_has_opened() {
+    for (marked, cluster, compress) in
+        [(false, 4 * BLOCK, false), (true, BLOCK, false), (true, 4 * BLOCK, false), (true, BLOCK, true)]
+    {
+        let (folder, graph) = (tempfile::tempdir().unwrap(), Graph::new());
+        let [base, middle, top] = chain(&graph, folder.path());
+        let mut part = Part::Top;
+        if marked {
+            // The last backup, and what was written and zeroed since.
+            let last = image(&graph, folder.path(), "last", None, BLOCKS);
+            write_all(last.layer().as_ref(), &content(&top), 0).unwrap();
+            let mut bits = Bits { granularity_bits: 12, size: SIZE as u64, bytes: vec![0; SIZE / 4096 / 8] };
+            write_all(top.layer().as_ref(), &[8; 4096], 2 * BLOCK + 4096).unwrap();
+            top.layer().write_zeroes(16 * BLOCK, 2 * BLOCK, true).unwrap();
+            bits.set(2 * BLOCK + 4096, 2 * BLOCK + 8192);
+            bits.set(16 * BLOCK, 18 * BLOCK);
+            part = Part::Marked(bits);
+            drop(last);
+        }
+        let below = if marked { "last" } else { "middle" };
+        let target = unknowing(&graph, folder.path(), "copy", below, cluster);
+        let expected = content(&top);
+
+        let backup = Backup::new(top.clone(), target.clone(), part, compress).unwrap();
+        backup.run(&Control::default()).unwrap();
+
+        drop((backup, base, middle, top, target));
+        graph.close_all().unwrap();
+        drop(graph);
+        let shown = by_header(folder.path(), "copy");
+        let wrong = (0..SIZE).find(|at| shown[*at] != expected[*at]);
+        assert_eq!(wrong, None, "{marked} {cluster} {compress}");
+    }
 }

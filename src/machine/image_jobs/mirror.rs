@@ -163,8 +163,8 @@ impl Machine {
             // What the guest writes meanwhile waits for no server of a copy that nobody wants, unless it reads from there.
             let apart = !source.beneath().any(|below| Arc::ptr_eq(&below, &target));
             let _unawaited = (apart && closing == Closing::Undone).then(|| target.unawaited());
-            let pivots = closing == Closing::Done && pivots.load(Ordering::SeqCst);
-            machine.end_copy(&source, (&target, opened), pivots.then_some(&*copied))
+            let end = if pivots.load(Ordering::SeqCst) { End::Pivot } else { End::Leave };
+            machine.end_copy(&source, (&target, opened), (closing == Closing::Done).then_some((&*copied, end)))
         };
         self.start_job(order, work, Box::new(finish)).inspect_err(|_| {
             if let Some(disk) = disk {
@@ -174,20 +174,24 @@ impl Machine {
     }
 
     /// The device goes over to the target if that is asked for and it shows the same, or stays.
+    ///
+    /// # Errors
+    /// The work was `done`, and the target does not show the same at this moment.
     fn end_copy(
         &mut self,
         source: &Arc<Node>,
         (target, opened): (&Arc<Node>, Option<Opened>),
-        pivot: Option<&Copying>,
+        done: Option<(&Copying, End)>,
     ) -> Result<(), QmpError> {
         let front = self.hold_above(source).into_iter().find(|front| Arc::ptr_eq(&front.attached.node(), source));
+        // With nothing in flight: what failed until now counts.
+        let same = done.map_or(Ok(()), |(copying, _)| copying.check());
         let Some(Front { device, attached, held }) = front else {
             leave(target, opened);
-            return Ok(());
+            return same.map_err(|error| failed(&error));
         };
-        // With nothing in flight: what failed until now counts.
-        let same = pivot.map(|copying| copying.check().and_then(|()| target.layer().flush()));
-        if let Some(Ok(())) = same {
+        if same.is_ok() && matches!(done, Some((_, End::Pivot))) {
+            self.move_exports(source, target);
             self.host.graph.pivot(source, target, &attached, &held);
             if let Some(opened) = opened {
                 opened.keep();
@@ -201,7 +205,7 @@ impl Machine {
         }
         drop(held);
         attached.disk().announce();
-        same.unwrap_or(Ok(())).map_err(|error| failed(&error))
+        same.map_err(|error| failed(&error))
     }
 }
 

@@ -43,38 +43,68 @@ impl Machine {
         finish: Finish,
     ) -> Result<(), QmpError> {
         let id = order.id.clone();
+        self.create_job(order, work, finish)?;
+        self.begin_job(&id).inspect_err(|_| drop(self.jobs.all.remove(&id)))
+    }
+
+    /// Makes a job that does nothing until [`Machine::begin_job`].
+    ///
+    /// # Errors
+    /// When its id is taken or empty.
+    pub(in crate::machine) fn create_job(
+        &mut self,
+        order: Order,
+        work: impl FnOnce(&Control) -> Result<(), Halt> + Send + 'static,
+        finish: Finish,
+    ) -> Result<(), QmpError> {
+        let id = order.id.clone();
         self.check_job_id(&id)?;
         let (events, told) = (self.host.events.clone(), id.clone());
         let tell = move |fault| events.send(MachineEvent::JobFault { id: told.clone(), fault });
         let control = Arc::new(Control::new(order.speed).with(order.policy, Box::new(tell)));
+        let (events, told, orders) = (self.host.events.clone(), id.clone(), control.clone());
+        let run = move || {
+            let result = work(&orders);
+            events.send(MachineEvent::JobEnded { id: told, result });
+        };
         let job = Job {
             order,
-            control: control.clone(),
+            control,
             status: JobStatus::Undefined,
             io_status: BlockDeviceIoStatus::Ok,
             error: None,
             finish: Some(finish),
+            work: Some(Box::new(run)),
             thread: None,
         };
         self.jobs.all.insert(id.clone(), job);
         self.job_is(&id, JobStatus::Created);
-        self.job_is(&id, JobStatus::Running);
-        let (events, told) = (self.host.events.clone(), id.clone());
-        let run = move || {
-            let result = work(&control);
-            events.send(MachineEvent::JobEnded { id: told, result });
-        };
-        match thread::spawn(ThreadKind::Disk, "job", run) {
-            Ok(thread) => {
-                if let Some(job) = self.jobs.all.get_mut(&id) {
-                    job.thread = Some(thread);
-                }
-                Ok(())
+        Ok(())
+    }
+
+    /// Has a job begin that was made; one that is gone again does not.
+    ///
+    /// # Errors
+    /// When there is no thread for it.
+    fn begin_job(&mut self, id: &str) -> Result<(), QmpError> {
+        let Some(run) = self.jobs.all.get_mut(id).and_then(|job| job.work.take()) else { return Ok(()) };
+        self.job_is(id, JobStatus::Running);
+        let thread = thread::spawn(ThreadKind::Disk, "job", run);
+        let thread =
+            thread.map_err(|error| QmpError::generic(format!("cannot start a thread for job '{id}': {error}")))?;
+        if let Some(job) = self.jobs.all.get_mut(id) {
+            job.thread = Some(thread);
+        }
+        Ok(())
+    }
+
+    /// The same for one of a transaction, which has ended well: the job fails without a thread.
+    pub(in crate::machine) fn begin_made_job(&mut self, id: &str) {
+        if let Err(error) = self.begin_job(id) {
+            if let Some(job) = self.jobs.all.get_mut(id) {
+                job.error = Some(error.desc);
             }
-            Err(error) => {
-                self.jobs.all.remove(&id);
-                Err(QmpError::generic(format!("cannot start a thread for job '{id}': {error}")))
-            }
+            self.abort(id);
         }
     }
 
@@ -118,6 +148,8 @@ impl Machine {
         let Some(job) = self.jobs.all.get_mut(id) else { return };
         join(job);
         match result {
+            // It did not hear of it any more.
+            Ok(()) if job.control.is_cancelled() => self.abort(id),
             Ok(()) => {
                 self.job_is(id, JobStatus::Waiting);
                 self.group_may_be_done(id);
@@ -191,9 +223,10 @@ impl Machine {
         self.jobs.group_of(id).iter().for_each(|id| self.finalize(id));
     }
 
-    /// Has a job end without its result: now if its work is done, otherwise when its thread comes to it.
-    fn cancel(&mut self, id: &str) {
+    /// Has a job end without its result: now if its work is done or has not begun, otherwise when its thread comes to it.
+    pub(in crate::machine) fn cancel(&mut self, id: &str) {
         match self.jobs.all.get(id) {
+            Some(job) if job.work.is_some() => self.abort(id),
             Some(job) if matches!(job.status, JobStatus::Waiting | JobStatus::Pending) => self.abort(id),
             Some(job) if job.status.is_active() => {
                 // First, so that it does not try again.
@@ -234,7 +267,7 @@ impl Machine {
             log::warn!("job '{id}': {error}");
         }
         let Some(job) = self.jobs.all.get_mut(id) else { return };
-        if job.of_block() {
+        if job.of_block() && job.work.is_none() {
             let data = job.data();
             let event =
                 if job.error.is_some() { Event::BlockJobCompleted(data) } else { Event::BlockJobCancelled(data) };
@@ -269,9 +302,10 @@ impl Machine {
 
     fn conclude(&mut self, id: &str) {
         let Some(job) = self.jobs.all.get_mut(id) else { return };
+        // Nobody waits for one that never began.
+        let by_itself = job.work.take().is_some() || job.order.auto_dismiss;
         (job.order.held, job.finish) = (None, None);
         job.order.target = None;
-        let by_itself = job.order.auto_dismiss;
         self.job_is(id, JobStatus::Concluded);
         if by_itself {
             self.dismiss(id);

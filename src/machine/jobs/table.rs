@@ -96,6 +96,8 @@ pub(super) struct Job {
     pub(super) io_status: BlockDeviceIoStatus,
     pub(super) error: Option<String>,
     pub(super) finish: Option<Finish>,
+    /// What its thread is to do, until it begins.
+    pub(super) work: Option<Box<dyn FnOnce() + Send>>,
     pub(super) thread: Option<JoinHandle<()>>,
 }
 

@@ -4,7 +4,7 @@ use crate::protocol::memory::Memory;
 
 fn pair() -> (Arc<Memory>, Arc<Memory>, Mirror) {
     let (inner, target) = (Arc::new(Memory::new(vec![1; 1 << 16])), Arc::new(Memory::new(vec![0; 1 << 16])));
-    let mirror = Mirror::new(inner.clone(), target.clone(), true);
+    let mirror = Mirror::new(inner.clone(), target.clone(), true, 1);
     (inner, target, mirror)
 }
 
@@ -53,7 +53,7 @@ fn write_waits_for_a_step_of_the_copying_in_its_range() {
 #[test]
 fn what_a_failing_target_misses_is_told_once_and_remembered_until_it_is_copied() {
     let inner = Arc::new(Memory::new(vec![1; 3 << 16]));
-    let mirror = Mirror::new(inner.clone(), Arc::new(Memory::read_only(vec![0; 3 << 16])), true);
+    let mirror = Mirror::new(inner.clone(), Arc::new(Memory::read_only(vec![0; 3 << 16])), true, 1);
 
     write_all(&mirror, &[7; 512], 65_536).unwrap();
     write_all(&mirror, &[7; 512], 65_536).unwrap();
@@ -70,4 +70,73 @@ fn what_a_failing_target_misses_is_told_once_and_remembered_until_it_is_copied()
     assert!(failed.is_err() && mirror.missed() > 0);
     mirror.copy_missed(65_536..131_072, || Ok(())).unwrap();
     assert!(mirror.check().is_ok() && mirror.next_missed(0).is_none());
+}
+
+/// A disk that writes half of what it is given, and fails.
+struct Halfway(Memory);
+
+impl Halfway {
+    fn half<T>(&self, done: Result<T, BlockError>) -> Result<T, BlockError> {
+        done.and_then(|_| Err(BlockError::new(ErrorKind::Io, "halfway")))
+    }
+}
+
+impl Layer for Halfway {
+    fn driver(&self) -> &'static str {
+        "halfway"
+    }
+
+    fn size(&self) -> u64 {
+        self.0.size()
+    }
+
+    fn limits(&self) -> crate::layer::Limits {
+        self.0.limits()
+    }
+
+    fn read(&self, into: crate::mem::Sink<'_>, offset: u64) -> Result<(), BlockError> {
+        self.0.read(into, offset)
+    }
+
+    fn write(&self, from: Source<'_>, offset: u64) -> Result<(), BlockError> {
+        self.half(self.0.write(from.part(0, from.len() / 2), offset))
+    }
+
+    fn flush(&self) -> Result<(), BlockError> {
+        self.0.flush()
+    }
+
+    fn discard(&self, offset: u64, len: u64) -> Result<(), BlockError> {
+        self.half(self.0.discard(offset, len / 2))
+    }
+
+    fn write_zeroes(&self, offset: u64, len: u64, unmap: bool) -> Result<(), BlockError> {
+        self.half(self.0.write_zeroes(offset, len / 2, unmap))
+    }
+
+    fn status(&self, offset: u64, len: u64) -> Result<crate::layer::Status, BlockError> {
+        self.0.status(offset, len)
+    }
+
+    fn as_any(&self) -> &dyn Any {
+        self
+    }
+}
+
+#[test]
+fn change_of_the_disk_that_fails_halfway_is_one_that_the_target_has_missed() {
+    type Change = fn(&Mirror) -> Result<(), BlockError>;
+    let changes: [Change; 3] = [
+        |mirror| write_all(mirror, &[7; 4096], 65_536),
+        |mirror| mirror.write_zeroes(65_536, 4096, true),
+        |mirror| mirror.discard(65_536, 4096),
+    ];
+    for change in changes {
+        let [inner, target] = [1, 1].map(|byte| Memory::new(vec![byte; 3 << 16]));
+        let mirror = Mirror::new(Arc::new(Halfway(inner)), Arc::new(target), true, 1);
+
+        assert_eq!(change(&mirror).unwrap_err().to_string(), "halfway");
+        assert!(mirror.take_trouble().is_none(), "the target can be written");
+        assert_eq!(mirror.next_missed(0), Some(65_536..131_072));
+    }
 }

@@ -4,8 +4,9 @@
 //! Only images of this driver are walked past; rules that a node has on top of one say nothing of reads.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
-use super::Qcow2;
+use super::{Qcow2, lock};
 use crate::error::BlockError;
 use crate::layer::{Fast, FastOp, Layer, Status};
 use crate::mem::Sink;
@@ -22,6 +23,19 @@ impl Qcow2 {
     /// The layer that is shown where this one holds nothing.
     pub(super) fn backing(&self) -> Option<Arc<dyn Layer>> {
         self.maps().backing.clone()
+    }
+
+    /// Whether clusters that are absent may come to show something else than zeroes: what lies beneath, what the header
+    /// names though nobody has opened it, or what is said to come.
+    #[must_use]
+    pub fn stands(&self) -> bool {
+        let has_backing = self.maps().backing.is_some();
+        has_backing || self.expects.load(Ordering::Relaxed) || lock(&self.alloc).header.backing_file.is_some()
+    }
+
+    /// Something will be put beneath, whatever the header names.
+    pub fn expect_backing(&self) {
+        self.expects.store(true, Ordering::Relaxed);
     }
 
     /// Whether `what` is true of a layer beneath this one, in whatever depth; of images this asks for what they are on.

@@ -173,6 +173,8 @@ pub struct Qcow2 {
     tracking: AtomicBool,
     /// Whether clusters were set aside that the host does not hold; found out when somebody asks for a status.
     preallocated: std::sync::OnceLock<bool>,
+    /// Something will be put beneath that the header may not name.
+    expects: AtomicBool,
     /// The guest's data are encrypted.
     crypt: Option<crypt::Crypt>,
 }

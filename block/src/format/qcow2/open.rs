@@ -153,6 +153,7 @@ impl Qcow2 {
             tracked: Mutex::default(),
             tracking: AtomicBool::new(false),
             preallocated: std::sync::OnceLock::new(),
+            expects: AtomicBool::new(false),
             crypt,
             data,
             file,

@@ -5,6 +5,7 @@ use std::ops::Range;
 use super::entry::{Entry, OFFSET};
 use super::{Qcow2, lock};
 use crate::error::BlockError;
+use crate::layer::Status;
 use crate::mem::Source;
 
 /// Bytes of zeroes written at a time where the map cannot say zero.
@@ -13,10 +14,15 @@ const STEP: u64 = 1 << 20;
 impl Qcow2 {
     /// Whether the whole range reads as zeroes, by the map alone.
     pub(super) fn is_zero(&self, range: Range<u64>) -> Result<bool, BlockError> {
+        self.is_all(range, |status| status.zero)
+    }
+
+    /// Whether all of a range is such, by the map alone.
+    fn is_all(&self, range: Range<u64>, such: impl Fn(&Status) -> bool) -> Result<bool, BlockError> {
         let mut at = range.start;
         while at < range.end {
             let status = self.status_by_map(at, range.end - at)?;
-            if !status.zero {
+            if !such(&status) {
                 return Ok(false);
             }
             at += status.len.max(1);
@@ -44,9 +50,9 @@ impl Qcow2 {
             let end = whole.end.min(offset + len);
             self.data.write_zeroes(whole.start, end - whole.start, true)?;
         }
-        let has_backing = self.maps().backing.is_some();
+        let stands = self.stands();
         let g = self.geometry;
-        self.change_entries(whole, true, |old| match (has_backing, g.version) {
+        self.change_entries(whole, true, |old| match (stands, g.version) {
             // Nothing shows through: forget it.
             (false, _) => Some(Entry { word: 0, bitmap: 0 }),
             // A guest that discards must not see the backing file's old bytes come up.
@@ -56,8 +62,7 @@ impl Qcow2 {
     }
 
     pub(super) fn zero_range(&self, offset: u64, len: u64, unmap: bool) -> Result<(), BlockError> {
-        let beneath = self.maps().backing.is_some();
-        self.zero_over(offset, len, unmap, beneath)
+        self.zero_over(offset, len, unmap, self.stands())
     }
 
     /// Marks whole clusters as zero, also where they are absent and nothing lies beneath: something is about to.
@@ -97,9 +102,10 @@ impl Qcow2 {
         self.write_zero_bytes(whole.end.min(end)..end)
     }
 
-    /// Writes zeroes as data, unless the map says that they are there.
+    /// Writes zeroes as data, unless the map says that they are there, and will be whatever comes to lie beneath.
     pub(super) fn write_zero_bytes(&self, range: Range<u64>) -> Result<(), BlockError> {
-        if range.is_empty() || self.is_zero(range.clone())? {
+        let awaits = self.backing().is_none() && self.stands();
+        if range.is_empty() || self.is_all(range.clone(), |status| status.zero && (status.allocated || !awaits))? {
             return Ok(());
         }
         let zeroes = vec![0u8; (range.end - range.start).min(STEP) as usize];

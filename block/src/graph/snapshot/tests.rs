@@ -152,3 +152,24 @@ fn refused_overlay_leaves_the_file_as_it_was() {
 
     assert_eq!(std::fs::read(&path).unwrap(), b"precious");
 }
+
+#[test]
+fn what_a_mirror_writes_to_can_be_put_on_its_base_and_nothing_else_that_is_busy() {
+    let graph = Graph::new();
+    let (folder, node) = base(&graph);
+    let top = overlay(&graph, &node, &folder.path().join("top.qcow2"), "top").unwrap();
+    let refused = || graph.prepare_snapshot("base", "top").err().map(|error| error.to_string());
+    let busy = |job: &str| Some(format!("Node 'top' is busy: block device is in use by block job: {job}"));
+
+    let backup = graph.hold_with_target(None, &top, "backup").unwrap();
+    assert_eq!(refused(), busy("backup"));
+    drop(backup);
+    let source = graph.hold_for_job(vec![top.clone()], "mirror").unwrap();
+    assert_eq!(refused(), busy("mirror"));
+    drop(source);
+    let target = graph.hold_with_target(None, &top, "mirror").unwrap();
+    graph.take_snapshot(graph.prepare_snapshot("base", "top").unwrap(), None);
+    drop(target);
+
+    assert_eq!(top.child("backing").unwrap().name(), "base");
+}
