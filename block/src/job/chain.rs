@@ -11,7 +11,8 @@ pub(super) fn of_image<T>(node: &Node, ask: impl FnOnce(&Qcow2) -> T) -> Option<
     if let Some(image) = node.layer().as_any().downcast_ref() {
         return Some(ask(image));
     }
-    of_image(&*node.filtered()?, ask)
+    let beneath = node.filtered()?;
+    of_image(&beneath, ask)
 }
 
 /// Bytes of the smallest piece of `target` that does not show what lies beneath it: whoever writes less of it than this
