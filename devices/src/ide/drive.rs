@@ -188,7 +188,7 @@ impl Disk {
 
 /// The two kinds of drive.
 pub(super) enum Kind {
-    Disk(Disk),
+    Disk(Box<Disk>),
     Cd(Arc<LogicalUnit>),
 }
 
@@ -224,7 +224,7 @@ impl Drive {
         let (kind, stats, errors) = match drive {
             IdeDrive::Disk { config, image, stats, errors } => {
                 check(&config)?;
-                (Kind::Disk(Disk::new(config, image)), stats, errors)
+                (Kind::Disk(Box::new(Disk::new(config, image))), stats, errors)
             }
             IdeDrive::Cd { unit, stats, errors } => {
                 if unit.config().kind != UnitKind::Cd {

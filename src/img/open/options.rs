@@ -78,7 +78,7 @@ pub(super) fn open(graph: &Graph, name: &str, mut object: Object, want: Want<'_>
         Some(Value::Object(_)) => object.shift_remove("backing"),
         _ => None,
     };
-    let mut spec = spec(name, object)?;
+    let mut spec = spec(name, &object)?;
     match (&mut spec, beneath) {
         (BlockdevSpec::Qcow2(spec), beneath) => {
             spec.look = look(want);
@@ -171,12 +171,12 @@ fn file_beneath(name: &str, object: &mut Object) -> Result<BlockdevSpec, ImgErro
     if let Some(Value::Object(cache)) = object.get("cache") {
         put_beneath(&mut file, "cache", cache.clone());
     }
-    spec(name, file)
+    spec(name, &file)
 }
 
-fn spec(name: &str, object: Object) -> Result<BlockdevSpec, ImgError> {
+fn spec(name: &str, object: &Object) -> Result<BlockdevSpec, ImgError> {
     let read = serde_json::from_value(Value::Object(object.clone()));
-    read.map_err(|e| refused(name, wrong::in_words(&object, &e.to_string())))
+    read.map_err(|e| refused(name, wrong::in_words(object, &e.to_string())))
 }
 
 /// What the command line says beside the options, where they do not say it themselves: whether the image is written,

@@ -129,7 +129,10 @@ fn message_that_the_kernel_refuses_is_not_offered_again_with_those_of_others() {
 
 #[expect(unsafe_code, reason = "reading back a C union")]
 fn message_of(entry: &kvm_irq_routing_entry) -> Option<Message> {
+    if entry.type_ != KVM_IRQ_ROUTING_MSI {
+        return None;
+    }
     // SAFETY: the type says which member was written.
-    let msi = (entry.type_ == KVM_IRQ_ROUTING_MSI).then(|| unsafe { entry.u.msi })?;
+    let msi = unsafe { entry.u.msi };
     Some(Message { address: u64::from(msi.address_hi) << 32 | u64::from(msi.address_lo), data: msi.data })
 }

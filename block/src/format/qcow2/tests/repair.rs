@@ -38,7 +38,7 @@ fn mended(file: &Arc<Memory>) -> Repaired {
     let layer: Arc<dyn Layer> = file.clone();
     let repaired = repair(&layer, Repair::All).unwrap();
     assert_eq!((repaired.after.corruptions, repaired.after.leaks), (0, 0), "{:?}", repaired.after.messages);
-    is_sound(&file);
+    is_sound(file);
     let disk = Qcow2::open(layer, &OpenOptions::default()).unwrap();
     assert!(read_vec(&disk, 0, 300 << 10).unwrap() == [7; 300 << 10]);
     assert!(read_vec(&disk, 300 << 10, 724 << 10).unwrap() == [0; 724 << 10]);
