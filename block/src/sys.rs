@@ -78,10 +78,14 @@ pub(crate) fn read_nowait(fd: i32, iovecs: &[libc::iovec], offset: u64) -> io::R
 
 /// Writes what goes in one call; how many bytes that was.
 pub(crate) fn write_some(fd: i32, iovecs: &[libc::iovec], offset: u64) -> io::Result<i32> {
-    let count = iovecs.len().min(IOV_MAX) as i32;
+    let count = iovecs.len().min(IOV_MAX);
+    let offset = to_off(offset)?;
+    // Not by the function of that name: it is a point of cancellation, and in a process with threads it spends as many
+    // instructions on that as it takes to find out where to write. The last argument is the offset's upper half, which
+    // 64 bits leave empty.
     // SAFETY: the caller's buffers are valid for reads until the call returns; the count does not exceed the list.
-    let n = unsafe { libc::pwritev(fd, iovecs.as_ptr(), count, to_off(offset)?) };
-    check(n as i64).map(|n| n as i32)
+    let n = unsafe { libc::syscall(libc::SYS_pwritev, i64::from(fd), iovecs.as_ptr(), count, offset, 0i64) };
+    check(n).map(|n| n as i32)
 }
 
 /// `copy_file_range(2)`, continued until all is copied.
