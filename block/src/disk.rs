@@ -8,7 +8,7 @@ use vmm_sys_util::eventfd::EventFd;
 use crate::error::BlockError;
 use crate::filter::throttle::Lifted;
 use crate::image::{Image, ImageInfo, ImageQueue};
-use crate::layer::{Layer, Preallocation, quickest};
+use crate::layer::{Fast, FastOp, Layer, Preallocation, quickest};
 use crate::queue::DiskQueue;
 use crate::throttle::{Group, Member};
 
@@ -69,14 +69,42 @@ fn lock<T: ?Sized>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// The way of a request from a queue: as it is from one time that the disk was held to the next.
+/// The way of a request from a queue: as it is from one time that the disk was held to the next. What stands between an
+/// image and its file, and does nothing to a request, is asked once in that time, not with each request.
 pub(crate) struct Path {
     pub(crate) layer: Arc<dyn Layer>,
-    /// Answers as `layer` does when asked for the fast way.
-    pub(crate) quick: Arc<dyn Layer>,
+    /// Answers as `layer` does when asked for the fast way, if it can say where in `file` its bytes are.
+    map: Option<Arc<dyn Layer>>,
+    /// Holds the bytes of `map`, or answers as `layer` does.
+    file: Arc<dyn Layer>,
     pub(crate) read_only: bool,
     /// Who must let requests through, one after the other.
     pub(crate) members: Vec<Arc<Member>>,
+}
+
+impl Path {
+    fn of(layer: Arc<dyn Layer>, members: Vec<Arc<Member>>) -> Self {
+        let quick = quickest(&layer);
+        let (map, file) = match quick.store() {
+            Some(store) => (Some(quick), store),
+            None => (None, quick),
+        };
+        Self { map, file, read_only: layer.limits().read_only, layer, members }
+    }
+
+    /// What [`Layer::fast`] says of the layer. Where that is a place in a file, and the layer a map of it, `token` is set
+    /// to what must be held with the answer's [`Pass`](crate::layer::Pass).
+    #[inline]
+    pub(crate) fn fast(&self, op: FastOp, offset: u64, len: u64, token: &mut Option<Arc<()>>) -> Fast {
+        let Some(map) = &self.map else { return self.file.fast(op, offset, len) };
+        match map.mapped(op, offset, len) {
+            Some(mapped) => {
+                *token = Some(mapped.token);
+                self.file.fast(op, mapped.offset, len)
+            }
+            None => map.fast(op, offset, len),
+        }
+    }
 }
 
 impl Shared {
@@ -89,7 +117,7 @@ impl Shared {
         let top = lock(&self.top);
         let (layer, members) = (top.below.clone(), top.own.iter().chain(&top.of_node).cloned().collect());
         drop(top);
-        Path { quick: quickest(&layer), read_only: layer.limits().read_only, layer, members }
+        Path::of(layer, members)
     }
 
     /// Puts the disk on `layer`. Gives the former one back.

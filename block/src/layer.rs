@@ -3,11 +3,13 @@
 //! A layer answers synchronously, from any thread, at any alignment. Beside that it may answer [`Layer::fast`]: where
 //! the bytes of a range lie in a host file, without input or output, without waiting and without allocating. A disk's
 //! queue asks that first and hands the file range to the kernel itself; only what has no fast answer (cold metadata, a
-//! cluster to allocate, compressed data) costs a hop to a worker thread that calls the synchronous methods.
+//! cluster to allocate, compressed data) costs a hop to a worker thread that calls the synchronous methods. Of a format the
+//! queue asks [`Layer::mapped`] before that, and then the file itself: most requests are plain, and need no more.
 //!
 //! ```text
-//!   queue ── fast() ──> Direct(file, offset) ──> io_uring
-//!     └──── Slow ──> worker ── read()/write()/flush() ──> format ──> file
+//!   queue ── mapped() ──> place ── fast() of the file ──┐
+//!     ├───── fast() ────────────────────────────────────┴─> Direct(file, offset) ──> io_uring
+//!     └───── Slow ──> worker ── read()/write()/flush() ──> format ──> file
 //! ```
 
 use std::any::Any;
@@ -136,6 +138,15 @@ pub struct Direct {
     pub pass: Pass,
 }
 
+/// Where a range of a layer is in its [`Layer::store`].
+#[derive(Debug)]
+pub struct Mapped {
+    /// Offset of the first byte there.
+    pub offset: u64,
+    /// Keeps the place what it is, as [`Pass::token`] does.
+    pub token: Arc<()>,
+}
+
 /// One node's content.
 ///
 /// Reads and writes are of whole ranges: they succeed entirely or fail. The caller keeps ranges inside
@@ -205,6 +216,18 @@ pub trait Layer: Send + Sync {
     /// The layer beneath whose [`Layer::fast`] answers the same to every request that [`Layer::limits`] allow, so that it
     /// may be asked in place of this one: until something changes, for which whoever uses it is held still.
     fn short_cut(&self) -> Option<Arc<dyn Layer>> {
+        None
+    }
+
+    /// The layer that [`Layer::mapped`] speaks of, past those that do nothing to a request: as with
+    /// [`Layer::short_cut`], until something changes, for which whoever uses it is held still.
+    fn store(&self) -> Option<Arc<dyn Layer>> {
+        None
+    }
+
+    /// Where a whole range may be read or overwritten in [`Layer::store`], if that is plain: what [`Layer::fast`] finds
+    /// out for most requests, without asking the store. `None` says nothing.
+    fn mapped(&self, _op: FastOp, _offset: u64, _len: u64) -> Option<Mapped> {
         None
     }
 

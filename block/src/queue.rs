@@ -53,6 +53,14 @@ struct Slot {
     pass: Pass,
 }
 
+/// What becomes of a request to one range of one file.
+enum Course {
+    /// It was done at once.
+    Ended(Result<(), i32>),
+    Ring,
+    Worker,
+}
+
 /// What workers give back.
 struct Returned {
     index: u32,
@@ -199,22 +207,36 @@ impl DiskQueue {
             return self.finish(request.tag, Err(errno));
         }
         let write_through = !self.shared.write_cache.load(Ordering::Relaxed);
-        let fast = match request.op {
-            Op::Read => self.path.quick.fast(FastOp::Read, request.offset, request.len),
-            Op::Write { fua: false } if !write_through => {
-                self.path.quick.fast(FastOp::Write, request.offset, request.len)
-            }
-            Op::Flush => self.path.quick.fast(FastOp::Flush, 0, 0),
-            _ => Fast::Slow,
+        let op = match request.op {
+            Op::Read => FastOp::Read,
+            Op::Write { fua: false } if !write_through => FastOp::Write,
+            Op::Flush => FastOp::Flush,
+            _ => return self.start_slow(request, write_through),
         };
-        match fast {
-            Fast::Slow => self.start_slow(request, write_through),
+        let mut token = None;
+        match self.path.fast(op, request.offset, request.len, &mut token) {
+            Fast::Slow => {
+                drop(token);
+                self.start_slow(request, write_through);
+            }
+            // A layer beneath has tokens of its own: the slow way keeps both.
+            Fast::Direct(direct) if token.is_some() && direct.pass.token.is_some() => {
+                drop((direct, token));
+                self.start_slow(request, write_through);
+            }
             Fast::Done => self.finish(request.tag, Ok(())),
             Fast::Zero => {
                 Sink::buffers(&request.buffers).zero();
                 self.finish(request.tag, Ok(()));
             }
-            Fast::Direct(direct) => self.start_direct(request, direct),
+            Fast::Direct(direct) => match self.do_here(&request, &direct) {
+                Course::Ended(outcome) => self.finish(request.tag, outcome),
+                Course::Ring => self.start_ring(request, direct, token),
+                Course::Worker => {
+                    drop((direct, token));
+                    self.start_worker(request);
+                }
+            },
         }
     }
 
@@ -229,13 +251,13 @@ impl DiskQueue {
         };
         let fits = request.len <= LONGEST_HERE && self.path.layer.is_cached();
         let Some(patience) = patience.filter(|_| fits).and_then(Patience::if_here) else {
-            return self.start_worker(request, Pass::default());
+            return self.start_worker(request);
         };
         let began = Instant::now();
         let result = haste::in_haste(|| perform(self.path.layer.as_ref(), &request, write_through));
         patience.took(began.elapsed());
         match result {
-            Err(e) if e.kind() == ErrorKind::WouldWait => self.start_worker(request, Pass::default()),
+            Err(e) if e.kind() == ErrorKind::WouldWait => self.start_worker(request),
             result => self.finish(request.tag, result.map_err(|e| errno_of(&e))),
         }
     }
@@ -256,33 +278,35 @@ impl DiskQueue {
         Ok(())
     }
 
-    fn start_direct(&mut self, request: Request, direct: Direct) {
-        let Direct { fd, offset, alignment, ring, pass } = direct;
+    /// Does a request to one range of one file at once, if it is of a kind that is better done so. By reference, as far as
+    /// that goes: a request is large, and each hand that it is given to would copy it.
+    fn do_here(&mut self, request: &Request, direct: &Direct) -> Course {
+        let Direct { fd, offset, alignment, ring, pass: _ } = *direct;
         let iovecs = request.buffers.iovecs();
         let aligned = alignment == 1 || {
             let mask = u64::from(alignment) - 1;
             (offset | request.len) & mask == 0 && Sink::buffers(&request.buffers).is_aligned(alignment as usize)
         };
         let fits = iovecs.len() <= 1024 && request.len <= 1 << 30;
-        if aligned && fits && self.does_here(&request, alignment) {
-            return self.start_here(request, fd, offset, pass);
+        if !aligned || !fits {
+            return Course::Worker;
         }
-        if aligned && fits && ring && self.ring.is_some() {
-            self.start_ring(request, fd, offset, pass);
-            if alignment > 1 && self.ring.as_mut().is_some_and(|ring| ring.queued() >= TOGETHER) {
-                self.kick();
-            }
-            return;
+        if self.does_here(request, alignment) {
+            let result = self.move_here(request, fd, offset);
+            return self.outcome(request, result).map_or(Course::Worker, Course::Ended);
         }
-        if aligned && fits && alignment == 1 && request.op == Op::Read {
-            // What the page cache has costs no thread.
-            if let Ok(n) = sys::read_nowait(fd, iovecs, offset)
-                && n as u64 == request.len
-            {
-                return self.finish(request.tag, Ok(()));
-            }
+        if ring && self.ring.is_some() {
+            return Course::Ring;
         }
-        self.start_worker(request, pass);
+        // What the page cache has costs no thread.
+        if alignment == 1
+            && request.op == Op::Read
+            && let Ok(n) = sys::read_nowait(fd, iovecs, offset)
+            && n as u64 == request.len
+        {
+            return Course::Ended(Ok(()));
+        }
+        Course::Worker
     }
 
     /// Whether a request is of the kind that takes less time than a worker, be it ours or the ring's: a write to the
@@ -295,25 +319,29 @@ impl DiskQueue {
         }
     }
 
-    fn start_here(&mut self, request: Request, fd: i32, offset: u64, pass: Pass) {
+    /// What the kernel says of a request that this thread has it do: bytes moved, or an error as a negative number.
+    fn move_here(&mut self, request: &Request, fd: i32, offset: u64) -> i32 {
         let began = Instant::now();
         let (result, patience) = match request.op {
             Op::Flush => (sys::sync_data(fd), &mut self.syncs),
             _ => (sys::write_some(fd, request.buffers.iovecs(), offset), &mut self.writes),
         };
         patience.took(began.elapsed());
-        let result = result.unwrap_or_else(|e| -e.raw_os_error().unwrap_or(libc::EIO));
-        self.settle(request, pass, result);
+        result.unwrap_or_else(|e| -e.raw_os_error().unwrap_or(libc::EIO))
     }
 
-    fn start_ring(&mut self, request: Request, fd: i32, offset: u64, pass: Pass) {
+    /// `token` is of a format above the file.
+    fn start_ring(&mut self, request: Request, direct: Direct, token: Option<Arc<()>>) {
+        let Direct { fd, offset, alignment, ring: _, pass: Pass { token: own, writing } } = direct;
+        let pass = Pass { token: token.or(own), writing };
         let what = match request.op {
             Op::Read => Move::Read,
             Op::Flush => Move::Sync,
             _ => Move::Write,
         };
         let (Some(index), Some(ring)) = (self.free.pop(), self.ring.as_mut()) else {
-            return self.start_worker(request, pass);
+            drop(pass);
+            return self.start_worker(request);
         };
         let slot = self.slots[index as usize].insert(Slot { request, pass });
         if let Err(e) = ring.submit(what, fd, slot.request.buffers.iovecs(), offset, index) {
@@ -322,12 +350,16 @@ impl DiskQueue {
             if let Some(slot) = self.slots[index as usize].take() {
                 self.finish(slot.request.tag, Err(libc::EIO));
             }
+            return;
+        }
+        if alignment > 1 && ring.queued() >= TOGETHER {
+            self.kick();
         }
     }
 
-    fn start_worker(&mut self, request: Request, mut pass: Pass) {
-        // The worker's own write begins anew.
-        pass.writing = None;
+    /// Has a worker do a request from its beginning: it looks up anew where the bytes are. A pass from before must be gone,
+    /// for the worker may wait for who waits for that.
+    fn start_worker(&mut self, request: Request) {
         // The caller saw a free place; a request sent on from the ring gave its own back just now.
         let Some(index) = self.free.pop() else {
             return self.finish(request.tag, Err(libc::EIO));
@@ -338,7 +370,7 @@ impl DiskQueue {
         let owner = Arc::as_ptr(&self.shared).addr();
         let job = Box::new(move || {
             let result = perform(layer.as_ref(), &request, write_through).map_err(|e| errno_of(&e));
-            drop((pass, layer));
+            drop(layer);
             let mut returned = returned.lock().unwrap_or_else(PoisonError::into_inner);
             let first = returned.is_empty();
             returned.push(Returned { index, request, result });
@@ -352,30 +384,43 @@ impl DiskQueue {
     }
 
     fn ring_completed(&mut self, index: u32, result: i32) {
-        let Some(Slot { request, pass }) = self.slots.get_mut(index as usize).and_then(Option::take) else {
-            return;
-        };
+        let Some(place) = self.slots.get(index as usize) else { return };
+        let Some(Slot { request, .. }) = place else { return };
+        let (tag, outcome) = (request.tag, self.outcome(request, result));
+        let slot = &mut self.slots[index as usize];
         self.free.push(index);
-        self.settle(request, pass, result);
+        match outcome {
+            Some(outcome) => {
+                // In its place: a request is larger than it looks.
+                *slot = None;
+                self.finish(tag, outcome);
+            }
+            None => {
+                if let Some(Slot { request, pass }) = slot.take() {
+                    drop(pass);
+                    self.start_worker(request);
+                }
+            }
+        }
     }
 
-    /// Ends a request with what the kernel says of it: bytes moved, or an error as a negative number.
-    fn settle(&mut self, request: Request, pass: Pass, result: i32) {
+    /// How a request ended by what the kernel says of it, bytes moved or an error as a negative number; nothing if a
+    /// worker has to do it again.
+    #[inline]
+    fn outcome(&self, request: &Request, result: i32) -> Option<Result<(), i32>> {
         if request.op == Op::Flush {
             if result < 0 {
                 self.path.layer.sync_failed();
             }
-            return self.finish(request.tag, if result < 0 { Err(-result) } else { Ok(()) });
+            return Some(if result < 0 { Err(-result) } else { Ok(()) });
         }
         if result >= 0 && result as u64 == request.len {
-            return self.finish(request.tag, Ok(()));
+            return Some(Ok(()));
         }
         match -result {
             // Short, or the kernel would not do it this way.
-            i32::MIN..=0 | libc::EAGAIN | libc::EINTR | libc::EINVAL | libc::EOPNOTSUPP => {
-                self.start_worker(request, pass);
-            }
-            errno => self.finish(request.tag, Err(errno)),
+            i32::MIN..=0 | libc::EAGAIN | libc::EINTR | libc::EINVAL | libc::EOPNOTSUPP => None,
+            errno => Some(Err(errno)),
         }
     }
 

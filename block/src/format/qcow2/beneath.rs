@@ -107,9 +107,6 @@ pub(super) fn fast(backing: Arc<dyn Layer>, offset: u64, len: u64) -> Fast {
     let mut layer = backing;
     loop {
         let Some(image) = image(&layer) else { return layer.fast(FastOp::Read, offset, len) };
-        if image.guard.is_dead() {
-            return Fast::Slow;
-        }
         let mut beneath = None;
         let fast = image.fast_range(FastOp::Read, offset, len, &mut beneath);
         match beneath {

@@ -53,9 +53,10 @@ impl Entry {
     }
 
     /// The host offset (0 for none) of an entry, not extended, that says nothing but where its cluster is: not zero, not
-    /// packed, nothing wrong with it.
-    pub(super) fn standard(self, cluster_bits: u32) -> Option<u64> {
-        let place = OFFSET & (u64::MAX << cluster_bits);
+    /// packed, nothing wrong with it. `within` has the bits of an offset within a cluster.
+    #[inline]
+    pub(super) fn standard(self, within: u64) -> Option<u64> {
+        let place = OFFSET & !within;
         (self.word & !(COPIED | place) == 0).then_some(self.word & place)
     }
 

@@ -10,7 +10,7 @@ use super::maps::{Gate, Maps, Slice, Slicing};
 use super::overlap::Kinds;
 use super::{Qcow2, SHARDS, lock};
 use crate::error::BlockError;
-use crate::layer::{Fast, FastOp, Layer, read_vec};
+use crate::layer::{Fast, FastOp, Layer, Mapped, read_vec};
 
 /// A run of bytes of one kind.
 #[derive(Debug, Clone, Copy)]
@@ -151,36 +151,78 @@ impl Qcow2 {
         Ok(table)
     }
 
-    /// [`crate::layer::Layer::fast`]; where the layer beneath has the answer that one is put into `beneath`.
+    /// [`crate::layer::Layer::mapped`]: a range that lies in one whole, standard cluster, as nearly all do of a disk in use.
+    ///
+    /// All that decides is looked at with the map locked, and anew for each request. The answer holds after that: the
+    /// token is taken under the lock, and while a clone of it lives the cluster is not taken for other bytes, nor does
+    /// anybody change the image as a whole (see "Why a kill cannot alias clusters").
     #[inline]
-    pub(super) fn fast_range(&self, op: FastOp, offset: u64, len: u64, beneath: &mut Option<Arc<dyn Layer>>) -> Fast {
-        match op {
-            FastOp::Flush if self.read_only => return Fast::Done,
-            FastOp::Flush if self.dirty.load(Ordering::Acquire) || self.geometry.external => return Fast::Slow,
-            FastOp::Flush => return self.file.fast(FastOp::Flush, 0, 0),
-            // The first write changes the header.
-            FastOp::Write if !self.touched.load(Ordering::Acquire) => return Fast::Slow,
-            FastOp::Write if self.tracking.load(Ordering::Acquire) => return Fast::Slow,
-            FastOp::Read | FastOp::Write => {}
+    pub(super) fn mapped_range(&self, op: FastOp, offset: u64, len: u64) -> Option<Mapped> {
+        let geometry = &self.geometry;
+        let within = offset & geometry.within;
+        if len > geometry.within + 1 - within || geometry.extended || self.crypt.is_some() || !self.is_ready(op) {
+            return None;
         }
-        if self.crypt.is_some() {
+        let maps = self.maps.try_read().ok()?;
+        if maps.gate != Gate::Open {
+            return None;
+        }
+        let entry = maps.get(maps.slicing.key(offset))?.plain_entry(maps.slicing.index(offset))?;
+        // L1 entries lose their tables while the gate is closed only, and no slice stays in memory then.
+        debug_assert!(maps.l1.get(geometry.l1_index(offset)).is_some_and(|l1| l1 & OFFSET != 0));
+        // Cluster 0 is the header's; in an external data file it is told from "absent" elsewhere.
+        let host = entry.standard(geometry.within).filter(|host| *host != 0)?;
+        if op == FastOp::Write && !(entry.is_copied() && self.guard.metadata.is_clear(host, geometry.cluster_bits)) {
+            return None;
+        }
+        Some(Mapped { offset: host + within, token: maps.token.clone() })
+    }
+
+    /// Whether requests may go by the fast way at all. The first write changes the header, and bitmaps record each.
+    #[inline]
+    fn is_ready(&self, op: FastOp) -> bool {
+        let slow_write = || !self.touched.load(Ordering::Acquire) || self.tracking.load(Ordering::Acquire);
+        !self.guard.is_dead() && op != FastOp::Flush && !(op == FastOp::Write && slow_write())
+    }
+
+    /// [`crate::layer::Layer::fast`]; where the layer beneath has the answer that one is put into `beneath`.
+    pub(super) fn fast_range(&self, op: FastOp, offset: u64, len: u64, beneath: &mut Option<Arc<dyn Layer>>) -> Fast {
+        if op == FastOp::Flush {
+            return self.fast_flush();
+        }
+        if let Some(mapped) = self.mapped_range(op, offset, len) {
+            return self.fast_data(mapped, op, len);
+        }
+        if self.crypt.is_some() || !self.is_ready(op) {
             return Fast::Slow;
         }
         let Ok(maps) = self.maps.try_read() else { return Fast::Slow };
         if maps.gate != Gate::Open {
             return Fast::Slow;
         }
-        let place = match self.standard(&maps, offset, len) {
-            Some(place) => Ok(place),
-            None => self.look_closer(&maps, op, offset, len, beneath),
-        };
-        match place {
-            Ok((host, copied)) => self.fast_data(&maps, op, host..host + len, copied),
+        match self.look_closer(&maps, op, offset, len, beneath) {
+            Ok(mapped) => {
+                drop(maps);
+                self.fast_data(mapped, op, len)
+            }
             Err(answer) => answer,
         }
     }
 
-    /// Where the request's bytes are and whether they may be written in place, or the answer where that is not asked.
+    /// What a flush takes.
+    fn fast_flush(&self) -> Fast {
+        if self.guard.is_dead() {
+            Fast::Slow
+        } else if self.read_only {
+            Fast::Done
+        } else if self.dirty.load(Ordering::Acquire) || self.geometry.external {
+            Fast::Slow
+        } else {
+            self.file.fast(FastOp::Flush, 0, 0)
+        }
+    }
+
+    /// Where the request's bytes are, or the answer where that is not asked or not to be had at once.
     fn look_closer(
         &self,
         maps: &Maps,
@@ -188,13 +230,17 @@ impl Qcow2 {
         offset: u64,
         len: u64,
         beneath: &mut Option<Arc<dyn Layer>>,
-    ) -> Result<(u64, bool), Fast> {
+    ) -> Result<Mapped, Fast> {
         let run = self.run(maps, offset, len).map_err(|_| Fast::Slow)?;
         if run.len < len || run.fault.is_some() {
             return Err(Fast::Slow);
         }
         match run.mapping {
-            Mapping::Data(_) => Ok((run.host, run.copied)),
+            // The slow way tells what is wrong.
+            Mapping::Data(_) if op == FastOp::Write && (!run.copied || self.overlaps(&(run.host..run.host + len))) => {
+                Err(Fast::Slow)
+            }
+            Mapping::Data(_) => Ok(Mapped { offset: run.host, token: maps.token.clone() }),
             Mapping::Zero if op == FastOp::Read => Err(Fast::Zero),
             Mapping::Absent if op == FastOp::Read && !self.geometry.raw_data => Err(match &maps.backing {
                 None => Fast::Zero,
@@ -211,34 +257,11 @@ impl Qcow2 {
         }
     }
 
-    /// Host offset of a request that lies in one whole, standard cluster, and whether that may be written in place: what
-    /// [`Qcow2::run`] says of nearly every request to a disk in use, in a fraction of its instructions.
-    #[inline]
-    fn standard(&self, maps: &Maps, offset: u64, len: u64) -> Option<(u64, bool)> {
-        let geometry = self.geometry;
-        let within = offset & (geometry.cluster() - 1);
-        if geometry.extended || len > geometry.cluster() - within {
-            return None;
-        }
-        if maps.l1.get(geometry.l1_index(offset))? & OFFSET == 0 {
-            return None;
-        }
-        let entry = maps.get(maps.slicing.key(offset))?.entry(maps.slicing.index(offset), false);
-        // Cluster 0 is the header's; in an external data file it is told from "absent" elsewhere.
-        let host = entry.standard(geometry.cluster_bits).filter(|host| *host != 0)?;
-        Some((host + within, entry.is_copied()))
-    }
-
-    /// The answer for bytes that are at `host`.
-    #[inline]
-    fn fast_data(&self, maps: &Maps, op: FastOp, host: Range<u64>, copied: bool) -> Fast {
-        // The slow way tells what is wrong.
-        if op == FastOp::Write && (!copied || self.overlaps(&host)) {
-            return Fast::Slow;
-        }
-        let mut fast = self.data.fast(op, host.start, host.end - host.start);
+    /// The answer for bytes that are in a place of the data file.
+    fn fast_data(&self, mapped: Mapped, op: FastOp, len: u64) -> Fast {
+        let mut fast = self.data.fast(op, mapped.offset, len);
         match &mut fast {
-            Fast::Direct(direct) if direct.pass.token.is_none() => direct.pass.token = Some(maps.token.clone()),
+            Fast::Direct(direct) if direct.pass.token.is_none() => direct.pass.token = Some(mapped.token),
             // A layer beneath with tokens of its own: the slow way keeps both.
             _ => return Fast::Slow,
         }
@@ -247,9 +270,6 @@ impl Qcow2 {
 
     /// Whether a write to guest data at `host` would overwrite metadata.
     fn overlaps(&self, host: &Range<u64>) -> bool {
-        let metadata = &self.guard.metadata;
-        !metadata.is_clear(host, self.geometry.cluster_bits)
-            && !self.geometry.external
-            && metadata.find(host.clone(), Kinds::NONE).is_some()
+        !self.geometry.external && self.guard.metadata.find(host.clone(), Kinds::NONE).is_some()
     }
 }

@@ -2,32 +2,13 @@
 //!
 //! Everything here is memory only. A slice is keyed by where in the guest's disk it is, so a lookup needs no L1.
 
-use std::collections::HashMap;
-use std::hash::{BuildHasherDefault, Hasher};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::Geometry;
 use super::entry::{ALL_ALLOCATED, Entry};
+use super::slices::{self, Slices};
 use crate::layer::Layer;
-
-/// Mixes a slice number: neighbours must not collide, nobody else chooses the keys' spread.
-#[derive(Default)]
-pub(super) struct Mix(u64);
-
-impl Hasher for Mix {
-    fn finish(&self) -> u64 {
-        self.0
-    }
-    fn write(&mut self, bytes: &[u8]) {
-        for byte in bytes {
-            self.write_u64(u64::from(*byte));
-        }
-    }
-    fn write_u64(&mut self, value: u64) {
-        self.0 = (self.0 ^ value).wrapping_mul(0x9e37_79b9_7f4a_7c15).rotate_left(26);
-    }
-}
 
 /// A piece of an L2 table, entries as on disk but in host byte order.
 pub(super) struct Slice {
@@ -45,6 +26,12 @@ impl Slice {
 
     pub(super) fn is_dirty(&self) -> bool {
         self.changes != self.clean
+    }
+
+    /// An entry that is not extended; nothing past the slice's end.
+    #[inline]
+    pub(super) fn plain_entry(&self, index: usize) -> Option<Entry> {
+        self.words.get(index).map(|word| Entry { word: *word, bitmap: ALL_ALLOCATED })
     }
 
     pub(super) fn entry(&self, index: usize, extended: bool) -> Entry {
@@ -79,7 +66,7 @@ pub(super) struct SliceImage {
 
 /// Most slices in `bytes`; fewer than four would be read again and again by one request.
 fn capacity(slicing: Slicing, bytes: u64) -> usize {
-    (bytes.div_ceil(slicing.bytes()) as usize).max(4)
+    (bytes.div_ceil(slicing.bytes()) as usize).clamp(4, slices::MOST)
 }
 
 /// Who may look things up.
@@ -99,8 +86,12 @@ pub(super) struct Slicing {
     /// Entries in one slice, as a power of two.
     bits: u32,
     cluster_bits: u32,
+    /// Guest bytes under one slice, as a power of two.
+    span_bits: u32,
     /// Entries in one L2 table, as a power of two.
     table_bits: u32,
+    /// Entries in one slice, less one.
+    mask: usize,
     /// Bytes of an entry.
     entry: u64,
 }
@@ -109,9 +100,12 @@ impl Slicing {
     /// Slices of `bytes`, a power of two from one entry up to a whole table.
     pub(super) fn new(geometry: Geometry, bytes: u64) -> Self {
         let entry = geometry.entry_bytes();
+        let bits = bytes.trailing_zeros() - entry.trailing_zeros();
         Self {
-            bits: bytes.trailing_zeros() - entry.trailing_zeros(),
+            bits,
             cluster_bits: geometry.cluster_bits,
+            span_bits: geometry.cluster_bits + bits,
+            mask: (1 << bits) - 1,
             table_bits: geometry.l2_span_bits - geometry.cluster_bits,
             entry,
         }
@@ -120,18 +114,18 @@ impl Slicing {
     /// Slice that the guest offset is in.
     #[inline]
     pub(super) fn key(self, guest: u64) -> u64 {
-        guest >> (self.cluster_bits + self.bits)
+        guest >> self.span_bits
     }
 
     /// Entry in the slice.
     #[inline]
     pub(super) fn index(self, guest: u64) -> usize {
-        (guest >> self.cluster_bits) as usize & ((1 << self.bits) - 1)
+        (guest >> self.cluster_bits) as usize & self.mask
     }
 
     /// Guest offset where the slice after `guest`'s begins.
     pub(super) fn end(self, guest: u64) -> u64 {
-        (self.key(guest) + 1).checked_shl(self.cluster_bits + self.bits).unwrap_or(u64::MAX)
+        (self.key(guest) + 1).checked_shl(self.span_bits).unwrap_or(u64::MAX)
     }
 
     /// Bytes of one slice.
@@ -158,7 +152,7 @@ pub(super) struct Maps {
     /// Clones of it mark I/O to host clusters that were in use when it was handed out.
     pub(super) token: Arc<()>,
     pub(super) gate: Gate,
-    slices: HashMap<u64, Slice, BuildHasherDefault<Mix>>,
+    slices: Slices,
     /// Most slices.
     capacity: usize,
     dirty: usize,
@@ -176,7 +170,7 @@ impl Maps {
             backing: None,
             token: Arc::new(()),
             gate: Gate::Open,
-            slices: HashMap::default(),
+            slices: Slices::new(),
             capacity: capacity(slicing, bytes),
             dirty: 0,
             clock: AtomicU64::new(1),
@@ -184,8 +178,9 @@ impl Maps {
         }
     }
 
+    #[inline(always)]
     pub(super) fn get(&self, key: u64) -> Option<&Slice> {
-        let slice = self.slices.get(&key)?;
+        let slice = self.slices.get(key)?;
         // Not exact on purpose: the stamp is only written when it is old, so that readers share the cache line.
         let now = self.clock.load(Ordering::Relaxed);
         if slice.used.load(Ordering::Relaxed) != now {
@@ -195,7 +190,7 @@ impl Maps {
     }
 
     pub(super) fn contains(&self, key: u64) -> bool {
-        self.slices.contains_key(&key)
+        self.slices.get(key).is_some()
     }
 
     /// Puts a slice in, in the place of clean ones that were not used for long.
@@ -210,24 +205,16 @@ impl Maps {
 
     /// Drops an eighth of the slices, clean ones only, the longest unused first.
     fn evict(&mut self) {
-        let mut clean: Vec<_> = self
-            .slices
-            .iter()
-            .filter(|(_, slice)| !slice.is_dirty())
-            .map(|(key, slice)| (slice.used.load(Ordering::Relaxed), *key))
-            .collect();
+        let clean = self.slices.iter().filter(|(_, slice)| !slice.is_dirty());
+        let mut clean: Vec<_> = clean.map(|(key, slice)| (slice.used.load(Ordering::Relaxed), key)).collect();
         let count = (self.capacity / 8 + 1).min(clean.len());
-        if count > 0 && count < clean.len() {
-            clean.select_nth_unstable(count - 1);
-        }
-        for (_, key) in clean.into_iter().take(count) {
-            self.slices.remove(&key);
-        }
+        let Some(last) = count.checked_sub(1).map(|last| *clean.select_nth_unstable(last).1) else { return };
+        self.slices.retain(|key, slice| slice.is_dirty() || (*slice.used.get_mut(), key) > last);
     }
 
     /// Changes one entry of a slice that is there; false when it is not.
     pub(super) fn set(&mut self, key: u64, index: usize, extended: bool, entry: Entry) -> bool {
-        let Some(slice) = self.slices.get_mut(&key) else { return false };
+        let Some(slice) = self.slices.get_mut(key) else { return false };
         let was_dirty = slice.is_dirty();
         slice.set(index, extended, entry);
         if !was_dirty {
@@ -248,9 +235,8 @@ impl Maps {
     /// All dirty slices as they are now, in order of their place.
     pub(super) fn dirty_images(&self) -> Vec<SliceImage> {
         let dirty = self.slices.iter().filter(|(_, slice)| slice.is_dirty());
-        let mut images: Vec<_> = dirty
-            .map(|(key, slice)| SliceImage { key: *key, bytes: slice.to_bytes(), changes: slice.changes })
-            .collect();
+        let mut images: Vec<_> =
+            dirty.map(|(key, slice)| SliceImage { key, bytes: slice.to_bytes(), changes: slice.changes }).collect();
         images.sort_unstable_by_key(|image| image.key);
         images
     }
@@ -258,7 +244,7 @@ impl Maps {
     /// Notes that these are on disk.
     pub(super) fn written<'a>(&mut self, images: impl Iterator<Item = &'a SliceImage>) {
         for image in images {
-            if let Some(slice) = self.slices.get_mut(&image.key) {
+            if let Some(slice) = self.slices.get_mut(image.key) {
                 slice.clean = image.changes;
                 if !slice.is_dirty() {
                     self.dirty -= 1;
@@ -276,7 +262,7 @@ impl Maps {
 
     /// Forgets every slice. Only when none is dirty, or the image was changed underneath on purpose.
     pub(super) fn clear(&mut self) {
-        self.slices.clear();
+        self.slices = Slices::new();
         self.dirty = 0;
     }
 

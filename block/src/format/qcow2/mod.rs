@@ -1,7 +1,8 @@
 //! Driver `qcow2`, versions 2 and 3.
 //!
 //! ```text
-//!   fast()      maps (read lock, memory only) ──────────────> host range, handed to the ring
+//!   mapped()    maps (read lock, memory only), plain ones ──> place in the data file, which the queue asks itself
+//!   fast()      maps (likewise), all others ────────────────> host range, handed to the ring
 //!   read()      maps, loading slices as needed ─────────────> file, backing, unpacking
 //!   write()     plan under `alloc` ─ data without locks ─ commit under `alloc` and `maps`
 //!   flush()     counts + data ─ sync ─ L2, L1 ─ sync ─ what was freed can be taken again
@@ -29,7 +30,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, RwLock, RwLockRead
 
 use crate::error::{BlockError, ErrorKind};
 use crate::graph::ImageDetails;
-use crate::layer::{Fast, FastOp, Layer, Limits, Preallocation, Status};
+use crate::layer::{Fast, FastOp, Layer, Limits, Mapped, Preallocation, Status, quickest};
 use crate::mem::{Sink, Source};
 
 mod allocate;
@@ -63,6 +64,7 @@ mod rebuild;
 mod refcount;
 mod repair;
 mod resize;
+mod slices;
 mod snapshot;
 mod status;
 mod tuning;
@@ -99,6 +101,8 @@ const SHARDS: usize = 16;
 #[derive(Debug, Clone, Copy)]
 struct Geometry {
     cluster_bits: u32,
+    /// The bits of an offset that say where in its cluster it is.
+    within: u64,
     /// Guest bytes under one L2 table, as a power of two.
     l2_span_bits: u32,
     extended: bool,
@@ -278,15 +282,20 @@ impl Layer for Qcow2 {
     }
 
     fn fast(&self, op: FastOp, offset: u64, len: u64) -> Fast {
-        if self.guard.is_dead() {
-            return Fast::Slow;
-        }
         let mut beneath = None;
         let fast = self.fast_range(op, offset, len, &mut beneath);
         match beneath {
             None => fast,
             Some(layer) => beneath::fast(layer, offset, len),
         }
+    }
+
+    fn store(&self) -> Option<Arc<dyn Layer>> {
+        Some(quickest(&self.data))
+    }
+
+    fn mapped(&self, op: FastOp, offset: u64, len: u64) -> Option<Mapped> {
+        self.mapped_range(op, offset, len)
     }
 
     fn wants_ring(&self) -> bool {

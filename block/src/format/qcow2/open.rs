@@ -164,6 +164,7 @@ impl Qcow2 {
 fn geometry(header: &Header) -> Geometry {
     Geometry {
         cluster_bits: header.cluster_bits,
+        within: (1 << header.cluster_bits) - 1,
         l2_span_bits: header.l2_span_bits(),
         extended: header.incompatible & incompatible::EXTENDED_L2 != 0,
         external: header.incompatible & incompatible::DATA_FILE != 0,

@@ -144,7 +144,7 @@ impl Filter {
     }
 
     /// The word and the bit of a cluster, by its number.
-    #[inline]
+    #[inline(always)]
     fn place(&self, number: u64) -> (&AtomicU64, u64) {
         let mixed = number.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> self.shift;
         (&self.words[(mixed / 64) as usize], 1 << (mixed % 64))
@@ -155,7 +155,7 @@ impl Filter {
         word.fetch_or(bit, Ordering::Release);
     }
 
-    #[inline]
+    #[inline(always)]
     fn may_have(&self, number: u64) -> bool {
         let (word, bit) = self.place(number);
         word.load(Ordering::Acquire) & bit != 0
@@ -263,11 +263,10 @@ impl Metadata {
         self.add(kind, range);
     }
 
-    /// Whether a write to a range of the file, within one cluster, is seen at a glance to meet no metadata.
+    /// Whether the cluster at `host` is seen at a glance to hold no metadata.
     #[inline]
-    pub(super) fn is_clear(&self, range: &Range<u64>, cluster_bits: u32) -> bool {
-        let number = range.start >> cluster_bits;
-        (range.end - 1) >> cluster_bits == number && !self.filter.may_have(number)
+    pub(super) fn is_clear(&self, host: u64, cluster_bits: u32) -> bool {
+        !self.filter.may_have(host >> cluster_bits)
     }
 
     /// What a write to a range of the file would overwrite, `writing` (which belongs there) apart.

@@ -160,7 +160,7 @@ fn random_op(dice: &mut Dice, stage: &Stage, number: u64) -> Op {
 }
 
 /// Runs `work` elsewhere and fails if it does not end: a hang must not look like a slow test.
-fn within<T: Send + 'static>(seconds: u64, work: impl FnOnce() -> T + Send + 'static) -> T {
+pub(super) fn within<T: Send + 'static>(seconds: u64, work: impl FnOnce() -> T + Send + 'static) -> T {
     let (send, receive) = mpsc::channel();
     let thread = std::thread::spawn(move || {
         let _ = send.send(work());

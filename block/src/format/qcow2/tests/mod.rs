@@ -12,5 +12,6 @@ mod qemu;
 mod regress;
 mod repair;
 mod rig;
+mod short;
 mod tuning;
 mod turns;
