@@ -112,6 +112,27 @@ fn what_cannot_be_loaded_ends_a_paused_machine_with_a_sentence() {
 }
 
 #[test]
+fn file_that_was_cut_stops_the_machine_at_its_reset_with_a_sentence() {
+    let dir = tempfile::tempdir().expect("directory");
+    let initrd = fs::File::create(dir.path().join("initrd")).expect("initrd");
+    initrd.set_len(8 << 20).expect("size");
+    let child = start(dir.path(), &["-initrd", "initrd"]);
+    let mut monitor = connect(dir.path());
+    ask(&mut monitor, &["qmp_capabilities"]);
+    // Registers are there once everything is loaded.
+    human(&mut monitor, "info registers");
+
+    initrd.set_len(4096).expect("size");
+    let said = ask(&mut monitor, &["system_reset"]);
+    let status = ask(&mut monitor, &["query-status"]);
+    ask(&mut monitor, &["quit"]);
+
+    assert!(said.contains("initrd initrd was changed in place"), "{said}");
+    assert!(status.contains("internal-error"), "{status}");
+    assert_eq!(end(child).status.code(), Some(0));
+}
+
+#[test]
 fn registers_and_interrupt_controllers_can_be_looked_at() {
     let dir = tempfile::tempdir().expect("directory");
     let child = start(dir.path(), &["-smp", "2"]);

@@ -43,7 +43,8 @@ impl Mapped {
         // SAFETY: the region is mapped readable for as long as `self` lives, `size` bytes long, and `skip` lies
         // inside. Nothing in this process writes to the private mapping. Another process may change the file: then
         // the bytes change, which every user of them bears, since each checks what it reads against bounds it holds
-        // elsewhere; or truncate it, which ends this process by SIGBUS, as it ends any program that maps the file.
+        // elsewhere; or truncate it in the moment between `Opened::check_unchanged` and here, which ends this process
+        // by SIGBUS, as it ends any program that maps the file.
         unsafe { std::slice::from_raw_parts(self.region.as_ptr().add(self.skip), self.region.size() - self.skip) }
     }
 }

@@ -54,6 +54,18 @@ pub enum BootError {
         #[source]
         source: io::Error,
     },
+    /// A file that was opened before was written to since.
+    #[error(
+        "{what} {} was changed in place while the guest ran, so that the guest cannot start anew from it; start the \
+         machine again, and have new files written beside the old and renamed",
+        path.display()
+    )]
+    Changed {
+        /// What the file is.
+        what: &'static str,
+        /// Its path.
+        path: PathBuf,
+    },
     /// The kernel's ELF structure is broken.
     #[error("cannot load ELF kernel {}", path.display())]
     Elf {

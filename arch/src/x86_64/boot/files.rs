@@ -4,6 +4,7 @@ use std::fs::File;
 use std::io::{self, Seek, SeekFrom};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
+use std::time::SystemTime;
 
 use vm_memory::{Bytes, GuestAddress, GuestMemoryBackend};
 
@@ -14,12 +15,13 @@ use crate::x86_64::layout::{FOUR_GIB, HIGH_MEMORY_START, MemoryLayout, PAGE_SIZE
 /// Bytes of a file that are mapped at once: little beside what the program needs anyway.
 const PIECE: u64 = 2 << 20;
 
-/// An open regular file, its name for messages, and its length when it was opened.
+/// An open regular file, its name for messages, and what it was when it was opened.
 #[derive(Debug)]
 pub(super) struct Opened {
     pub(super) file: File,
     pub(super) path: PathBuf,
     pub(super) len: u64,
+    modified: Option<SystemTime>,
     pub(super) what: &'static str,
     /// The string a multiboot kernel gets with a module; empty for other files.
     pub(super) arguments: String,
@@ -34,8 +36,22 @@ impl Opened {
             return Err(BootError::NotAFile { what, path: path.to_owned() });
         }
         let file = File::open(path).map_err(failed)?;
-        let len = file.metadata().map_err(failed)?.len();
-        Ok(Self { file, path: path.to_owned(), len, what, arguments: String::new() })
+        let metadata = file.metadata().map_err(failed)?;
+        let (len, modified) = (metadata.len(), metadata.modified().ok());
+        Ok(Self { file, path: path.to_owned(), len, modified, what, arguments: String::new() })
+    }
+
+    /// Refuses a file that was written to since it was opened: what is known of it no longer holds, and a mapping past
+    /// a new end would end the process. A file that was replaced by another of its name is still the one it was.
+    ///
+    /// # Errors
+    /// It cannot be examined, or has another length or time of modification.
+    pub(super) fn check_unchanged(&self) -> Result<(), BootError> {
+        let now = self.file.metadata().map_err(|source| self.read_failed(source))?;
+        if (now.len(), now.modified().ok()) == (self.len, self.modified) {
+            return Ok(());
+        }
+        Err(BootError::Changed { what: self.what, path: self.path.clone() })
     }
 
     pub(super) fn read_failed(&self, source: io::Error) -> BootError {

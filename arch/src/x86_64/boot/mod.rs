@@ -145,8 +145,9 @@ impl Images {
     /// [`Options::fresh_memory`] off.
     ///
     /// # Errors
-    /// A file has become unreadable or is broken inside; something does not fit the guest's memory.
+    /// A file has become unreadable, was changed, or is broken inside; something does not fit the guest's memory.
     pub fn load<M: GuestMemoryBackend>(&self, mem: &M, options: &Options<'_>) -> Result<Loaded, BootError> {
+        [&self.kernel].into_iter().chain(&self.modules).try_for_each(Opened::check_unchanged)?;
         match &self.kind {
             Kind::BzImage(header) => bzimage::load(mem, &self.kernel, header, self.modules.first(), options),
             Kind::Elf(image) => elf::load(mem, &self.kernel, image, self.modules.first(), options),

@@ -74,6 +74,29 @@ fn initrd_lies_at_the_end_of_memory_and_its_place_is_told() {
 }
 
 #[test]
+fn files_that_were_written_to_are_not_loaded_again_but_those_that_were_replaced_are() {
+    let kernel = bzimage(&[1; 64], 0x20f);
+    let directory = files(&[("kernel", &kernel), ("initrd", &[0xaa; 5000])]);
+    let (path, initrd) = (directory.path().join("kernel"), directory.path().join("initrd"));
+    let images = Images::open(&path, initrd.to_str()).unwrap();
+    let mem = memory();
+    let mut again = || load(&mem, &images, |options| options.fresh_memory = false);
+    let old = File::options().write(true).open(&initrd).unwrap();
+
+    std::fs::write(directory.path().join("new"), [0xbb; 100]).unwrap();
+    std::fs::rename(directory.path().join("new"), &initrd).unwrap();
+    again().unwrap();
+    old.set_len(100).unwrap();
+    let cut = again().unwrap_err();
+    old.set_len(5000).unwrap();
+    old.set_modified(std::time::SystemTime::UNIX_EPOCH).unwrap();
+    let touched = again().unwrap_err();
+
+    assert!(matches!(cut, BootError::Changed { what: "initrd", .. }), "{cut}");
+    assert!(matches!(touched, BootError::Changed { what: "initrd", .. }), "{touched}");
+}
+
+#[test]
 fn an_initrd_without_room_is_refused() {
     let directory = files(&[("kernel", &bzimage(&[1; 64], 0x20f)), ("initrd", &[])]);
     let initrd = directory.path().join("initrd");
