@@ -84,6 +84,9 @@ pub(super) fn directory(file: &dyn Layer, header: &Header) -> Result<Option<(u64
         if u64::from(entry.table_size) > MOST_TABLE_ENTRIES || entry.table_offset >> 56 != 0 {
             return Err(corrupt(format!("bitmap '{}' has an impossible table", entry.name)));
         }
+        if u64::from(entry.table_size) << header.cluster_bits > MOST_BYTES as u64 {
+            return Err(corrupt(format!("Bitmap '{}' doesn't satisfy the constraints", entry.name)));
+        }
         if !GRANULARITIES.contains(&entry.granularity_bits) {
             return Err(corrupt(format!("bitmap '{}' has the granularity 2^{}", entry.name, entry.granularity_bits)));
         }
@@ -93,17 +96,24 @@ pub(super) fn directory(file: &dyn Layer, header: &Header) -> Result<Option<(u64
     Ok(Some((offset, bytes, entries)))
 }
 
-/// All byte ranges that bitmaps take, for the check.
-pub(super) fn ranges(file: &dyn Layer, header: &Header) -> Result<Vec<(u64, u64)>, BlockError> {
-    let Some((offset, bytes, entries)) = directory(file, header)? else { return Ok(Vec::new()) };
-    let mut ranges = vec![(offset, bytes)];
+/// Names all byte ranges that bitmaps take, for the check: offset and length. The work is bounded by the file's size.
+pub(super) fn ranges(file: &dyn Layer, header: &Header, mut name: impl FnMut(u64, u64)) -> Result<(), BlockError> {
+    let Some((offset, bytes, entries)) = directory(file, header)? else { return Ok(()) };
+    name(offset, bytes);
+    let mut tables = 0;
     for entry in entries {
-        ranges.push((entry.table_offset, u64::from(entry.table_size) * 8));
+        let size = u64::from(entry.table_size) * 8;
+        // They cannot overlap, so together they fit into the file.
+        tables += size;
+        if tables > file.size() {
+            return Err(corrupt(format!("with bitmap '{}' the tables are together larger than the file", entry.name)));
+        }
+        name(entry.table_offset, size);
         let table = super::open::read_words(file, entry.table_offset, u64::from(entry.table_size))?;
         let clusters = table.iter().map(|w| w & super::entry::OFFSET).filter(|offset| *offset != 0);
-        ranges.extend(clusters.map(|offset| (offset, header.cluster_size())));
+        clusters.for_each(|offset| name(offset, header.cluster_size()));
     }
-    Ok(ranges)
+    Ok(())
 }
 
 impl super::Qcow2 {

@@ -189,6 +189,8 @@ impl Qcow2 {
 
     fn write_bitmaps(&self, alloc: &mut Alloc, tracked: &mut Tracked) -> Result<(), BlockError> {
         let file = self.file.as_ref();
+        // Until the header names the new places: after a failure the next attempt must not think that it does.
+        tracked.changed = true;
         let mut freed = std::mem::take(&mut tracked.freed);
         // Without the autoclear bit nobody knows whose the old ranges are: they stay, until a check frees them.
         freed.extend(directory(file, &alloc.header)?.map(|(offset, len, _)| (offset, len)));

@@ -15,9 +15,6 @@ pub(super) mod incompatible {
     pub(in super::super) const KNOWN: u64 = DIRTY | CORRUPT | DATA_FILE | COMPRESSION | EXTENDED_L2;
 }
 
-/// Bytes of the header's fixed fields that hold what is known here (version 3).
-pub(super) const FIXED: usize = 104;
-
 /// Compatible feature bit: reference counts may be postponed.
 pub(super) const LAZY_REFCOUNTS: u64 = 1 << 0;
 /// Autoclear feature bits: bitmaps are consistent; the external data file can be read as raw.
@@ -34,7 +31,7 @@ pub(super) const EXT_BITMAPS: u32 = 0x2385_2875;
 
 /// Largest L1 table and refcount table that are read, in bytes.
 const MOST_L1_BYTES: u64 = 32 << 20;
-const MOST_REFTABLE_BYTES: u64 = 8 << 20;
+pub(super) const MOST_REFTABLE_BYTES: u64 = 8 << 20;
 /// Longest backing file name (the specification's limit), most snapshots.
 const MOST_NAME: u32 = 1023;
 const MOST_SNAPSHOTS: u32 = 65536;

@@ -211,17 +211,29 @@ impl Metadata {
         // Who needs these two says what is wrong with them.
         if let Ok((snapshots, bytes)) = read_table(file, header) {
             add(Kind::SnapshotTable, header.snapshots_offset, bytes);
-            for snapshot in snapshots {
-                add(Kind::InactiveL1, snapshot.l1_offset, u64::from(snapshot.l1_size) * 8);
-                if self.watched().has(Kind::InactiveL2)
-                    && let Ok(l1) = read_words(file, snapshot.l1_offset, u64::from(snapshot.l1_size))
-                {
-                    tables(Kind::InactiveL2, &l1);
+            let places = snapshots.iter().map(|s| s.l1_offset..s.l1_offset.saturating_add(u64::from(s.l1_size) * 8));
+            // Sound ones do not overlap; those of a hostile image are looked at once, however many name them.
+            for place in merged(places) {
+                let place = place.start..place.end.min(end).max(place.start);
+                add(Kind::InactiveL1, place.start, place.end - place.start);
+                if self.watched().has(Kind::InactiveL2) {
+                    self.add_tables_of(file, place);
                 }
             }
         }
         if let Ok(Some((offset, bytes, _))) = bitmap::directory(file, header) {
             add(Kind::BitmapDirectory, offset, bytes);
+        }
+    }
+
+    /// The L2 tables that the L1 tables of snapshots in `place` name, a piece of them at a time.
+    fn add_tables_of(&self, file: &dyn Layer, place: Range<u64>) {
+        const PIECE: u64 = 1 << 20;
+        for start in place.clone().step_by(PIECE as usize) {
+            let Ok(l1) = read_words(file, start, (place.end - start).min(PIECE) / 8) else { continue };
+            for table in l1.iter().map(|entry| entry & OFFSET).filter(|table| *table != 0) {
+                self.add(Kind::InactiveL2, table..table.saturating_add(self.cluster).min(file.size()));
+            }
         }
     }
 
@@ -288,5 +300,30 @@ impl Metadata {
 
     fn write(&self, change: impl FnOnce(&mut BTreeMap<u64, Kinds>)) {
         change(&mut self.clusters.write().unwrap_or_else(PoisonError::into_inner));
+    }
+}
+
+/// The same bytes in ranges that do not overlap, from the first to the last.
+fn merged(ranges: impl Iterator<Item = Range<u64>>) -> Vec<Range<u64>> {
+    let mut sorted: Vec<_> = ranges.collect();
+    sorted.sort_unstable_by_key(|range| range.start);
+    let mut merged: Vec<Range<u64>> = Vec::new();
+    for range in sorted {
+        match merged.last_mut() {
+            Some(last) if range.start <= last.end => last.end = last.end.max(range.end),
+            _ => merged.push(range),
+        }
+    }
+    merged
+}
+
+#[cfg(test)]
+mod tests {
+    use super::merged;
+
+    #[test]
+    fn ranges_that_touch_or_overlap_become_one() {
+        let ranges = [30..40, 0..10, 10..12, 5..8, 35..50, 60..60];
+        assert_eq!(merged(ranges.into_iter()), [0..12, 30..50, 60..60]);
     }
 }

@@ -6,10 +6,10 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::check::{Names, Walk};
-use super::header::{FIXED, Header};
+use super::header::MOST_REFTABLE_BYTES;
 use super::refcount::{most_count, set_count};
 use crate::error::{BlockError, ErrorKind};
-use crate::layer::{Layer, write_all};
+use crate::layer::{Layer, read_vec, write_all};
 
 /// Writes all counts anew, `1 << order` bits wide if that is given, and points the header at them. Gives a line for each
 /// cluster that the old ones took.
@@ -28,7 +28,9 @@ pub(super) fn rebuild(file: &dyn Layer, order: Option<u32>) -> Result<Vec<String
     }
     let counted = counted.names;
     let mut walk = Walk::new(file)?;
-    walk.all();
+    // Read once more, so it may fail where the first walk did not: what it did not see would be taken for free.
+    walk.all_seen()?;
+    walk.counts_seen()?;
     if let Some(order) = order {
         check_width(&walk, &counted, order)?;
     }
@@ -39,6 +41,10 @@ pub(super) fn rebuild(file: &dyn Layer, order: Option<u32>) -> Result<Vec<String
     let table = plan.place();
     plan.check_wild(&walk)?;
     let cluster = walk.header.cluster_size();
+    if table.clusters * cluster > MOST_REFTABLE_BYTES {
+        let text = "the table of new counts would be larger than any program reads; convert saves what is on the disk";
+        return Err(BlockError::new(ErrorKind::Unsupported, text));
+    }
     let mut entries = vec![0u8; (table.clusters * cluster) as usize];
     for (number, place) in &plan.blocks {
         entries[*number as usize * 8..][..8].copy_from_slice(&(place * cluster).to_be_bytes());
@@ -46,16 +52,22 @@ pub(super) fn rebuild(file: &dyn Layer, order: Option<u32>) -> Result<Vec<String
     }
     write_all(file, &entries, table.first * cluster)?;
     file.flush()?;
-    let switched = Header {
-        reftable_offset: table.first * cluster,
-        reftable_clusters: table.clusters as u32,
-        refcount_order: order,
-        ..walk.header.clone()
-    };
-    // Place, size and width lie in one sector, so they change together.
-    write_all(file, &switched.encode()?[48..FIXED.min(cluster as usize)], 48)?;
-    file.flush()?;
+    switch(file, &walk, table, order)?;
     Ok(given_back)
+}
+
+/// Points the header at the new counts, and leaves all else in it as it is: other programs write other lengths of it.
+fn switch(file: &dyn Layer, walk: &Walk<'_>, table: Run, order: u32) -> Result<(), BlockError> {
+    // Place, size and width lie in one sector, so they change together. Version 2 has no width.
+    let end = if walk.header.version == 2 { 60 } else { 100 };
+    let mut fields = read_vec(file, 48, end - 48)?;
+    fields[..8].copy_from_slice(&(table.first * walk.header.cluster_size()).to_be_bytes());
+    fields[8..12].copy_from_slice(&(table.clusters as u32).to_be_bytes());
+    if let Some(width) = fields.get_mut(48..) {
+        width.copy_from_slice(&order.to_be_bytes());
+    }
+    write_all(file, &fields, 48)?;
+    file.flush()
 }
 
 /// Refuses a width that a count does not fit into.
@@ -144,6 +156,7 @@ impl<'a> Plan<'a> {
     fn place_blocks(&mut self) {
         let per = self.per_block();
         let mut number = 0;
+        self.cursor = 0;
         while number * per < self.end() {
             let range = number * per..(number + 1) * per;
             let counts = || {

@@ -50,6 +50,7 @@ pub fn repair(file: &Arc<dyn Layer>, what: Repair) -> Result<Repaired, BlockErro
     walk.all_seen()?;
     corruptions_fixed += mend(file.as_ref(), &walk)?;
     walk.compare();
+    walk.counts_seen()?;
     let (mut before, lost) = (walk.report, walk.counts_lost);
     let mut now = before.clone();
     if what == Repair::All && lost {

@@ -63,9 +63,7 @@ impl Qcow2 {
             let mut places = Vec::new();
             let done = self.preallocate_at(placed..size, preallocation, &mut places).and_then(|()| self.write_back());
             return done.inspect_err(|_| {
-                self.shrink_back(old, former, &places).unwrap_or_else(|e| {
-                    log::warn!("qcow2: the disk stays larger after its growth failed: {}", e.sentence());
-                });
+                self.shrink_back(old, former, &places).unwrap_or_else(|e| self.shrink_alone(old, &e));
             });
         }
         self.write_back()
@@ -108,6 +106,25 @@ impl Qcow2 {
             file.flush()?;
             self.cut_file(alloc, former)
         })
+    }
+
+    /// Makes the disk what it was by its header alone, which needs no space; `why` it cannot give back what it took.
+    fn shrink_alone(&self, old: u64, why: &BlockError) {
+        let mut alloc = lock(&self.alloc);
+        if self.size.load(Ordering::Acquire) == old {
+            return;
+        }
+        // Entries past the end do no harm: what they name is zeroes.
+        let said = match self.switch_header(&mut alloc, 24, &old.to_be_bytes()) {
+            Ok(()) => {
+                alloc.header.size = old;
+                self.size.store(old, Ordering::Release);
+                self.fit_bitmaps();
+                "space that it took is lost until `check -r leaks`"
+            }
+            Err(_) => "the disk stays larger",
+        };
+        log::warn!("qcow2: after the disk's growth failed, {said}: {}", why.sentence());
     }
 
     /// Cuts off what is free at the end of the file, as far as `former` bytes.

@@ -535,6 +535,22 @@ fn growth_without_the_space_it_asks_for_leaves_the_disk_and_the_file_as_they_wer
 }
 
 #[test]
+fn growth_of_the_map_alone_on_a_full_disk_leaves_the_size_as_it_was() {
+    let (recorder, disk) = image(&small(1 << 20), 0);
+    write_all(disk.as_ref(), &[1; 20_000], 0).unwrap();
+    disk.close().unwrap();
+    recorder.most.store(recorder.size() + 20 * CLUSTER, Ordering::Relaxed);
+
+    disk.resize(4 << 30, Preallocation::Metadata).unwrap_err();
+    let size = disk.size();
+    drop(disk);
+
+    assert_eq!((size, reopen(recorder.clone(), 0).unwrap().size()), (1 << 20, 1 << 20));
+    let found = check_of(&recorder);
+    assert_eq!(found.corruptions, 0, "{:?}", found.messages);
+}
+
+#[test]
 fn direct_read_at_the_end_of_a_file_that_grows_meanwhile_succeeds() {
     let folder = tempfile::tempdir_in(env!("CARGO_MANIFEST_DIR")).unwrap();
     let Some(file) = direct_file(&folder) else { return };

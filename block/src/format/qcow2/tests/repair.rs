@@ -2,9 +2,14 @@
 
 use std::sync::Arc;
 
+use super::super::bitmap;
 use super::super::entry::{COPIED, OFFSET};
-use super::rig::{image, qemu_check};
-use crate::format::qcow2::{CreateOptions, OpenOptions, Qcow2, Repair, Repaired, create, repair};
+use super::super::header::Header;
+use super::super::rebuild::rebuild;
+use super::rig::{Recorder, image, qemu_check};
+use crate::format::qcow2::{
+    BitmapChange, CreateOptions, NewBitmap, OpenOptions, Qcow2, Repair, Repaired, check, create, repair,
+};
 use crate::layer::{Layer, read_vec, write_all};
 use crate::protocol::memory::Memory;
 
@@ -177,4 +182,80 @@ fn counts_of_many_blocks_with_a_table_of_several_clusters_are_written_anew() {
     write_all(&disk, &vec![4; 5 << 20], 10 << 20).unwrap();
     disk.close().unwrap();
     is_sound(&memory);
+}
+
+#[test]
+fn counts_written_anew_beside_a_read_that_fails_once_take_nothing_that_is_named() {
+    // All counts, or counts of another width.
+    for order in [None, Some(5)] {
+        let (mut refused, mut call) = (0u64, 0u64);
+        loop {
+            let file = Recorder::new(sound(CreateOptions::default()).bytes());
+            let layer: Arc<dyn Layer> = file.clone();
+            *file.fail_after.lock().unwrap() = Some(call);
+            let done = rebuild(layer.as_ref(), order);
+            if file.fail_after.lock().unwrap().take().is_some() {
+                break;
+            }
+            refused += u64::from(done.is_err());
+            let disk = Qcow2::open(layer, &OpenOptions::default()).unwrap();
+            assert!(read_vec(&disk, 0, 300 << 10).unwrap() == [7; 300 << 10], "{order:?}, call {call}");
+            is_sound(&Memory::new(file.memory.bytes()));
+            call += 1;
+        }
+        assert!(refused > 8 && call == refused, "{order:?}: {refused} of {call}");
+    }
+}
+
+/// What the header's cluster has, but for the place and width of counts.
+fn beside_counts(file: &Memory) -> Vec<u8> {
+    let mut head = read_vec(file, 0, CLUSTER as usize).unwrap();
+    head[48..60].fill(0);
+    if head[7] == 3 {
+        head[96..100].fill(0);
+    }
+    head
+}
+
+#[test]
+fn header_of_another_length_keeps_what_it_has_where_counts_are_written_anew() {
+    // As QEMU before 5.1 wrote it: 104 bytes, and what follows right behind.
+    let short = sound(CreateOptions::default());
+    let mut head = read_vec(short.as_ref(), 0, CLUSTER as usize).unwrap();
+    head.copy_within(112.., 104);
+    head[100..104].copy_from_slice(&104u32.to_be_bytes());
+    write_all(short.as_ref(), &head, 0).unwrap();
+    // Version 2, with the name of a backing file right behind its 72 bytes.
+    let named = sound(CreateOptions { version: 2, ..CreateOptions::default() });
+    write_all(named.as_ref(), b"base", 72).unwrap();
+    put(&named, 8, 72);
+    write_all(named.as_ref(), &4u32.to_be_bytes(), 16).unwrap();
+    for file in [short, named] {
+        let before = beside_counts(&file);
+        let block = word(&file, word(&file, 48));
+        put(&file, block, 0);
+
+        let layer: Arc<dyn Layer> = file.clone();
+        let repaired = repair(&layer, Repair::All).unwrap();
+
+        assert!(repaired.before.messages.contains(&"Rebuilding refcount structure".to_owned()));
+        assert_eq!((repaired.after.corruptions, repaired.after.leaks), (0, 0), "{:?}", repaired.after.messages);
+        assert_eq!(beside_counts(&file), before);
+    }
+}
+
+#[test]
+fn bitmap_with_a_table_that_no_disk_needs_is_refused_before_it_is_read() {
+    let (recorder, disk) = image(&CreateOptions { size: SIZE, cluster_size: CLUSTER, ..CreateOptions::default() }, 0);
+    disk.change_bitmap("b", &BitmapChange::Add(NewBitmap::stored(None))).unwrap();
+    disk.close().unwrap();
+    let file = Arc::new(Memory::new(recorder.memory.bytes()));
+    let header = Header::read_for_check(file.as_ref()).unwrap();
+    let (directory, ..) = bitmap::directory(file.as_ref(), &header).unwrap().unwrap();
+    write_all(file.as_ref(), &(1u32 << 18).to_be_bytes(), directory + 8).unwrap();
+
+    let layer: Arc<dyn Layer> = file;
+    let told = check(&layer).unwrap().messages;
+
+    assert!(told.iter().any(|line| line.contains("Bitmap 'b' doesn't satisfy the constraints")), "{told:?}");
 }

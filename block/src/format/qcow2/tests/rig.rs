@@ -94,6 +94,8 @@ pub(super) struct Recorder {
     pub(super) fail_one_in: AtomicU64,
     /// Reads of any of these bytes fail.
     pub(super) bad: Mutex<Option<std::ops::Range<u64>>>,
+    /// The file cannot become longer than this.
+    pub(super) most: AtomicU64,
     /// Discards fail.
     pub(super) fail_discards: AtomicBool,
     /// Lets other threads come between: calls take their time.
@@ -126,6 +128,7 @@ impl Recorder {
             fail_after: Mutex::new(None),
             fail_one_in: AtomicU64::new(0),
             bad: Mutex::new(None),
+            most: AtomicU64::new(u64::MAX),
             fail_discards: AtomicBool::new(false),
             crowded: AtomicBool::new(false),
             calls: AtomicU64::new(0),
@@ -203,6 +206,9 @@ impl Layer for Recorder {
     }
     fn write(&self, from: Source<'_>, offset: u64) -> Result<(), BlockError> {
         self.maybe_fail()?;
+        if offset + from.len() as u64 > self.most.load(Ordering::Relaxed) {
+            return Err(BlockError::io("full", std::io::Error::from_raw_os_error(libc::ENOSPC)));
+        }
         due(&self.before_write, offset).into_iter().for_each(|call| call());
         self.change(Event::Write(offset, from.to_vec()), |memory| memory.write(from, offset))?;
         self.step_aside();
