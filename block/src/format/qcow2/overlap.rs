@@ -254,11 +254,18 @@ impl Metadata {
         });
     }
 
-    /// A range of the file holds no metadata any more.
+    /// A range of the file holds no metadata of the disk any more. A snapshot may share a table with it, which is known
+    /// until all is looked for again, as after each change of snapshots.
     pub(super) fn forget(&self, range: Range<u64>) {
+        let shared = Kinds::NONE.with(Kind::InactiveL2, true);
         self.write(|clusters| {
             let first = range.start & !(self.cluster - 1);
-            while let Some((&offset, _)) = clusters.range(first..range.end.max(first)).next() {
+            let mut gone = Vec::new();
+            for (&offset, kinds) in clusters.range_mut(first..range.end.max(first)) {
+                *kinds = Kinds(kinds.0 & shared.0);
+                gone.extend((*kinds == Kinds::NONE).then_some(offset));
+            }
+            for offset in gone {
                 clusters.remove(&offset);
             }
         });

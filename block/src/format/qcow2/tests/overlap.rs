@@ -319,3 +319,19 @@ fn checks_that_come_later_know_all_metadata_there_is() {
         sound.assert_unharmed(&sound.with(sound.l2, COPIED | target), &memory.bytes(), "later");
     }
 }
+
+#[test]
+fn table_that_a_snapshot_still_has_is_looked_after_when_the_disk_has_another() {
+    let sound = sound();
+    let (_memory, disk) = open(&sound.bytes, Kinds::ALL);
+    disk.snapshot_create("t", (0, 0)).unwrap();
+    let holds = || disk.guard.metadata.find(sound.l2..sound.l2 + 1, Kinds::NONE);
+    assert_eq!(holds(), Some(Kind::ActiveL2));
+
+    write_all(&disk, &[3; 512], 0).unwrap();
+    (0..3).for_each(|_| disk.flush().unwrap());
+
+    assert_eq!(holds(), Some(Kind::InactiveL2));
+    disk.snapshot_delete("t").unwrap();
+    assert_eq!(holds(), None);
+}
