@@ -30,6 +30,8 @@ mod registers;
 mod reopen;
 #[path = "qmp/rig.rs"]
 mod rig;
+#[path = "qmp/sharing.rs"]
+mod sharing;
 #[path = "qmp/silent.rs"]
 mod silent;
 #[path = "qmp/snapshots.rs"]

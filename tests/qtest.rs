@@ -2,6 +2,8 @@
 
 #[path = "qtest/hostile.rs"]
 mod hostile;
+#[path = "qtest/reserve.rs"]
+mod reserve;
 
 use std::io::{BufRead, BufReader, Write};
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};

@@ -46,13 +46,22 @@ impl Access {
         }
     }
 
+    /// The same, with others who write.
+    #[must_use]
+    pub fn shared(self) -> Self {
+        match self {
+            Self::Read | Self::ReadShared => Self::ReadShared,
+            Self::Write | Self::WriteShared => Self::WriteShared,
+        }
+    }
+
     /// Permissions used, permissions left to others.
     fn permissions(self) -> (u8, u8) {
         match self {
             Self::Read => (READ, READ | WRITE_UNCHANGED),
             Self::ReadShared => (READ, ALL),
             Self::Write => (READ | WRITE | RESIZE, READ | WRITE_UNCHANGED),
-            Self::WriteShared => (READ | WRITE | RESIZE, ALL),
+            Self::WriteShared => (READ | WRITE, ALL),
         }
     }
 }

@@ -21,7 +21,7 @@ use rhea_devices::pci::i440fx::I440fx;
 use rhea_devices::pci::piix3::Piix3;
 use rhea_devices::pci::piix4_pm::{Piix4Pm, PmOptions};
 use rhea_devices::pci::{Bdf, PciFunction};
-use rhea_devices::scsi::TrayMoved;
+use rhea_devices::scsi::{Reservations, TrayMoved};
 use rhea_devices::testdev::isa::PcTestDevice;
 use rhea_devices::testdev::pci::PciTestDevice;
 use rhea_devices::virtio::device::VirtioDevice;
@@ -68,6 +68,9 @@ pub trait Backends {
     /// # Errors
     /// When there is none, it is in use, or cannot be used as the plan asks.
     fn image(&self, plan: &StoragePlan, id: &str) -> Result<Option<Arc<dyn Image>>, BoardError>;
+
+    /// Who reserved what of the disk of the unit `id`, whose image was asked for: one for all units of that.
+    fn reservations(&self, id: &str) -> Arc<Reservations>;
     /// The counters of a disk.
     fn stats(&self, id: &str) -> Arc<BlockStats>;
     /// What to do about a disk's errors.

@@ -130,11 +130,9 @@ impl Machine {
         target: &Arc<Node>,
         marks: Option<Marks>,
     ) -> Result<(), QmpError> {
-        let disk = self.disk_of(source);
+        let disks = self.disks_of(source);
         // Before anything is copied: what changes after that is kept first.
-        if let Some(disk) = &disk {
-            disk.swap(backup.filter());
-        }
+        disks.iter().for_each(|disk| drop(disk.swap(backup.filter())));
         if let Some(snapshot) = backup.snapshot() {
             self.snapshots.insert(target.name().to_owned(), snapshot);
         }
@@ -156,12 +154,10 @@ impl Machine {
         })
     }
 
-    /// The device that has `source` writes to it and to nothing else again.
+    /// The devices that have `source` write to it and to nothing else again.
     fn leave_backup(&mut self, source: &Arc<Node>, target: &str) {
         self.snapshots.remove(target);
-        if let Some(disk) = self.disk_of(source) {
-            disk.swap(source.layer().clone());
-        }
+        self.disks_of(source).iter().for_each(|disk| drop(disk.swap(source.layer().clone())));
     }
 }
 

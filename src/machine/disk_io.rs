@@ -17,14 +17,16 @@ impl Machine {
     pub(super) fn disk_io(&self, disk: &str, work: DiskWork) -> Result<String, QmpError> {
         let name = self.facts.find_disk(disk).map_or(disk, |disk| disk.node.as_str());
         let node = self.host.graph.get(name).ok_or_else(|| QmpError::device_not_found(disk))?;
-        let attached = self.disk_of(&node);
+        let attached = self.disks_of(&node).into_iter().next();
         if attached.is_none() && !matches!(work, DiskWork::Read { .. }) {
             let unused = self.host.graph.check_write(&node, "qemu-io");
             unused.map_err(|error| QmpError::from_error(&error))?;
         }
         // A job's filter stands on top of a device's disk.
         let top = attached.map_or_else(|| node.layer().clone(), |disk| disk.layer());
-        carry_out(top.as_ref(), work)
+        let done = carry_out(top.as_ref(), work);
+        self.host.graph.lock_as_used(&node);
+        done
     }
 }
 

@@ -243,7 +243,9 @@ impl Machine {
         if let Some(leaving) = entry.leaving.clone().or_else(remove) {
             leaving.wait();
         }
+        let node = entry.node.node().clone();
         drop(entry);
+        self.host.graph.lock_as_used(&node);
         self.bus.emit(&Event::BlockExportDeleted(BlockExportDeletedData { id: id.to_owned() }));
     }
 

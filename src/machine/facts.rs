@@ -142,7 +142,7 @@ impl Facts {
         self.disks.iter().find(|disk| !name.is_empty() && disk.drive == name)
     }
 
-    /// The disk on the block node `node`.
+    /// The disk on the block node `node`; of several, the first.
     #[must_use]
     pub fn disk_on(&self, node: &str) -> Option<&Disk> {
         let on = || self.disks.iter().filter(|disk| disk.node == node);

@@ -1,14 +1,14 @@
 //! The host's side of the machine: disks, character devices, shared threads. Devices get theirs from here.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use rhea_block::Image;
 use rhea_block::graph::{Attached, Graph};
+use rhea_block::{BlockError, Image};
 use rhea_devices::block_errors::{ErrorAction, ErrorPolicy, IoFailure};
 use rhea_devices::block_stats::BlockStats;
 use rhea_devices::chardev::CharBackend;
-use rhea_devices::scsi::TrayMoved;
+use rhea_devices::scsi::{Reservations, TrayMoved};
 use rhea_devices::virtio::iothread::IoThread;
 use thiserror::Error;
 
@@ -22,6 +22,11 @@ use crate::chardev::Chardevs;
 #[derive(Debug, Error)]
 #[error("Property 'drive' can't find value '{0}'; give -drive if=none,id={0},… or -blockdev node-name={0},…")]
 struct NoDrive(String);
+
+/// A `-drive` is for one device.
+#[derive(Debug, Error)]
+#[error("Drive '{0}' is already in use by another device; give both the node's name and share-rw=on")]
+struct DriveTaken(String);
 
 /// What the host gives.
 pub struct Host {
@@ -44,6 +49,12 @@ pub struct Disk {
     pub attached: Option<Arc<Attached>>,
     /// What it counts.
     pub stats: Arc<BlockStats>,
+    /// Who reserved what of it, if it is a unit on SCSI.
+    reservations: Option<Arc<Reservations>>,
+    /// The `-drive` it came from, or empty.
+    drive: String,
+    /// Others may write to the node, too.
+    share: bool,
 }
 
 impl Host {
@@ -58,9 +69,32 @@ impl Host {
         Self { chardevs, graph, iothreads, events, disks: Mutex::default() }
     }
 
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<String, Disk>> {
+        self.disks.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// The device `id` is gone: its node is free for others.
     pub fn let_go(&self, id: &str) {
-        self.disks.lock().unwrap_or_else(PoisonError::into_inner).remove(id);
+        let gone = self.lock().remove(id);
+        self.left(gone.and_then(|disk| disk.attached));
+    }
+
+    /// What a device had is used by others alone, or by nobody.
+    fn left(&self, former: Option<Arc<Attached>>) {
+        let Some(node) = former.map(|attached| attached.node()) else { return };
+        self.graph.lock_as_used(&node);
+    }
+
+    /// Gives the node called `node` to the device `id`, which is `called` so, beside others if it asked for that.
+    ///
+    /// # Errors
+    /// There is no such node, or somebody else stands against it.
+    pub fn attach(&self, id: &str, node: &str, write_cache: bool, called: &str) -> Result<Attached, BlockError> {
+        let share = self.disk(id).share;
+        match share {
+            true => self.graph.attach_shared(node, write_cache, called),
+            false => self.graph.attach(node, write_cache, called),
+        }
     }
 
     /// Does `work`, which waits for requests of the guest, while no limits hold those up: that could take hours.
@@ -74,13 +108,13 @@ impl Host {
     /// The disk of the device `id`.
     #[must_use]
     pub fn disk(&self, id: &str) -> Disk {
-        self.disks.lock().unwrap_or_else(PoisonError::into_inner).entry(id.to_owned()).or_default().clone()
+        self.lock().entry(id.to_owned()).or_default().clone()
     }
 
     /// Gives the device `id` another node, or none; the former is let go.
     pub fn set_node(&self, id: &str, attached: Option<Arc<Attached>>) {
-        let mut disks = self.disks.lock().unwrap_or_else(PoisonError::into_inner);
-        disks.entry(id.to_owned()).or_default().attached = attached;
+        let former = std::mem::replace(&mut self.lock().entry(id.to_owned()).or_default().attached, attached);
+        self.left(former);
     }
 }
 
@@ -96,15 +130,36 @@ impl Backends for Host {
     }
 
     fn image(&self, plan: &StoragePlan, id: &str) -> Result<Option<Arc<dyn Image>>, BoardError> {
+        {
+            let mut disks = self.lock();
+            let taken =
+                |(other, disk): (&String, &Disk)| other != id && !disk.drive.is_empty() && disk.drive == plan.drive;
+            if disks.iter().any(taken) {
+                return Err(BoardError::device(id)(DriveTaken(plan.drive.clone())));
+            }
+            let disk = disks.entry(id.to_owned()).or_default();
+            (disk.drive, disk.share) = (plan.drive.clone(), plan.share);
+        }
         let Some(node) = &plan.node else { return Ok(None) };
         if self.graph.get(node).is_none() {
             return Err(BoardError::device(id)(NoDrive(node.clone())));
         }
         let called = if plan.drive.is_empty() { object_name(id) } else { plan.drive.clone() };
-        let attached = self.graph.attach(node, plan.write_cache, &called).map_err(BoardError::device(id))?;
+        let attached = self.attach(id, node, plan.write_cache, &called).map_err(BoardError::device(id))?;
         let image: Arc<dyn Image> = Arc::new(attached.disk().clone());
         self.set_node(id, Some(Arc::new(attached)));
         Ok(Some(image))
+    }
+
+    fn reservations(&self, id: &str) -> Arc<Reservations> {
+        let mut disks = self.lock();
+        let node_of = |disk: &Disk| disk.attached.as_ref().map(|attached| attached.node());
+        let own = disks.get(id).and_then(node_of);
+        let same = |disk: &&Disk| node_of(disk).zip(own.as_ref()).is_some_and(|(one, own)| Arc::ptr_eq(&one, own));
+        let shared = disks.values().filter(same).find_map(|disk| disk.reservations.clone());
+        let all = shared.unwrap_or_else(Reservations::new);
+        disks.entry(id.to_owned()).or_default().reservations = Some(Arc::clone(&all));
+        all
     }
 
     fn stats(&self, id: &str) -> Arc<BlockStats> {

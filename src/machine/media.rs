@@ -242,7 +242,7 @@ impl Machine {
     /// Puts a node into the open tray.
     fn put_in(&mut self, drive: &Drive, node: &str, owned: bool) -> Result<(), QmpError> {
         let attached: Attached =
-            self.host.graph.attach(node, true, &drive.name).map_err(|error| QmpError::from_error(&error))?;
+            self.host.attach(&drive.id, node, true, &drive.name).map_err(|error| QmpError::from_error(&error))?;
         let image: Arc<dyn Image> = Arc::new(attached.disk().clone());
         drive.unit.insert(&image).map_err(|refusal| drive.refused(&refusal))?;
         self.host.set_node(&drive.id, Some(Arc::new(attached)));

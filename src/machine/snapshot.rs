@@ -4,6 +4,7 @@
 //! fail is done before that; when it does, what was made is taken away, and no disk has changed.
 
 use std::path::Path;
+use std::sync::Arc;
 
 use rhea_block::graph::{NewOverlay, Snapshot};
 
@@ -98,15 +99,13 @@ impl Machine {
         }
     }
 
-    /// Takes a snapshot; the device that has the disk is among `fronts`.
+    /// Takes a snapshot; the devices that have the disk are among `fronts`.
     pub(super) fn take_snapshot(&mut self, ready: Ready, fronts: &[Front]) {
         let node = ready.snapshot.node().clone();
-        let device = self.facts.disk_on(node.name()).map(|disk| disk.id.clone());
-        let front = fronts.iter().find(|front| Some(&front.device) == device.as_ref());
-        let overlay = self.host.graph.take_snapshot(ready.snapshot, front.map(|front| (&*front.attached, &front.held)));
-        if let Some(disk) = front.and_then(|front| self.facts.disk_mut(&front.device)) {
-            overlay.name().clone_into(&mut disk.node);
-        }
+        let fronts: Vec<_> = fronts.iter().filter(|front| Arc::ptr_eq(&front.attached.node(), &node)).collect();
+        let ends: Vec<_> = fronts.iter().map(|front| front.ends()).collect();
+        let overlay = self.host.graph.take_snapshot(ready.snapshot, &ends);
+        fronts.iter().for_each(|front| self.now_on(&front.device, &overlay));
         self.move_exports(&node, &overlay);
     }
 }

@@ -188,7 +188,7 @@ struct Session<'a> {
 impl Session<'_> {
     fn run(self, news: super::event::EventQueue, readiness: Readiness, sandboxed: bool) -> Result<u8, StartError> {
         let spec = self.spec;
-        let graph = Arc::new(Graph::new());
+        let graph = Arc::new(Graph::new().locking_by_use());
         let events = self.events.clone();
         graph.on_corruption(move |node, corruption| {
             events.send(MachineEvent::ImageCorrupted { node: node.to_owned(), corruption: corruption.clone() });

@@ -14,7 +14,21 @@ pub(in crate::machine) struct Front {
     pub(in crate::machine) held: Drained,
 }
 
+impl Front {
+    /// What the block graph needs to put it onto another node.
+    pub(in crate::machine) fn ends(&self) -> (&Attached, &Drained) {
+        (&self.attached, &self.held)
+    }
+}
+
 impl Machine {
+    /// The disk of the device `id` is on `node` from now on.
+    pub(in crate::machine) fn now_on(&mut self, id: &str, node: &Node) {
+        if let Some(disk) = self.facts.disk_mut(id) {
+            node.name().clone_into(&mut disk.node);
+        }
+    }
+
     /// Holds the disks still that show `node`, on top or beneath.
     pub(in crate::machine) fn hold_above(&self, node: &Node) -> Vec<Front> {
         let mut fronts = Vec::new();

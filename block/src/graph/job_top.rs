@@ -56,7 +56,7 @@ impl Graph {
         let children = vec![(top.role, beneath.clone())];
         let parts = Parts { layer, filename: beneath.filename(), children, place: None };
         let node = self.finish(top.name, &settings, parts, Recipe::made_here(&settings))?;
-        node.attached.store(true, Ordering::Release);
+        node.attached.store(1, Ordering::Release);
         node.asked.store(top.name.is_some(), Ordering::Release);
         *node.job.lock().unwrap_or_else(PoisonError::into_inner) = Some(top.job);
         Ok(TopNode { graph: self.clone(), node })

@@ -77,8 +77,8 @@ pub struct Node {
     /// A user gave it a name by itself: it stays until the user takes it away. One that was described within another goes
     /// with that one, whatever its name.
     asked: AtomicBool,
-    /// A front end has it.
-    attached: AtomicBool,
+    /// So many front ends have it.
+    attached: AtomicUsize,
     /// A drive without a front end has it.
     waiting: AtomicBool,
     /// An overlay was put on it: it is only read from then on.
@@ -148,7 +148,7 @@ impl Node {
 
     /// A front end or a drive has it.
     fn is_attached(&self) -> bool {
-        self.attached.load(Ordering::Acquire) || self.waiting.load(Ordering::Acquire)
+        self.attached.load(Ordering::Acquire) > 0 || self.waiting.load(Ordering::Acquire)
     }
 
     fn is_shown(&self) -> bool {
@@ -202,8 +202,7 @@ impl Node {
 }
 
 impl Node {
-    /// Changes what other programs are told about the files beneath that this node writes to (`share-rw=on` of a
-    /// device is [`Access::WriteShared`]).
+    /// Changes what other programs are told about the files beneath that this node writes to.
     ///
     /// # Errors
     /// When another program stands against it.
@@ -266,7 +265,7 @@ impl Drop for Shown {
     }
 }
 
-/// A node given to a front end; dropped, another may have it.
+/// A node given to a front end, alone or beside others; dropped, it is given back.
 pub struct Attached {
     node: Mutex<Arc<Node>>,
     disk: Disk,
@@ -296,18 +295,23 @@ impl Attached {
     }
 
     fn enter(&self, node: &Node) {
-        self.mark(node).store(true, Ordering::Release);
-        self.user.iter().for_each(|user| node.enter(user));
+        match &self.user {
+            Some(user) => {
+                node.attached.fetch_add(1, Ordering::AcqRel);
+                node.enter(user);
+            }
+            None => node.waiting.store(true, Ordering::Release),
+        }
     }
 
     fn leave(&self, node: &Node) {
-        self.mark(node).store(false, Ordering::Release);
-        self.user.iter().for_each(|user| node.leave(user));
-    }
-
-    /// What says of a node that it is given to this.
-    fn mark<'a>(&self, node: &'a Node) -> &'a AtomicBool {
-        if self.user.is_none() { &node.waiting } else { &node.attached }
+        match &self.user {
+            Some(user) => {
+                node.attached.fetch_sub(1, Ordering::AcqRel);
+                node.leave(user);
+            }
+            None => node.waiting.store(false, Ordering::Release),
+        }
     }
 }
 
@@ -328,6 +332,8 @@ pub struct Graph {
     next: AtomicU64,
     probe_backing: bool,
     secrets: Secrets,
+    /// See [`Graph::locking_by_use`].
+    locks_by_use: bool,
     damage: Arc<OnceLock<DamageListener>>,
 }
 
@@ -355,6 +361,13 @@ impl Graph {
     #[must_use]
     pub fn probing() -> Self {
         Self { probe_backing: true, ..Self::default() }
+    }
+
+    /// The same, where files are locked as those who use them need it, and not alone from the start: several programs may
+    /// then have a disk together (`share-rw=on`).
+    #[must_use]
+    pub fn locking_by_use(self) -> Self {
+        Self { locks_by_use: true, ..self }
     }
 
     /// Has `listener` told when a write finds an image damaged, with the node's name; once for each image, on the
@@ -501,24 +514,40 @@ impl Graph {
         debugged.for_each(Debug::release_all);
     }
 
-    /// Gives the node named `name` to a front end, which is called `who`.
+    /// Gives the node named `name` to a front end, which is called `who`: nobody else writes to it.
     ///
     /// # Errors
-    /// When there is none, another front end has it, or someone on it or beneath stands against what it needs.
+    /// When there is none, or another front end, another program, or someone on it or beneath stands against that.
     pub fn attach(&self, name: &str, write_cache: bool, who: &str) -> Result<Attached, BlockError> {
+        self.attach_with(name, write_cache, who, User::device)
+    }
+
+    /// The same, beside others that write, in this process and in others (`share-rw=on`).
+    ///
+    /// # Errors
+    /// As of [`Graph::attach`], where one of those does not want that.
+    pub fn attach_shared(&self, name: &str, write_cache: bool, who: &str) -> Result<Attached, BlockError> {
+        self.attach_with(name, write_cache, who, User::sharing_device)
+    }
+
+    fn attach_with(
+        &self,
+        name: &str,
+        write_cache: bool,
+        who: &str,
+        user: fn(&str, bool) -> User,
+    ) -> Result<Attached, BlockError> {
         let node = self.find(name)?;
-        let user = User::device(who, !node.layer().limits().read_only);
+        let user = user(who, !node.layer().limits().read_only);
         self.check_user(&node, &user)?;
         // A job on it would not hear of what this front end writes.
         node.check_idle()?;
-        if node.attached.swap(true, Ordering::AcqRel) {
-            return Err(BlockError::new(ErrorKind::Invalid, format!("node '{name}' is used by another device")));
-        }
+        self.lock_for(&node, &user)?;
         let disk = Disk::new(node.layer().clone(), write_cache);
         disk.set_throttle(node.limits.get());
-        let user = Arc::new(user);
-        node.enter(&user);
-        Ok(Attached { node: Mutex::new(node), disk, user: Some(user) })
+        let attached = Attached { node: Mutex::new(node.clone()), disk, user: Some(Arc::new(user)) };
+        attached.enter(&node);
+        Ok(attached)
     }
 
     /// Shows `node` to others as the export `id`: it is not removed, or taken for something else.
@@ -531,13 +560,15 @@ impl Graph {
         Ok(Shown { node, usage })
     }
 
-    /// Refuses a change of the size of `node`.
+    /// Refuses a change of the size of `node`; when it was made, [`Graph::lock_as_used`] is due.
     ///
     /// # Errors
-    /// A job has it in hand, or someone on it or beneath stands against that.
+    /// A job has it in hand, or someone on it or beneath, or another program, stands against that.
     pub fn check_resize(&self, node: &Arc<Node>) -> Result<(), BlockError> {
         node.check_idle()?;
-        self.check_user(node, &User::command("block_resize", Rights::RESIZE))
+        let user = User::command("block_resize", Rights::RESIZE);
+        self.check_user(node, &user)?;
+        self.lock_for(node, &user)
     }
 
     /// Gives `name` to a drive that no device has yet: its node stays, and others may use it meanwhile.
@@ -607,7 +638,7 @@ fn is_used(nodes: &BTreeMap<String, Arc<Node>>, node: &Arc<Node>) -> bool {
 fn is_written(nodes: &BTreeMap<String, Arc<Node>>, node: &Arc<Node>) -> bool {
     let is_known = |above: &Arc<Node>| nodes.get(&above.name).is_some_and(|known| Arc::ptr_eq(known, above));
     let stands = |above: Arc<Node>| is_known(&above) && is_child(&above, node);
-    node.attached.load(Ordering::Acquire) || node.is_shown() || node.known_above().into_iter().any(stands)
+    node.attached.load(Ordering::Acquire) > 0 || node.is_shown() || node.known_above().into_iter().any(stands)
 }
 
 fn is_child(above: &Arc<Node>, node: &Arc<Node>) -> bool {

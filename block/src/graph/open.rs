@@ -311,7 +311,7 @@ impl Graph {
             above: Mutex::default(),
             key_secret: settings.key_secret.clone(),
             asked: AtomicBool::new(false),
-            attached: AtomicBool::new(false),
+            attached: AtomicUsize::new(0),
             waiting: AtomicBool::new(false),
             kept: AtomicBool::new(false),
             job: Mutex::new(None),
@@ -328,8 +328,8 @@ impl Graph {
         trail: &Trail<'_>,
     ) -> Result<(Parts, Option<Beneath>), BlockError> {
         let parts = match spec {
-            BlockdevSpec::File(file) => open_file(file, settings, false),
-            BlockdevSpec::HostDevice(file) => open_file(file, settings, true),
+            BlockdevSpec::File(file) => open_file(file, settings, false, self.locks_by_use),
+            BlockdevSpec::HostDevice(file) => open_file(file, settings, true, self.locks_by_use),
             BlockdevSpec::Raw(raw) => {
                 let file = self.resolve(&raw.file, settings.below(), trail)?;
                 Parts::on(file, |file| Raw::new(file, raw.offset.unwrap_or(0), raw.size))
@@ -409,8 +409,12 @@ impl Graph {
     }
 }
 
-fn open_file(spec: &spec::File, settings: &Settings, device: bool) -> Result<Parts, BlockError> {
-    let options = settings.file_options(spec.aio, spec.locking)?;
+/// `unused`: nobody needs anything of it yet.
+fn open_file(spec: &spec::File, settings: &Settings, device: bool, unused: bool) -> Result<Parts, BlockError> {
+    let mut options = settings.file_options(spec.aio, spec.locking)?;
+    if unused {
+        options.lock = options.lock.map(|_| Access::ReadShared);
+    }
     let path = Path::new(spec.filename.strip_prefix("file:").unwrap_or(&spec.filename));
     let file = HostFile::open(path, options)?;
     if file.is_device() != device {

@@ -77,6 +77,12 @@ impl User {
         Self { who: format!("block device '{who}'"), claim: Claim { needs, shares: Rights::RESIZE } }
     }
 
+    /// One beside which others may write.
+    pub(super) fn sharing_device(who: &str, writes: bool) -> Self {
+        let Self { who, claim } = Self::device(who, writes);
+        Self { who, claim: Claim { shares: Rights::ALL, ..claim } }
+    }
+
     /// Clients, who learn the size once.
     pub(super) fn export(id: &str, writes: bool) -> Self {
         let needs = if writes { Rights::WRITE } else { Rights::NONE };
@@ -209,6 +215,7 @@ impl Graph {
     /// Someone on it, or on what lies beneath, stands against that.
     pub(super) fn take(&self, node: &Arc<Node>, user: User) -> Result<Use, BlockError> {
         self.check_user(node, &user)?;
+        self.lock_for(node, &user)?;
         let user = Arc::new(user);
         node.enter(&user);
         Ok(Use { node: node.clone(), user })
@@ -223,7 +230,14 @@ impl Graph {
     pub(super) fn check_format(&self, file: &Arc<Node>, name: Option<&str>, writes: bool) -> Result<(), BlockError> {
         let who = name.map_or_else(|| "a node without a name".to_owned(), |name| format!("node '{name}'"));
         let edge = Edge { who, role: "file", claim: of_format(writes && !file.is_read_only()) };
-        self.check_outlook(&Outlook::add(file, edge))
+        let outlook = Outlook::add(file, edge);
+        self.check_outlook(&outlook)?;
+        self.lock_files(&outlook)
+    }
+
+    /// Has other programs know of what `user` is about to do with `node`.
+    pub(super) fn lock_for(&self, node: &Arc<Node>, user: &User) -> Result<(), BlockError> {
+        self.lock_files(&Outlook::add(node, Edge::of(user)))
     }
 
     /// Refuses that `node`, which is only read, is written to.

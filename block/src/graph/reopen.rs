@@ -70,6 +70,19 @@ enum Change {
     Follow(Arc<Node>, Arc<Recipe>),
 }
 
+impl Change {
+    fn node(&self) -> &Arc<Node> {
+        match self {
+            Self::Write(node, _)
+            | Self::Stand(node, ..)
+            | Self::Limit(node, _)
+            | Self::ReadOnly(node)
+            | Self::Show(node, _)
+            | Self::Follow(node, _) => node,
+        }
+    }
+}
+
 /// Undoes what was done of a change.
 type TakeBack = Box<dyn FnOnce() -> Result<(), BlockError>>;
 
@@ -161,8 +174,10 @@ impl Graph {
             return Err(error);
         }
         opened.into_iter().for_each(Opened::keep);
+        let changed: Vec<_> = changes.iter().map(|change| change.node().clone()).collect();
         // What one left another may have come to stand on.
         let left: Vec<_> = changes.into_iter().filter_map(|change| self.follow(change)).collect();
+        changed.iter().for_each(|node| self.lock_as_used(node));
         let mut nodes = self.lock();
         left.iter().for_each(|node| super::forget(&mut nodes, node));
         Ok(())

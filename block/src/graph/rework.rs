@@ -137,14 +137,16 @@ impl Graph {
         Ok(held)
     }
 
-    /// Refuses that a command writes to `node`.
+    /// Refuses that a command writes to `node`; what it did, [`Graph::lock_as_used`] ends.
     ///
     /// # Errors
-    /// Someone uses it, or stands on what lies beneath and does not allow that.
+    /// Someone uses it, another program too, or stands on what lies beneath and does not allow that.
     pub fn check_write(&self, node: &Arc<Node>, command: &str) -> Result<(), BlockError> {
         self.check_unused(node)?;
         node.check_idle()?;
-        self.check_user(node, &User::command(command, Rights::WRITE))
+        let user = User::command(command, Rights::WRITE);
+        self.check_user(node, &user)?;
+        self.lock_for(node, &user)
     }
 
     /// Puts `top`, whose front end is held still, onto `base`, which shows the same where `top` holds nothing, and
@@ -197,11 +199,13 @@ impl Graph {
         Ok(opened)
     }
 
-    /// The front end that had `source` goes on with `target`, which shows the same. `source` is forgotten, with what is
+    /// The front ends that had `source` go on with `target`, which shows the same. `source` is forgotten, with what is
     /// beneath it, as far as nobody named or needs it; where `target` stands on it, it is only read from then on.
-    pub fn pivot(&self, source: &Arc<Node>, target: &Arc<Node>, front: &Attached, held: &Drained) {
-        held.swap(target.layer().clone());
-        front.move_to(target);
+    pub fn pivot(&self, source: &Arc<Node>, target: &Arc<Node>, fronts: &[(&Attached, &Drained)]) {
+        for (front, held) in fronts {
+            held.swap(target.layer().clone());
+            front.move_to(target);
+        }
         let is_beneath = source.beneath().any(|node| Arc::ptr_eq(&node, target));
         if is_beneath {
             // What is written to the target from now on is not this image's.
@@ -210,6 +214,7 @@ impl Graph {
         if target.beneath().any(|node| Arc::ptr_eq(&node, source)) {
             source.close_for_writing();
         }
+        self.lock_as_used(target);
         forget(&mut self.lock(), source);
     }
 }

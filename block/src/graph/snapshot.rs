@@ -131,14 +131,14 @@ impl Graph {
         Err(refuse(format!("Node '{}' is beneath node '{}': {text}", node.name, above.name)))
     }
 
-    /// Takes a snapshot: `front`, if a front end has the node, goes on with the overlay. Gives the overlay back.
-    pub fn take_snapshot(&self, snapshot: Snapshot, front: Option<(&Attached, &Drained)>) -> Arc<Node> {
+    /// Takes a snapshot: the front ends that have the node, `fronts`, go on with the overlay. Gives the overlay back.
+    pub fn take_snapshot(&self, snapshot: Snapshot, fronts: &[(&Attached, &Drained)]) -> Arc<Node> {
         let Snapshot { node, overlay } = snapshot;
         if let Some(image) = overlay.layer().as_any().downcast_ref::<Qcow2>() {
             image.set_backing(Some(node.layer().clone()));
         }
         overlay.put_child("backing", Some(&node));
-        if let Some((attached, held)) = front {
+        for (attached, held) in fronts {
             held.swap(overlay.layer().clone());
             attached.move_to(&overlay);
         }

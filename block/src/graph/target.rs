@@ -48,7 +48,7 @@ impl OwnTarget {
 
 impl Drop for OwnTarget {
     fn drop(&mut self) {
-        if self.node.attached.load(Ordering::Acquire) {
+        if self.node.attached.load(Ordering::Acquire) > 0 {
             return;
         }
         if let Err(error) = self.graph.remove(self.node.name()) {

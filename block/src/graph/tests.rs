@@ -181,6 +181,33 @@ fn shared_disk_may_be_opened_by_a_second_writer_that_shares() {
 }
 
 #[test]
+fn file_is_locked_as_the_front_ends_that_have_it_need_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("a.img");
+    raw_file(&path, 0);
+    let named = DriveSpec { format: Some("raw".into()), node_name: Some("n".into()), ..drive(&path) };
+    let graph = || {
+        let graph = Graph::new().locking_by_use();
+        graph.open_drive(&named).unwrap();
+        graph
+    };
+    let (one, other) = (graph(), graph());
+    let refused = |attached: Result<Attached, BlockError>| attached.err().map(|error| error.kind());
+
+    let shared = one.attach_shared("n", true, "a").unwrap();
+    assert_eq!(refused(other.attach("n", true, "b")), Some(ErrorKind::Locked));
+    let beside = other.attach_shared("n", true, "b").unwrap();
+    let second = one.attach_shared("n", true, "c").unwrap();
+    drop((shared, second));
+    one.lock_as_used(&one.get("n").unwrap());
+    assert_eq!(refused(one.attach("n", true, "a")), Some(ErrorKind::Locked));
+    drop(beside);
+    other.lock_as_used(&other.get("n").unwrap());
+    let _alone = one.attach("n", true, "a").unwrap();
+    assert_eq!(refused(other.attach_shared("n", true, "b")), Some(ErrorKind::Locked));
+}
+
+#[test]
 fn discards_do_nothing_unless_asked_for() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("a.qcow2");

@@ -15,8 +15,8 @@ pub struct Stream {
     top: Arc<Node>,
     /// What stays beneath.
     base: Option<Arc<Node>>,
-    /// The front end that writes to the overlay meanwhile.
-    disk: Option<Disk>,
+    /// The front ends that write to the overlay meanwhile.
+    disks: Vec<Disk>,
 }
 
 fn image(node: &Node) -> Result<&Qcow2, BlockError> {
@@ -27,11 +27,11 @@ fn image(node: &Node) -> Result<&Qcow2, BlockError> {
 }
 
 impl Stream {
-    /// Into `top`, which `disk` writes to; `base` and what is beneath it stay.
+    /// Into `top`, which `disks` write to; `base` and what is beneath it stay.
     ///
     /// # Errors
     /// When `top` cannot take anything in, or `base` is not beneath it.
-    pub fn new(top: Arc<Node>, base: Option<Arc<Node>>, disk: Option<Disk>) -> Result<Self, BlockError> {
+    pub fn new(top: Arc<Node>, base: Option<Arc<Node>>, disks: Vec<Disk>) -> Result<Self, BlockError> {
         image(&top)?;
         if top.is_read_only() {
             return Err(BlockError::new(ErrorKind::Permission, "Block node is read-only"));
@@ -41,7 +41,7 @@ impl Stream {
             let text = format!("Node '{}' is not a backing image of '{}'", base.name(), top.name());
             return Err(BlockError::new(ErrorKind::Invalid, text));
         }
-        Ok(Self { top, base, disk })
+        Ok(Self { top, base, disks })
     }
 
     /// Does it. Errors that are to be ignored leave gaps, and the job fails at its end.
@@ -96,7 +96,7 @@ impl Stream {
     /// Makes the overlay hold zeroes where it still holds nothing. The guest is held still: what it writes meanwhile
     /// must not be lost.
     fn zero(&self, at: u64, len: u64) -> Result<(), BlockError> {
-        let held = self.disk.as_ref().map(Disk::drain);
+        let held: Vec<_> = self.disks.iter().map(Disk::drain).collect();
         let end = at + len;
         let mut from = at;
         while from < end {

@@ -119,7 +119,7 @@ fn streamed_overlay_shows_the_same_without_what_was_beneath() {
         let base = keep_base.then_some(base);
         let control = Control::default();
 
-        Stream::new(top.clone(), base.clone(), None).unwrap().run(&control).unwrap();
+        Stream::new(top.clone(), base.clone(), Vec::new()).unwrap().run(&control).unwrap();
         let name = folder.path().join("base").display().to_string();
         graph.rebase(&top, base.as_ref(), base.as_ref().map(|_| (name.as_str(), Some("qcow2")))).unwrap();
 
@@ -146,7 +146,7 @@ fn writes_during_a_stream_are_kept() {
     let attached = graph.attach("top", true, "disk").unwrap();
     let writer = Writer::start(attached.disk());
 
-    let stream = Stream::new(top.clone(), Some(base), Some(attached.disk().clone())).unwrap();
+    let stream = Stream::new(top.clone(), Some(base), vec![attached.disk().clone()]).unwrap();
     stream.run(&Control::default()).unwrap();
     writer.end(&mut expected);
     assert!(content(&top) == expected);
@@ -186,7 +186,7 @@ fn writes_during_a_commit_of_the_disk_itself_go_to_both() {
     let held = attached.disk().drain();
     commit.check().unwrap();
     assert!(content(&top) == content(&base), "nothing is in flight");
-    graph.pivot(&top, &base, &attached, &held);
+    graph.pivot(&top, &base, &[(&attached, &held)]);
     drop(held);
     writer.end(&mut expected);
 
@@ -215,7 +215,7 @@ fn mirrored_disk_goes_over_to_its_copy_with_all_that_was_written() {
         copy.run(&Control::default()).unwrap();
         let held = attached.disk().drain();
         copy.check().unwrap();
-        graph.pivot(&top, &target, &attached, &held);
+        graph.pivot(&top, &target, &[(&attached, &held)]);
         drop(held);
         writer.end(&mut expected);
 
@@ -290,12 +290,12 @@ fn what_cannot_be_streamed_is_refused() {
     let (folder, graph) = (tempfile::tempdir().unwrap(), Graph::new());
     let [base, middle, top] = chain(&graph, folder.path());
     let null = graph.add(&serde_json::from_value(json!({"driver": "null-co", "node-name": "n"})).unwrap()).unwrap();
-    let refused = |top: &Arc<Node>, base: &Arc<Node>, disk: Option<Disk>| {
-        Stream::new(top.clone(), Some(base.clone()), disk).err().map(|error| error.to_string()).unwrap_or_default()
+    let refused = |top: &Arc<Node>, base: &Arc<Node>, disks: Vec<Disk>| {
+        Stream::new(top.clone(), Some(base.clone()), disks).err().map(|error| error.to_string()).unwrap_or_default()
     };
 
-    assert!(refused(&null, &base, None).contains("is no overlay"));
-    assert_eq!(refused(&middle, &top, None), "Node 'top' is not a backing image of 'middle'");
+    assert!(refused(&null, &base, Vec::new()).contains("is no overlay"));
+    assert_eq!(refused(&middle, &top, Vec::new()), "Node 'top' is not a backing image of 'middle'");
     let held = graph.hold_for_job(vec![top.clone(), middle], "stream").unwrap();
     let again = graph.hold_for_job(vec![top], "commit").err().unwrap();
     assert_eq!(again.to_string(), "Node 'top' is busy: block device is in use by block job: stream");

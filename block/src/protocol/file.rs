@@ -229,10 +229,18 @@ impl HostFile {
             return Ok(());
         }
         let mut held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
+        if *held == Some(access) {
+            return Ok(());
+        }
         let got =
             lock::acquire(&self.file, *held, access, self.options.lock_required).map_err(|e| e.hint(&self.path))?;
         *held = got.then_some(access);
         Ok(())
+    }
+
+    /// What other programs are told; nothing where there are no locks.
+    pub(crate) fn access(&self) -> Option<Access> {
+        *self.held.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn error(&self, what: &str, offset: u64, source: io::Error) -> BlockError {

@@ -163,6 +163,8 @@ impl Channel {
     fn follow(&mut self, plan: Plan) {
         match plan {
             Plan::Done(reply) => self.packet_reply(reply),
+            // A CD drive shows its image alone: there is nobody whose commands would have to end.
+            Plan::Preempt(_) => self.packet_reply(Reply::good()),
             Plan::Parameters(wanted) => {
                 let Some(packet) = self.packet() else { return };
                 // Parameters are short; they come through the data register (no command of a CD drive takes many).

@@ -13,8 +13,10 @@
 //!   completions of the image ───────────────────────────────────▶ Step::Done(Reply)
 //! ```
 //!
-//! A logical unit has one front end, which is one nexus to it. Units of one image may share [`Reservations`].
+//! A logical unit has one front end, which is one nexus to it. Units of one image share [`Reservations`]: they are so many
+//! nexuses to one disk.
 
+mod abort;
 pub mod bounce;
 mod cd;
 pub mod cdb;
@@ -32,6 +34,7 @@ pub mod sense;
 mod state;
 mod unit;
 
+pub use abort::{Abort, Cause, Victims, Waiter};
 pub use cd::tray::{EjectRefused, Tray, TrayMoved};
 pub use cdb::Cdb;
 pub use claims::{Busy, Claim};

@@ -2,6 +2,7 @@
 
 use crate::block_stats::Counted;
 
+use super::abort::Victims;
 use super::job::CHUNK;
 use super::sense::{Sense, status};
 
@@ -53,6 +54,8 @@ pub enum Plan {
     Parameters(usize),
     /// The medium is concerned.
     Media(Media),
+    /// The command is over, and good, when those of other front ends have ended: [`super::Cause::Preempted`].
+    Preempt(Victims),
 }
 
 /// Most bytes that a command takes as parameters.

@@ -1,18 +1,21 @@
-//! Reservations (SPC-5, 5.14; the old kind: SPC-2, 5.5.1), within one process: between the units that share one image.
+//! Reservations (SPC-5, 5.14; the old kind: SPC-2, 5.5.1), within one process: between the units that show one image, each
+//! of which is one nexus to it.
 
 mod persistent;
 
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use serde::{Deserialize, Serialize};
 
+use super::abort::{Abort, Victims};
 use super::cdb::Cdb;
 use super::claims::{Busy, Claim, Claims};
 use super::commands::Run;
 use super::plan::{Media, Plan, Reply};
 use super::sense::{self, Sense, status};
+use super::state::{SavedSense, check_attentions};
 
 pub(super) use persistent::{persistent_in, persistent_out, persistent_out_parameters};
 
@@ -73,6 +76,18 @@ struct Member {
     key: u64,
     /// What was done to it.
     attention: Vec<Sense>,
+    /// Ends its commands, where its front end has more than one at a time.
+    abort: Option<Arc<Abort>>,
+    /// How often others had its commands ended.
+    aborts: Arc<AtomicUsize>,
+}
+
+impl Member {
+    /// Its commands are to end, those too that were looked at and are not yet known to the front end.
+    fn end_commands(&self) -> Option<Arc<Abort>> {
+        self.aborts.fetch_add(1, Ordering::AcqRel);
+        self.abort.clone()
+    }
 }
 
 /// A persistent reservation.
@@ -173,8 +188,10 @@ impl Reservations {
         let mut table = self.lock();
         let id = table.next;
         table.next = table.next.wrapping_add(1);
-        table.members.insert(id, Member::default());
-        Nexus { shared: Arc::clone(self), id }
+        let member = Member::default();
+        let aborts = Arc::clone(&member.aborts);
+        table.members.insert(id, member);
+        Nexus { shared: Arc::clone(self), id, aborts }
     }
 }
 
@@ -182,6 +199,7 @@ impl Reservations {
 pub(super) struct Nexus {
     shared: Arc<Reservations>,
     id: u32,
+    aborts: Arc<AtomicUsize>,
 }
 
 impl Nexus {
@@ -214,6 +232,29 @@ impl Nexus {
         if self.busy() { self.with(take) } else { None }
     }
 
+    pub(super) fn on_abort(&self, abort: Arc<Abort>) {
+        self.with(|table, id| {
+            if let Some(member) = table.members.get_mut(&id) {
+                member.abort = Some(abort);
+            }
+        });
+    }
+
+    pub(super) fn aborts(&self) -> usize {
+        self.aborts.load(Ordering::Acquire)
+    }
+
+    /// The logical unit was reset: nobody has a reservation of the old kind, and the other nexuses hear of it (SAM-6,
+    /// 6.3.3). Their commands are to end.
+    pub(super) fn reset_others(&self) -> Victims {
+        self.with(|table, id| {
+            table.old = None;
+            let others: Vec<u32> = table.members.keys().copied().filter(|other| *other != id).collect();
+            others.iter().for_each(|other| table.tell(*other, sense::ATTENTION_RESET));
+            others.iter().filter_map(|other| table.members.get(other)?.end_commands()).collect()
+        })
+    }
+
     /// Lets go of a reservation of the old kind.
     pub(super) fn release_old(&self) {
         self.with(|table, id| {
@@ -240,23 +281,18 @@ impl Nexus {
             held: table.held.filter(|held| held.holder == id).map(|held| held.kind),
             old: table.old == Some(id),
             generation: table.generation,
+            attention: table.members.get(&id).iter().flat_map(|member| &member.attention).map(Into::into).collect(),
         })
     }
 
-    /// # Errors
-    /// When another nexus has what is to be restored.
-    pub(super) fn restore(&self, saved: &SavedReservation) -> Result<(), String> {
+    /// Is as it was saved. Another nexus that holds what this one held then is yet to be restored, or does not any more.
+    pub(super) fn restore(&self, saved: &SavedReservation) {
         self.with(|table, id| {
-            let other = |holder: u32| holder != id;
-            if saved.held.is_some() && table.held.is_some_and(|held| other(held.holder)) {
-                return Err("another unit holds the persistent reservation".to_owned());
-            }
-            if saved.old && table.old.is_some_and(other) {
-                return Err("another unit holds the reservation".to_owned());
-            }
-            table.unregister(id);
+            table.held = table.held.filter(|held| held.holder != id);
+            table.old = table.old.filter(|holder| *holder != id);
             if let Some(member) = table.members.get_mut(&id) {
                 member.key = saved.key;
+                member.attention = saved.attention.iter().map(Into::into).collect();
             }
             if let Some(kind) = saved.held {
                 table.held = Some(Held { holder: id, kind });
@@ -264,9 +300,8 @@ impl Nexus {
             if saved.old {
                 table.old = Some(id);
             }
-            table.generation = table.generation.max(saved.generation);
-            Ok(())
-        })
+            table.generation = saved.generation;
+        });
     }
 }
 
@@ -285,10 +320,14 @@ pub(super) struct SavedReservation {
     held: Option<u8>,
     old: bool,
     generation: u32,
+    /// What others did to it.
+    #[serde(default)]
+    attention: Vec<SavedSense>,
 }
 
 impl SavedReservation {
     pub(super) fn check(&self) -> Result<(), String> {
+        check_attentions(&self.attention)?;
         match self.held {
             Some(kind) if !kind::is_known(kind) => Err(format!("a persistent reservation of type {kind}")),
             Some(_) if self.key == 0 => Err("a persistent reservation without a key".to_owned()),

@@ -44,7 +44,7 @@ impl State {
 /// Saved sense data.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-struct SavedSense {
+pub(super) struct SavedSense {
     key: u8,
     asc: u8,
     ascq: u8,
@@ -63,6 +63,20 @@ impl From<&SavedSense> for Sense {
     fn from(&SavedSense { key, asc, ascq, information, field }: &SavedSense) -> Self {
         Self { key, asc, ascq, information, field }
     }
+}
+
+impl SavedSense {
+    fn check(&self) -> Result<(), String> {
+        if self.key > 0xf { Err("a sense key above 15".to_owned()) } else { Ok(()) }
+    }
+}
+
+/// Why saved unit attentions cannot be.
+pub(super) fn check_attentions(all: &[SavedSense]) -> Result<(), String> {
+    if all.len() > MAX_ATTENTIONS {
+        return Err(format!("{} unit attentions", all.len()));
+    }
+    all.iter().try_for_each(SavedSense::check)
 }
 
 /// A unit's saved state, for the front end's. The medium is the configuration's.
@@ -97,13 +111,8 @@ impl UnitState {
 
     /// Why a state cannot be taken on.
     pub(super) fn check(&self) -> Result<(), String> {
-        if self.attention.len() > MAX_ATTENTIONS {
-            return Err(format!("{} unit attentions", self.attention.len()));
-        }
-        let keys = self.attention.iter().chain(&self.last_sense).map(|sense| sense.key).max();
-        if keys.is_some_and(|key| key > 0xf) {
-            return Err("a sense key above 15".to_owned());
-        }
+        check_attentions(&self.attention)?;
+        self.last_sense.iter().try_for_each(SavedSense::check)?;
         self.reservation.check()
     }
 

@@ -54,6 +54,7 @@ fn run(unit: &LogicalUnit, cdb: &[u8], out: &[u8]) -> Reply {
     match plan {
         Plan::Done(reply) => reply,
         Plan::Parameters(_) => panic!("asks twice"),
+        Plan::Preempt(_) => Reply::good(),
         Plan::Media(media) => work(unit, media, out),
     }
 }

@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 use rhea_block::{BlockError, Image, ImageInfo};
 use thiserror::Error;
 
+use super::abort::{Abort, Victims};
 use super::cdb::Cdb;
 use super::claims::{Busy, Claim};
 use super::commands::{COMMON, Command, Run};
@@ -224,6 +225,18 @@ impl LogicalUnit {
         }
     }
 
+    /// Has `abort` end the commands of this unit's front end, when another unit of the same image wants that.
+    pub fn on_abort(&self, abort: Arc<Abort>) {
+        self.nexus.on_abort(abort);
+    }
+
+    /// How often others had this unit's commands ended: one that was looked at before it became more, and that
+    /// [`LogicalUnit::on_abort`] could not find, is to end, too.
+    #[must_use]
+    pub fn aborts(&self) -> usize {
+        self.nexus.aborts()
+    }
+
     pub(super) fn tell(&self, change: UnitChange) {
         if let Some(listener) = self.listener.get() {
             listener(change);
@@ -262,7 +275,14 @@ impl LogicalUnit {
         self.reset();
     }
 
-    /// A logical unit reset, or one of its bus (SAM-6, 6.3.3): persistent reservations stay.
+    /// A logical unit reset (SAM-6, 6.3.3), which concerns all units that show its image: their commands are to end.
+    #[must_use]
+    pub fn reset_for_all(&self) -> Victims {
+        self.reset();
+        self.nexus.reset_others()
+    }
+
+    /// A reset of its nexus or of its bus: persistent reservations stay.
     pub fn reset(&self) {
         self.nexus.release_old();
         let info = self.info();
@@ -393,7 +413,7 @@ impl LogicalUnit {
     /// Says what does not fit; the unit is then as it was.
     pub fn restore(&self, saved: &UnitState) -> Result<(), String> {
         saved.check()?;
-        self.nexus.restore(saved.reservation())?;
+        self.nexus.restore(saved.reservation());
         saved.apply(&mut self.lock());
         Ok(())
     }

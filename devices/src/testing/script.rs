@@ -207,7 +207,7 @@ pub fn scsi(bytes: &[u8]) {
             plan => plan,
         };
         match plan {
-            Plan::Done(_) => {}
+            Plan::Done(_) | Plan::Preempt(_) => {}
             Plan::Parameters(_) => panic!("{cdb:02x?} asks twice"),
             Plan::Media(media) => work(unit, media),
         }

@@ -172,11 +172,11 @@ impl VirtioDevice for VirtioScsi {
 
     fn start(&mut self) -> Result<(), DeviceError> {
         let depth = self.config.queue_size.into();
-        self.bus.open(self.config.queues, depth).map_err(|source| DeviceError::Below {
+        let tasks = Tasks::new(self.config.queues);
+        self.bus.open(self.config.queues, depth, &tasks).map_err(|source| DeviceError::Below {
             what: format!("cannot open the queues of SCSI adapter \"{}\"", self.config.id),
             source: Box::new(source),
         })?;
-        let tasks = Tasks::new(self.config.queues);
         let first = self.placement.thread(&self.config.id, 0).map_err(|source| self.host(source))?;
         let control = ControlQueue::new(Arc::clone(&self.bus), Arc::clone(&tasks)).map_err(|e| self.host(e))?;
         self.workers.add(&first, Box::new(control));

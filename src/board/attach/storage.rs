@@ -65,7 +65,9 @@ impl Attacher<'_> {
             UnitKind::Disk => Some(self.disk_image(storage, id)?),
             UnitKind::Cd => self.backends.image(storage, id)?,
         };
-        let unit = LogicalUnit::new(config.clone(), image, &Reservations::new()).map_err(BoardError::device(id))?;
+        // ATAPI has one command at a time, and no part in what others do with a disk.
+        let reservations = if config.atapi { Reservations::new() } else { self.backends.reservations(id) };
+        let unit = LogicalUnit::new(config.clone(), image, &reservations).map_err(BoardError::device(id))?;
         if config.kind == UnitKind::Cd {
             unit.on_tray_moved(self.backends.tray(id));
             self.drives.removable.insert(id.to_owned(), Arc::clone(&unit));

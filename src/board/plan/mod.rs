@@ -321,6 +321,8 @@ pub struct StoragePlan {
     pub drive: String,
     /// The guest sees a volatile write cache.
     pub write_cache: bool,
+    /// `share-rw`: others may write, too.
+    pub share: bool,
     /// `rerror`.
     pub on_read_error: rhea_devices::block_errors::OnError,
     /// `werror`.

@@ -78,7 +78,7 @@ fn property_help_says_type_and_default() {
         )
     );
     assert!(help.contains(
-        "  share-rw=<bool>        - Let other programs write the same image; only off here (default: off)\n"
+        "  share-rw=<bool>        - Let other devices and other programs that say the same write to the image, too (default: off)\n"
     ));
     assert!(help.contains("  drive=<str>            - Node name or drive id of the disk (required)\n"));
 }

@@ -145,12 +145,12 @@ impl Machine {
         (target, opened): (Arc<Node>, Option<Opened>),
     ) -> Result<(), QmpError> {
         let (events, id) = (self.host.events.clone(), order.id.clone());
-        let (disk, layer) = (self.disk_of(&source), source.layer().clone());
+        let (disks, layer) = (self.disks_of(&source), source.layer().clone());
         let (copying, pivots) = (Arc::new(copying), Arc::new(AtomicBool::new(false)));
         let (copied, decided) = (copying.clone(), pivots.clone());
         // Before anything is copied: what is written after that goes to both.
-        if let (Some(disk), Some(mirror)) = (&disk, copying.mirror()) {
-            disk.swap(mirror);
+        if let Some(mirror) = copying.mirror() {
+            disks.iter().for_each(|disk| drop(disk.swap(mirror.clone())));
         }
         let work = move |control: &Control| {
             copying.run(control)?;
@@ -167,13 +167,11 @@ impl Machine {
             machine.end_copy(&source, (&target, opened), (closing == Closing::Done).then_some((&*copied, end)))
         };
         self.start_job(order, work, Box::new(finish)).inspect_err(|_| {
-            if let Some(disk) = disk {
-                disk.swap(layer);
-            }
+            disks.iter().for_each(|disk| drop(disk.swap(layer.clone())));
         })
     }
 
-    /// The device goes over to the target if that is asked for and it shows the same, or stays.
+    /// The devices go over to the target if that is asked for and it shows the same, or stay.
     ///
     /// # Errors
     /// The work was `done`, and the target does not show the same at this moment.
@@ -183,28 +181,29 @@ impl Machine {
         (target, opened): (&Arc<Node>, Option<Opened>),
         done: Option<(&Copying, End)>,
     ) -> Result<(), QmpError> {
-        let front = self.hold_above(source).into_iter().find(|front| Arc::ptr_eq(&front.attached.node(), source));
+        let mut fronts = self.hold_above(source);
+        fronts.retain(|front| Arc::ptr_eq(&front.attached.node(), source));
         // With nothing in flight: what failed until now counts.
         let same = done.map_or(Ok(()), |(copying, _)| copying.check());
-        let Some(Front { device, attached, held }) = front else {
+        if fronts.is_empty() {
             leave(target, opened);
             return same.map_err(|error| failed(&error));
-        };
+        }
         if same.is_ok() && matches!(done, Some((_, End::Pivot))) {
             self.move_exports(source, target);
-            self.host.graph.pivot(source, target, &attached, &held);
+            self.host.graph.pivot(source, target, &fronts.iter().map(Front::ends).collect::<Vec<_>>());
             if let Some(opened) = opened {
                 opened.keep();
             }
-            if let Some(disk) = self.facts.disk_mut(&device) {
-                target.name().clone_into(&mut disk.node);
-            }
+            fronts.iter().for_each(|front| self.now_on(&front.device, target));
         } else {
-            held.swap(source.layer().clone());
+            fronts.iter().for_each(|front| drop(front.held.swap(source.layer().clone())));
             leave(target, opened);
         }
-        drop(held);
-        attached.disk().announce();
+        for Front { attached, held, .. } in fronts {
+            drop(held);
+            attached.disk().announce();
+        }
         same.map_err(|error| failed(&error))
     }
 }

@@ -136,9 +136,9 @@ impl Machine {
         self.host.graph.find_for(name).map_err(|error| failed(&error))
     }
 
-    /// The disk of the device that has `node`.
-    pub(in crate::machine) fn disk_of(&self, node: &Node) -> Option<Disk> {
-        let device = &self.facts.disk_on(node.name())?.id;
-        Some(self.host.disk(device).attached?.disk().clone())
+    /// The disks of the devices and drives that have `node`.
+    pub(in crate::machine) fn disks_of(&self, node: &Node) -> Vec<Disk> {
+        let all = self.facts.disks.iter().filter_map(|disk| self.host.disk(&disk.id).attached);
+        all.filter(|attached| std::ptr::eq(&*attached.node(), node)).map(|attached| attached.disk().clone()).collect()
     }
 }

@@ -25,7 +25,7 @@ impl Machine {
         let held = self.host.graph.hold_for_job(nodes, "stream").map_err(|error| failed(&error))?;
         let id = self.id_of_job(&args.job, &top)?;
         let opened = self.open_for_stream(&top)?;
-        let stream = Stream::new(top.clone(), base.clone(), self.disk_of(&top)).map_err(|error| failed(&error))?;
+        let stream = Stream::new(top.clone(), base.clone(), self.disks_of(&top)).map_err(|error| failed(&error))?;
         let shown =
             JobNode { job: "stream", driver: "copy-on-read", role: "file", name: args.filter_node_name.as_deref() };
         let shown = self.add_top(shown, &top).map_err(|error| could_not_create(&error))?;

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use rhea_block::Disk;
 use rhea_block::graph::{Attached, Node, ThrottleInfo};
 use rhea_block::layer::Preallocation;
 use rhea_block::protocol::file::HostFile;
@@ -12,7 +13,7 @@ use serde_json::{Map, Value, json};
 
 use crate::machine::Machine;
 use crate::machine::event::MachineEvent;
-use crate::machine::facts::Disk;
+use crate::machine::facts;
 use crate::qmp::QmpError;
 use crate::qmp::channel::{Answer, answer, done};
 use crate::qmp::command::args::{BlockResize, BlockSetWriteThreshold, BlockdevReopen};
@@ -27,7 +28,7 @@ impl Machine {
     /// `query-block`: one entry a disk.
     pub(in crate::machine) fn disks(&self) -> Answer {
         let graph = &self.host.graph;
-        let describe = |disk: &Disk| {
+        let describe = |disk: &facts::Disk| {
             let mut inserted = graph.get(&disk.node).map(|node| graph.seen_on(node).info(disk.write_cache));
             let group = self.host.disk(&disk.id).attached.and_then(|attached| attached.disk().throttle());
             if let (Some(inserted), Some(group)) = (&mut inserted, group) {
@@ -55,12 +56,12 @@ impl Machine {
         Ok(self.facts.disks.iter().map(describe).collect())
     }
 
-    fn tray(&self, disk: &Disk) -> Option<Tray> {
+    fn tray(&self, disk: &facts::Disk) -> Option<Tray> {
         let drives = self.guest.as_ref()?.board.drives();
         drives.removable.get(&disk.id).map(|unit| unit.tray())
     }
 
-    fn io_status(&self, disk: &Disk) -> &'static str {
+    fn io_status(&self, disk: &facts::Disk) -> &'static str {
         match self.failed_disks.get(&disk.id) {
             None => "ok",
             Some(&libc::ENOSPC) => "nospace",
@@ -84,23 +85,22 @@ impl Machine {
         if of_nodes {
             return self.host.graph.nodes().iter().map(|node| self.node_counters(node, false)).collect();
         }
-        let of_disk = |disk: &Disk| {
-            let node = self.host.graph.get(&disk.node).map(|node| self.node_counters(&node, true));
+        let of_disk = |disk: &facts::Disk| {
+            let node = self.host.graph.get(&disk.node);
             let (device, qdev) = (Some(disk.drive.clone()), disk.device_path());
-            match node {
-                Some(node) => BlockStats { device, qdev, ..node },
-                None => {
-                    let stats = totals(&disk.stats, 0);
-                    BlockStats {
-                        device,
-                        qdev,
-                        node_name: None,
-                        stats,
-                        driver_specific: None,
-                        parent: None,
-                        backing: None,
-                    }
-                }
+            // Its own: others may be on the node, too.
+            let stats = totals(&disk.stats, node.as_ref().map_or(0, |node| node.layer().highest_write()));
+            match node.map(|node| self.node_counters(&node, true)) {
+                Some(node) => BlockStats { device, qdev, stats, ..node },
+                None => BlockStats {
+                    device,
+                    qdev,
+                    node_name: None,
+                    stats,
+                    driver_specific: None,
+                    parent: None,
+                    backing: None,
+                },
             }
         };
         self.facts.disks.iter().map(of_disk).collect()
@@ -131,12 +131,14 @@ impl Machine {
         let size = u64::try_from(args.size).map_err(|_| QmpError::expects("size", "a >0 size"))?;
         let graph = &self.host.graph;
         let node = graph.find(&name).map_err(|e| QmpError::from_error(&e))?;
-        let disk = self.facts.disk_on(&name).and_then(|disk| self.host.disk(&disk.id).attached);
-        let resized = graph.check_resize(&node).and_then(|()| match disk {
-            Some(attached) => attached.disk().resize(size),
-            None => node.layer().resize(size, Preallocation::Off),
-        });
+        graph.check_resize(&node).map_err(|e| QmpError::from_error(&e))?;
+        let disks = self.disks_of(&node);
+        let still: Vec<_> = disks.iter().map(Disk::drain).collect();
+        let resized = node.layer().resize(size, Preallocation::Off);
+        drop(still);
+        graph.lock_as_used(&node);
         resized.map_err(|e| QmpError::from_error(&e))?;
+        disks.iter().for_each(Disk::announce);
         done()
     }
 

@@ -33,7 +33,7 @@ spec_struct! {
         pub werror: OnError = OnError::Auto,
         /// What a failed read does.
         pub rerror: OnError = OnError::Auto,
-        /// Let other programs write the same image; only off here.
+        /// Let other devices and other programs that say the same write to the image, too.
         pub share_rw: bool = false,
     }
 }
@@ -41,13 +41,9 @@ spec_struct! {
 impl DiskSpec {
     /// Refuses what no disk here can do.
     pub(super) fn check(&self) -> Result<(), SpecError> {
-        let wrong = [
-            (self.share_rw, "'share-rw=on'", "open the image with locking=off in -blockdev"),
-            (self.rerror == OnError::Enospc, "'rerror=enospc'", "use rerror=report, ignore or stop"),
-        ];
-        match wrong.iter().find(|(wrong, ..)| *wrong) {
-            Some((_, what, instead)) => Err(SpecError::refused(what, instead)),
-            None => Ok(()),
+        match self.rerror {
+            OnError::Enospc => Err(SpecError::refused("'rerror=enospc'", "use rerror=report, ignore or stop")),
+            _ => Ok(()),
         }
     }
 }

@@ -10,6 +10,8 @@ use std::sync::{Arc, PoisonError};
 use super::super::{Child, Graph, Node};
 use super::{Claim, Edge, Rights, check_pair, passed};
 use crate::error::{BlockError, ErrorKind};
+use crate::lock::Access;
+use crate::protocol::file::HostFile;
 
 /// What is to change.
 #[derive(Default)]
@@ -23,9 +25,14 @@ pub(in crate::graph) struct Outlook {
 }
 
 impl Outlook {
+    /// `node` as it is.
+    pub(super) fn on(node: &Arc<Node>) -> Self {
+        Self { nodes: vec![node.clone()], ..Self::default() }
+    }
+
     /// One more stands on `node`.
     pub(super) fn add(node: &Arc<Node>, edge: Edge) -> Self {
-        Self { nodes: vec![node.clone()], added: vec![(node.clone(), edge)], ..Self::default() }
+        Self { added: vec![(node.clone(), edge)], ..Self::on(node) }
     }
 
     /// `node` comes to be written to, or only read.
@@ -127,6 +134,13 @@ impl Look<'_> {
     }
 }
 
+/// What other programs are told of a file with which those on it do `claim`.
+fn access(claim: Claim) -> Access {
+    let shares = claim.shares.and(Rights::WRITE) == Rights::WRITE;
+    let access = if claim.needs == Rights::NONE { Access::Read } else { Access::Write };
+    if shares { access.shared() } else { access }
+}
+
 impl Node {
     /// Whether it is `node`, or has that anywhere beneath.
     #[must_use]
@@ -147,6 +161,41 @@ impl Graph {
     /// The same, each with what `node` is to it.
     pub(in crate::graph) fn on(&self, node: &Arc<Node>) -> Vec<Child> {
         Look { graph: self, outlook: &Outlook::default(), joined: HashMap::new() }.above(node)
+    }
+
+    /// Has other programs know how the files at `node` and beneath are used as of now: for when someone has left it, or
+    /// come to it who could not be refused.
+    pub fn lock_as_used(&self, node: &Arc<Node>) {
+        if let Err(error) = self.lock_files(&Outlook::on(node)) {
+            log::warn!("{error}");
+        }
+    }
+
+    /// Locks the files that `outlook` touches as those who then stand on them need it.
+    ///
+    /// # Errors
+    /// Another program stands against it; all is then as it was.
+    pub(super) fn lock_files(&self, outlook: &Outlook) -> Result<(), BlockError> {
+        if !self.locks_by_use {
+            return Ok(());
+        }
+        let mut look = Look { graph: self, outlook, joined: HashMap::new() };
+        let mut changed: Vec<(Arc<Node>, Access)> = Vec::new();
+        for node in outlook.at_and_beneath(outlook.nodes.clone()) {
+            look.work_out(&node);
+            let Some(file) = node.layer().as_any().downcast_ref::<HostFile>() else { continue };
+            let claim = look.joined.get(&Arc::as_ptr(&node)).copied().unwrap_or(Claim::NOTHING);
+            let before = file.access();
+            if let Err(error) = file.relock(access(claim)) {
+                for (node, access) in changed {
+                    // It was so before, and nobody else could come to stand against it.
+                    let _ = node.relock(access);
+                }
+                return Err(error);
+            }
+            changed.extend(before.map(|before| (node, before)));
+        }
+        Ok(())
     }
 
     /// Refuses a change after which two would stand on one node who do not go together, or one be written to that is only

@@ -71,7 +71,7 @@ fn snapshot_under_writes_holds_those_before_it_and_the_overlay_those_after() {
     let held = attached.disk().drain();
     let top = overlay(&graph, &node, &folder.path().join("top.qcow2"), "top").unwrap();
     let snapshot = graph.prepare_snapshot("base", "top").unwrap();
-    graph.take_snapshot(snapshot, Some((&attached, &held)));
+    graph.take_snapshot(snapshot, &[(&attached, &held)]);
     drop(held);
     over.store(true, Ordering::SeqCst);
     let written = writer.join().unwrap();
@@ -113,7 +113,7 @@ fn what_cannot_be_an_overlay_is_refused_and_changes_nothing() {
     assert!(graph.add_overlay(&node, raw).is_err());
     assert!(top.child("backing").is_none() && !node.is_read_only());
 
-    graph.take_snapshot(graph.prepare_snapshot("base", "top").unwrap(), None);
+    graph.take_snapshot(graph.prepare_snapshot("base", "top").unwrap(), &[]);
     assert_eq!(refused("base", "top").unwrap(), "The overlay already has a backing image");
     assert!(node.is_read_only() && !top.is_read_only());
 }
@@ -123,7 +123,7 @@ fn node_under_an_overlay_is_not_given_to_a_device_that_would_write_to_it() {
     let graph = Graph::new();
     let (folder, node) = base(&graph);
     overlay(&graph, &node, &folder.path().join("top.qcow2"), "top").unwrap();
-    graph.take_snapshot(graph.prepare_snapshot("base", "top").unwrap(), None);
+    graph.take_snapshot(graph.prepare_snapshot("base", "top").unwrap(), &[]);
 
     let error = graph.attach("base", true, "disk").err().unwrap();
 
@@ -147,7 +147,7 @@ fn refused_overlay_leaves_the_file_as_it_was() {
     assert!(refused("top").contains("block device is in use by block job: stream"));
     drop(held);
     overlay(&graph, &node, &folder.path().join("top.qcow2"), "top").unwrap();
-    graph.take_snapshot(graph.prepare_snapshot("base", "top").unwrap(), None);
+    graph.take_snapshot(graph.prepare_snapshot("base", "top").unwrap(), &[]);
     assert!(refused("second").contains("is beneath node 'top'"));
 
     assert_eq!(std::fs::read(&path).unwrap(), b"precious");
@@ -168,7 +168,7 @@ fn what_a_mirror_writes_to_can_be_put_on_its_base_and_nothing_else_that_is_busy(
     assert_eq!(refused(), busy("mirror"));
     drop(source);
     let target = graph.hold_with_target(None, &top, "mirror").unwrap();
-    graph.take_snapshot(graph.prepare_snapshot("base", "top").unwrap(), None);
+    graph.take_snapshot(graph.prepare_snapshot("base", "top").unwrap(), &[]);
     drop(target);
 
     assert_eq!(top.child("backing").unwrap().name(), "base");

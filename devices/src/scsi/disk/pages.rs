@@ -45,7 +45,8 @@ impl Source {
                 *body.first_mut()? = if on { WRITE_CACHE } else { 0 };
                 return Some(body);
             }
-            CONTROL => vec![0x02, 0x10, 0, 0, 0, 0, 0xff, 0xff, 0, 0],
+            // Each nexus has a task set of its own (TST).
+            CONTROL => vec![0x22, 0x10, 0, 0, 0, 0, 0xff, 0xff, 0, 0],
             _ => return None,
         };
         // Nothing else can be changed.

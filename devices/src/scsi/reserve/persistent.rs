@@ -1,6 +1,7 @@
 //! PERSISTENT RESERVE IN and OUT (SPC-5, 6.15 and 6.16).
 
 use super::{Held, Table, conflict, kind};
+use crate::scsi::abort::Victims;
 use crate::scsi::cdb::Cdb;
 use crate::scsi::commands::Run;
 use crate::scsi::plan::{Plan, Reply};
@@ -133,7 +134,7 @@ impl Table {
             outward::RESERVE => return Ok(self.reserve(id, wish.kind)),
             outward::RELEASE => self.release(id, wish.kind)?,
             outward::CLEAR => self.clear(id),
-            _ => return self.preempt(id, wish),
+            _ => return self.preempt(id, wish, action == outward::PREEMPT_AND_ABORT),
         }
         Ok(Reply::good().into())
     }
@@ -175,8 +176,8 @@ impl Table {
         self.members.values_mut().for_each(|member| member.key = 0);
     }
 
-    /// SPC-5, 5.14.11.2.4.
-    fn preempt(&mut self, id: u32, wish: &Wish) -> Result<Plan, Sense> {
+    /// SPC-5, 5.14.11.2.4 and, if commands of those who lose are to end, 5.14.11.2.6.
+    fn preempt(&mut self, id: u32, wish: &Wish, abort: bool) -> Result<Plan, Sense> {
         let all = self.held.is_some_and(|held| kind::for_all(held.kind));
         if wish.about == 0 && !all {
             return Err(sense::INVALID_PARAMETER);
@@ -195,11 +196,12 @@ impl Table {
             return Ok(conflict());
         }
         self.generation = self.generation.wrapping_add(1);
-        let before = self.held;
+        let (before, mut aborted) = (self.held, Vec::new());
         for victim in victims {
             self.tell(victim, sense::ATTENTION_REGISTRATIONS_PREEMPTED);
             if let Some(member) = self.members.get_mut(&victim) {
                 member.key = 0;
+                aborted.extend(if abort { member.end_commands() } else { None });
             }
         }
         if takes_over {
@@ -212,6 +214,7 @@ impl Table {
             let heir = self.others(id).first().copied().unwrap_or(id);
             self.held = Some(Held { holder: heir, ..held });
         }
-        Ok(Reply::good().into())
+        let aborted: Victims = aborted.into_iter().collect();
+        Ok(if aborted.is_empty() { Reply::good().into() } else { Plan::Preempt(aborted) })
     }
 }

@@ -145,5 +145,47 @@ fn registration_survives_save_and_restore() {
     c.restore(&saved).unwrap();
     assert_eq!(c.save(), saved);
     conflicts(&run(&d, &read10(0, 1), &[]));
-    assert!(d.restore(&saved).is_err());
+}
+
+#[test]
+fn restored_units_hold_what_they_held_then_whoever_holds_it_now() {
+    let (a, b) = pair();
+    ok(&out(&a, 0, 0, 0, 0x11));
+    ok(&out(&b, 0, 0, 0, 0x22));
+    ok(&out(&a, 1, 3, 0x11, 0));
+    let then = (a.save(), b.save());
+    ok(&out(&b, 4, 3, 0x22, 0x11));
+    assert_eq!(bad(&a, &read10(0, 1), &[]), sense::ATTENTION_REGISTRATIONS_PREEMPTED);
+    conflicts(&run(&a, &read10(0, 1), &[]));
+    a.restore(&then.0).unwrap();
+    b.restore(&then.1).unwrap();
+    assert_eq!((a.save(), b.save()), then);
+    ok(&run(&a, &read10(0, 1), &[]));
+    conflicts(&run(&b, &read10(0, 1), &[]));
+}
+
+#[test]
+fn loss_that_was_not_told_yet_is_told_after_a_restore() {
+    let (a, b) = pair();
+    ok(&out(&a, 0, 0, 0, 0x11));
+    ok(&out(&a, 1, WRITE_EXCLUSIVE, 0x11, 0));
+    ok(&out(&b, 0, 0, 0, 0x22));
+    ok(&out(&b, 4, WRITE_EXCLUSIVE, 0x22, 0x11));
+    let saved = a.save();
+    let (c, _d) = pair();
+    c.restore(&saved).unwrap();
+    assert_eq!(bad(&c, &read10(0, 1), &[]), sense::ATTENTION_REGISTRATIONS_PREEMPTED);
+    ok(&run(&c, &read10(0, 1), &[]));
+}
+
+#[test]
+fn reset_of_the_logical_unit_frees_what_another_reserved_and_tells_it() {
+    let (a, b) = pair();
+    ok(&run(&a, &[0x16, 0, 0, 0, 0, 0], &[]));
+    conflicts(&run(&b, &read10(0, 1), &[]));
+    let _nobody = b.reset_for_all();
+    assert_eq!(bad(&b, &read10(0, 1), &[]), sense::ATTENTION_RESET);
+    ok(&run(&b, &read10(0, 1), &[]));
+    assert_eq!(bad(&a, &read10(0, 1), &[]), sense::ATTENTION_RESET);
+    ok(&run(&a, &read10(0, 1), &[]));
 }

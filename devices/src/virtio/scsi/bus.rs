@@ -9,9 +9,11 @@ use thiserror::Error;
 use vmm_sys_util::eventfd::EventFd;
 
 use super::events::{Event, Events};
+use super::tasks::{Tasks, Which};
+use super::wire::response;
 use crate::block_errors::ErrorPolicy;
 use crate::block_stats::BlockStats;
-use crate::scsi::{LogicalUnit, UnitChange};
+use crate::scsi::{Cause, LogicalUnit, UnitChange};
 
 /// Greatest unit number of the flat method (section 5.6.6.1).
 const MAX_LUN: u16 = 16383;
@@ -68,6 +70,8 @@ struct Inner {
     units: BTreeMap<ScsiAddress, Arc<ScsiUnit>>,
     /// Paths and depth, once the adapter runs.
     paths: Option<(u16, u32)>,
+    /// The commands of the adapter, once it runs.
+    tasks: Option<Arc<Tasks>>,
     /// Wake the request queues, so that they let go of units that went.
     wakers: Vec<EventFd>,
 }
@@ -93,10 +97,11 @@ impl ScsiBus {
         &self.events
     }
 
-    /// Opens the paths of all units, and of those that come.
-    pub(super) fn open(&self, paths: u16, depth: u32) -> Result<(), BlockError> {
+    /// Opens the paths of all units, and of those that come; `tasks` are their commands.
+    pub(super) fn open(&self, paths: u16, depth: u32, tasks: &Arc<Tasks>) -> Result<(), BlockError> {
         let mut inner = self.lock();
         inner.paths = Some((paths, depth));
+        inner.tasks = Some(Arc::clone(tasks));
         inner.units.values().try_for_each(|unit| unit.unit.attach(paths, depth))
     }
 
@@ -127,6 +132,15 @@ impl ScsiBus {
                 UnitChange::Medium => bus.changed(&bus.lock()),
             }
         });
+        let bus: Weak<Self> = Arc::downgrade(self);
+        unit.unit.on_abort(Arc::new(move |cause, waiter| {
+            let tasks = bus.upgrade().and_then(|bus| bus.lock().tasks.clone());
+            let mark = match cause {
+                Cause::Preempted => response::ABORTED,
+                Cause::Reset => response::RESET,
+            };
+            tasks.iter().for_each(|tasks| tasks.abort(Which::Unit(address), mark, waiter));
+        }));
         inner.units.insert(address, Arc::new(unit));
         let running = inner.paths.is_some();
         self.changed(&inner);

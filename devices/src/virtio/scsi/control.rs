@@ -7,8 +7,9 @@ use std::sync::Arc;
 use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
 
 use super::bus::{ScsiAddress, ScsiBus};
-use super::tasks::{Tasks, Waiter, Which, fd};
+use super::tasks::{Tasks, Which, fd};
 use super::wire::{self, response};
+use crate::scsi::{Cause, Victims, Waiter};
 use crate::virtio::queue::{Chain, ChainError, QueueError, VirtQueue};
 use crate::virtio::worker::QueueHandler;
 
@@ -89,7 +90,14 @@ impl ControlQueue {
     }
 
     fn manage(&self, function: u32, lun: [u8; 8], id: u64) -> Outcome {
-        let abort = |which, mark| Outcome::Wait(self.tasks.abort(which, mark, &self.wake));
+        let abort_also = |which, mark, others: Victims| {
+            let waiter = Waiter::new(&self.wake);
+            self.tasks.abort(which, mark, &waiter);
+            others.abort_for(Cause::Reset, &waiter);
+            waiter.one_ended();
+            Outcome::Wait(waiter)
+        };
+        let abort = |which, mark| abort_also(which, mark, Victims::default());
         let answer = |code| Outcome::Answer(vec![code]);
         let address = match self.find(lun) {
             Ok(address) => address,
@@ -105,10 +113,8 @@ impl ControlQueue {
             function::ABORT_TASK => abort(Which::One(address, id), response::ABORTED),
             function::ABORT_TASK_SET | function::CLEAR_TASK_SET => abort(Which::Unit(address), response::ABORTED),
             function::UNIT_RESET => {
-                if let Some(unit) = self.bus.unit(address) {
-                    unit.reset();
-                }
-                abort(Which::Unit(address), response::RESET)
+                let others = self.bus.unit(address).map(|unit| unit.reset_for_all()).unwrap_or_default();
+                abort_also(Which::Unit(address), response::RESET, others)
             }
             function::NEXUS_RESET => {
                 let units = self.bus.units();

@@ -17,7 +17,7 @@ use super::wire::{self, Command, RESPONSE_HEAD, response};
 use crate::block_errors::ErrorAction;
 use crate::block_stats::Counted;
 use crate::moment::Moment;
-use crate::scsi::{Cdb, Job, Media, Plan, Reply, Sense, Step, no_such_unit, report_luns};
+use crate::scsi::{Cause, Cdb, Job, Media, Plan, Reply, Sense, Step, Waiter, no_such_unit, report_luns};
 use crate::virtio::queue::{Chain, QueueError, VirtQueue, lend};
 use crate::virtio::worker::QueueHandler;
 
@@ -54,7 +54,7 @@ pub(super) struct RequestQueue {
     tasks: Arc<Tasks>,
     /// Ready when any path or the waker is.
     ready: Epoll,
-    waker: EventFd,
+    waker: Arc<EventFd>,
 
     /// The bus's version that `known` is of.
     version: Option<usize>,
@@ -65,6 +65,8 @@ pub(super) struct RequestQueue {
     slots: Vec<Slot>,
     free: Vec<usize>,
     held: Vec<u16>,
+    /// Commands that are over when those of other units have ended.
+    waiting: Vec<(usize, Arc<Waiter>)>,
     /// The queue is to stop: commands of several steps go no further.
     winding_up: bool,
     /// Some path has been given requests since the last flush.
@@ -86,13 +88,14 @@ impl RequestQueue {
             shared,
             tasks,
             ready,
-            waker,
+            waker: Arc::new(waker),
             version: None,
             known: Vec::new(),
             leaving: Vec::new(),
             slots: Vec::new(),
             free: Vec::new(),
             held: Vec::new(),
+            waiting: Vec::new(),
             winding_up: false,
             kick: false,
             batch: None,
@@ -241,6 +244,7 @@ impl RequestQueue {
         let unit = self.known.get(known).map(|known| Arc::clone(&known.unit));
         let (Some(slot), Some(unit)) = (self.slots.get_mut(at), unit) else { return Ok(()) };
         let Some(command) = slot.command else { return Ok(()) };
+        let aborts = unit.unit.aborts();
         let mut plan = unit.unit.begin(cdb);
         if let Plan::Parameters(len) = plan {
             if u32::try_from(len).is_ok_and(|len| len > command.out_len) {
@@ -260,12 +264,33 @@ impl RequestQueue {
             Plan::Done(reply) => self.answer(queue, at, &reply),
             // No command asks twice.
             Plan::Parameters(_) => self.answer_code(queue, at, response::FAILURE),
-            Plan::Media(media) => self.start(queue, at, known, media),
+            Plan::Media(media) => self.start(queue, at, known, (media, aborts)),
+            Plan::Preempt(victims) => {
+                let waiter = victims.abort(Cause::Preempted, &self.waker);
+                self.waiting.push((at, waiter));
+                self.settle(queue)
+            }
         }
     }
 
-    /// Sends the first request of a command that works on the medium.
-    fn start(&mut self, queue: &mut VirtQueue, at: usize, known: usize, media: Media) -> Result<(), QueueError> {
+    /// Answers commands that others' have ended for.
+    fn settle(&mut self, queue: &mut VirtQueue) -> Result<(), QueueError> {
+        while let Some(n) = self.waiting.iter().position(|(_, waiter)| waiter.is_done()) {
+            let (at, _) = self.waiting.swap_remove(n);
+            self.answer(queue, at, &Reply::good())?;
+        }
+        Ok(())
+    }
+
+    /// Sends the first request of a command that works on the medium; when it was looked at, others had had so many
+    /// `aborts` of the unit's commands.
+    fn start(
+        &mut self,
+        queue: &mut VirtQueue,
+        at: usize,
+        known: usize,
+        (media, aborts): (Media, usize),
+    ) -> Result<(), QueueError> {
         if !self.open(known) {
             // The medium went between the look at the command and this.
             let reply = Reply::check(Sense::of_errno(libc::ENOMEDIUM));
@@ -297,6 +322,10 @@ impl RequestQueue {
         match (step, &mut known.path) {
             (Step::Submit(request), Some(path)) => {
                 self.tasks.begin(self.n, at, known.address, command.id);
+                if known.unit.unit.aborts() != aborts {
+                    let mark = self.tasks.end(self.n, at).unwrap_or(response::ABORTED);
+                    return self.answer_code(queue, at, mark);
+                }
                 path.queue.submit(request);
                 self.kick = true;
                 Ok(())
@@ -464,7 +493,10 @@ impl QueueHandler for RequestQueue {
 
     fn has_work(&mut self) -> bool {
         let known = self.known.iter_mut().filter_map(|known| known.path.as_mut());
-        self.version != Some(self.bus.version()) || known.chain(&mut self.leaving).any(|path| path.queue.is_ready())
+        let ended = self.waiting.iter().any(|(_, waiter)| waiter.is_done());
+        ended
+            || self.version != Some(self.bus.version())
+            || known.chain(&mut self.leaving).any(|path| path.queue.is_ready())
     }
 
     fn room(&self, size: u16) -> usize {
@@ -494,6 +526,7 @@ impl QueueHandler for RequestQueue {
             let _ = self.waker.read();
             self.refresh();
         }
+        self.settle(queue)?;
         let ready = &self.ready;
         self.leaving.retain(|path| {
             let busy = path.queue.in_flight() > 0;

@@ -4,31 +4,12 @@
 //! gets the mark instead of a result, and whoever aborted it hears of its end.
 
 use std::os::fd::RawFd;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use vmm_sys_util::eventfd::EventFd;
 
 use super::bus::ScsiAddress;
-
-/// Waits for aborted tasks to end.
-pub(super) struct Waiter {
-    left: AtomicUsize,
-    wake: Arc<EventFd>,
-}
-
-impl Waiter {
-    pub(super) fn is_done(&self) -> bool {
-        self.left.load(Ordering::Acquire) == 0
-    }
-
-    fn one_ended(&self) {
-        if self.left.fetch_sub(1, Ordering::AcqRel) == 1 {
-            // A full counter is awake already.
-            let _ = self.wake.write(1);
-        }
-    }
-}
+use crate::scsi::Waiter;
 
 /// One command.
 struct Task {
@@ -99,19 +80,15 @@ impl Tasks {
         self.0.iter().any(|queue| lock(queue).iter().flatten().any(|task| which.is(task)))
     }
 
-    /// Marks tasks; the answer is done when all of them have ended.
-    pub(super) fn abort(&self, which: Which, mark: u8, wake: &Arc<EventFd>) -> Arc<Waiter> {
-        // One more than there are, until all queues were looked at.
-        let waiter = Arc::new(Waiter { left: AtomicUsize::new(1), wake: Arc::clone(wake) });
+    /// Marks tasks, and has `waiter` wait for their end.
+    pub(super) fn abort(&self, which: Which, mark: u8, waiter: &Arc<Waiter>) {
         for queue in &self.0 {
             for task in lock(queue).iter_mut().flatten().filter(|task| which.is(task)) {
                 task.mark.get_or_insert(mark);
-                waiter.left.fetch_add(1, Ordering::AcqRel);
-                task.waiters.push(Arc::clone(&waiter));
+                waiter.one_more();
+                task.waiters.push(Arc::clone(waiter));
             }
         }
-        waiter.one_ended();
-        waiter
     }
 }
 

@@ -2,6 +2,7 @@
 
 mod hotplug;
 mod requests;
+mod shared;
 mod tasks;
 
 use std::sync::{Arc, Mutex};

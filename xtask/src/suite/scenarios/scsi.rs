@@ -14,6 +14,7 @@ super::scenarios![
     four_ide_drives_work_at_once,
     disc_changes_under_a_running_guest,
     disk_comes_and_goes_behind_an_adapter,
+    units_of_one_node_fence_each_other,
 ];
 
 /// The driver of the IDE function has two hosts and comes first; the SCSI adapter is the third.
@@ -212,5 +213,39 @@ fn disk_comes_and_goes_behind_an_adapter(stage: &Stage<'_>) -> Result<()> {
 
     ensure!(size == "65536", "the guest takes the grown disk for {size} sectors");
     ensure!(!left.contains(&node), "the guest still has {node}: {left}");
+    vm.power_off()
+}
+
+fn units_of_one_node_fence_each_other(stage: &Stage<'_>) -> Result<()> {
+    let image = stage.image("shared", "raw", "64M")?.display().to_string();
+    let mut vm = stage
+        .vm()
+        .flavor(Flavor::Generic)
+        .elf()
+        .processors(2)
+        .tools()?
+        .with(&["-blockdev", &format!("driver=raw,node-name=n,file.driver=file,file.filename={image}")])
+        .with(&["-device", "virtio-scsi-pci,id=a", "-device", "scsi-hd,bus=a.0,drive=n,share-rw=on"])
+        .with(&["-device", "virtio-scsi-pci,id=b", "-device", "scsi-hd,bus=b.0,drive=n,share-rw=on"])
+        .boot()?;
+    vm.enter_tools()?;
+    let (one, other) = (name(&mut vm, "2:0:0:0")?, name(&mut vm, "3:0:0:0")?);
+    let persist = |vm: &mut Vm, drive: &str, what: &str| {
+        vm.run(&format!("chroot /mnt sg_persist --out {what} /dev/{drive}")).map(drop)
+    };
+    let writes = |vm: &mut Vm, drive: &str| {
+        let dd = format!("chroot /mnt dd if=/dev/zero of=/dev/{drive} bs=4k count=1 oflag=direct 2>&1");
+        vm.run(&format!("{dd} && echo written; true")).map(|said| said.contains("written"))
+    };
+
+    persist(&mut vm, &one, "--register --param-sark=0x1")?;
+    persist(&mut vm, &other, "--register --param-sark=0x2")?;
+    ensure!(writes(&mut vm, &one)? && writes(&mut vm, &other)?, "nobody has reserved it");
+    persist(&mut vm, &one, "--reserve --param-rk=0x1 --prout-type=1")?;
+    ensure!(writes(&mut vm, &one)? && !writes(&mut vm, &other)?, "the one has reserved it");
+    persist(&mut vm, &other, "--preempt-abort --param-rk=0x2 --param-sark=0x1 --prout-type=1")?;
+    ensure!(!writes(&mut vm, &one)? && writes(&mut vm, &other)?, "the other has preempted it");
+    persist(&mut vm, &other, "--clear --param-rk=0x2")?;
+    ensure!(writes(&mut vm, &one)? && writes(&mut vm, &other)?, "nobody has reserved it any more");
     vm.power_off()
 }
