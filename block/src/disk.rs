@@ -58,6 +58,8 @@ pub(crate) struct Shared {
     pub(crate) version: AtomicUsize,
     /// How many drains hold the disk still.
     pub(crate) held: AtomicUsize,
+    /// Nothing is carried out any more.
+    ended: AtomicBool,
     pub(crate) write_cache: AtomicBool,
     queues: Mutex<Vec<Weak<Meeting>>>,
     quiet: Condvar,
@@ -78,18 +80,20 @@ pub(crate) struct Path {
     /// Holds the bytes of `map`, or answers as `layer` does.
     file: Arc<dyn Layer>,
     pub(crate) read_only: bool,
+    /// The disk was taken from its guest.
+    pub(crate) ended: bool,
     /// Who must let requests through, one after the other.
     pub(crate) members: Vec<Arc<Member>>,
 }
 
 impl Path {
-    fn of(layer: Arc<dyn Layer>, members: Vec<Arc<Member>>) -> Self {
+    fn of(layer: Arc<dyn Layer>, members: Vec<Arc<Member>>, ended: bool) -> Self {
         let quick = quickest(&layer);
         let (map, file) = match quick.store() {
             Some(store) => (Some(quick), store),
             None => (None, quick),
         };
-        Self { map, file, read_only: layer.limits().read_only, layer, members }
+        Self { map, file, read_only: layer.limits().read_only, ended, layer, members }
     }
 
     /// What [`Layer::fast`] says of the layer. Where that is a place in a file, and the layer a map of it, `token` is set
@@ -117,7 +121,7 @@ impl Shared {
         let top = lock(&self.top);
         let (layer, members) = (top.below.clone(), top.own.iter().chain(&top.of_node).cloned().collect());
         drop(top);
-        Path::of(layer, members)
+        Path::of(layer, members, self.ended.load(Ordering::SeqCst))
     }
 
     /// Puts the disk on `layer`. Gives the former one back.
@@ -183,6 +187,7 @@ impl Disk {
             top: Mutex::new(top),
             version: AtomicUsize::new(0),
             held: AtomicUsize::new(0),
+            ended: AtomicBool::new(false),
             write_cache: AtomicBool::new(write_cache),
             queues: Mutex::new(Vec::new()),
             quiet: Condvar::new(),
@@ -270,6 +275,11 @@ impl Drained {
     /// Points the disk at another layer while it is still.
     pub fn swap(&self, layer: Arc<dyn Layer>) -> Arc<dyn Layer> {
         self.shared.place(layer)
+    }
+
+    /// Takes the disk from its guest for good: what waits, and all that comes, fails as without a medium.
+    pub fn end(self) {
+        self.shared.ended.store(true, Ordering::SeqCst);
     }
 }
 

@@ -265,6 +265,9 @@ impl DiskQueue {
     /// Refuses what no layer should see.
     fn admit(&self, request: &Request) -> Result<(), i32> {
         let end = request.offset.checked_add(request.len).ok_or(libc::EINVAL)?;
+        if self.path.ended {
+            return Err(libc::ENOMEDIUM);
+        }
         match request.op {
             Op::Flush => return Ok(()),
             Op::Read => {}

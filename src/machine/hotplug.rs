@@ -90,8 +90,8 @@ impl Machine {
             guest.board.take_unit_out(&bus, &plan);
         }
         if let Some(attached) = self.host.disk(id).attached {
-            // What the guest has asked for is done before the image is let go.
-            self.host.without_limits(|| drop(attached.disk().drain()));
+            // What the image works on is done before it is let go; a command of several steps is not begun again there.
+            self.host.without_limits(|| attached.disk().drain().end());
         }
         self.end_drive(id);
         self.forget(&[id]);

@@ -220,6 +220,22 @@ fn queue_sees_what_has_changed_beneath_its_disk_while_that_was_held() {
 }
 
 #[test]
+fn disk_that_was_ended_carries_out_neither_what_waits_nor_what_comes() {
+    for ring in [true, false] {
+        let (file, disk) = file_disk(1 << 20, ring);
+        let mut queue = disk.open_queue(4).unwrap();
+        let held = disk.drain();
+        queue.submit(request(0, WRITE, 0, 4096, memory(4096, 1)));
+        held.end();
+        let waited = wait(queue.as_mut(), 1);
+        queue.submit(request(1, Op::WriteZeroes { unmap: true, fua: false }, 0, 4096, memory(1, 0)));
+        let came = wait(queue.as_mut(), 1);
+        assert_eq!((waited[0].result, came[0].result), (Err(libc::ENOMEDIUM), Err(libc::ENOMEDIUM)));
+        assert_eq!(std::fs::read(file.path()).unwrap(), vec![7; 1 << 20]);
+    }
+}
+
+#[test]
 fn dropping_a_queue_waits_for_its_requests() {
     let (file, disk) = file_disk(1 << 20, true);
     let mut queue = disk.open_queue(64).unwrap();

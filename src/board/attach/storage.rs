@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 
 use rhea_block::Image;
 use rhea_devices::geometry::Shape;
@@ -55,6 +56,7 @@ impl Attacher<'_> {
             unit: self.unit(id, &plan.config, storage)?,
             stats: self.backends.stats(id),
             errors: self.backends.errors(storage, id),
+            gone: AtomicBool::new(false),
         };
         bus.attach(plan.address, unit).map_err(BoardError::device(id))
     }

@@ -1,7 +1,7 @@
 //! The units behind an adapter, and how they come and go.
 
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use rhea_block::BlockError;
@@ -42,6 +42,8 @@ pub struct ScsiUnit {
     pub stats: Arc<BlockStats>,
     /// What to do when the host fails a request.
     pub errors: ErrorPolicy,
+    /// It was taken out: commands that are under way go no further. [`ScsiBus::detach`] sets it.
+    pub gone: AtomicBool,
 }
 
 /// A unit cannot be put there.
@@ -154,11 +156,12 @@ impl ScsiBus {
         Ok(())
     }
 
-    /// Takes a unit out and tells a driver that listens. What is in flight on it still ends: drain its image before it
-    /// goes.
+    /// Takes a unit out and tells a driver that listens. What is in flight on it still ends, and a step of a command may
+    /// be about to be sent: drain its image, and have it refuse what comes, before it goes.
     pub fn detach(&self, address: ScsiAddress) -> Option<Arc<LogicalUnit>> {
         let mut inner = self.lock();
         let gone = inner.units.remove(&address)?;
+        gone.gone.store(true, Ordering::Release);
         let running = inner.paths.is_some();
         self.changed(&inner);
         if running {

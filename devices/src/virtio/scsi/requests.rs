@@ -4,8 +4,9 @@ use std::collections::BTreeMap;
 use std::io;
 use std::os::fd::{AsRawFd, RawFd};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
-use rhea_block::{Buffers, ImageQueue};
+use rhea_block::{Buffers, ImageQueue, Request};
 use vmm_sys_util::epoll::{ControlOperation, Epoll, EpollEvent, EventSet};
 use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
 
@@ -47,6 +48,13 @@ struct Slot {
     memory: Share,
 }
 
+/// The next request of a command of several steps, and the path that the last one came by.
+struct Following {
+    request: Request,
+    leaving: bool,
+    path: usize,
+}
+
 pub(super) struct RequestQueue {
     n: u16,
     bus: Arc<ScsiBus>,
@@ -67,6 +75,8 @@ pub(super) struct RequestQueue {
     held: Vec<u16>,
     /// Commands that are over when those of other units have ended.
     waiting: Vec<(usize, Arc<Waiter>)>,
+    /// What commands of several steps do next, gathered in one pass over the paths.
+    following: Vec<Following>,
     /// The queue is to stop: commands of several steps go no further.
     winding_up: bool,
     /// Some path has been given requests since the last flush.
@@ -96,6 +106,7 @@ impl RequestQueue {
             free: Vec::new(),
             held: Vec::new(),
             waiting: Vec::new(),
+            following: Vec::new(),
             winding_up: false,
             kick: false,
             batch: None,
@@ -336,8 +347,15 @@ impl RequestQueue {
     }
 
     /// One pass over all paths, each until it has nothing more: the work of a wake-up grows with units, that of a
-    /// completion does not. A command's next request goes the way that its last one came.
+    /// completion does not. What commands do next is sent afterwards: an image may answer at once, and a pass would last
+    /// as long as the command, which is then deaf to a stop.
     fn reap_all(&mut self, queue: &mut VirtQueue) -> Result<(), QueueError> {
+        let reaped = self.reap_paths(queue);
+        self.go_on();
+        reaped
+    }
+
+    fn reap_paths(&mut self, queue: &mut VirtQueue) -> Result<(), QueueError> {
         for n in 0..self.known.len() {
             while let Some(done) = self.known.get_mut(n).and_then(|known| known.path.as_mut()?.queue.reap()) {
                 let at = usize::try_from(done.tag).unwrap_or(usize::MAX);
@@ -353,6 +371,29 @@ impl RequestQueue {
         Ok(())
     }
 
+    /// Sends what commands do next, the way that their last requests came.
+    fn go_on(&mut self) {
+        if self.following.is_empty() {
+            return;
+        }
+        for Following { request, leaving, path } in self.following.drain(..) {
+            let of_known = self.known.get_mut(path).and_then(|known| known.path.as_mut());
+            if let Some(path) = if leaving { self.leaving.get_mut(path) } else { of_known } {
+                path.queue.submit(request);
+            }
+        }
+        let mut answered = false;
+        let known = self.known.iter_mut().filter_map(|known| known.path.as_mut());
+        for path in known.chain(&mut self.leaving).filter(|path| path.queue.in_flight() > 0) {
+            path.queue.kick();
+            answered |= path.queue.is_ready();
+        }
+        if answered {
+            // Nothing else calls for what was answered at once. It is quiet again when nothing is found.
+            let _ = self.waker.write(1);
+        }
+    }
+
     /// A request is done.
     fn completed(
         &mut self,
@@ -366,8 +407,11 @@ impl RequestQueue {
         let now = *self.found.get_or_insert_with(Moment::now);
         let (counted, bytes) = (job.media().counted(), job.media().bytes());
         let marked = self.tasks.is_marked(self.n, at);
+        let gone = unit.gone.load(Ordering::Acquire);
         let step = match result {
             Ok(()) => job.completed(),
+            // Nobody's disk any more: no error of the machine's.
+            Err(_) if gone => return self.end_of_gone(queue, at),
             Err(errno) => match unit.errors.decide(counted != Counted::Read, errno) {
                 ErrorAction::Report => {
                     unit.stats.failed(counted, *began, now);
@@ -382,17 +426,13 @@ impl RequestQueue {
             },
         };
         let reply = match step {
+            Step::Submit(_) if gone => return self.end_of_gone(queue, at),
             Step::Submit(_) if !marked && self.winding_up => {
                 self.hold(at);
                 return Ok(());
             }
             Step::Submit(request) if !marked => {
-                let of_known = self.known.get_mut(path).and_then(|known| known.path.as_mut());
-                let path = if leaving { self.leaving.get_mut(path) } else { of_known };
-                if let Some(path) = path {
-                    path.queue.submit(request);
-                    path.queue.kick();
-                }
+                self.following.push(Following { request, leaving, path });
                 return Ok(());
             }
             // What was aborted does not go on.
@@ -408,6 +448,12 @@ impl RequestQueue {
             Some(mark) => self.answer_code(queue, at, mark),
             None => self.answer(queue, at, &reply),
         }
+    }
+
+    /// Ends a command whose unit was taken out.
+    fn end_of_gone(&mut self, queue: &mut VirtQueue, at: usize) -> Result<(), QueueError> {
+        let mark = self.tasks.end(self.n, at);
+        self.answer_code(queue, at, mark.unwrap_or(response::BAD_TARGET))
     }
 
     /// Keeps a command to be done from its beginning when the queue starts again.

@@ -1,10 +1,12 @@
 //! A driver's side: registers, rings and requests, down to an image in memory.
 
 mod hotplug;
+mod passes;
 mod requests;
 mod shared;
 mod tasks;
 
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex};
 
 use vm_memory::{Bytes, GuestAddress};
@@ -58,7 +60,7 @@ fn unit_of(unit: Arc<LogicalUnit>, host: &Host, policy: OnError) -> ScsiUnit {
     let failures = Arc::clone(&host.failures);
     let tell = Arc::new(move |failure| failures.lock().unwrap().push(failure));
     let errors = ErrorPolicy { read: policy, write: policy, tell };
-    ScsiUnit { unit, stats: Arc::clone(&host.stats), errors }
+    ScsiUnit { unit, stats: Arc::clone(&host.stats), errors, gone: AtomicBool::new(false) }
 }
 
 fn disk(image: &Arc<MemImage>) -> Arc<LogicalUnit> {
@@ -111,6 +113,12 @@ impl Host {
 
     /// Posts a command with the tag `slot + 10` on request queue `queue`; memory of request number `slot` is used.
     fn post(&mut self, queue: usize, slot: u64, address: ScsiAddress, cdb: &[u8], out: &[u8], room: u32) {
+        self.offer(queue, slot, address, cdb, out, room);
+        self.guest.kick(2 + queue as u16);
+    }
+
+    /// The same, without a word to the device.
+    fn offer(&mut self, queue: usize, slot: u64, address: ScsiAddress, cdb: &[u8], out: &[u8], room: u32) {
         let ([high, low], base) = (address.lun.to_be_bytes(), slot * 0x100);
         let mut request = vec![1, address.target, 0x40 | high, low, 0, 0, 0, 0];
         request.extend((slot + 10).to_le_bytes());
@@ -129,7 +137,6 @@ impl Host {
             bufs.push(Buf::writable(data, room));
         }
         self.requests[queue].post(&bufs);
-        self.guest.kick(2 + queue as u16);
     }
 
     fn answer(&mut self, queue: usize, slot: u64) -> Answer {

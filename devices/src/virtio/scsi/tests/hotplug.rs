@@ -122,7 +122,8 @@ fn taken_addresses_and_great_numbers_are_refused() {
 fn fresh() -> Guest {
     let device = VirtioScsi::new(ScsiConfig::new("scsi0", 1), Placement::PerQueue).unwrap();
     let errors = ErrorPolicy::new(Arc::new(|_| {}));
-    let unit = ScsiUnit { unit: disk(&MemImage::new(MIB)), stats: Arc::default(), errors };
+    let unit =
+        ScsiUnit { unit: disk(&MemImage::new(MIB)), stats: Arc::default(), errors, gone: AtomicBool::new(false) };
     device.bus().attach(at(0, 0), unit).unwrap();
     let to = crate::virtio::transport::Connections {
         memory: crate::virtio::testing::ram(4 << 20),

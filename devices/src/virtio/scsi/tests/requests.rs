@@ -140,7 +140,7 @@ fn error_that_stops_the_machine_holds_the_command_until_it_goes_on() {
 }
 
 /// UNMAP of 255 ranges: a request for each.
-fn many_ranges() -> (Vec<u8>, Vec<u8>) {
+pub(super) fn many_ranges() -> (Vec<u8>, Vec<u8>) {
     let mut list = (16 * 255 + 6u16).to_be_bytes().to_vec();
     list.extend((16 * 255u16).to_be_bytes());
     list.extend([0; 4]);
