@@ -25,6 +25,8 @@ pub(super) struct Shared {
     /// Writes may stay in a volatile cache until a flush.
     write_cache: AtomicBool,
     initial_write_cache: bool,
+    /// It is as features without the switch have it.
+    by_features: AtomicBool,
     /// The driver may switch the cache (`VIRTIO_BLK_F_CONFIG_WCE`).
     may_switch: AtomicBool,
     events: OnceLock<Arc<dyn DriverEvents>>,
@@ -39,6 +41,7 @@ impl Shared {
             generation: AtomicU8::new(0),
             write_cache: AtomicBool::new(write_cache),
             initial_write_cache: write_cache,
+            by_features: AtomicBool::new(false),
             may_switch: AtomicBool::new(false),
             events: OnceLock::new(),
         }
@@ -74,18 +77,28 @@ impl Shared {
         }
     }
 
-    /// Without a flush command a driver cannot empty a cache: then there is none (section 5.2.6.2).
+    /// Without a flush command a driver cannot empty a cache: then there is none (section 5.2.6.2). A driver that gets
+    /// the switch finds it as it was at first; of old, it may have been taken for one without until now.
     pub(super) fn set_features(&self, features: u64) {
         let switch = features & feature::CONFIG_WCE != 0;
         self.may_switch.store(switch, Ordering::Release);
+        let by_features = self.by_features.swap(!switch, Ordering::AcqRel);
         if !switch {
             self.set_write_cache(features & feature::FLUSH != 0);
+        } else if by_features {
+            self.set_write_cache(self.initial_write_cache);
         }
+    }
+
+    /// The cache as it was saved, whatever features made of it here before.
+    pub(super) fn restore(&self, write_cache: bool) {
+        self.by_features.store(false, Ordering::Release);
+        self.set_write_cache(write_cache);
     }
 
     pub(super) fn reset(&self) {
         self.may_switch.store(false, Ordering::Release);
-        self.set_write_cache(self.initial_write_cache);
+        self.restore(self.initial_write_cache);
     }
 
     fn image(&self) -> [u8; CONFIG_LEN as usize] {

@@ -35,6 +35,6 @@ impl BlkState {
     }
 
     pub(super) fn apply(&self, shared: &Shared) {
-        shared.set_write_cache(self.write_cache);
+        shared.restore(self.write_cache);
     }
 }

@@ -288,6 +288,40 @@ fn driver_switches_the_write_cache() {
 }
 
 #[test]
+fn write_cache_of_a_legacy_driver_that_may_switch_it_is_as_it_was() {
+    let (device, ..) = Setup::default().device();
+    let guest = GuestBuilder::default().build(device);
+    // `writeback` in the configuration behind the legacy registers.
+    let write_cache = || guest.inl(20 + 32, 1);
+    guest.outl(18, 1, 0);
+    guest.outl(18, 1, 3);
+    assert_eq!(write_cache(), 1);
+    guest.outl(14, 2, 0);
+    guest.outl(8, 4, 0x10);
+    guest.outl(4, 4, feature::FLUSH | feature::CONFIG_WCE);
+    assert_eq!(write_cache(), 1, "features that come after the ring");
+    guest.outl(18, 1, 7);
+    assert_eq!(write_cache(), 1);
+    guest.outl(20 + 32, 1, 0);
+    assert_eq!(write_cache(), 0);
+}
+
+#[test]
+fn switched_write_cache_survives_save_and_restore() {
+    let rig = rig();
+    rig.guest.write(0x2000 + 32, 1, 0);
+    rig.guest.pause();
+    let Saver::Saves(saver) = rig.guest.function.saver() else { panic!("it saves") };
+    let state = saver.save().unwrap();
+    // Into a device whose driver has no switch, but flushes.
+    let other = Setup { features: !feature::CONFIG_WCE, ..Setup::default() }.rig();
+    other.guest.pause();
+    let Saver::Saves(saver) = other.guest.function.saver() else { panic!("it saves") };
+    saver.restore(state).unwrap();
+    assert_eq!(other.guest.read(0x2000 + 32, 1), 0);
+}
+
+#[test]
 fn discard_of_several_ranges_is_one_request() {
     let mut rig = rig();
     let ranges = [segment(8, 8, 0), segment(32, 1, 0)].concat();

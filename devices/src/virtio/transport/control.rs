@@ -299,10 +299,14 @@ impl Control {
     /// `queue_enable` (section 4.1.4.3); only 1 has a meaning.
     pub(super) fn enable_queue(&mut self) {
         self.follow_up();
-        if let Some(queue) = self.queue().filter(|queue| !queue.resetting) {
-            queue.enabled = true;
-            self.start_queues();
+        let n = usize::from(self.queue_select);
+        let Some(queue) = self.queues.get_mut(n).filter(|queue| !queue.resetting) else { return };
+        let before = std::mem::replace(&mut queue.enabled, true);
+        if let Some(doorbell) = self.doorbells.get(n).filter(|_| !before) {
+            // Nobody reads it otherwise: rings of the driver before, or of firmware, are not this one's.
+            let _ = doorbell.read();
         }
+        self.start_queues();
     }
 
     /// `queue_reset` (section 2.6.1): only if negotiated.
@@ -411,7 +415,7 @@ impl Control {
         if !live || self.paused || self.resetting || !self.interrupts.pins().space.bus_master() {
             return;
         }
-        if early {
+        if early && self.queues.iter().any(|queue| queue.enabled) {
             self.device.set_features(self.driver_features);
         }
         for n in 0..self.queues.len() {

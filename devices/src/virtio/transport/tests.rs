@@ -447,6 +447,22 @@ fn ring_means_nothing_until_a_legacy_driver_rings() {
 }
 
 #[test]
+fn rings_before_a_legacy_queue_has_its_place_do_not_count_and_those_after_do() {
+    let guest = guest();
+    let doorbell = Arc::clone(&guest.function.core.doorbells[0]);
+    let _before = legacy_live(&guest);
+    guest.outl(16, 2, 0);
+
+    let _begun = legacy_begun(&guest);
+    assert!(doorbell.read().is_err(), "nobody has rung for this ring");
+
+    guest.outl(16, 2, 0);
+    guest.config_write(COMMAND, &DECODE.to_le_bytes());
+    guest.config_write(COMMAND, &(DECODE | MASTER).to_le_bytes());
+    assert_eq!(doorbell.read().unwrap(), 1);
+}
+
+#[test]
 fn features_that_a_legacy_driver_writes_late_count() {
     let guest = guest();
     let mut ring = legacy_begun(&guest);
