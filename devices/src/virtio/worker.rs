@@ -39,6 +39,9 @@ pub trait QueueHandler: Send {
     /// # Errors
     /// When the ring cannot be used any more; what is done is then forgotten.
     fn finish(&mut self, queue: &mut VirtQueue) -> Result<(), QueueError>;
+    /// Called when [`QueueHandler::completions`] is readable while the queue does not run, and nothing is in flight: makes
+    /// it quiet, and lets go of what is no longer there.
+    fn idle(&mut self);
     /// The queue is to stop: what is done in several steps is held now instead of going on.
     fn wind_up(&mut self) {}
     /// How many chains are in flight: taken, not returned, and going to be done by themselves.
@@ -209,8 +212,12 @@ impl Serving {
 
     fn serve(&mut self, sources: &mut Sources<'_>) -> Next {
         match std::mem::replace(&mut self.state, State::Idle) {
-            State::Idle => Next::Wait,
+            State::Idle => {
+                self.handler.idle();
+                Next::Wait
+            }
             State::Running(queue) if queue.is_dormant() => {
+                self.handler.idle();
                 self.state = State::Running(queue);
                 Next::Wait
             }

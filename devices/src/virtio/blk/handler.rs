@@ -235,6 +235,11 @@ impl QueueHandler for BlkQueue {
         Ok(())
     }
 
+    fn idle(&mut self) {
+        // Whoever held the image still, or changed its limits, woke us; looking makes it quiet.
+        let _nothing = self.image.reap();
+    }
+
     fn in_flight(&self) -> usize {
         self.slots.len() - self.free.len()
     }

@@ -169,11 +169,7 @@ impl QueueHandler for RngQueue {
     fn flush(&mut self) {}
 
     fn finish(&mut self, queue: &mut VirtQueue) -> Result<(), QueueError> {
-        let mut events = [EpollEvent::default(); 2];
-        // The descriptor that woke us is edge-triggered inside: taking the events makes it quiet.
-        if let Err(error) = self.wake.wait(0, &mut events) {
-            log::debug!("cannot take events of an entropy source: {error}");
-        }
+        self.idle();
         if let Some(quota) = &mut self.quota {
             quota.tick();
         }
@@ -187,6 +183,14 @@ impl QueueHandler for RngQueue {
         }
         self.waiting.drain(..done);
         Ok(())
+    }
+
+    fn idle(&mut self) {
+        let mut events = [EpollEvent::default(); 2];
+        // The descriptor that woke us is edge-triggered inside: taking the events makes it quiet.
+        if let Err(error) = self.wake.wait(0, &mut events) {
+            log::debug!("cannot take events of an entropy source: {error}");
+        }
     }
 
     fn in_flight(&self) -> usize {

@@ -183,6 +183,10 @@ impl QueueHandler for ControlQueue {
         self.settle(queue)
     }
 
+    fn idle(&mut self) {
+        let _ = self.wake.read();
+    }
+
     fn in_flight(&self) -> usize {
         self.pending.len()
     }

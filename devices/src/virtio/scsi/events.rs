@@ -199,11 +199,15 @@ impl QueueHandler for EventQueue {
     fn flush(&mut self) {}
 
     fn finish(&mut self, queue: &mut VirtQueue) -> Result<(), QueueError> {
+        self.idle();
+        self.tell(queue)
+    }
+
+    fn idle(&mut self) {
         if let Some(wake) = self.events.wake.get() {
             // Quiet until the next event.
             let _ = wake.read();
         }
-        self.tell(queue)
     }
 
     fn in_flight(&self) -> usize {

@@ -147,6 +147,18 @@ impl RequestQueue {
         }
     }
 
+    /// Lets go of the paths that waited for that, and can go now.
+    fn let_go(&mut self) {
+        let ready = &self.ready;
+        self.leaving.retain(|path| {
+            let busy = path.queue.in_flight() > 0;
+            if !busy {
+                unwatch(ready, path);
+            }
+            busy
+        });
+    }
+
     fn find(&self, address: ScsiAddress) -> Option<usize> {
         self.known.binary_search_by_key(&address, |known| known.address).ok()
     }
@@ -419,18 +431,12 @@ impl RequestQueue {
                 }
                 ErrorAction::Ignore => job.completed(),
                 ErrorAction::Stop if marked => Step::Done(job.failed(errno)),
-                ErrorAction::Stop => {
-                    self.hold(at);
-                    return Ok(());
-                }
+                ErrorAction::Stop => return self.hold(queue, at),
             },
         };
         let reply = match step {
             Step::Submit(_) if gone => return self.end_of_gone(queue, at),
-            Step::Submit(_) if !marked && self.winding_up => {
-                self.hold(at);
-                return Ok(());
-            }
+            Step::Submit(_) if !marked && self.winding_up => return self.hold(queue, at),
             Step::Submit(request) if !marked => {
                 self.following.push(Following { request, leaving, path });
                 return Ok(());
@@ -456,12 +462,16 @@ impl RequestQueue {
         self.answer_code(queue, at, mark.unwrap_or(response::BAD_TARGET))
     }
 
-    /// Keeps a command to be done from its beginning when the queue starts again.
-    fn hold(&mut self, at: usize) {
-        let Some(slot) = self.slots.get(at) else { return };
-        self.held.push(slot.chain.head());
-        self.tasks.end(self.n, at);
-        self.release(at);
+    /// Keeps a command to be done from its beginning when the queue starts again; one that was aborted just now is over.
+    pub(super) fn hold(&mut self, queue: &mut VirtQueue, at: usize) -> Result<(), QueueError> {
+        if let Some(mark) = self.tasks.end(self.n, at) {
+            return self.answer_code(queue, at, mark);
+        }
+        if let Some(slot) = self.slots.get(at) {
+            self.held.push(slot.chain.head());
+            self.release(at);
+        }
+        Ok(())
     }
 
     /// The command never reached a unit, or its result does not count.
@@ -573,15 +583,18 @@ impl QueueHandler for RequestQueue {
             self.refresh();
         }
         self.settle(queue)?;
-        let ready = &self.ready;
-        self.leaving.retain(|path| {
-            let busy = path.queue.in_flight() > 0;
-            if !busy {
-                unwatch(ready, path);
-            }
-            busy
-        });
+        self.let_go();
         Ok(())
+    }
+
+    fn idle(&mut self) {
+        let _ = self.waker.read();
+        self.refresh();
+        self.let_go();
+        // Whoever held an image still, or changed its limits, woke its queue; looking makes it quiet.
+        for path in self.known.iter_mut().filter_map(|known| known.path.as_mut()) {
+            let _nothing = path.queue.reap();
+        }
     }
 
     fn in_flight(&self) -> usize {

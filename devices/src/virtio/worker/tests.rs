@@ -22,6 +22,7 @@ struct Slow {
     held: Vec<u16>,
     hold: Arc<Mutex<Vec<u16>>>,
     begun: Sender<u16>,
+    idled: Sender<()>,
     /// Chains begun since the last flush, and how many there were at each.
     batch: usize,
     batches: Arc<Mutex<Vec<usize>>>,
@@ -60,6 +61,11 @@ impl QueueHandler for Slow {
         }
         Ok(())
     }
+    fn idle(&mut self) {
+        if self.go.read().is_ok() {
+            let _ = self.idled.send(());
+        }
+    }
     fn in_flight(&self) -> usize {
         self.kept.len()
     }
@@ -73,12 +79,14 @@ struct Rig {
     worker: QueueWorker,
     driver: DriverRing,
     event_idx: bool,
+    ready: bool,
     events: Arc<RecordedEvents>,
     doorbell: Arc<EventFd>,
     go: Arc<EventFd>,
     polled: Arc<AtomicBool>,
     hold: Arc<Mutex<Vec<u16>>>,
     begun: Receiver<u16>,
+    idled: Receiver<()>,
     batches: Arc<Mutex<Vec<usize>>>,
 }
 
@@ -91,6 +99,7 @@ fn rig_on(thread: &Arc<IoThread>) -> Rig {
     let (go, doorbell) = (event(), event());
     let (hold, polled, batches) = (Arc::<Mutex<Vec<u16>>>::default(), Arc::<AtomicBool>::default(), Arc::default());
     let (tell, begun) = channel();
+    let (tell_idle, idled) = channel();
     let handler = Slow {
         go: Arc::clone(&go),
         polled: Arc::clone(&polled),
@@ -98,13 +107,28 @@ fn rig_on(thread: &Arc<IoThread>) -> Rig {
         held: vec![],
         hold: Arc::clone(&hold),
         begun: tell,
+        idled: tell_idle,
         batch: 0,
         batches: Arc::clone(&batches),
     };
     let worker = QueueWorker::new(thread, Box::new(handler));
     let driver = DriverRing::new(&ram(1 << 20), 0x1000, 4);
     let (thread, events) = (Arc::clone(thread), Arc::default());
-    Rig { thread, worker, driver, event_idx: true, events, doorbell, go, polled, hold, begun, batches }
+    Rig {
+        thread,
+        worker,
+        driver,
+        event_idx: true,
+        ready: true,
+        events,
+        doorbell,
+        go,
+        polled,
+        hold,
+        begun,
+        idled,
+        batches,
+    }
 }
 
 impl Rig {
@@ -113,7 +137,7 @@ impl Rig {
             index: 0,
             ring: self.driver.layout,
             event_idx: self.event_idx,
-            ready: true,
+            ready: self.ready,
             memory: Arc::clone(&self.driver.ram),
             doorbell: Arc::clone(&self.doorbell),
             events: Arc::clone(&self.events) as _,
@@ -188,6 +212,26 @@ fn held_chains_are_told_and_served_first() {
 fn stop_of_an_idle_queue_breaks_the_promise() {
     let rig = rig();
     assert_eq!(rig.stop().recv_timeout(PATIENCE), Ok(None));
+}
+
+#[test]
+fn what_calls_a_queue_that_does_not_run_is_made_quiet() {
+    let mut rig = rig();
+    rig.go.write(1).unwrap();
+    rig.idled.recv_timeout(PATIENCE).expect("a look before the start");
+    rig.ready = false;
+    rig.post();
+    rig.start(&RingPosition::default());
+    rig.go.write(1).unwrap();
+    rig.idled.recv_timeout(PATIENCE).expect("a look while the driver has not rung");
+    assert!(rig.begun.try_recv().is_err());
+    rig.doorbell.write(1).unwrap();
+    rig.wait_begun(1);
+    let told = rig.stop();
+    rig.go.write(1).unwrap();
+    assert!(told.recv_timeout(PATIENCE).unwrap().is_some());
+    rig.go.write(1).unwrap();
+    rig.idled.recv_timeout(PATIENCE).expect("a look after the stop");
 }
 
 #[test]

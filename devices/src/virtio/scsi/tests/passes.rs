@@ -5,7 +5,9 @@ use vmm_sys_util::eventfd::EventFd;
 
 use super::requests::many_ranges;
 use super::*;
+use crate::scsi::Waiter;
 use crate::virtio::queue::VirtQueue;
+use crate::virtio::scsi::tasks::Which;
 use crate::virtio::testing::RecordedEvents;
 use crate::virtio::worker::QueueHandler;
 
@@ -17,6 +19,7 @@ struct Bare {
     handler: RequestQueue,
     queue: VirtQueue,
     image: Arc<MemImage>,
+    tasks: Arc<Tasks>,
 }
 
 impl Bare {
@@ -28,7 +31,8 @@ impl Bare {
         let host = Host::around(GuestBuilder::default().build(device), Arc::clone(&bus), 1);
         let image = MemImage::new(MIB);
         bus.attach(at(0, 0), unit_of(disk(&image), &host, OnError::Stop)).unwrap();
-        let handler = RequestQueue::new(0, (bus, shared, Tasks::new(1))).unwrap();
+        let tasks = Tasks::new(1);
+        let handler = RequestQueue::new(0, (bus, shared, Arc::clone(&tasks))).unwrap();
         let parts = QueueParts {
             index: 2,
             ring: host.requests[0].layout,
@@ -39,7 +43,7 @@ impl Bare {
             events: Arc::new(RecordedEvents::default()),
         };
         let queue = VirtQueue::new(parts, &RingPosition::default()).unwrap();
-        let mut bare = Self { host, handler, queue, image };
+        let mut bare = Self { host, handler, queue, image, tasks };
         bare.begin(&[0; 6], &[]);
         let _attention = bare.host.requests[0].take_used().unwrap();
         let _ = bare.image.take_seen();
@@ -124,4 +128,35 @@ fn unit_that_was_taken_out_stops_no_machine() {
     bare.finish();
     assert_eq!((bare.handler.in_flight(), bare.response()), (0, response::BAD_TARGET));
     assert_eq!((bare.handler.take_held(), bare.host.failures.lock().unwrap().len()), (vec![], 0));
+}
+
+#[test]
+fn command_that_is_aborted_just_before_it_is_held_is_over() {
+    let mut bare = Bare::new();
+    bare.begin_many();
+    let wake = Arc::new(EventFd::new(0).unwrap());
+    let waiter = Waiter::new(&wake);
+    bare.tasks.abort(Which::Unit(at(0, 0)), response::ABORTED, &waiter);
+    bare.handler.hold(&mut bare.queue, 0).unwrap();
+    assert_eq!((bare.handler.in_flight(), bare.handler.take_held()), (0, vec![]));
+    assert_eq!((bare.response(), waiter.is_done()), (response::ABORTED, true));
+}
+
+#[test]
+fn queue_that_does_not_run_is_quiet_after_one_look() {
+    let mut bare = Bare::new();
+    let flush = [0x35, 0, 0, 0, 0, 0, 0, 0, 0, 0];
+    bare.begin(&flush, &[]);
+    bare.finish();
+    bare.finish();
+    assert_eq!((bare.handler.in_flight(), bare.calls()), (0, false));
+    // As by whoever held the disk still.
+    bare.image.release();
+    assert!(bare.calls());
+    bare.handler.idle();
+    assert!(!bare.calls());
+    bare.host.bus.detach(at(0, 0)).unwrap();
+    assert!(bare.calls());
+    bare.handler.idle();
+    assert!(!bare.calls());
 }
