@@ -423,6 +423,12 @@ impl Channel {
             return;
         }
         self.lower();
+        if self.work.drive != n && self.work.phase != Phase::Idle {
+            // The other one still has data to move. Both share the wires, and a host must not do this: what is left over
+            // is lost, but not that drive.
+            self.rest();
+            self.regs().status = status::DRDY | status::DSC;
+        }
         self.work = Work { drive: n, ..Work::default() };
         self.job = None;
         let regs = self.regs();

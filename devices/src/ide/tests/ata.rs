@@ -421,6 +421,22 @@ fn drives_that_are_not_there_read_as_zero() {
 }
 
 #[test]
+fn command_to_one_drive_ends_what_the_other_has_not_handed_over() {
+    let guest = guest();
+    guest.command28(0xec, 0, 0);
+    assert_eq!(guest.interrupt(), READY | DRQ);
+    guest.choose(true);
+    guest.out(7, 0xa1);
+    assert_eq!(guest.interrupt() & DRQ, DRQ);
+    assert_eq!(word(&guest.read_data(512), 0) >> 14, 2, "a packet drive");
+    guest.choose(false);
+    assert_eq!(guest.inb(7), READY);
+    guest.command28(0x20, 3, 1);
+    assert_eq!(guest.interrupt(), READY | DRQ);
+    assert_eq!(guest.read_data(512), guest.image.bytes(3 * 512, 512));
+}
+
+#[test]
 fn interrupts_can_be_held_back() {
     let guest = guest();
     guest.control(2);
