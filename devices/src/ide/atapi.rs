@@ -10,7 +10,7 @@ use super::channel::{Channel, Phase, Task};
 use super::drive::Kind;
 use super::regs::{error, reason, status};
 use super::transfer::{Action, BUFFER, Step};
-use crate::scsi::{self, Cdb, Job, LogicalUnit, Media, Plan, Reply, Sense, sense};
+use crate::scsi::{self, Cdb, Job, LogicalUnit, Media, Plan, Reply, Sense};
 
 /// Length of a packet.
 const PACKET: usize = 12;
@@ -81,6 +81,12 @@ impl Channel {
             Some(Kind::Cd(unit)) => Some(Arc::clone(unit)),
             _ => None,
         }
+    }
+
+    /// Whether what is in the drive is another disc than the one that a packet's read began with.
+    pub(super) fn is_another_disc(&mut self) -> bool {
+        let began = self.packet().and_then(|packet| packet.medium);
+        began.is_some() && began != self.generation()
     }
 
     fn generation(&mut self) -> Option<u64> {
@@ -252,11 +258,7 @@ impl Channel {
             self.buffer.put(0, &now);
             self.present(now.len());
         } else if packet.left > 0 {
-            let (offset, len, began) = (packet.offset, packet.left.min(packet.fill() as u64), packet.medium);
-            if began.is_some() && began != self.generation() {
-                // What is in the drive now is another disc.
-                return self.packet_check(Some(sense::NO_MEDIUM));
-            }
+            let (offset, len) = (packet.offset, packet.left.min(packet.fill() as u64));
             self.submit(Step { action: Action::Read, offset, len, guest: false });
         } else {
             self.packet_good();
@@ -299,7 +301,7 @@ impl Channel {
     }
 
     /// The command failed: the sense key goes to the error register, the rest waits for REQUEST SENSE.
-    fn packet_check(&mut self, sense: Option<Sense>) {
+    pub(super) fn packet_check(&mut self, sense: Option<Sense>) {
         if let Some(unit) = self.unit() {
             unit.keep_sense(sense);
         }

@@ -12,6 +12,7 @@ use crate::block_errors::ErrorAction;
 use crate::block_stats::Counted;
 use crate::memory;
 use crate::moment::Moment;
+use crate::scsi::sense;
 use crate::virtio::queue::lend;
 
 /// Bytes of a channel's buffer: as much as is read ahead for the data register.
@@ -116,6 +117,9 @@ impl Channel {
         let Some(step) = self.work.step else { return };
         if step.action == Action::Job {
             return self.restart_packet();
+        }
+        if self.is_another_disc() {
+            return self.packet_check(Some(sense::NO_MEDIUM));
         }
         match self.request(step) {
             Some(request) => self.order(request),

@@ -234,6 +234,25 @@ fn read_does_not_go_on_with_another_disc() {
 }
 
 #[test]
+fn read_that_was_held_is_not_of_the_disc_that_came_meanwhile() {
+    let guest = guest();
+    guest.choose(true);
+    for (port, value) in [(1, 0), (4, 0), (5, 8), (7, 0xa0)] {
+        guest.out(port, value);
+    }
+    guest.settle();
+    guest.function.pause();
+    guest.write_data(&[READ, 0, 0, 0, 0, 0, 0, 0, 1, 0, 0, 0]);
+    guest.unit.open_tray(false).unwrap();
+    guest.unit.remove().unwrap();
+    guest.unit.insert(&(MemImage::new(2 * MIB) as _)).unwrap();
+    guest.unit.close_tray().unwrap();
+    assert_eq!(guest.alternate() & BSY, BSY, "held");
+    guest.function.resume();
+    assert_eq!((guest.interrupt(), guest.inb(1) >> 4), (0x41, 2));
+}
+
+#[test]
 fn device_reset_shows_the_signature_without_an_interrupt() {
     let guest = guest();
     guest.choose(true);
