@@ -11,6 +11,7 @@ use rhea_arch::x86_64::smbios::{self, SmbiosSpec, Sockets};
 use super::PlanError;
 use crate::spec::VmSpec;
 use crate::spec::smbios::SmbiosSpec as Fields;
+use crate::spec::topology::SmpSpec;
 
 /// The maker that QEMU names; `systemd-detect-virt`, cloud-init and others match it.
 const MAKER: &str = "QEMU";
@@ -18,13 +19,7 @@ const MAKER: &str = "QEMU";
 const LONGEST: u64 = 64 << 10;
 
 pub(super) fn smbios(spec: &VmSpec, layout: &MemoryLayout) -> Result<SmbiosSpec, PlanError> {
-    let narrow = |n: u32| u16::try_from(n).unwrap_or(u16::MAX);
-    let sockets = Sockets {
-        count: narrow(spec.smp.sockets),
-        cores: narrow(spec.smp.dies.saturating_mul(spec.smp.cores)),
-        threads: narrow(spec.smp.threads),
-    };
-    let mut identity = SmbiosSpec::new(layout.clone(), sockets, spec.machine.kind.name);
+    let mut identity = SmbiosSpec::new(layout.clone(), sockets(&spec.smp), spec.machine.kind.name);
     identity.manufacturer = MAKER.into();
     identity.uuid = spec.uuid.map(|uuid| uuid.0).unwrap_or_default();
     for fields in &spec.smbios.fields {
@@ -34,6 +29,13 @@ pub(super) fn smbios(spec: &VmSpec, layout: &MemoryLayout) -> Result<SmbiosSpec,
         identity.binary.push(read_file(path)?);
     }
     Ok(identity)
+}
+
+/// Cores and threads are counted by socket (SMBIOS 3.6, 7.5).
+fn sockets(smp: &SmpSpec) -> Sockets {
+    let narrow = |n: u32| u16::try_from(n).unwrap_or(u16::MAX);
+    let cores = smp.dies.saturating_mul(smp.cores);
+    Sockets { count: narrow(smp.sockets), cores: narrow(cores), threads: narrow(cores.saturating_mul(smp.threads)) }
 }
 
 /// What is given replaces what is there; what is not, stays, so that a type may be given in several options.
@@ -127,5 +129,16 @@ fn unreadable(path: &Path, source: io::Error) -> PlanError {
 fn put<T: Clone>(place: &mut Option<T>, given: &Option<T>) {
     if given.is_some() {
         place.clone_from(given);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sockets_count_the_cores_of_all_dies_and_the_threads_of_all_cores() {
+        let smp = SmpSpec { cpus: 8, maxcpus: 16, sockets: 2, dies: 2, cores: 2, threads: 2 };
+        assert_eq!(sockets(&smp), Sockets { count: 2, cores: 4, threads: 8 });
     }
 }
