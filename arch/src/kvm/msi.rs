@@ -42,7 +42,7 @@ impl MsiRoute {
     /// is another than the last one; masking and unmasking cost nothing.
     ///
     /// # Errors
-    /// When the kernel refuses the route: the vector then stays as it was.
+    /// When the kernel refuses the route: the vector then delivers nothing, for what it had is not wanted any more.
     pub fn set(&self, message: Option<Message>) -> Result<(), RouteError> {
         Self::set_all([(self, message)])
     }
@@ -50,19 +50,17 @@ impl MsiRoute {
     /// Sets many vectors of one machine at the price of one: O(routes), however many change.
     ///
     /// # Errors
-    /// As [`MsiRoute::set`].
+    /// As [`MsiRoute::set`], for all of them.
     pub fn set_all<'a>(changes: impl IntoIterator<Item = (&'a Self, Option<Message>)>) -> Result<(), RouteError> {
         let changes: Vec<_> = changes.into_iter().collect();
         let Some((first, _)) = changes.first() else { return Ok(()) };
         let messages: Vec<_> = changes.iter().filter_map(|(route, message)| Some((route.gsi, (*message)?))).collect();
-        first.vm.change_routes(&messages)?;
+        let mut given = changes.iter().filter(|(_, message)| message.is_some());
+        let taken = first.vm.change_routes(&messages).and_then(|()| given.try_for_each(|(route, _)| route.bind()));
         for (route, message) in &changes {
-            if message.is_some() {
-                route.bind()?;
-            }
-            route.open.store(message.is_some(), Ordering::Release);
+            route.open.store(taken.is_ok() && message.is_some(), Ordering::Release);
         }
-        Ok(())
+        taken
     }
 
     /// Delivers the message; does nothing while there is none.
@@ -121,5 +119,31 @@ impl Vm {
     /// When it was not bound.
     pub fn unbind_irqfd(&self, event: &EventFd, gsi: u32) -> Result<(), RouteError> {
         self.fd.unregister_irqfd(event, gsi).map_err(|source| RouteError::Bind { gsi, source })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+    use crate::kvm::Host;
+
+    #[test]
+    fn vector_whose_message_is_refused_does_not_go_on_with_the_one_before() {
+        let host = Host::open(Path::new("/dev/kvm")).expect("KVM");
+        let vm = Arc::new(Vm::create(&host).expect("machine"));
+        // With these, KVM refuses a message whose address has anything in bits 32 to 39.
+        vm.enable_wide_apic_ids().expect("wide APIC ids");
+        let route = MsiRoute::open(&vm).expect("route");
+        let good = Message { address: 0xfee0_0000, data: 0x50 };
+        let is_open = |route: &MsiRoute| route.open.load(Ordering::Acquire);
+
+        route.set(Some(good)).expect("set");
+        assert!(is_open(&route));
+        assert!(matches!(route.set(Some(Message { address: 0x1_fee0_0000, ..good })), Err(RouteError::Refused { .. })));
+        assert!(!is_open(&route));
+        route.set(Some(good)).expect("set again");
+        assert!(is_open(&route));
     }
 }
