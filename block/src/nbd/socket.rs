@@ -7,7 +7,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::FileTypeExt;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::error::BlockError;
 use crate::sys;
@@ -62,6 +62,45 @@ impl Write for &Socket {
             Socket::Tcp(s) => (&mut &*s).write(from),
             Socket::Unix(s) => (&mut &*s).write(from),
         }
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// A connection until something has to be over, however little the other end sends at a time.
+pub(super) struct Timed<'a> {
+    socket: &'a Socket,
+    until: Instant,
+}
+
+impl<'a> Timed<'a> {
+    /// `socket` for so long. Its patience is another afterwards.
+    pub(super) fn within(time: Duration, socket: &'a Socket) -> Self {
+        Self { socket, until: Instant::now() + time }
+    }
+
+    fn hurry(&self) -> io::Result<()> {
+        let left = self.until.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            return Err(io::ErrorKind::TimedOut.into());
+        }
+        self.socket.set_patience(Some(left))
+    }
+}
+
+impl Read for Timed<'_> {
+    fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
+        self.hurry()?;
+        (&mut &*self.socket).read(into)
+    }
+}
+
+impl Write for Timed<'_> {
+    fn write(&mut self, from: &[u8]) -> io::Result<usize> {
+        self.hurry()?;
+        (&mut &*self.socket).write(from)
     }
 
     fn flush(&mut self) -> io::Result<()> {
@@ -180,3 +219,6 @@ impl Drop for Listener {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

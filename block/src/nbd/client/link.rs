@@ -16,16 +16,19 @@ use super::live::{Answer, Call, Live, NoAnswer};
 use crate::error::{BlockError, ErrorKind};
 use crate::mem::Source;
 use crate::nbd::proto::{EINVAL, ENOSPC, ENOTSUP, EPERM, flag};
+use crate::nbd::socket::Timed;
 use crate::nbd::{Address, NbdName};
 use crate::thread::{self, ThreadKind};
 
 /// Most connections to one server.
 const CONNECTIONS: usize = 4;
-/// How long a server may be silent during the handshake.
+/// How long a server may take for the whole handshake.
 const HANDSHAKE: Duration = Duration::from_secs(10);
 /// How long an attempt to connect again waits: first, and at most.
 const FIRST_WAIT: Duration = Duration::from_secs(1);
 const LONGEST_WAIT: Duration = Duration::from_secs(16);
+/// How long a server may take for what it has been asked before it is known that nobody waits for it.
+const GRACE: Duration = Duration::from_millis(100);
 /// How many attempts a second and further connection is worth while the first one serves.
 const EXTRA_ATTEMPTS: u32 = 3;
 
@@ -58,10 +61,8 @@ fn connect(name: &NbdName, bitmap: Option<&str>) -> Result<Live, BlockError> {
         .address
         .connect()
         .map_err(|e| BlockError::io(format!("Failed to connect to NBD server at '{}'", name.address), e))?;
-    let patience = |time| socket.set_patience(time).map_err(|e| BlockError::io("could not set a socket's timeouts", e));
-    patience(Some(HANDSHAKE))?;
-    let agreed = negotiate(&mut &socket, &name.export, bitmap)?;
-    patience(None)?;
+    let agreed = negotiate(&mut Timed::within(HANDSHAKE, &socket), &name.export, bitmap)?;
+    socket.set_patience(None).map_err(|e| BlockError::io("could not set a socket's timeouts", e))?;
     Ok(Live::new(socket, agreed))
 }
 
@@ -123,14 +124,21 @@ impl Link {
         self.changed.notify_all();
     }
 
-    /// Has what waits for an answer fail, and what comes fail at once, until [`Link::serve_again`].
+    /// Has what comes fail at once, and what waits for an answer after a moment, until [`Link::serve_again`]. Connections on
+    /// which nothing waits stay.
     pub(super) fn refuse(&self) {
         let mut state = self.lock();
         state.refusing += 1;
-        let all: Vec<Arc<Live>> = state.live.iter_mut().filter_map(Option::take).collect();
-        drop(state);
-        all.iter().for_each(|live| live.end());
         self.changed.notify_all();
+        let end = Instant::now() + GRACE;
+        let waits = |live: &Arc<Live>| live.load.load(Ordering::Relaxed) > 0;
+        while state.live.iter().flatten().any(waits) && Instant::now() < end {
+            let left = end.saturating_duration_since(Instant::now());
+            state = self.changed.wait_timeout(state, left).unwrap_or_else(PoisonError::into_inner).0;
+        }
+        let stuck: Vec<_> = state.live.iter_mut().filter_map(|live| live.take_if(|live| waits(live))).collect();
+        drop(state);
+        stuck.iter().for_each(|live| live.end());
     }
 
     /// Takes one [`Link::refuse`] back.
@@ -142,7 +150,12 @@ impl Link {
     pub(super) fn call(&self, call: Call, payload: Option<Source<'_>>) -> Result<Answer, BlockError> {
         loop {
             let live = self.best()?;
-            match live.call(call, payload) {
+            let answer = live.call(call, payload);
+            live.load.fetch_sub(1, Ordering::Relaxed);
+            if self.lock().refusing > 0 {
+                self.changed.notify_all();
+            }
+            match answer {
                 Ok(answer) => return Ok(answer),
                 Err(NoAnswer::Refused(number)) => return Err(self.refused(number)),
                 Err(NoAnswer::Lost) => {
@@ -155,7 +168,8 @@ impl Link {
         }
     }
 
-    /// The connection that is up with the least to do; waits for one as long as that was asked for.
+    /// The connection that is up with the least to do, which has one request more now; waits for one as long as that was
+    /// asked for.
     fn best(&self) -> Result<Arc<Live>, BlockError> {
         let mut state = self.lock();
         loop {
@@ -164,7 +178,8 @@ impl Link {
             }
             let up = state.live.iter().flatten().min_by_key(|live| live.load.load(Ordering::Relaxed));
             if let Some(live) = up.cloned() {
-                if live.load.load(Ordering::Relaxed) > 0 && state.wanted < state.live.len() {
+                // With the lock: who refuses sees what has begun.
+                if live.load.fetch_add(1, Ordering::Relaxed) > 0 && state.wanted < state.live.len() {
                     state.wanted += 1;
                     self.changed.notify_all();
                 }

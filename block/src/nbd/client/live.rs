@@ -73,7 +73,7 @@ pub(super) struct Live {
     /// Requests by cookie; `None` when the connection is gone and takes no more.
     pending: Mutex<Option<HashMap<u64, Pending>>>,
     cookie: AtomicU64,
-    /// Requests under way, for those who choose among connections.
+    /// Requests under way, counted by those who choose among connections.
     pub(super) load: AtomicUsize,
 }
 
@@ -95,13 +95,6 @@ impl Live {
 
     /// Sends a request and waits for its reply.
     pub(super) fn call(&self, call: Call, payload: Option<Source<'_>>) -> Result<Answer, NoAnswer> {
-        self.load.fetch_add(1, Ordering::Relaxed);
-        let result = self.exchange(call, payload);
-        self.load.fetch_sub(1, Ordering::Relaxed);
-        result
-    }
-
-    fn exchange(&self, call: Call, payload: Option<Source<'_>>) -> Result<Answer, NoAnswer> {
         let cookie = self.cookie.fetch_add(1, Ordering::Relaxed);
         let (waiter, reply) = channel();
         let bytes = if call.command == command::READ { vec![0; call.len as usize] } else { Vec::new() };

@@ -84,8 +84,8 @@ impl NbdClient {
         self.link.end();
     }
 
-    /// Has nothing wait for the server until what comes back is dropped: what has been asked fails, and so does what
-    /// comes. The connections are made anew.
+    /// Has nothing wait for the server until what comes back is dropped: what comes fails, and what has been asked does
+    /// where the answer is not there in a moment, for which this waits. Such connections are made anew.
     #[must_use]
     pub fn unawaited(&self) -> Unawaited {
         self.link.refuse();
@@ -190,6 +190,9 @@ impl Layer for NbdClient {
     fn read(&self, into: Sink<'_>, offset: u64) -> Result<(), BlockError> {
         let inside = self.size.saturating_sub(offset).min(into.len() as u64);
         into.part(inside as usize, into.len() - inside as usize).zero();
+        if inside == 0 {
+            return Ok(());
+        }
         let into = into.part(0, inside as usize);
         if self.is_aligned(offset, inside) {
             return self.read_blocks(into, offset);

@@ -444,6 +444,44 @@ fn server_that_is_not_waited_for_serves_again_afterwards() {
 }
 
 #[test]
+fn connection_on_which_nothing_waits_stays_when_the_server_is_not_waited_for() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("n");
+    let _server = serve(&path, Arc::new(Memory::new(vec![7; 512])));
+    let client = NbdClient::open(name(&path), ClientOptions::default()).unwrap();
+
+    let unawaited = client.unawaited();
+    let meanwhile = read_vec(&client, 0, 512);
+    drop(unawaited);
+
+    assert!(meanwhile.is_err());
+    assert_eq!(read_vec(&client, 0, 512).unwrap(), [7; 512]);
+}
+
+#[test]
+fn nothing_past_the_end_is_asked_of_a_server_with_blocks() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("n");
+    let listener = UnixListener::bind(&path).unwrap();
+    std::thread::spawn(move || {
+        let (mut stream, _) = listener.accept().unwrap();
+        greet(&mut stream);
+        while option(&mut stream).0 != 7 {
+            answer(&mut stream, 8, 0x8000_0001, &[]);
+        }
+        let blocks = [4096u32, 4096, 1 << 20].map(u32::to_be_bytes).concat();
+        answer(&mut stream, 7, 3, &[[0, 3].as_slice(), &blocks].concat());
+        answer(&mut stream, 7, 3, &[[0, 0].as_slice(), &(1u64 << 20).to_be_bytes(), &[0, 1]].concat());
+        answer(&mut stream, 7, 1, &[]);
+        // A request would fail: the client hangs up first, or is hung up on.
+        let _ = stream.read(&mut [0; 64]);
+    });
+    let client = NbdClient::open(name(&path), ClientOptions::default()).unwrap();
+
+    assert_eq!(read_vec(&client, (1 << 20) + 100, 512).unwrap(), [0; 512]);
+}
+
+#[test]
 fn handshakes_that_break_the_rules_are_refused() {
     type Act = fn(&mut UnixStream);
     let acts: [(&str, Act); 7] = [

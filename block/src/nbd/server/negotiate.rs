@@ -1,8 +1,8 @@
 //! The server's half of the newstyle handshake.
 
-use std::io::{self, Read, Write};
+use std::io::{self, Write};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use super::Exports;
 use super::export::{Context, Export};
@@ -10,7 +10,7 @@ use crate::nbd::proto::{
     FIXED_NEWSTYLE, MOST_PAYLOAD, MOST_STRING, NO_ZEROES, OPTION_MAGIC, OPTION_REPLY_MAGIC, SERVER_MAGIC, broken, flag,
     info, option, put_string, read_bytes, read_string, read_u16, read_u32, read_u64, reply,
 };
-use crate::nbd::socket::Socket;
+use crate::nbd::socket::{Socket, Timed};
 
 /// How long a client may take for the whole handshake.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -29,40 +29,6 @@ pub(super) struct Agreed {
     pub(super) contexts: Vec<Context>,
 }
 
-/// The socket until the handshake has to be over.
-struct Timed<'a> {
-    socket: &'a Socket,
-    until: Instant,
-}
-
-impl Timed<'_> {
-    fn hurry(&self) -> io::Result<()> {
-        let left = self.until.saturating_duration_since(Instant::now());
-        if left.is_zero() {
-            return Err(io::ErrorKind::TimedOut.into());
-        }
-        self.socket.set_patience(Some(left))
-    }
-}
-
-impl Read for Timed<'_> {
-    fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
-        self.hurry()?;
-        (&mut &*self.socket).read(into)
-    }
-}
-
-impl Write for Timed<'_> {
-    fn write(&mut self, from: &[u8]) -> io::Result<usize> {
-        self.hurry()?;
-        (&mut &*self.socket).write(from)
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
-    }
-}
-
 /// One handshake.
 struct Talk<'a> {
     socket: Timed<'a>,
@@ -75,7 +41,7 @@ struct Talk<'a> {
 
 /// Negotiates; `None` when the client only looked and left.
 pub(super) fn negotiate(socket: &Socket, exports: &Exports) -> io::Result<Option<Agreed>> {
-    let timed = Timed { socket, until: Instant::now() + PATIENCE };
+    let timed = Timed::within(PATIENCE, socket);
     let agreed = Talk { socket: timed, exports, no_zeroes: false, structured: false, chosen: None }.hold()?;
     socket.set_patience(None)?;
     Ok(agreed)
