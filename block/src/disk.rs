@@ -173,9 +173,11 @@ pub struct Disk {
     shared: Arc<Shared>,
 }
 
-/// Holds a disk still until dropped: nothing is in flight, new requests wait in their queues.
+/// Holds a disk still until dropped: nothing is in flight, new requests wait in their queues. What its holder does itself
+/// waits for no limits of nodes.
 pub struct Drained {
     shared: Arc<Shared>,
+    _lifted: Lifted,
 }
 
 impl Disk {
@@ -228,17 +230,17 @@ impl Disk {
 
     /// Waits until nothing is in flight and holds new requests back until the answer is dropped.
     ///
-    /// Limits of nodes do not hold up what has begun meanwhile. Queues' threads must go on reaping; must not be called
+    /// Limits of nodes do not hold up what has begun until then. Queues' threads must go on reaping; must not be called
     /// from one of them with requests in flight.
     #[must_use]
     pub fn drain(&self) -> Drained {
         self.shared.held.fetch_add(1, Ordering::SeqCst);
-        let _lifted = self.shared.busy().then(Lifted::new);
+        let lifted = Lifted::everywhere();
         let mut quiet = lock(&self.shared.quiet_lock);
         while self.shared.busy() {
             quiet = self.shared.quiet.wait(quiet).unwrap_or_else(PoisonError::into_inner);
         }
-        Drained { shared: self.shared.clone() }
+        Drained { shared: self.shared.clone(), _lifted: lifted }
     }
 
     /// Drains, points the disk at `layer`, lets requests go on. Gives the former layer back.

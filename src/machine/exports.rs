@@ -214,10 +214,11 @@ impl Machine {
             self.forget_export(id);
             return done();
         };
-        // What they asked for may take as long as it likes.
-        let events = self.host.events.clone();
+        // What they asked for may take as long as it likes, but not because of limits.
+        let (events, unlimited) = (self.host.events.clone(), entry.node.node().unlimited());
         let wait = move || {
             leaving.wait();
+            drop(unlimited);
             events.send(MachineEvent::ExportLeft(leaving));
         };
         if let Err(error) = thread::spawn(ThreadKind::Nbd, "export-end", wait) {
@@ -241,6 +242,7 @@ impl Machine {
         let Some(entry) = self.exports.all.remove(id) else { return };
         let remove = || self.exports.server.as_ref()?.remove(&entry.name).map(Arc::new);
         if let Some(leaving) = entry.leaving.clone().or_else(remove) {
+            let _unlimited = entry.node.node().unlimited();
             leaving.wait();
         }
         let node = entry.node.node().clone();

@@ -6,6 +6,7 @@
 
 use std::sync::Arc;
 
+use rhea_block::filter::throttle::Lifted;
 use rhea_block::format::qcow2::BitmapChange;
 
 use super::Machine;
@@ -55,6 +56,8 @@ impl Machine {
 
     /// Jobs belong to `group`.
     fn all_or_nothing(&mut self, actions: &[Action], group: Option<u64>) -> Answer {
+        // Limits hold up neither what is written here nor those for whom that waits.
+        let _lifted = Lifted::everywhere();
         let mut progress = Progress { group, ..Progress::default() };
         for action in actions {
             if let Err(error) = self.perform(action, &mut progress) {

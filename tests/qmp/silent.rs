@@ -227,3 +227,54 @@ fn server_stops_though_limits_hold_its_clients_up() {
     drop(client);
     machine.end();
 }
+
+#[test]
+fn what_waits_for_an_export_to_end_lifts_no_other_limits() {
+    let folder = tempfile::tempdir().expect("directory");
+    let words = "-object throttle-group,id=g,x-bps-read=1 \
+                 -blockdev driver=throttle,node-name=th,throttle-group=g,file.driver=null-co,file.size=1M \
+                 -blockdev driver=blkdebug,node-name=n,image.driver=null-co,image.size=1M";
+    let (mut machine, client) = shown(folder.path(), words);
+    let _watched = watch(&machine);
+    machine.works("block-export-del", &json!({"id": "e", "mode": "hard"}));
+    machine.works("block-export-add", &json!({"type": "nbd", "id": "f", "node-name": "th", "name": "th"}));
+
+    let reads = ["-r", "-f", "raw", "-c", "read 0 64k", "-c", "read 0 64k", "nbd+unix:///th?socket=s"];
+    let mut limited = Other::start("qemu-io", &reads, folder.path());
+    let end = Instant::now() + Duration::from_secs(2);
+    while Instant::now() < end {
+        assert_eq!(limited.0.try_wait().expect("a child"), None, "the second read waits for the limit");
+        std::thread::sleep(Duration::from_millis(50));
+    }
+
+    assert_eq!(machine.works("query-block-exports", &json!({}))[0]["shutting-down"], true);
+    assert_eq!(machine.human("qemu-io n \"resume A\""), "");
+    drop((client, limited));
+    machine.end();
+}
+
+#[test]
+fn commands_wait_for_no_limits_beneath_a_format() {
+    let folder = tempfile::tempdir().expect("directory");
+    tool("qemu-img", "create -q -f qcow2 a 1M", folder.path());
+    let mut machine = Machine::start_in(
+        folder.path(),
+        "-machine pc -qtest unix:qt,server=on,wait=off -qtest-log none -object throttle-group,id=g,x-bps-write=1 \
+         -blockdev driver=file,filename=a,node-name=n -blockdev driver=throttle,file=n,throttle-group=g,node-name=th \
+         -blockdev driver=qcow2,file=th,node-name=r -device ide-hd,drive=r,id=d,bus=ide.0",
+    );
+    let _watched = watch(&machine);
+    let mut ide = Ide::of(&folder.path().join("qt"));
+    let mut sectors = 2..32;
+    while ide.is_free_within(Duration::from_millis(500)) {
+        ide.write(sectors.next().expect("the limit holds writes up"));
+    }
+
+    machine.works("block_resize", &json!({"node-name": "r", "size": 2 << 20}));
+    machine.works("block-dirty-bitmap-add", &json!({"node": "r", "name": "b", "persistent": true}));
+    let overlay = json!({"node-name": "r", "snapshot-file": folder.path().join("over"), "snapshot-node-name": "o"});
+    machine.works("blockdev-snapshot-sync", &overlay);
+
+    drop(ide);
+    machine.end();
+}

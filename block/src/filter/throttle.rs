@@ -12,39 +12,57 @@ use crate::layer::Layer;
 use crate::mem::{Sink, Source};
 use crate::throttle::{Direction, Group, Member};
 
-/// Counts how often the member was woken.
-type Woken = (Mutex<u64>, Condvar);
-
-/// How many [`Lifted`] there are.
-static LIFTED: AtomicUsize = AtomicUsize::new(0);
-/// What wakes those who wait in any node.
-static NODES: Mutex<Vec<Weak<Woken>>> = Mutex::new(Vec::new());
-
-fn wake(woken: &Woken) {
-    *woken.0.lock().unwrap_or_else(PoisonError::into_inner) += 1;
-    woken.1.notify_all();
+/// Where those wait who come through one node.
+#[derive(Default)]
+struct Gate {
+    /// Counts how often the member was woken.
+    woken: Mutex<u64>,
+    changed: Condvar,
+    /// How many [`Lifted`] there are of this node.
+    lifted: AtomicUsize,
 }
 
-/// While it is there, nothing waits in the methods of any node: for somebody who waits until what has begun is over, such
-/// as a drain, which limits could hold up for hours. What queues hold back has not begun.
-pub(crate) struct Lifted(());
+impl Gate {
+    fn wake(&self) {
+        *self.woken.lock().unwrap_or_else(PoisonError::into_inner) += 1;
+        self.changed.notify_all();
+    }
+}
+
+/// How many [`Lifted`] there are of all nodes.
+static LIFTED: AtomicUsize = AtomicUsize::new(0);
+/// What wakes those who wait in any node.
+static NODES: Mutex<Vec<Weak<Gate>>> = Mutex::new(Vec::new());
+
+/// While it is there, nothing waits in the methods of a node, or of any: for somebody who waits until what has begun is
+/// over, such as a drain, which limits could hold up for hours. What queues hold back has not begun.
+pub struct Lifted(Option<Arc<Gate>>);
 
 impl Lifted {
-    pub(crate) fn new() -> Self {
+    /// The limits of all nodes, for somebody who goes on soon: what a disk does may come to any of them, beneath it or where
+    /// a job has it copied to.
+    #[must_use]
+    pub fn everywhere() -> Self {
         LIFTED.fetch_add(1, Ordering::SeqCst);
-        let nodes: Vec<Arc<Woken>> = nodes().iter().filter_map(Weak::upgrade).collect();
-        nodes.iter().for_each(|woken| wake(woken));
-        Self(())
+        let nodes: Vec<Arc<Gate>> = nodes().iter().filter_map(Weak::upgrade).collect();
+        nodes.iter().for_each(|gate| gate.wake());
+        Self(None)
+    }
+
+    fn of(gate: &Arc<Gate>) -> Self {
+        gate.lifted.fetch_add(1, Ordering::SeqCst);
+        gate.wake();
+        Self(Some(gate.clone()))
     }
 }
 
 impl Drop for Lifted {
     fn drop(&mut self) {
-        LIFTED.fetch_sub(1, Ordering::SeqCst);
+        self.0.as_ref().map_or(&LIFTED, |gate| &gate.lifted).fetch_sub(1, Ordering::SeqCst);
     }
 }
 
-fn nodes() -> MutexGuard<'static, Vec<Weak<Woken>>> {
+fn nodes() -> MutexGuard<'static, Vec<Weak<Gate>>> {
     NODES.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
@@ -52,25 +70,31 @@ fn nodes() -> MutexGuard<'static, Vec<Weak<Woken>>> {
 pub struct Throttle {
     inner: Arc<dyn Layer>,
     member: RwLock<Arc<Member>>,
-    woken: Arc<Woken>,
+    gate: Arc<Gate>,
 }
 
 impl Throttle {
     /// `inner` under the limits of `group`.
     #[must_use]
     pub fn new(inner: Arc<dyn Layer>, group: &Arc<Group>) -> Self {
-        let woken = Arc::new(Woken::default());
+        let gate = Arc::new(Gate::default());
         let mut nodes = nodes();
         nodes.retain(|node| node.strong_count() > 0);
-        nodes.push(Arc::downgrade(&woken));
+        nodes.push(Arc::downgrade(&gate));
         drop(nodes);
-        Self { inner, member: RwLock::new(join(group, &woken)), woken }
+        Self { inner, member: RwLock::new(join(group, &gate)), gate }
+    }
+
+    /// Lifts the limits of this node.
+    #[must_use]
+    pub fn lift(&self) -> Lifted {
+        Lifted::of(&self.gate)
     }
 
     /// Puts it under the limits of another group. Who waits for the former one goes by that one's.
     pub fn set_group(&self, group: &Arc<Group>) {
         if !Arc::ptr_eq(self.member().group(), group) {
-            *self.member.write().unwrap_or_else(PoisonError::into_inner) = join(group, &self.woken);
+            *self.member.write().unwrap_or_else(PoisonError::into_inner) = join(group, &self.gate);
         }
     }
 
@@ -80,10 +104,10 @@ impl Throttle {
 
     /// Waits until a request may go.
     fn wait(&self, direction: Direction, bytes: u64) {
-        let ((count, changed), member) = (&*self.woken, self.member());
+        let (Gate { woken: count, changed, lifted }, member) = (&*self.gate, self.member());
         loop {
             let before = *count.lock().unwrap_or_else(PoisonError::into_inner);
-            if LIFTED.load(Ordering::SeqCst) > 0 {
+            if LIFTED.load(Ordering::SeqCst) > 0 || lifted.load(Ordering::SeqCst) > 0 {
                 return member.leave();
             }
             if member.ask(direction, bytes) {
@@ -99,10 +123,10 @@ impl Throttle {
     }
 }
 
-/// A new member of `group`, for whom `woken` counts.
-fn join(group: &Arc<Group>, woken: &Arc<Woken>) -> Arc<Member> {
-    let waking = woken.clone();
-    group.join(Box::new(move || wake(&waking)))
+/// A new member of `group`, which is woken at `gate`.
+fn join(group: &Arc<Group>, gate: &Arc<Gate>) -> Arc<Member> {
+    let waking = gate.clone();
+    group.join(Box::new(move || waking.wake()))
 }
 
 impl Layer for Throttle {

@@ -15,6 +15,7 @@ use crate::filter::debug::Debug;
 use crate::filter::job_top::JobTop;
 use crate::filter::place::Place;
 use crate::filter::policy::Rules;
+use crate::filter::throttle::{Lifted, Throttle};
 use crate::format::qcow2::{Corruption, Qcow2};
 use crate::layer::Layer;
 use crate::let_go::let_go;
@@ -224,6 +225,15 @@ impl Node {
         let own = self.layer().as_any().downcast_ref::<NbdClient>().map(NbdClient::unawaited);
         let below = self.children().into_iter().filter(|(role, _)| *role != "backing");
         own.into_iter().chain(below.flat_map(|(_, node)| node.unawaited())).collect()
+    }
+
+    /// Has the limits of this node and of all beneath it hold nothing up that comes from above until what comes back is
+    /// dropped.
+    #[must_use]
+    pub fn unlimited(&self) -> Vec<Lifted> {
+        let own = self.layer().as_any().downcast_ref::<Throttle>().map(Throttle::lift);
+        let below = self.children().into_iter().flat_map(|(_, node)| node.unlimited());
+        own.into_iter().chain(below).collect()
     }
 }
 

@@ -324,4 +324,37 @@ mod disk {
             assert_eq!(told.recv_timeout(Duration::from_secs(30)), Ok(expected));
         }
     }
+
+    /// Whether `work` on a node with limits, whose clock stands still, is over.
+    fn ends_on_a_limited_node(work: impl FnOnce(Arc<Throttle>) + Send + 'static) -> bool {
+        let node = Arc::new(Throttle::new(null(), &Manual::default().group(requests(rate(10)))));
+        let (tell, told) = std::sync::mpsc::channel();
+        std::thread::spawn(move || {
+            work(node);
+            let _ = tell.send(());
+        });
+        told.recv_timeout(Duration::from_secs(30)).is_ok()
+    }
+
+    /// More than a bucket holds.
+    fn read_much(node: &dyn Layer) {
+        (0..9).for_each(|_| drop(read_vec(node, 0, 512).unwrap()));
+    }
+
+    #[test]
+    fn who_holds_a_disk_still_waits_for_no_limits_beneath() {
+        assert!(ends_on_a_limited_node(|node| {
+            let disk = Disk::new(Arc::new(Raw::new(node.clone(), 0, None).unwrap()), true);
+            let _held = disk.drain();
+            read_much(node.as_ref());
+        }));
+    }
+
+    #[test]
+    fn lifted_limits_of_a_node_hold_up_nobody_there() {
+        assert!(ends_on_a_limited_node(|node| {
+            let _lifted = node.lift();
+            read_much(node.as_ref());
+        }));
+    }
 }

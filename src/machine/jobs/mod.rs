@@ -13,6 +13,7 @@ mod table;
 
 use std::sync::Arc;
 
+use rhea_block::filter::throttle::Lifted;
 use rhea_block::job::{Action, Control, End, Fault, Halt};
 use rhea_block::thread::{self, ThreadKind};
 use rhea_block::{BlockError, ErrorKind};
@@ -240,7 +241,9 @@ impl Machine {
     /// Does what is left on the main thread.
     fn finalize(&mut self, id: &str) {
         let Some(finish) = self.jobs.all.get_mut(id).and_then(Job::take_finish) else { return };
+        let lifted = Lifted::everywhere();
         let result = finish(self, Closing::Done);
+        drop(lifted);
         let Some(job) = self.jobs.all.get_mut(id) else { return };
         match result {
             Ok(()) => {
@@ -260,6 +263,7 @@ impl Machine {
     /// It was cancelled, or failed: so will be the others of its group.
     fn abort(&mut self, id: &str) {
         let group = self.jobs.group_of(id);
+        let _lifted = Lifted::everywhere();
         self.job_is(id, JobStatus::Aborting);
         if let Some(finish) = self.jobs.all.get_mut(id).and_then(Job::take_finish)
             && let Err(error) = finish(self, Closing::Undone)

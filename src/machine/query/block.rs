@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use rhea_block::Disk;
+use rhea_block::filter::throttle::Lifted;
 use rhea_block::graph::{Attached, Node, ThrottleInfo};
 use rhea_block::layer::Preallocation;
 use rhea_block::protocol::file::HostFile;
@@ -133,6 +134,8 @@ impl Machine {
         let node = graph.find(&name).map_err(|e| QmpError::from_error(&e))?;
         graph.check_resize(&node).map_err(|e| QmpError::from_error(&e))?;
         let disks = self.disks_of(&node);
+        // It writes itself, and the monitor waits.
+        let _lifted = Lifted::everywhere();
         let still: Vec<_> = disks.iter().map(Disk::drain).collect();
         let resized = node.layer().resize(size, Preallocation::Off);
         drop(still);

@@ -187,9 +187,8 @@ impl Leaving {
         self.shared.clients().users_of(&self.export).next().is_none()
     }
 
-    /// Waits until they have none. Limits of nodes hold up nothing meanwhile.
+    /// Waits until they have none: for as long as a server beneath is silent, or a limit holds them up that is not lifted.
     pub fn wait(&self) {
-        let _lifted = Lifted::new();
         let mut clients = self.shared.clients();
         while clients.users_of(&self.export).next().is_some() {
             clients = self.shared.wait(clients);
@@ -206,7 +205,7 @@ impl std::fmt::Debug for Leaving {
 impl Drop for Server {
     fn drop(&mut self) {
         self.stop();
-        let _lifted = Lifted::new();
+        let _lifted = Lifted::everywhere();
         let mut clients = self.shared.clients();
         while !clients.present.is_empty() {
             clients = self.shared.wait(clients);
