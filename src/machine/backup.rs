@@ -96,7 +96,7 @@ impl Machine {
         let name = args.filter_node_name.as_deref();
         let top = JobNode { job: "backup", driver: "copy-before-write", role: "file", name };
         let top = self.add_top(top, &source).map_err(|error| could_not_create(&error))?;
-        let order = Order::on_nodes("backup", &id, held).with(&args.job);
+        let order = Order::on_nodes("backup", &id, held).with(&args.job).copying(&source, &target);
         let order = order.on_errors(args.on_source_error, args.on_target_error);
         let order = Order { group, top: Some(top), target: own, ..order };
         let unit = Backup::unit_of(&source, &target);

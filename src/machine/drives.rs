@@ -159,7 +159,7 @@ impl Machine {
 }
 
 /// How long servers of disks may take for the last writes.
-const LAST_WRITES: Duration = Duration::from_secs(10);
+pub(super) const LAST_WRITES: Duration = Duration::from_secs(10);
 
 /// A server that stays silent does not keep the process for ever: requests that it has not answered in time fail.
 pub(super) fn bound_waiting(graph: &Arc<Graph>) {

@@ -100,8 +100,8 @@ impl Ide {
     }
 }
 
-/// A machine with the disk `r` and the target `t` on a server, in a mirror that is ready.
-fn mirror(folder: &Path) -> (Machine, Ide, Other) {
+/// A machine with the disk `r` and the target `t` on a server.
+fn disk_and_target(folder: &Path) -> (Machine, Ide, Other) {
     ["a", "b"].iter().for_each(|name| drop(tool("qemu-img", &format!("create -q -f raw {name} 1M"), folder)));
     let server =
         Other::start("qemu-nbd", &["-t", "-f", "raw", "-k", &folder.join("n").display().to_string(), "b"], folder);
@@ -110,13 +110,19 @@ fn mirror(folder: &Path) -> (Machine, Ide, Other) {
         assert!(Instant::now() < end, "qemu-nbd listens");
         std::thread::sleep(Duration::from_millis(10));
     }
-    let mut machine = Machine::start_in(
+    let machine = Machine::start_in(
         folder,
         "-machine pc -qtest unix:qt,server=on,wait=off -qtest-log none \
          -blockdev driver=raw,node-name=r,file.driver=file,file.filename=a \
          -blockdev driver=nbd,node-name=t,server.type=unix,server.path=n -device ide-hd,drive=r,id=d,bus=ide.0",
     );
     let ide = Ide::of(&folder.join("qt"));
+    (machine, ide, server)
+}
+
+/// The same, in a mirror that is ready.
+fn mirror(folder: &Path) -> (Machine, Ide, Other) {
+    let (mut machine, ide, server) = disk_and_target(folder);
     machine.works("blockdev-mirror", &json!({"device": "r", "target": "t", "sync": "full", "job-id": "j"}));
     machine.until("j", "ready");
     (machine, ide, server)
@@ -144,6 +150,44 @@ fn cancelled_mirror_waits_for_no_silent_server() {
     assert!(ide.is_free_within(PATIENCE), "the disk itself is written");
     drop((server, ide));
     machine.end();
+}
+
+#[test]
+fn cancelled_backup_waits_for_no_silent_server() {
+    let folder = tempfile::tempdir().expect("directory");
+    let (mut machine, mut ide, server) = disk_and_target(folder.path());
+    let _watched = watch(&machine);
+    machine.works("blockdev-backup", &json!({"device": "r", "target": "t", "sync": "none", "job-id": "j"}));
+    signal("-STOP", server.0.id());
+    ide.write(4);
+    assert!(!ide.is_free_within(Duration::from_millis(500)), "the target is waited for");
+
+    machine.works("block-job-cancel", &json!({"device": "j", "force": true}));
+    machine.until("j", "null");
+
+    assert!(ide.is_free_within(PATIENCE), "the disk itself is written");
+    drop((server, ide));
+    machine.end();
+}
+
+#[test]
+fn cancelled_job_that_waits_for_a_silent_server_itself_ends() {
+    for command in ["blockdev-mirror", "blockdev-backup"] {
+        let folder = tempfile::tempdir().expect("directory");
+        let (mut machine, ide, server) = disk_and_target(folder.path());
+        let _watched = watch(&machine);
+        signal("-STOP", server.0.id());
+        machine.works(command, &json!({"device": "r", "target": "t", "sync": "full", "job-id": "j"}));
+        machine.until("j", "running");
+        assert_eq!(machine.works("query-jobs", &json!({}))[0]["status"], "running", "{command}");
+
+        machine.works("block-job-cancel", &json!({"device": "j"}));
+        machine.until("j", "BLOCK_JOB_CANCELLED");
+        machine.until("j", "null");
+
+        drop((server, ide));
+        machine.end();
+    }
 }
 
 #[test]

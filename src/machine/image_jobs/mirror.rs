@@ -1,13 +1,16 @@
 //! `blockdev-mirror`, and the end that it has in common with a commit of the image on top: the device goes over.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
+use std::sync::{Arc, Weak};
 
 use rhea_block::graph::{JobNode, NewTarget, Node, Opened, OwnTarget};
 use rhea_block::job::{Control, Copying, End, Extent};
+use rhea_block::thread::{self, ThreadKind};
 
 use super::failed;
 use crate::machine::Machine;
+use crate::machine::drives::LAST_WRITES;
 use crate::machine::event::MachineEvent;
 use crate::machine::jobs::{Closing, Order};
 use crate::machine::still::Front;
@@ -129,7 +132,7 @@ impl Machine {
         let held = self.host.graph.hold_with_target(Some(&source), &target, "mirror");
         let held = held.map_err(|error| failed(&error))?;
         let top = self.add_top(JobNode { job: "mirror", driver: "mirror_top", role: "backing", name }, &source)?;
-        let order = Order::on_nodes("mirror", &id, held).with(&args.job);
+        let order = Order::on_nodes("mirror", &id, held).with(&args.job).copying(&source, &target);
         let order = order.on_errors(args.on_source_error, args.on_target_error);
         self.start_copy(Order { top: Some(top), target: own, ..order }, copy, source, (target, None))?;
         done()
@@ -159,10 +162,9 @@ impl Machine {
             decided.store(end == End::Pivot, Ordering::SeqCst);
             Ok(())
         };
+        let copy = order.copy.as_ref().map(Arc::downgrade);
         let finish = move |machine: &mut Self, closing| {
-            // What the guest writes meanwhile waits for no server of a copy that nobody wants, unless it reads from there.
-            let apart = !source.beneath().any(|below| Arc::ptr_eq(&below, &target));
-            let _unawaited = (apart && closing == Closing::Undone).then(|| target.unawaited());
+            let _bound = copy.filter(|_| closing == Closing::Done).and_then(bound_waiting);
             let end = if pivots.load(Ordering::SeqCst) { End::Pivot } else { End::Leave };
             machine.end_copy(&source, (&target, opened), (closing == Closing::Done).then_some((&*copied, end)))
         };
@@ -206,6 +208,22 @@ impl Machine {
         }
         same.map_err(|error| failed(&error))
     }
+}
+
+/// A server of the copy that falls silent just when the job ends does not hold up the monitor for ever: what waits for it
+/// fails after a time, until what comes back is dropped.
+fn bound_waiting(copy: Weak<Node>) -> Option<Sender<()>> {
+    let (bound, over) = channel();
+    let watch = move || {
+        if over.recv_timeout(LAST_WRITES) == Err(RecvTimeoutError::Timeout) {
+            let _unawaited = copy.upgrade().map(|copy| copy.unawaited());
+            // Nobody sends anything: it ends with the other side.
+            let _ = over.recv();
+        }
+    };
+    let started = thread::spawn(ThreadKind::Nbd, "last-writes", watch);
+    started.inspect_err(|error| log::warn!("cannot bound the time of a copy's last writes: {error}")).ok()?;
+    Some(bound)
 }
 
 /// The copy stays as it is: what was opened is only read again, another is its owner's.

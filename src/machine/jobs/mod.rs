@@ -77,6 +77,7 @@ impl Machine {
             finish: Some(finish),
             work: Some(Box::new(run)),
             thread: None,
+            unawaited: Vec::new(),
         };
         self.jobs.all.insert(id.clone(), job);
         self.job_is(&id, JobStatus::Created);
@@ -226,12 +227,11 @@ impl Machine {
 
     /// Has a job end without its result: now if its work is done or has not begun, otherwise when its thread comes to it.
     pub(in crate::machine) fn cancel(&mut self, id: &str) {
-        match self.jobs.all.get(id) {
+        match self.jobs.all.get_mut(id) {
             Some(job) if job.work.is_some() => self.abort(id),
             Some(job) if matches!(job.status, JobStatus::Waiting | JobStatus::Pending) => self.abort(id),
             Some(job) if job.status.is_active() => {
-                // First, so that it does not try again.
-                job.control.cancel();
+                job.give_up();
                 self.let_job_go(id);
             }
             _ => {}
@@ -265,6 +265,9 @@ impl Machine {
         let group = self.jobs.group_of(id);
         let _lifted = Lifted::everywhere();
         self.job_is(id, JobStatus::Aborting);
+        if let Some(job) = self.jobs.all.get_mut(id).filter(|job| job.work.is_none()) {
+            job.give_up();
+        }
         if let Some(finish) = self.jobs.all.get_mut(id).and_then(Job::take_finish)
             && let Err(error) = finish(self, Closing::Undone)
         {
@@ -287,15 +290,15 @@ impl Machine {
     /// Cancels all that are not over, as the process ends, and tells so.
     pub(super) fn end_jobs(&mut self) {
         let open = self.jobs.all.iter().filter(|(_, job)| job.status != JobStatus::Concluded);
-        let open: Vec<_> = open.map(|(id, job)| (id.clone(), job.control.clone())).collect();
+        let open: Vec<_> = open.map(|(id, _)| id.clone()).collect();
         if open.is_empty() {
             return;
         }
         // Their last requests must not wait for limits.
         self.host.graph.let_all_go();
         // All at once: each may take a while to hear of it.
-        open.iter().for_each(|(_, control)| control.cancel());
-        for (id, _) in &open {
+        self.jobs.all.values_mut().filter(|job| job.status != JobStatus::Concluded).for_each(Job::give_up);
+        for id in &open {
             // One that ended with another of its group is over by now.
             if let Some(job) = self.jobs.all.get_mut(id).filter(|job| job.status != JobStatus::Concluded) {
                 join(job);
@@ -309,7 +312,8 @@ impl Machine {
         // Nobody waits for one that never began.
         let by_itself = job.work.take().is_some() || job.order.auto_dismiss;
         (job.order.held, job.finish) = (None, None);
-        job.order.target = None;
+        job.unawaited.clear();
+        (job.order.copy, job.order.target) = (None, None);
         self.job_is(id, JobStatus::Concluded);
         if by_itself {
             self.dismiss(id);

@@ -4,8 +4,9 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::thread::JoinHandle;
 
-use rhea_block::graph::{Held, OwnTarget, TopNode};
+use rhea_block::graph::{Held, Node, OwnTarget, TopNode};
 use rhea_block::job::{Control, OnError, Policy};
+use rhea_block::nbd::Unawaited;
 
 use crate::machine::Machine;
 use crate::qmp::QmpError;
@@ -48,6 +49,8 @@ pub(in crate::machine) struct Order {
     pub(in crate::machine) top: Option<TopNode>,
     /// The image that it made or opened for itself, let go of behind `held`.
     pub(in crate::machine) target: Option<OwnTarget>,
+    /// What it copies to, for whose servers nothing waits when nobody wants the copy any more.
+    pub(in crate::machine) copy: Option<Arc<Node>>,
     /// The jobs with this number end well together, or not at all.
     pub(in crate::machine) group: Option<u64>,
 }
@@ -65,6 +68,7 @@ impl Order {
             held: held.into(),
             top: None,
             target: None,
+            copy: None,
             group: None,
         }
     }
@@ -73,6 +77,12 @@ impl Order {
     pub(in crate::machine) fn with(self, args: &JobArgs) -> Self {
         let (finalize, dismiss) = (args.auto_finalize.unwrap_or(true), args.auto_dismiss.unwrap_or(true));
         Self { speed: args.speed.unwrap_or(0), auto_finalize: finalize, auto_dismiss: dismiss, ..self }
+    }
+
+    /// Of a copy of `source` in `target`; where the source reads from there, its servers are waited for to the end.
+    pub(in crate::machine) fn copying(self, source: &Arc<Node>, target: &Arc<Node>) -> Self {
+        let apart = !source.beneath().any(|below| Arc::ptr_eq(&below, target));
+        Self { copy: apart.then(|| target.clone()), ..self }
     }
 
     /// With what a command says about errors of what the job reads and of what it writes.
@@ -99,9 +109,21 @@ pub(super) struct Job {
     /// What its thread is to do, until it begins.
     pub(super) work: Option<Box<dyn FnOnce() + Send>>,
     pub(super) thread: Option<JoinHandle<()>>,
+    /// The servers of its copy, when nobody wants that any more.
+    pub(super) unawaited: Vec<Unawaited>,
 }
 
 impl Job {
+    /// Nobody wants what it makes: its work ends at its next step, and neither that nor what the guest writes waits for
+    /// servers of the copy until the job has ended.
+    pub(super) fn give_up(&mut self) {
+        // First, so that it does not try again.
+        self.control.cancel();
+        if self.unawaited.is_empty() {
+            self.unawaited = self.order.copy.as_ref().map(|copy| copy.unawaited()).unwrap_or_default();
+        }
+    }
+
     /// What is left to do, to be done now.
     pub(super) fn take_finish(&mut self) -> Option<Finish> {
         self.order.top = None;
@@ -238,7 +260,7 @@ pub(super) fn block_job_info(job: &Job) -> BlockJobInfo {
         paused: job.control.is_paused(),
         speed,
         io_status: job.io_status,
-        ready: job.status == JobStatus::Ready,
+        ready: matches!(job.status, JobStatus::Ready | JobStatus::Standby),
         status: job.status,
         auto_finalize: job.order.auto_finalize,
         auto_dismiss: job.order.auto_dismiss,
