@@ -3,7 +3,7 @@
 use std::ffi::OsString;
 use std::path::Path;
 use std::process::ExitCode;
-use std::sync::Arc;
+use std::sync::{Arc, RwLock};
 
 use rhea_block::filter::policy::{Policy, Rules};
 use rhea_block::format::qcow2::Qcow2;
@@ -113,7 +113,7 @@ fn number(what: &str, text: &str) -> Result<usize, ImgError> {
 /// What is shown.
 fn export(parsed: &Parsed, image: &Image) -> Result<Export, ImgError> {
     let node = placed(parsed, image)?;
-    let chain = parsed.has("allocation-depth").then(|| layers(&image.node));
+    let chain = parsed.has("allocation-depth").then(|| Arc::new(RwLock::new(layers(&image.node))));
     let bitmaps = parsed.all("bitmap").map(|name| find_bitmap(&image.node, name));
     let discard = options::discards(parsed)?;
     let rules = Rules::new(discard, options::detect_zeroes(parsed, discard)?);

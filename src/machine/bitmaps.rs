@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use rhea_block::format::qcow2::{BitmapChange, Bits, FormerBitmap, NewBitmap, Qcow2};
 use rhea_block::graph::Node;
+use rhea_block::{BlockError, ErrorKind};
 
 use super::Machine;
 use crate::qmp::QmpError;
@@ -19,6 +20,15 @@ pub(super) fn keeper(node: &Node) -> Result<&Qcow2, QmpError> {
     node.layer().as_any().downcast_ref().ok_or_else(|| {
         let (name, driver) = (node.name(), node.layer().driver());
         QmpError::generic(format!("node '{name}' is of driver '{driver}': only qcow2 images have bitmaps here"))
+    })
+}
+
+/// The node whose content shows where `node` has none of its own.
+fn shows_through(node: &Arc<Node>) -> Option<Arc<Node>> {
+    node.child(match node.layer().driver() {
+        "throttle" | "copy-on-read" => "file",
+        "blkdebug" => "image",
+        _ => "backing",
     })
 }
 
@@ -76,10 +86,18 @@ impl Machine {
     pub(super) fn merge_bitmaps(&self, args: &DirtyBitmapMerge) -> Result<Undo, QmpError> {
         let sources = args.bitmaps.iter().map(|source| self.bits_of(&args.node, source));
         let sources = sources.collect::<Result<Vec<_>, _>>()?;
-        let mut first = None;
+        let mut first: Option<Undo> = None;
         for bits in sources {
-            let undo = self.change_bitmap(&args.node, &args.target, &BitmapChange::Merge(bits))?;
-            first.get_or_insert(undo);
+            match self.change_bitmap(&args.node, &args.target, &BitmapChange::Merge(bits)) {
+                Ok(undo) => {
+                    first.get_or_insert(undo);
+                }
+                Err(error) => {
+                    // All of them, or none.
+                    first.into_iter().for_each(Undo::run);
+                    return Err(error);
+                }
+            }
         }
         let nothing = BitmapChange::Merge(Bits::default());
         first.map_or_else(|| self.change_bitmap(&args.node, &args.target, &nothing), Ok)
@@ -113,6 +131,25 @@ impl Machine {
             DirtyBitmapOrStr::Local(name) => Ok((self.node_of(node)?, name)),
             DirtyBitmapOrStr::External(other) => Ok((self.node_of(&other.node)?, &other.name)),
         }
+    }
+
+    /// The same of one that an export of `node` shows: one said by its name alone may be of any image that shows through.
+    pub(super) fn place_behind<'a>(
+        &self,
+        node: &str,
+        bitmap: &'a DirtyBitmapOrStr,
+    ) -> Result<(Arc<Node>, &'a str), QmpError> {
+        let (top, name) = self.place_of(node, bitmap)?;
+        if matches!(bitmap, DirtyBitmapOrStr::External(_)) {
+            return Ok((top, name));
+        }
+        let has = |node: &Arc<Node>| {
+            let unknown = |error: BlockError| error.kind() == ErrorKind::NotFound;
+            keeper(node).is_ok_and(|image| !image.check_bitmap(name).is_err_and(unknown))
+        };
+        let found = std::iter::successors(Some(top), shows_through).find(has);
+        let found = found.ok_or_else(|| QmpError::generic(format!("Bitmap '{name}' is not found")))?;
+        Ok((found, name))
     }
 
     fn bits_of(&self, node: &str, bitmap: &DirtyBitmapOrStr) -> Result<Bits, QmpError> {

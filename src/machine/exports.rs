@@ -1,12 +1,12 @@
 //! Nodes shown to other programs by the machine's own NBD server: `nbd-server-*`, `block-export-*`.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError, RwLock};
 
 use rhea_block::filter::follow::Follow;
 use rhea_block::graph::{EXPORT, Held, Node, Shown};
 use rhea_block::layer::Layer;
-use rhea_block::nbd::{Export, Leaving, Listener, Place, Server, ShownBitmap};
+use rhea_block::nbd::{Chain, Export, Leaving, Listener, Place, Server, ShownBitmap};
 use rhea_block::thread::{self, ThreadKind};
 
 use super::Machine;
@@ -38,8 +38,8 @@ struct Entry {
     node: Shown,
     /// What clients read and write: the node's layer, whichever that is.
     layer: Arc<Follow>,
-    /// Clients are told which image of the node's chain holds what: as the chain was when the export began.
-    tells_depth: bool,
+    /// The chain whose images clients are told of, which of them holds what.
+    chain: Option<Chain>,
     /// The node is written to: no job has it meanwhile.
     _written: Option<Held>,
     /// Bitmaps that nobody else changes meanwhile.
@@ -131,14 +131,13 @@ impl Machine {
             name: args.name.clone().unwrap_or_else(|| args.node_name.clone()),
             node: shown.map_err(|error| QmpError::from_error(&error))?,
             layer: Follow::on(self.layer_of(&node)),
-            tells_depth: args.allocation_depth.unwrap_or(false),
+            chain: (args.allocation_depth == Some(true)).then(|| Arc::new(RwLock::new(chain_of(&node)))),
             _written: written,
             bitmaps: Vec::new(),
             drive: None,
             leaving: None,
         };
         let bitmaps = self.take_bitmaps(args, &mut entry)?;
-        let layers = std::iter::once(node.clone()).chain(node.beneath()).map(|node| node.layer().clone());
         let export = Export {
             name: entry.name.clone(),
             description: args.description.clone(),
@@ -147,7 +146,7 @@ impl Machine {
             several: true,
             write_through: args.writethrough.unwrap_or(false),
             bitmaps,
-            chain: entry.tells_depth.then(|| layers.collect()),
+            chain: entry.chain.clone(),
         };
         server.add(export).map_err(|error| QmpError::from_error(&error))?;
         self.exports.all.insert(args.id.clone(), entry);
@@ -168,7 +167,7 @@ impl Machine {
         let failed = |error| QmpError::from_error(&error);
         let mut bitmaps = Vec::new();
         for wanted in args.bitmaps.iter().flatten() {
-            let (node, name) = self.place_of(&args.node_name, wanted)?;
+            let (node, name) = self.place_behind(&args.node_name, wanted)?;
             let image = keeper(&node)?;
             let bits = image.take_bitmap(name, false).map_err(failed)?;
             entry.bitmaps.push((node.clone(), name.to_owned()));
@@ -186,12 +185,15 @@ impl Machine {
         self.snapshots.get(node.name()).unwrap_or(node.layer()).clone()
     }
 
-    /// What shows `from` to clients shows `to` from now on, which comes in its place; not where clients know its chain.
+    /// What shows `from` to clients shows `to` from now on, which comes in its place.
     pub(super) fn move_exports(&mut self, from: &Arc<Node>, to: &Arc<Node>) {
-        let of_disk = |entry: &&mut Entry| Arc::ptr_eq(entry.node.node(), from) && !entry.tells_depth;
+        let of_disk = |entry: &&mut Entry| Arc::ptr_eq(entry.node.node(), from);
         for entry in self.exports.all.values_mut().filter(of_disk) {
             entry.node.move_to(to);
             entry.layer.move_to(to.layer().clone());
+            if let Some(chain) = &entry.chain {
+                *chain.write().unwrap_or_else(PoisonError::into_inner) = chain_of(to);
+            }
         }
     }
 
@@ -261,6 +263,11 @@ impl Machine {
         };
         self.exports.all.iter().map(describe).collect()
     }
+}
+
+/// The layers of `node` and of its backing chain.
+fn chain_of(node: &Arc<Node>) -> Vec<Arc<dyn Layer>> {
+    std::iter::once(node.clone()).chain(node.beneath()).map(|node| node.layer().clone()).collect()
 }
 
 fn not_running() -> QmpError {

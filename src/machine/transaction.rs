@@ -16,7 +16,7 @@ use super::snapshot::Ready;
 use super::still::Front;
 use crate::qmp::QmpError;
 use crate::qmp::channel::{Answer, done};
-use crate::qmp::command::args::{ActionCompletionMode, DirtyBitmap, Transaction};
+use crate::qmp::command::args::{ActionCompletionMode, BackupArgs, DirtyBitmap, Transaction};
 use crate::qmp::command::args::{TransactionAction as Action, TransactionActionKind as Kind};
 
 /// What was done so far.
@@ -86,10 +86,12 @@ impl Machine {
                 return Ok(());
             }
             Action::BlockdevBackup(args) => {
+                self.check_bitmap_stays(progress, &args.common)?;
                 progress.jobs.push(self.backup(args, progress.group)?);
                 return Ok(());
             }
             Action::DriveBackup(args) => {
+                self.check_bitmap_stays(progress, &args.common)?;
                 progress.jobs.push(self.drive_backup(args, progress.group)?);
                 return Ok(());
             }
@@ -127,6 +129,11 @@ impl Machine {
             return Err(QmpError::generic(text));
         }
         Ok(())
+    }
+
+    /// The same of the bitmap of a backup.
+    fn check_bitmap_stays(&self, progress: &Progress, backup: &BackupArgs) -> Result<(), QmpError> {
+        backup.bitmap.as_ref().map_or(Ok(()), |name| self.check_stays(progress, &backup.job.device, name))
     }
 
     /// Holds the disks still that show what `name` means, a device or a node.

@@ -530,3 +530,84 @@ fn export_of_a_disk_shows_what_came_in_its_place() {
     machine.works("block-export-del", &json!({"id": "shown"}));
     machine.end();
 }
+
+#[test]
+fn merge_of_which_one_part_fails_changes_nothing() {
+    let folder = temporary();
+    let mut machine = machine(folder.path(), &["disk"], &[]);
+    tool("qemu-img", "create -q -f qcow2 large 16M", folder.path());
+    let large = json!({"driver": "file", "filename": folder.path().join("large")});
+    machine.works("blockdev-add", &json!({"driver": "qcow2", "node-name": "large", "file": large}));
+    for (node, name) in [("disk", "since"), ("large", "big")] {
+        machine.works("block-dirty-bitmap-add", &json!({"node": node, "name": name}));
+    }
+    machine.write(folder.path(), "disk", "write_-P_2_1M_64k");
+    machine.works("block-dirty-bitmap-add", &json!({"node": "disk", "name": "all"}));
+    let before = machine.bitmaps("disk");
+
+    let parts = json!(["since", {"node": "large", "name": "big"}]);
+    let merge = json!({"node": "disk", "target": "all", "bitmaps": parts});
+    let failed = machine.ask("block-dirty-bitmap-merge", &merge);
+
+    assert!(failed.is_err(), "{failed:?}");
+    assert_eq!(machine.bitmaps("disk"), before);
+    machine.end();
+}
+
+#[test]
+fn backup_of_a_transaction_takes_no_bitmap_that_goes() {
+    let folder = temporary();
+    let mut machine = machine(folder.path(), &["disk", "copy"], &[]);
+    machine.works("block-dirty-bitmap-add", &json!({"node": "disk", "name": "x"}));
+    let before = machine.bitmaps("disk");
+    let backup = json!({"job-id": "b", "device": "disk", "target": "copy", "sync": "incremental", "bitmap": "x"});
+    let actions = json!([
+        {"type": "block-dirty-bitmap-remove", "data": {"node": "disk", "name": "x"}},
+        {"type": "blockdev-backup", "data": backup},
+    ]);
+
+    let refused = machine.ask("transaction", &json!({"actions": actions}));
+
+    assert_eq!(refused, Err("Bitmap 'x' is currently in use by another operation and cannot be used".into()));
+    assert_eq!(machine.bitmaps("disk"), before);
+    machine.end();
+}
+
+#[test]
+fn bitmap_of_an_image_beneath_is_shown_with_its_overlay() {
+    let folder = temporary();
+    let mut machine = machine(folder.path(), &["disk"], &["disk"]);
+    machine.works("block-dirty-bitmap-add", &json!({"node": "disk", "name": "b"}));
+    let overlay = json!({"node-name": "disk", "snapshot-node-name": "top", "snapshot-file": folder.path().join("top")});
+    machine.works("blockdev-snapshot-sync", &overlay);
+
+    machine.show(folder.path(), "top", &json!({"bitmaps": ["b"]}));
+    let unknown = json!({"type": "nbd", "id": "other", "node-name": "top", "bitmaps": ["nix"]});
+    let refused = machine.ask("block-export-add", &unknown);
+
+    assert_eq!(refused, Err("Bitmap 'nix' is not found".into()));
+    machine.works("block-export-del", &json!({"id": "shown"}));
+    machine.end();
+}
+
+#[test]
+fn export_goes_over_with_a_mirror_of_a_node_without_a_device() {
+    let folder = temporary();
+    let mut machine = machine(folder.path(), &["disk", "copy"], &[]);
+    machine.write(folder.path(), "disk", "write_-P_5_1M_64k");
+    let address = machine.show(folder.path(), "disk", &json!({"allocation-depth": true}));
+    machine.works("blockdev-mirror", &json!({"job-id": "m", "device": "disk", "target": "copy", "sync": "full"}));
+    machine.until("m", "BLOCK_JOB_READY");
+    machine.works("block-job-pause", &json!({"device": "m"}));
+    let held = machine.works("query-block-jobs", &json!({}))[0].clone();
+    machine.works("block-job-resume", &json!({"device": "m"}));
+    machine.works("block-job-complete", &json!({"device": "m"}));
+    machine.until("m", "null");
+    let shown = machine.works("query-block-exports", &json!({}))[0]["node-name"].clone();
+    let read = tool("qemu-io", &format!("-r -f raw -c read_-P_5_1M_64k {address}"), folder.path());
+
+    assert_eq!((&held["status"], &held["ready"], shown), (&"standby".into(), &true.into(), "copy".into()));
+    assert!(!read.contains("verification failed"), "{read}");
+    machine.works("block-export-del", &json!({"id": "shown"}));
+    machine.end();
+}

@@ -12,5 +12,5 @@ mod socket;
 
 pub use address::{Address, NbdName};
 pub use client::{ClientOptions, NbdClient, Unawaited};
-pub use server::{Export, Leaving, Server, ShownBitmap};
+pub use server::{Chain, Export, Leaving, Server, ShownBitmap};
 pub use socket::{Listener, Place};

@@ -188,6 +188,9 @@ impl Machine {
         // With nothing in flight: what failed until now counts.
         let same = done.map_or(Ok(()), |(copying, _)| copying.check());
         if fronts.is_empty() {
+            if same.is_ok() && matches!(done, Some((_, End::Pivot))) {
+                self.move_exports(source, target);
+            }
             leave(target, opened);
             return same.map_err(|error| failed(&error));
         }

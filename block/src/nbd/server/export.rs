@@ -1,6 +1,6 @@
 //! What a server shows, and what it tells of it.
 
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError, RwLock};
 
 use crate::error::BlockError;
 use crate::format::qcow2::{Bits, Qcow2};
@@ -24,8 +24,11 @@ pub struct Export {
     /// Dirty bitmaps, shown as `qemu:dirty-bitmap:NAME`.
     pub bitmaps: Vec<ShownBitmap>,
     /// The layers of the backing chain, the upper ones first, where `qemu:allocation-depth` is shown.
-    pub chain: Option<Vec<Arc<dyn Layer>>>,
+    pub chain: Option<Chain>,
 }
+
+/// The layers of a backing chain, which may become another while it is shown.
+pub type Chain = Arc<RwLock<Vec<Arc<dyn Layer>>>>;
 
 /// A dirty bitmap of an export: as it is, since it may go on recording.
 pub struct ShownBitmap {
@@ -92,7 +95,8 @@ impl Export {
 
     /// 1 where the upper layer has the bytes, 2 where the next one has, 0 where none has.
     fn depth(&self, offset: u64, mut len: u64) -> Result<(u64, u32), BlockError> {
-        for (depth, layer) in (1..).zip(self.chain.iter().flatten()) {
+        let chain = self.chain.as_ref().map(|chain| chain.read().unwrap_or_else(PoisonError::into_inner).clone());
+        for (depth, layer) in (1..).zip(chain.iter().flatten()) {
             if offset >= layer.size() {
                 continue;
             }

@@ -20,7 +20,7 @@ mod serve;
 #[cfg(test)]
 mod tests;
 
-pub use export::{Export, ShownBitmap};
+pub use export::{Chain, Export, ShownBitmap};
 
 use super::socket::{Listener, Socket};
 use crate::error::{BlockError, ErrorKind};
