@@ -1,4 +1,5 @@
-//! The system calls that `std` does not wrap: vectored reads and writes at an offset, holes, device geometry, locks.
+//! The system calls that `std` does not wrap: vectored reads and writes at an offset, holes, device geometry, locks,
+//! a thread's own time.
 
 #![expect(unsafe_code, reason = "system calls that neither std nor vmm-sys-util wraps")]
 
@@ -6,6 +7,7 @@ use std::fs::File;
 use std::io;
 use std::ops::Range;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+use std::time::Duration;
 
 use crate::mem::{Sink, Source};
 
@@ -23,6 +25,15 @@ fn check(result: i64) -> io::Result<usize> {
 
 fn to_off(offset: u64) -> io::Result<libc::off_t> {
     libc::off_t::try_from(offset).map_err(|_| io::Error::from_raw_os_error(libc::EFBIG))
+}
+
+/// How long this thread has had a processor (clock_gettime(2)).
+pub(crate) fn thread_time() -> Duration {
+    let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    // SAFETY: the pointer is to a live value of ours that is of the type the kernel writes.
+    let result = unsafe { libc::clock_gettime(libc::CLOCK_THREAD_CPUTIME_ID, &raw mut time) };
+    debug_assert_eq!(result, 0, "Linux has this clock since 2.6.12");
+    Duration::new(time.tv_sec.unsigned_abs(), time.tv_nsec as u32)
 }
 
 /// Fills the whole view; past the end of the file it gives zeroes. Reads begin at multiples of `unit` bytes only, as do

@@ -9,7 +9,7 @@
 //! Nothing here knows where the payload is kept; in qcow2 the header has clusters of its own and the payload is the
 //! guest's clusters.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use serde_json::{Map, Value, json};
 use zeroize::Zeroizing;
@@ -20,6 +20,7 @@ use super::secret::Secret;
 use super::{af, invalid, random};
 use crate::error::{BlockError, ErrorKind};
 use crate::layer::{Layer, read_vec, write_all};
+use crate::sys;
 
 mod effort;
 mod header;
@@ -41,6 +42,10 @@ const ALIGN: u64 = 4096;
 const FEWEST: u32 = 1000;
 /// Most iterations of a key derivation that is made here.
 const MOST: u32 = 1 << 28;
+/// Least time of a sample of derivations: long enough to be told from noise.
+const SHORTEST_SAMPLE: Duration = Duration::from_millis(20);
+/// Least time of the sample for a derivation that is to take long.
+const LONGEST_SAMPLE: Duration = Duration::from_millis(250);
 
 /// What a new LUKS header is like.
 #[derive(Debug, Clone)]
@@ -53,7 +58,7 @@ pub struct LuksOptions {
     pub iv: IvGen,
     /// The hash of key derivation and splitter.
     pub hash: Hash,
-    /// How long one key derivation is to take, at most [`MOST_ITER_TIME`].
+    /// How long one key derivation is to take on a processor of its own, at most [`MOST_ITER_TIME`].
     pub iter_time: Duration,
 }
 
@@ -287,7 +292,7 @@ impl Luks {
         // RFC 8018 section 5.2: each part of the key of a hash's length is derived by itself; the digest has 20 bytes.
         let passes = |iterations: u32, bytes: usize| u64::from(iterations) * self.hash.parts(bytes) as u64;
         let all = passes(slot.iterations, self.key_len()) + passes(self.iterations, self.digest.len());
-        effort.take(all, &format!("Keyslot {n}"), || passes(self.sample().0, self.key_len()))
+        effort.take(all, &format!("Keyslot {n}"), || passes(self.sample(SHORTEST_SAMPLE).0, self.key_len()))
     }
 
     /// The master key, if `password` opens this slot.
@@ -333,24 +338,23 @@ impl Luks {
         file.flush()
     }
 
-    /// Iterations that take about `time` on this host now.
+    /// Iterations that take about `time` of a processor of this host by itself, whatever else it is doing.
     fn iterations_for(&self, time: Duration) -> u32 {
-        let (count, took) = self.sample();
+        let (count, took) = self.sample((time / 8).clamp(SHORTEST_SAMPLE, LONGEST_SAMPLE));
         let wanted = f64::from(count) * time.as_secs_f64() / took.as_secs_f64().max(1e-6);
         (wanted as u32).clamp(FEWEST, MOST)
     }
 
-    /// Some iterations, and how long they took.
-    fn sample(&self) -> (u32, Duration) {
-        /// Long enough to be told from noise.
-        const SAMPLE: Duration = Duration::from_millis(20);
+    /// Some iterations that took this thread at least `least` of a processor's time, and how much that was.
+    fn sample(&self, least: Duration) -> (u32, Duration) {
         let mut count = FEWEST;
         let mut derived = Zeroizing::new(vec![0; self.key_len()]);
         loop {
-            let start = Instant::now();
+            // Not the time on the wall: where others have the processor, too, that would make for a weak key.
+            let start = sys::thread_time();
             self.hash.derive(b"password", &self.salt, count, &mut derived);
-            let took = start.elapsed();
-            if took >= SAMPLE || count >= MOST / 2 {
+            let took = sys::thread_time().saturating_sub(start);
+            if took >= least || count >= MOST / 2 {
                 return (count, took);
             }
             count *= 2;
@@ -365,4 +369,46 @@ fn new_uuid() -> Result<String, BlockError> {
     b[8] = b[8] & 0x3f | 0x80;
     let hex: String = b.iter().map(|byte| format!("{byte:02x}")).collect();
     Ok([&hex[..8], &hex[8..12], &hex[12..16], &hex[16..20], &hex[20..]].join("-"))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicBool, Ordering};
+
+    use super::*;
+
+    #[test]
+    fn busy_host_makes_no_weaker_keys() {
+        let options = LuksOptions { iter_time: Duration::from_millis(160), ..LuksOptions::default() };
+        let (luks, _) = Luks::generate(&options).unwrap();
+        let quiet = luks.iterations_for(options.iter_time);
+        let done = AtomicBool::new(false);
+        let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+
+        let busy = std::thread::scope(|scope| {
+            for _ in 0..cores * 12 {
+                scope.spawn(|| {
+                    while !done.load(Ordering::Relaxed) {
+                        std::hint::spin_loop();
+                    }
+                });
+            }
+            let busy = luks.iterations_for(options.iter_time);
+            done.store(true, Ordering::Relaxed);
+            busy
+        });
+
+        assert!(busy > quiet / 4, "{busy} iterations beside others, {quiet} without");
+    }
+
+    #[test]
+    fn sample_takes_the_processor_for_as_long_as_it_says() {
+        let (luks, _) = Luks::generate(&LuksOptions { iter_time: SHORTEST_SAMPLE, ..LuksOptions::default() }).unwrap();
+        let begun = sys::thread_time();
+
+        let (count, took) = luks.sample(Duration::from_millis(60));
+
+        assert!(count >= FEWEST && took >= Duration::from_millis(60), "{count} in {took:?}");
+        assert!(took <= sys::thread_time() - begun);
+    }
 }
