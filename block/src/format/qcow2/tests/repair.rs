@@ -259,3 +259,33 @@ fn bitmap_with_a_table_that_no_disk_needs_is_refused_before_it_is_read() {
 
     assert!(told.iter().any(|line| line.contains("Bitmap 'b' doesn't satisfy the constraints")), "{told:?}");
 }
+
+#[test]
+fn sound_image_is_told_sound_whatever_was_to_be_repaired() {
+    for what in [Repair::Leaks, Repair::All] {
+        let file = sound(CreateOptions { lazy_refcounts: true, ..CreateOptions::default() });
+        // Dirty and corrupt: bits 0 and 1.
+        put(&file, 72, word(&file, 72) | 3);
+        let layer: Arc<dyn Layer> = file.clone();
+
+        let repaired = repair(&layer, what).unwrap();
+
+        assert_eq!((repaired.leaks_fixed, repaired.corruptions_fixed, word(&file, 72) & 3), (0, 0, 0), "{what:?}");
+        is_sound(&file);
+    }
+}
+
+#[test]
+fn damage_that_is_left_leaves_the_image_corrupt() {
+    let file = sound(CreateOptions::default());
+    put(&file, 72, word(&file, 72) | 2);
+    let l1 = word(&file, 40);
+    // A bit that is reserved.
+    put(&file, l1, word(&file, l1) | 2);
+    let layer: Arc<dyn Layer> = file.clone();
+
+    let repaired = repair(&layer, Repair::Leaks).unwrap();
+
+    assert!(repaired.after.corruptions > 0);
+    assert_eq!(word(&file, 72) & 2, 2);
+}
