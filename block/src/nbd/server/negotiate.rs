@@ -54,9 +54,11 @@ impl Talk<'_> {
         greeting.extend((FIXED_NEWSTYLE | NO_ZEROES).to_be_bytes());
         self.socket.write_all(&greeting)?;
         let flags = read_u32(&mut self.socket)?;
-        if flags & !u32::from(FIXED_NEWSTYLE | NO_ZEROES) != 0 || flags & u32::from(FIXED_NEWSTYLE) == 0 {
-            return Err(broken("the client's flags are unknown, or it only knows the old handshake"));
+        if flags & !u32::from(FIXED_NEWSTYLE | NO_ZEROES) != 0 {
+            return Err(broken("the client's flags are unknown"));
         }
+        // "Newstyle negotiation": who does not know of replies to options may only name an export.
+        let knows_replies = flags & u32::from(FIXED_NEWSTYLE) != 0;
         self.no_zeroes = flags & u32::from(NO_ZEROES) != 0;
         loop {
             if read_u64(&mut self.socket)? != OPTION_MAGIC {
@@ -67,6 +69,7 @@ impl Talk<'_> {
             let payload = read_bytes(&mut self.socket, len, MOST_OPTION)?;
             match which {
                 option::EXPORT_NAME => return self.export_name(&payload).map(Some),
+                _ if !knows_replies => return Err(broken("an option whose reply the client says it does not know")),
                 option::ABORT => {
                     // The client may be gone already.
                     let _ = self.answer(which, reply::ACK, &[]);

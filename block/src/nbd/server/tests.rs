@@ -284,3 +284,29 @@ fn chunks_leave_out_zeroes_unless_told_not_to() {
         stream.read_exact(&mut vec![0; len as usize]).unwrap();
     }
 }
+
+#[test]
+fn client_that_knows_no_replies_to_options_is_served_what_it_names_and_nothing_else() {
+    let rig = rig(0);
+    let old = || {
+        let mut stream = UnixStream::connect(rig.folder.path().join("n")).unwrap();
+        stream.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
+        stream.read_exact(&mut [0; 18]).unwrap();
+        stream.write_all(&0u32.to_be_bytes()).unwrap();
+        stream
+    };
+    let mut stream = old();
+    ask(&mut stream, option::EXPORT_NAME, &[]);
+    assert_eq!(read_u64(&mut stream).unwrap(), 1 << 20);
+    // Flags, and the zeroes that it did not do without.
+    stream.read_exact(&mut [0; 2 + 124]).unwrap();
+    request(&mut stream, command::READ, 0, 4);
+    assert_eq!(simple_reply(&mut stream), 0);
+    let mut bytes = [0; 4];
+    stream.read_exact(&mut bytes).unwrap();
+    assert_eq!(bytes, [7; 4]);
+
+    let mut stream = old();
+    ask(&mut stream, option::LIST, &[]);
+    assert!(is_closed(&mut stream));
+}
