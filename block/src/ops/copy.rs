@@ -301,7 +301,7 @@ impl Copy {
                     self.watcher.unreadable(Unreadable::Status, at, &e);
                     return Ok((Kind::Data, asked));
                 }
-                Err(e) => return Err(e),
+                Err(e) => return Err(e.within(format!("error while reading block status at offset {offset}"))),
             }
         };
         let mut run = status.len.clamp(1, left);
@@ -327,7 +327,8 @@ impl Copy {
                     buffer.resize(len, 0);
                 }
                 let bytes = &mut buffer[..len];
-                self.read(bytes, piece.offset)?;
+                self.read(bytes, piece.offset)
+                    .map_err(|e| e.within(format!("error while reading at byte {}", piece.offset)))?;
                 if self.options.compress {
                     return self.carry_packed(piece, bytes);
                 }
@@ -421,6 +422,7 @@ impl Copy {
 
     /// Runs `write` when all pieces before are written, or at once if any order will do.
     fn in_turn(&self, piece: Piece, write: impl FnOnce() -> Result<(), BlockError>) -> Result<(), BlockError> {
+        let write = || write().map_err(|e| e.within(format!("error while writing at byte {}", piece.offset)));
         if self.options.any_order {
             return write();
         }

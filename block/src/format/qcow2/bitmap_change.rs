@@ -314,6 +314,7 @@ fn in_use(name: &str) -> BlockError {
 
 fn inconsistent(name: &str) -> BlockError {
     invalid(format!("Bitmap '{name}' is inconsistent and cannot be used"))
+        .with_hint("Try block-dirty-bitmap-remove to delete this bitmap from disk")
 }
 
 fn not_found(name: &str) -> BlockError {

@@ -83,7 +83,8 @@ fn unreadable_source_fails_the_copy() {
 
     let result = copy(&[source], &target, &CopyOptions::default(), Arc::new(Heard::default()));
 
-    assert!(result.is_err());
+    let told = result.unwrap_err().to_string();
+    assert!(told.starts_with("error while reading at byte "), "{told}");
 }
 
 #[test]
