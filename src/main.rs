@@ -12,7 +12,7 @@ use rhea::cli::{self, Invocation};
 use rhea::ctl::{self, CtlArgs};
 use rhea::img;
 use rhea::machine::start;
-use rhea::sentence::sentence;
+use rhea::sentence::{sentence, to_stderr};
 
 fn main() -> ExitCode {
     let mut args = env::args_os();
@@ -81,8 +81,8 @@ fn fail(program: &str, error: &(dyn Error + 'static)) -> ExitCode {
 
 /// Says why in one sentence, with the causes behind it.
 fn tell(program: &str, error: &(dyn Error + 'static)) {
-    eprintln!("{program}: {}", sentence(error));
+    to_stderr(format!("{program}: {}", sentence(error)));
     if let Some(hint) = rhea_block::BlockError::hint_of(error) {
-        eprintln!("{hint}");
+        to_stderr(hint);
     }
 }

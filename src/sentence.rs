@@ -1,6 +1,15 @@
 //! An error as one sentence for people, whoever they are told by: standard error, the log, a QMP client.
 
 use std::error::Error;
+use std::io::{self, Write};
+
+/// Writes a line to standard error. Where that cannot be written, its disk full or its reader gone, there is nobody to
+/// be told, and what is under way goes on.
+pub fn to_stderr(line: impl AsRef<str>) {
+    let mut bytes = line.as_ref().as_bytes().to_vec();
+    bytes.push(b'\n');
+    let _ = io::stderr().write_all(&bytes);
+}
 
 /// The error and the causes behind it, parted by colons. A cause that the text before it ends with is not said again.
 pub fn sentence(error: &dyn Error) -> String {

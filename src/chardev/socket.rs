@@ -21,6 +21,7 @@ use super::fdset::FdTable;
 use super::host_end::{Change, HostEnd, Side};
 use super::pty::timer_fd;
 use super::{ChardevError, socket::telnet::Telnet};
+use crate::sentence::to_stderr;
 
 mod address;
 mod receive;
@@ -103,7 +104,7 @@ impl Socket {
 
     fn wait_for_client(&mut self) -> Result<(), ChardevError> {
         // Programs that start us look for these words.
-        eprintln!("rhea: info: QEMU waiting for connection on: {}", self.filename());
+        to_stderr(format!("rhea: info: QEMU waiting for connection on: {}", self.filename()));
         let failed = |source: rustix::io::Errno| ChardevError::Io {
             what: "wait for a connection".into(),
             source: source.into(),

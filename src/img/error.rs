@@ -6,7 +6,7 @@ use std::sync::OnceLock;
 
 use rhea_block::BlockError;
 
-use crate::sentence::plain;
+use crate::sentence::{plain, to_stderr};
 
 /// A failure of a verb.
 #[derive(Debug, thiserror::Error)]
@@ -73,9 +73,9 @@ impl ImgError {
         match self {
             Self::Exit(_) => {}
             Self::Coded { source, .. } => source.report(program),
-            Self::Lines(lines) => lines.iter().for_each(|line| eprintln!("{program}: {line}")),
-            Self::Usage(text) => eprintln!("{program}: {text}\nTry '{program} --help' for more information"),
-            _ => eprintln!("{program}: {}", chain(self)),
+            Self::Lines(lines) => lines.iter().for_each(|line| to_stderr(format!("{program}: {line}"))),
+            Self::Usage(text) => to_stderr(format!("{program}: {text}\nTry '{program} --help' for more information")),
+            _ => to_stderr(format!("{program}: {}", chain(self))),
         }
     }
 }
@@ -106,5 +106,5 @@ pub(super) fn set_program(name: &str) {
 
 /// Tells something that does not end the verb.
 pub(super) fn tell(text: &str) {
-    eprintln!("{}: {text}", PROGRAM.get().map_or("rhea img", String::as_str));
+    to_stderr(format!("{}: {text}", PROGRAM.get().map_or("rhea img", String::as_str)));
 }

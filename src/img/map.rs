@@ -6,7 +6,7 @@ use super::args::{Opt, Parsed};
 use super::error::ImgError;
 use super::extents::{self, Extent};
 use super::open::{self, Want};
-use super::output::Form;
+use super::output::{self, Form};
 use super::size;
 
 /// The verb's options.
@@ -33,7 +33,7 @@ pub(super) fn run(parsed: &Parsed) -> Result<(), ImgError> {
     let most = parsed.get("l").map_or(Ok(u64::MAX), |text| size::read("max length", text))?;
     let image = open::open(name, Want::of(parsed)?)?;
     let end = image.layer().size().min(start.saturating_add(most));
-    let mut out = BufWriter::new(std::io::stdout().lock());
+    let mut out = BufWriter::new(output::stream());
     match form {
         Form::Human => {
             writeln!(out, "{:<16}{:<16}{:<16}File", "Offset", "Length", "Mapped to")?;

@@ -5,7 +5,7 @@ use std::io::{self, Write};
 use serde::Serialize;
 use serde_json::ser::{Formatter, Serializer};
 
-use super::error::ImgError;
+use super::error::{ImgError, chain, tell};
 
 /// Writes `text` and a line end.
 ///
@@ -30,9 +30,37 @@ pub(super) fn json(value: &impl Serialize) -> Result<(), ImgError> {
 }
 
 fn write(bytes: &[u8]) -> Result<(), ImgError> {
-    match io::stdout().lock().write_all(bytes) {
-        Err(e) if e.kind() != io::ErrorKind::BrokenPipe => Err(e.into()),
-        _ => Ok(()),
+    Ok(stream().write_all(bytes)?)
+}
+
+/// What the words `shown` came to, where they only tell of work that has an exit code of its own: as in QEMU that is
+/// the same where they cannot be written.
+pub(super) fn beside(shown: Result<(), ImgError>) {
+    if let Err(e) = shown {
+        tell(&format!("warning: {}", chain(&e)));
+    }
+}
+
+/// Standard output for what is written in parts.
+pub(super) fn stream() -> impl Write {
+    Stream(io::stdout().lock())
+}
+
+struct Stream<W>(W);
+
+impl<W: Write> Write for Stream<W> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        match self.0.write(bytes) {
+            Err(e) if e.kind() == io::ErrorKind::BrokenPipe => Ok(bytes.len()),
+            done => done,
+        }
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        match self.0.flush() {
+            Err(e) if e.kind() == io::ErrorKind::BrokenPipe => Ok(()),
+            done => done,
+        }
     }
 }
 

@@ -7,6 +7,8 @@ use std::sync::{Mutex, PoisonError};
 use libc::{c_int, c_void, siginfo_t};
 use vmm_sys_util::signal::register_signal_handler;
 
+use crate::sentence::to_stderr;
+
 /// SIGUSR1 has come and was not answered yet.
 static ASKED: AtomicBool = AtomicBool::new(false);
 
@@ -43,7 +45,7 @@ impl Progress {
         }
         let now = if all == 0 { 10000 } else { (u128::from(done.min(all)) * 10000 / u128::from(all)) as u64 };
         if !self.shown {
-            eprintln!("{}", line(now));
+            to_stderr(line(now));
             return;
         }
         let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);

@@ -82,7 +82,10 @@ pub(super) fn run(parsed: &Parsed) -> Result<(), ImgError> {
         image.layer().resize(new, preallocation).map_err(|e| ImgError::Said(chain(&e)))?;
     }
     image.close()?;
-    if parsed.has("q") { Ok(()) } else { output::line("Image resized.") }
+    if !parsed.has("q") {
+        output::beside(output::line("Image resized."));
+    }
+    Ok(())
 }
 
 fn change(text: &str) -> Result<Change, ImgError> {

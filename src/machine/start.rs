@@ -33,6 +33,7 @@ use crate::process::{self, PidFile, ProcessError, Readiness};
 use crate::qmp::{EventBus, Mode, Monitors, QmpError, Services, request_channel};
 use crate::qtest::{self, Harness, QtestError, Wires};
 use crate::seccomp::{self, SeccompError};
+use crate::sentence::to_stderr;
 use crate::spec::machine::{Accel, Board as BoardKind};
 use crate::spec::process::MonitorMode;
 use crate::spec::{LostTicks, ObjectSpec, SpecError, VmSpec};
@@ -172,7 +173,7 @@ fn open_chardevs(spec: &VmSpec, events: &EventSender) -> Result<Arc<Chardevs>, S
         let refused = |source| StartError::Chardev { label: asked.common().id.clone(), source };
         let config = Config::from_spec(asked).map_err(refused)?;
         if let Some(pty) = chardevs.add(&config).map_err(refused)? {
-            eprintln!("{}", Chardevs::announcement(&config.label, &pty));
+            to_stderr(Chardevs::announcement(&config.label, &pty));
         }
     }
     Ok(Arc::new(chardevs))
