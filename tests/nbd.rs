@@ -197,7 +197,9 @@ fn server_ends_with_its_last_client_unless_told_to_stay() {
     let rig = rig();
     rig.image();
     let mut server = Command::new(RHEA)
-        .args(["nbd", "-r", "-f", "qcow2", "-k", "s", "a.qcow2"])
+        .args(["nbd", "-r", "-f", "qcow2", "-k"])
+        .arg(rig.path("s"))
+        .arg("a.qcow2")
         .current_dir(rig.folder.path())
         .spawn()
         .unwrap();
@@ -275,20 +277,32 @@ fn what_is_not_here_is_refused_in_one_sentence() {
     let refused = [
         ("nbd -c /dev/nbd0 a.qcow2", "rhea nbd: --connect is not supported: "),
         ("nbd --tls-creds=x a.qcow2", "rhea nbd: --tls-creds is not supported: "),
-        ("nbd -k s -p 1 a.qcow2", "rhea nbd: --socket and --port or --bind are mutually exclusive"),
-        ("nbd -k s -B none a.qcow2", "rhea nbd: Bitmap 'none' is not found"),
+        ("nbd -k DIR/s -p 1 a.qcow2", "rhea nbd: --socket and --port or --bind are mutually exclusive"),
+        ("nbd -k DIR/s -B none a.qcow2", "rhea nbd: Bitmap 'none' is not found"),
+        ("nbd -k s a.qcow2", "rhea nbd: socket path must be absolute\n"),
+        ("nbd -k DIR/s -n --cache=none a.qcow2", "rhea nbd: -n and --cache can only be specified once\n"),
+        ("nbd -k DIR/s --cache=none --cache=none a.qcow2", "rhea nbd: -n and --cache can only be specified once\n"),
+        ("nbd -k DIR/s --discard=unmap --discard=unmap a.qcow2", "rhea nbd: --discard can only be specified once\n"),
+        ("nbd -k DIR/s --object iothread,id=a a.qcow2", "rhea nbd: --object iothread,id=a: "),
         (
-            "nbd -k s gone.qcow2",
+            "nbd -k DIR/s --detect-zeroes=unmap a.qcow2",
+            "rhea nbd: setting detect-zeroes to unmap is not allowed without setting discard operation to unmap\n",
+        ),
+        (
+            "nbd -k DIR/s gone.qcow2",
             "rhea nbd: Failed to blk_new_open 'gone.qcow2': Could not open 'gone.qcow2': No such file or directory\n",
         ),
-        ("nbd -k no/s a.qcow2", "rhea nbd: Failed to listen on 'no/s': No such file or directory"),
+        ("nbd -k DIR/no/s a.qcow2", "rhea nbd: Failed to listen on 'DIR/no/s': No such file or directory"),
         ("img info nbds://host/x", "rhea img: Could not open 'nbds://host/x': "),
         (
             "img info nbd+unix:///x?socket=gone",
             "rhea img: Could not open 'nbd+unix:///x?socket=gone': Failed to connect",
         ),
     ];
+    let folder = rig.path("").display().to_string();
+    let placed = |text: &str| text.replace("DIR", folder.trim_end_matches('/'));
     for (words, sentence) in refused {
+        let (words, sentence) = (&placed(words), &placed(sentence));
         let output = rig.output(RHEA, words);
         assert_eq!(output.status.code(), Some(1), "{words}");
         assert!(text(&output).starts_with(sentence), "{words}: {}", text(&output));
@@ -302,4 +316,16 @@ fn socket_that_was_passed_is_served() {
     rig.image();
     let output = rig.run("nbdinfo", &format!("--size -- [ {RHEA} nbd -r -f qcow2 a.qcow2 ]"));
     assert_eq!(output.trim(), (64 << 20).to_string());
+}
+
+#[test]
+fn encrypted_image_is_served_to_who_has_no_key() {
+    let rig = rig();
+    let key = "--object secret,id=key,data=word";
+    rig.run(RHEA, &format!("img create -q -f luks {key} -o key-secret=key,iter-time=10 a.luks 4M"));
+    rig.serve(&[RHEA, "nbd"], &format!("{key} -e 0 --image-opts driver=luks,file.filename=a.luks,key-secret=key"));
+
+    rig.io(&rig.uri(""), &["write -P 5 1M 64k", "read -P 5 1M 64k"]);
+
+    assert!(!fs::read(rig.path("a.luks")).unwrap().windows(64).any(|bytes| bytes == [5; 64]));
 }

@@ -15,7 +15,7 @@ use rhea_block::spec::{self, BlockdevSpec, NodeRef};
 use super::args::{self, Parsed};
 use super::error::{self, ImgError, chain};
 use super::open::{self, Image, Want};
-use super::{output, size};
+use super::{output, secrets, size};
 use crate::chardev::FdTable;
 use crate::process::{self, PidFile, Readiness};
 use crate::{machine, seccomp};
@@ -42,7 +42,7 @@ pub fn main(program: &str, args: Vec<OsString>) -> ExitCode {
 }
 
 fn run(program: &str, args: Vec<OsString>) -> Result<(), ImgError> {
-    let parsed = args::parse(args, options::OPTIONS)?;
+    let mut parsed = args::parse(args, options::OPTIONS)?;
     if parsed.has("help") {
         return output::line(options::help(program));
     }
@@ -55,6 +55,7 @@ fn run(program: &str, args: Vec<OsString>) -> Result<(), ImgError> {
     };
     // Before anything is opened: what is open by then was passed to us.
     let place = place_of(&parsed)?;
+    parsed.secrets = secrets::of(&parsed)?;
     let readiness = if parsed.has("fork") { process::daemonize().map_err(failed)? } else { Readiness::foreground() };
     machine::block_signals().map_err(failed)?;
     seccomp::enable().map_err(failed)?;

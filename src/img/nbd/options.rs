@@ -61,18 +61,29 @@ const REFUSED: &[(&str, &str)] = &[
     ("selinux-label", "label the socket with chcon(1)"),
 ];
 
-/// Refuses what is not here.
+/// Refuses what is not here, and what makes no sense whatever the image is.
 ///
 /// # Errors
 /// One sentence.
 pub(super) fn check(parsed: &Parsed) -> Result<(), ImgError> {
-    match REFUSED.iter().find(|(option, _)| parsed.has(option)) {
-        Some((option, instead)) => Err(ImgError::Said(format!("--{option} is not supported: {instead}"))),
-        None if parsed.has("nocache") && parsed.has("cache") => {
-            Err(ImgError::Said("-n and --cache can only be specified once".to_owned()))
-        }
-        None => Ok(()),
+    let said = |text: &str| Err(ImgError::Said(text.to_owned()));
+    if let Some((option, instead)) = REFUSED.iter().find(|(option, _)| parsed.has(option)) {
+        return said(&format!("--{option} is not supported: {instead}"));
     }
+    let times = |option| parsed.all(option).count();
+    if times("nocache") + times("cache") > 1 {
+        return said("-n and --cache can only be specified once");
+    }
+    if let Some(option) = ["aio", "discard"].into_iter().find(|option| times(option) > 1) {
+        return said(&format!("--{option} can only be specified once"));
+    }
+    // As in QEMU: where that is, would be another question once the server is in the background.
+    if parsed.get("socket").is_some_and(|path| !path.starts_with('/')) {
+        return said("socket path must be absolute");
+    }
+    cache(parsed)?;
+    aio(parsed)?;
+    detect_zeroes(parsed, discards(parsed)?).map(drop)
 }
 
 /// `--cache` and `-n`.
