@@ -2,7 +2,7 @@
 
 use rhea_block::format::qcow2::{BitmapChange, Bits, NewBitmap, Qcow2};
 
-use super::error::{ImgError, tell};
+use super::error::{ImgError, chain, tell};
 use super::open::Image;
 
 /// One bitmap of the source, read before the target is made.
@@ -38,7 +38,10 @@ pub(super) fn read(source: &Image, skip_broken: bool) -> Result<Vec<Copied>, Img
     for entry in qcow2.bitmaps().map_err(fail())? {
         if entry.in_use {
             if !skip_broken {
-                let text = format!("Cannot copy inconsistent bitmap '{}'\nTry --skip-broken-bitmaps", entry.name);
+                let text = format!(
+                    "Cannot copy inconsistent bitmap '{}'\nTry --skip-broken-bitmaps, or use 'qemu-img bitmap --remove' to delete it",
+                    entry.name
+                );
                 return Err(ImgError::Said(text));
             }
             tell(&format!("warning: Skipping inconsistent bitmap '{}'", entry.name));
@@ -58,9 +61,15 @@ pub(super) fn write(target: &Image, bitmaps: Vec<Copied>) -> Result<(), ImgError
     let Some(qcow2) = keeper(target) else { return Ok(()) };
     for Copied { name, bits, enabled } in bitmaps {
         let failed = || ImgError::block(format!("Failed to populate bitmap {name}"));
-        let granularity = bits.granularity_bits;
-        qcow2.change_bitmap(&name, &BitmapChange::Add(NewBitmap::stored(Some(granularity)))).map_err(failed())?;
-        qcow2.change_bitmap(&name, &BitmapChange::Merge(bits)).map_err(failed())?;
+        let new = BitmapChange::Add(NewBitmap::stored(Some(bits.granularity_bits)));
+        qcow2.change_bitmap(&name, &new).map_err(ImgError::block(format!("Failed to create bitmap {name}")))?;
+        if let Err(e) = qcow2.change_bitmap(&name, &BitmapChange::Merge(bits)) {
+            // Empty it would say that nothing was ever written.
+            if let Err(e) = qcow2.change_bitmap(&name, &BitmapChange::Remove) {
+                tell(&format!("warning: the bitmap '{name}' is empty and could not be removed: {}", chain(&e)));
+            }
+            return Err(failed()(e));
+        }
         if !enabled {
             qcow2.change_bitmap(&name, &BitmapChange::Disable).map_err(failed())?;
         }

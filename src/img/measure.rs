@@ -78,7 +78,8 @@ pub(super) fn run(parsed: &Parsed) -> Result<(), ImgError> {
                 Some(image) => data_clusters(image, plan.cluster_size)?,
             };
             let measured = qcow2::measure(&plan, allocated).map_err(|e| ImgError::Said(chain(&e)))?;
-            bitmaps = image.as_ref().map(|image| bitmap_bytes(image, plan.cluster_size)).transpose()?.flatten();
+            let kept = image.as_ref().filter(|_| plan.version > 2);
+            bitmaps = kept.map(|image| bitmap_bytes(image, plan.cluster_size)).transpose()?.flatten();
             (measured.required, measured.fully_allocated)
         }
     };
@@ -109,7 +110,8 @@ fn bitmap_bytes(image: &Image, cluster: u64) -> Result<Option<u64>, ImgError> {
     }
     let mut directory = 0u64;
     let mut bytes = 0u64;
-    for bitmap in list.iter().filter(|bitmap| !bitmap.in_use) {
+    // As in QEMU also of those that are not copied.
+    for bitmap in &list {
         let granules = image.layer().size().div_ceil(1 << bitmap.granularity_bits.min(63));
         let clusters = granules.div_ceil(8).div_ceil(cluster);
         bytes += clusters * cluster + (clusters * 8).next_multiple_of(cluster);

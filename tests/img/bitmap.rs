@@ -148,3 +148,48 @@ fn commit_into_an_image_with_a_bitmap_records_it() {
     rig.sound("base.qcow2");
     assert_eq!(bits_of(&rig, "base.qcow2", "all")[..2], [0b100, 0]);
 }
+
+#[test]
+fn bitmap_that_cannot_be_copied_leaves_none_behind() {
+    let rig = Rig::empty();
+    rig.qemu("create -q -f qcow2 source.qcow2 1M");
+    rig.qemu("bitmap --add source.qcow2 b");
+    rig.qemu("create -q -f qcow2 longer.qcow2 2M");
+    let words = "convert -n --bitmaps -O qcow2 source.qcow2 longer.qcow2";
+
+    let ran = rig.ours(words);
+
+    assert_eq!(ran.code, Some(1), "{ran:?}");
+    assert_eq!(bitmaps_of(&rig, "longer.qcow2"), serde_json::Value::Null);
+    assert_eq!(ran, rig.real(words));
+    rig.sound("longer.qcow2");
+    rig.qemu("bitmap --add longer.qcow2 b");
+    rig.same(words);
+    assert_eq!(bitmaps_of(&rig, "longer.qcow2")[0]["name"], "b");
+}
+
+#[test]
+fn inconsistent_bitmaps_are_told_and_measured_alike() {
+    let rig = Rig::empty();
+    rig.qemu("create -q -f qcow2 image.qcow2 4M");
+    rig.qemu("bitmap --add image.qcow2 b");
+    let mut bytes = std::fs::read(rig.path("image.qcow2")).unwrap();
+    let be = |at: usize, len: usize| bytes[at..at + len].iter().fold(0usize, |n, b| n << 8 | usize::from(*b));
+    let mut at = be(100, 4);
+    while be(at, 4) != 0x2385_2875 {
+        at += 8 + be(at + 4, 4).next_multiple_of(8);
+    }
+    // Flag 0 of its directory entry: in use.
+    let flags = be(at + 24, 8) + 15;
+    bytes[flags] |= 1;
+    std::fs::write(rig.path("image.qcow2"), bytes).unwrap();
+
+    for words in [
+        "measure -O qcow2 image.qcow2",
+        "measure -O qcow2 -o compat=0.10 image.qcow2",
+        "convert -O qcow2 --bitmaps image.qcow2 copy.qcow2",
+        "bitmap --clear image.qcow2 b",
+    ] {
+        rig.same(words);
+    }
+}
