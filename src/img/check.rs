@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use rhea_block::format::qcow2::{CheckReport, Repair, backing_of, check, repair};
+use rhea_block::format::qcow2::{CheckReport, Repair, backing_of, check, data_file_of, repair};
 use rhea_block::graph::CacheMode;
 use rhea_block::layer::Layer;
 use serde_json::{Map, Value};
@@ -12,6 +12,7 @@ use super::args::{Opt, Parsed};
 use super::error::{ImgError, chain};
 use super::open::{self, Want};
 use super::output::{self, Form};
+use crate::sentence::to_stderr;
 
 /// The verb's options.
 pub(super) const OPTIONS: &[Opt] = &[
@@ -62,14 +63,21 @@ pub(super) fn run(parsed: &Parsed) -> Result<(), ImgError> {
     if is_one && !want.image_opts && !name.starts_with("json:") {
         check_backing(name, &file.layer, want)?;
     }
-    let found = examine(&file.layer, what).map_err(ImgError::block(failed))?;
-    found.messages.iter().for_each(|message| eprintln!("{message}"));
-    let quiet = parsed.has("q");
-    match form {
-        Form::Human => human(&found, quiet)?,
-        Form::Json if !quiet => output::json(&json(name, &file.format, &found))?,
-        Form::Json => {}
+    if is_one
+        && !file.data_file_given
+        && data_file_of(file.layer.as_ref()).is_ok_and(|name| name.as_deref() == Some(""))
+    {
+        // Which file the clusters are in is not known, and counts of this one for them would be taken for leaks.
+        return Err(ImgError::Said(format!("Could not open '{name}': 'data-file' is required for this image")));
     }
+    let found = examine(&file.layer, what).map_err(ImgError::block(failed))?;
+    found.messages.iter().for_each(to_stderr);
+    let quiet = parsed.has("q");
+    output::beside(match form {
+        Form::Human => human(&found, quiet),
+        Form::Json if !quiet => output::json(&json(name, &file.format, &found)),
+        Form::Json => Ok(()),
+    });
     let last = &found.report;
     match (last.check_errors > 0, last.corruptions > 0, last.leaks > 0) {
         (true, ..) => Err(ImgError::Exit(FAILED)),

@@ -46,7 +46,8 @@ pub(super) fn run(parsed: &Parsed) -> Result<(), ImgError> {
     let depth = depth_of(name, parsed.get("b"), want)?;
     // Images between the two would show other content afterwards, so the top is kept as it is then.
     let empty = !parsed.has("d") && parsed.get("b").is_none();
-    let top = open::open(name, Want { write: empty, write_beneath: depth, ..want })?;
+    let top = open::open(name, Want { write: true, write_beneath: depth, ..want })?;
+    top.check_writable()?;
     let base = top.node.beneath().nth(depth - 1).ok_or_else(nothing_beneath)?;
     let progress = Progress::new(parsed.has("p") && !parsed.has("q"));
     let committing = ImgError::block("Error while committing");
@@ -57,7 +58,10 @@ pub(super) fn run(parsed: &Parsed) -> Result<(), ImgError> {
     }
     top.close()?;
     progress.end();
-    if parsed.has("q") { Ok(()) } else { output::line("Image committed.") }
+    if !parsed.has("q") {
+        output::beside(output::line("Image committed."));
+    }
+    Ok(())
 }
 
 /// How far beneath the image `name` the one is that `base` names, or the next one.

@@ -125,6 +125,10 @@ pub(super) fn run(parsed: &Parsed) -> Result<(), ImgError> {
     }
     let key = options.get("encrypt.key-secret").or_else(|| options.get("key-secret"));
     let output = open_target(parsed, target, format_name, key.filter(|_| create))?;
+    output.check_writable()?;
+    if parsed.has("c") && output.layer().driver() != "qcow2" {
+        return Err(said("Compression not supported for this file format"));
+    }
     if parsed.has("bitmaps") {
         bitmap_copy::check_target(&output)?;
     }
@@ -148,7 +152,7 @@ pub(super) fn run(parsed: &Parsed) -> Result<(), ImgError> {
     };
     let layers: Vec<Arc<dyn Layer>> = opened.iter().map(|image| image.layer().clone()).collect();
     let telling = Telling::of(parsed);
-    copy(&layers, output.layer(), &copying, telling.clone()).map_err(ImgError::block("error while copying"))?;
+    copy(&layers, output.layer(), &copying, telling.clone()).map_err(|e| said(chain(&e)))?;
     if !bitmaps.is_empty() {
         bitmap_copy::write(&output, bitmaps)?;
     }
@@ -218,8 +222,8 @@ fn open_sources(parsed: &Parsed, names: &[String]) -> Result<Vec<Image>, ImgErro
     Ok(images)
 }
 
-fn make(path: &str, format: &str, options: &mut Options, total: u64, secrets: &Secrets) -> Result<(), ImgError> {
-    let format = Format::by_name(format)?;
+fn make(path: &str, called: &str, options: &mut Options, total: u64, secrets: &Secrets) -> Result<(), ImgError> {
+    let format = Format::by_name(called)?;
     format.check(options)?;
     if format == Format::Raw && options.get("backing_file").is_some() {
         return Err(said("Backing file not supported for file format 'raw'"));
@@ -230,8 +234,11 @@ fn make(path: &str, format: &str, options: &mut Options, total: u64, secrets: &S
     target::refuse_own_backing(path, options)?;
     // As in QEMU a size among the options does not count: the copy is as long as what is copied.
     options.set("size", total.to_string());
-    let made = format.plan(options, total, secrets).and_then(|plan| plan.write(path));
-    made.map_err(|e| said(format!("{path}: error while converting {}: {}", format.name(), chain(&e))))
+    let made = Format::check_place(called, path)
+        .and_then(|()| format.plan(options, total, secrets))
+        .and_then(|plan| plan.write(path));
+    let name = if called == "host_device" { called } else { format.name() };
+    made.map_err(|e| said(format!("{path}: error while converting {name}: {}", chain(&e))))
 }
 
 fn open_target(parsed: &Parsed, name: &str, format: &str, key_secret: Option<&str>) -> Result<Image, ImgError> {

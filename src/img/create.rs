@@ -66,8 +66,9 @@ pub(super) fn run(parsed: &Parsed) -> Result<(), ImgError> {
         open::plain_name(path).map_err(named)?;
     }
     if !parsed.has("q") {
-        output::line(format.formatting(format_name, path, &options))?;
+        output::beside(output::line(format.formatting(format_name, path, &options)));
     }
+    Format::check_place(format_name, path).map_err(named)?;
     format.plan(&options, bytes, &parsed.secrets).and_then(|plan| plan.write(path)).map_err(named)
 }
 

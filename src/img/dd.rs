@@ -71,8 +71,9 @@ pub(super) fn run(parsed: &Parsed) -> Result<(), ImgError> {
     let len = end.saturating_sub(start);
     let mut options = Options::default();
     options.set("size", len.to_string());
-    let made =
-        format.plan(&options, len.next_multiple_of(512), &parsed.secrets).and_then(|plan| plan.write(&operands.output));
+    let made = Format::check_place(parsed.get("O").unwrap_or_default(), &operands.output)
+        .and_then(|()| format.plan(&options, len.next_multiple_of(512), &parsed.secrets))
+        .and_then(|plan| plan.write(&operands.output));
     made.map_err(|e| ImgError::Said(format!("{}: error while creating output image: {}", operands.output, chain(&e))))?;
     let want = Want { format: Some(format.name()), write: true, cache: CacheMode::Unsafe, ..Want::default() };
     let output = open::open(&operands.output, want)?;

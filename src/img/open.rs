@@ -1,6 +1,6 @@
 //! From what the user calls an image to an open node: a file name with or without a format, or `--image-opts`.
 
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -15,6 +15,7 @@ use rhea_block::{BlockError, probe};
 use super::args::{Opt, Parsed};
 use super::error::ImgError;
 use super::keyval;
+use crate::sentence::{plain, to_stderr};
 
 mod options;
 
@@ -136,6 +137,19 @@ impl Image {
         self.node.layer()
     }
 
+    /// Refuses what is open for reading only, in QEMU's words, before anything is done. Formats that are only read here
+    /// say so themselves.
+    ///
+    /// # Errors
+    /// It is.
+    pub(super) fn check_writable(&self) -> Result<(), ImgError> {
+        let layer = self.layer();
+        if layer.limits().read_only && Foreign::by_name(layer.driver()).is_none() {
+            return Err(ImgError::Said(format!("Could not open '{}': Block node is read-only", self.name)));
+        }
+        Ok(())
+    }
+
     /// Writes back what is in memory.
     ///
     /// # Errors
@@ -183,7 +197,7 @@ fn open_in(graph: &Graph, name: &str, want: Want<'_>) -> Result<Arc<Node>, ImgEr
     };
     let guard = want.format.is_none() && format == "raw" && want.write;
     if guard && want.warn {
-        eprintln!("{}", raw_warning(name));
+        to_stderr(raw_warning(name));
     }
     if guard {
         return graph.add_guarded(&raw_spec(NodeRef::Name(file.name().to_owned()), want)).map_err(fail);
@@ -210,6 +224,8 @@ pub(super) struct FileBelow {
     pub(super) layer: Arc<dyn Layer>,
     /// The format that was given or found.
     pub(super) format: String,
+    /// Options name the data file.
+    pub(super) data_file_given: bool,
     /// Keeps the file open.
     _graph: Graph,
 }
@@ -222,7 +238,9 @@ pub(super) fn open_file(name: &str, want: Want<'_>) -> Result<FileBelow, ImgErro
     check_sharing(name, want)?;
     let graph = graph(want);
     let fail = |e: BlockError| ImgError::Block { context: format!("Could not open '{name}'"), source: e };
-    let (file, given) = match options::given(name, want)? {
+    let object = options::given(name, want)?;
+    let data_file_given = object.as_ref().is_some_and(|object| object.contains_key("data-file"));
+    let (file, given) = match object {
         Some(object) => options::file_of(name, object, want)?,
         None => (file_spec(name, want)?, want.format.map(str::to_owned)),
     };
@@ -231,7 +249,7 @@ pub(super) fn open_file(name: &str, want: Want<'_>) -> Result<FileBelow, ImgErro
         Some(format) => format,
         None => probed(file.layer().as_ref()).map_err(fail)?.unwrap_or_else(|| "raw".to_owned()),
     };
-    Ok(FileBelow { layer: file.layer().clone(), format, _graph: graph })
+    Ok(FileBelow { layer: file.layer().clone(), format, data_file_given, _graph: graph })
 }
 
 /// Refuses to write to an image beside others (`-U`).
@@ -243,12 +261,34 @@ fn check_sharing(name: &str, want: Want<'_>) -> Result<(), ImgError> {
     Ok(())
 }
 
+/// What follows a protocol of files that `name` begins with.
+fn after_protocol(name: &str) -> Option<&str> {
+    name.strip_prefix("file:").or_else(|| name.strip_prefix("host_device:"))
+}
+
+/// Refuses what driver `host_device` is said to be for and is no device, in QEMU's words.
+///
+/// # Errors
+/// It is not there, or something else.
+pub(super) fn check_device(path: &str) -> Result<(), ImgError> {
+    let what = std::fs::metadata(path)
+        .map_err(|e| ImgError::Said(format!("Could not open '{path}': {}", plain(&e.to_string()))))?;
+    if what.file_type().is_block_device() || what.file_type().is_char_device() {
+        return Ok(());
+    }
+    let text = format!("'host_device' driver requires '{path}' to be either a character or block device");
+    Err(ImgError::Said(text))
+}
+
 /// The path that a file name means.
 ///
 /// # Errors
 /// It names another protocol than files.
 pub(super) fn plain_name(name: &str) -> Result<&str, ImgError> {
-    if let Some(path) = name.strip_prefix("file:") {
+    if let Some(path) = after_protocol(name) {
+        if name.starts_with("host_device:") {
+            check_device(path)?;
+        }
         return Ok(path);
     }
     match name.split_once(':') {
@@ -263,7 +303,10 @@ pub(super) fn plain_name(name: &str) -> Result<&str, ImgError> {
 fn file_spec(name: &str, want: Want<'_>) -> Result<BlockdevSpec, ImgError> {
     let exists = Path::new(name).exists();
     // A file that is there is meant, whatever its name looks like.
-    let path = if exists { Some(name) } else { name.strip_prefix("file:") };
+    let path = if exists { Some(name) } else { after_protocol(name) };
+    if !exists && let Some(device) = name.strip_prefix("host_device:") {
+        check_device(device).map_err(|e| ImgError::Said(format!("Could not open '{name}': {e}")))?;
+    }
     // As in QEMU a colon in it does not make it another protocol for who takes the name from us.
     let here = |path: &str| if path.split('/').next().is_some_and(|first| first.contains(':')) { "./" } else { "" };
     let file = spec::File {

@@ -139,6 +139,21 @@ impl Format {
         }
     }
 
+    /// Refuses to make a device where the format is `called` by the name of the driver for them.
+    ///
+    /// # Errors
+    /// What is at `path` is none.
+    pub(super) fn check_place(called: &str, path: &str) -> Result<(), ImgError> {
+        if called != "host_device" {
+            return Ok(());
+        }
+        open::check_device(path.strip_prefix("host_device:").unwrap_or(path)).map_err(|e| {
+            ImgError::Said(format!(
+                "Protocol driver 'host_device' does not support image creation, and opening the image failed: {e}"
+            ))
+        })
+    }
+
     /// Its name.
     pub(super) fn name(self) -> &'static str {
         match self {
@@ -284,6 +299,33 @@ pub(super) enum Made {
     Qcow2(Box<CreateOptions>),
 }
 
+impl Made {
+    /// Refuses to set space aside on a device, in QEMU's words: it has what it has.
+    fn check_device(&self) -> Result<(), BlockError> {
+        let beneath = |mode| {
+            format!(
+                "Could not resize image: Failed to resize underlying file: Preallocation mode '{mode}' unsupported for \
+                 this non-regular file"
+            )
+        };
+        let mode = |preallocation| match preallocation {
+            Preallocation::Falloc => Some("falloc"),
+            Preallocation::Full => Some("full"),
+            Preallocation::Off | Preallocation::Metadata => None,
+        };
+        let text = match self {
+            Self::Raw { preallocation, .. } => {
+                mode(*preallocation).map(|mode| format!("Unsupported preallocation mode '{mode}'"))
+            }
+            Self::Luks { preallocation, .. } => mode(*preallocation).map(beneath),
+            // What is set aside is in the data file then.
+            Self::Qcow2(options) if options.data_file.is_some() => None,
+            Self::Qcow2(options) => mode(options.preallocation).map(beneath),
+        };
+        text.map_or(Ok(()), |text| Err(BlockError::new(ErrorKind::Unsupported, text)))
+    }
+}
+
 fn qcow2_plan(options: &Options, bytes: u64) -> Result<CreateOptions, ImgError> {
     let version = match options.get("compat") {
         None | Some("1.1" | "v3") => 3,
@@ -359,11 +401,7 @@ impl Plan {
             Made::Raw { size, .. } if export.size() < *size => {
                 Err(ImgError::Said(format!("the export has only {} bytes, not {size}", export.size())))
             }
-            // As QEMU: what was there is not to be taken for an image of another format.
-            Made::Raw { .. } => {
-                let head = export.size().min(probe::SECTOR as u64);
-                export.write_zeroes(0, head, false).and_then(|()| export.flush()).map_err(told)
-            }
+            Made::Raw { .. } => forget_format(export.as_ref()).map_err(told),
             Made::Luks { .. } => Err(ImgError::Said("LUKS volumes are not made on servers: make a file".to_owned())),
             Made::Qcow2(options) if options.data_file.is_some() => {
                 Err(ImgError::Said("an image on a server has no external data file: leave out data_file".to_owned()))
@@ -374,7 +412,9 @@ impl Plan {
 
     fn write_to(&self, path: &Path) -> Result<(), BlockError> {
         let file = HostFile::make(path)?;
-        if self.placing.nocow && !file.is_device() {
+        if file.is_device() {
+            self.format.check_device()?;
+        } else if self.placing.nocow {
             file.clear(true)?;
         }
         match &self.format {
@@ -383,7 +423,7 @@ impl Plan {
                     return if file.size() < *size {
                         Err(BlockError::new(ErrorKind::NoSpace, "the device is smaller than the image"))
                     } else {
-                        Ok(())
+                        forget_format(&file)
                     };
                 }
                 file.resize(0, Preallocation::Off)?;
@@ -399,6 +439,9 @@ impl Plan {
                     Some((name, _)) => {
                         let data = HostFile::make(Path::new(name.strip_prefix("file:").unwrap_or(name)))?;
                         data.resize(0, Preallocation::Off)?;
+                        if data.is_device() {
+                            forget_format(&data)?;
+                        }
                         Some(Arc::new(data) as Arc<dyn Layer>)
                     }
                     None => None,
@@ -408,6 +451,12 @@ impl Plan {
             }
         }
     }
+}
+
+/// Zeroes the first sector of what keeps its content: as in QEMU that is not to be taken for an image of another format.
+fn forget_format(layer: &dyn Layer) -> Result<(), BlockError> {
+    layer.write_zeroes(0, layer.size().min(probe::SECTOR as u64), false)?;
+    layer.flush()
 }
 
 /// Refuses to make an image at `path` where the file is that shall lie beneath it: that would be lost.

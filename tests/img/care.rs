@@ -2,9 +2,9 @@
 
 use std::fs;
 use std::os::unix::fs::symlink;
-use std::process::Command;
+use std::process::{Command, Stdio};
 
-use crate::rig::Rig;
+use crate::rig::{Rig, split};
 
 #[test]
 fn image_is_not_made_over_what_shall_lie_beneath_it() {
@@ -234,4 +234,72 @@ fn who_stops_reading_stops_no_verb() {
 
     assert_eq!((ran.status.code(), ran.stderr.as_slice()), (Some(0), b"".as_slice()));
     rig.sound("new.qcow2");
+}
+
+/// An image with a cluster that is counted and not used.
+fn leaking(rig: &Rig, name: &str) {
+    rig.qemu(&format!("create -q -f qcow2 {name} 1M"));
+    let mut bytes = fs::read(rig.path(name)).unwrap();
+    let word = |bytes: &[u8], at: usize| u64::from_be_bytes(bytes[at..at + 8].try_into().unwrap()) as usize;
+    let counts = word(&bytes, word(&bytes, 48));
+    let last = bytes.len().div_ceil(65536);
+    bytes.resize((last + 1) * 65536, 0);
+    bytes[counts + 2 * last + 1] = 1;
+    fs::write(rig.path(name), bytes).unwrap();
+}
+
+#[test]
+fn words_that_cannot_be_written_change_neither_work_nor_exit_code() {
+    let rig = Rig::empty();
+    let full = || fs::File::options().write(true).open("/dev/full").unwrap();
+    let code = |words: &str, out: bool, err: bool| {
+        let mut command = rig.command(&split(words));
+        command.stdout(if out { full().into() } else { Stdio::null() });
+        command.stderr(if err { full().into() } else { Stdio::null() });
+        command.status().unwrap().code()
+    };
+    leaking(&rig, "leaking");
+    for (out, err) in [(false, true), (true, false), (true, true)] {
+        assert_eq!(code("check leaking", out, err), Some(3), "{out} {err}");
+        assert_eq!(code("check --output=json leaking", out, err), Some(3), "{out} {err}");
+        assert_eq!(code("check", out, err), Some(1), "{out} {err}");
+    }
+    assert_eq!(code("check -r leaks leaking", true, true), Some(0));
+    rig.sound("leaking");
+    assert_eq!(code("create -f qcow2 base 1M", true, true), Some(0));
+    assert_eq!(code("resize base 2M", true, true), Some(0));
+    assert_eq!(code("create -f qcow2 -b base -F qcow2 top", true, true), Some(0));
+    rig.io("top", &["write -P 5 0 64k"]);
+    assert_eq!(code("commit top", true, true), Some(0));
+    rig.io("base", &["read -P 5 0 64k", "read -P 0 64k 1984k"]);
+}
+
+#[test]
+fn reader_who_has_read_enough_is_no_fault_of_the_map() {
+    let rig = Rig::empty();
+    rig.write("plain.raw", 1 << 20, &[(0, 4096, 1)]);
+    for form in ["human", "json"] {
+        let mut command = rig.command(&split(&format!("map -f raw --output={form} plain.raw")));
+        let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        drop(child.stdout.take());
+        let ran = child.wait_with_output().unwrap();
+        assert_eq!((ran.status.code(), ran.stderr.as_slice()), (Some(0), &b""[..]), "{form}");
+    }
+}
+
+#[test]
+fn clusters_of_a_data_file_that_is_not_named_are_no_leaks() {
+    let rig = Rig::empty();
+    rig.qemu("create -q -f qcow2 image 1M");
+    rig.io("image", &["write -P 1 0 1M"]);
+    let mut bytes = fs::read(rig.path("image")).unwrap();
+    // Incompatible feature 2, and no header extension for the name.
+    bytes[79] |= 4;
+    fs::write(rig.path("image"), &bytes).unwrap();
+    for words in ["check image", "check -r leaks image", "check -r all image"] {
+        let ran = rig.ours(words);
+        assert_eq!(ran, rig.real(words), "{words}");
+        assert_eq!(ran.code, Some(1), "{words}");
+        assert!(fs::read(rig.path("image")).unwrap() == bytes, "{words}");
+    }
 }

@@ -251,3 +251,19 @@ fn amended_options_are_told_by_info() {
     assert!(info.contains("virtual size: 8 MiB"), "{info}");
     rig.sound("old.qcow2");
 }
+
+#[test]
+fn commit_of_an_image_that_cannot_be_written_changes_nothing_beneath() {
+    let rig = Rig::empty();
+    rig.qemu("create -q -f qcow2 base.qcow2 1M");
+    rig.qemu("create -q -f qcow2 -b base.qcow2 -F qcow2 top.qcow2");
+    rig.io("top.qcow2", &["write -P 5 0 64k"]);
+    let before = std::fs::read(rig.path("base.qcow2")).unwrap();
+    for more in ["", "-d ", "-b base.qcow2 "] {
+        let words = format!("commit {more}--image-opts driver=qcow2,read-only=on,file.filename=top.qcow2");
+        let ran = rig.ours(&words);
+        assert_eq!(ran, rig.real(&words), "{words}");
+        assert_eq!(ran.code, Some(1), "{words}");
+        assert!(std::fs::read(rig.path("base.qcow2")).unwrap() == before, "{words}");
+    }
+}

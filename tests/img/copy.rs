@@ -316,3 +316,20 @@ fn clusters_are_not_compressed_into_an_external_data_file() {
     assert_eq!(ran.code, rig.real("convert -c -O qcow2 -o data_file=data empty.qcow2 apart.qcow2").code);
     assert!(ran.err.contains("external data file"), "{ran:?}");
 }
+
+#[test]
+fn targets_that_cannot_take_the_copy_are_refused_alike() {
+    let rig = Rig::empty();
+    rig.write("source.raw", 1 << 20, &[(0, 4096, 3)]);
+    rig.write("target.raw", 1 << 20, &[(0, 4096, 9)]);
+    for words in [
+        "convert -n -c -O raw source.raw target.raw",
+        "convert -n --target-image-opts source.raw driver=raw,read-only=on,file.filename=target.raw",
+        "convert -n -O raw source.raw json:{'driver':'raw','read-only':true,'file':{'driver':'file','filename':'target.raw'}}",
+    ] {
+        let ran = rig.ours(words);
+        assert_eq!(ran, rig.real(words), "{words}");
+        assert_eq!(ran.code, Some(1), "{words}");
+    }
+    assert_eq!(std::fs::read(rig.path("target.raw")).unwrap()[0], 9);
+}

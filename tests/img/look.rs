@@ -341,3 +341,14 @@ fn raw_on_what_has_no_mark_of_a_good_end_has_none_either() {
         assert!(ran.out.contains("virtual-size") && !ran.out.contains("dirty-flag"), "{ran:?}");
     }
 }
+
+#[test]
+fn options_of_what_is_not_opened_are_refused() {
+    let rig = Rig::new();
+    for more in ["backing.driver=qcow2,backing.file.filename=nosuch", "backing.file.filename=short.raw"] {
+        let words = format!("info --image-opts driver=qcow2,file.filename=top.qcow2,{more}");
+        let ran = rig.ours(&words);
+        assert_eq!(ran, rig.real(&words), "{words}");
+        assert_eq!(ran.code, Some(1), "{words}");
+    }
+}

@@ -12,6 +12,7 @@ use super::super::keyval;
 use super::{FORMATS, Want, look, not_open, probed, raw_warning};
 use crate::qmp::framing::with_double_quotes;
 use crate::qmp::json;
+use crate::sentence::to_stderr;
 
 mod wrong;
 
@@ -65,6 +66,7 @@ pub(super) fn file_of(
 /// They describe it wrongly, or it cannot be opened.
 pub(super) fn open(graph: &Graph, name: &str, mut object: Object, want: Want<'_>) -> Result<Arc<Node>, ImgError> {
     let fail = |e| not_open(name, e);
+    refuse_beneath(name, &object, want)?;
     fill_in(&mut object, want);
     let mut guessed = None;
     if !object.contains_key("driver") {
@@ -101,13 +103,28 @@ pub(super) fn open(graph: &Graph, name: &str, mut object: Object, want: Want<'_>
     }
 }
 
+/// Refuses options of what is beneath where only the image's own metadata are told: nothing would come of them.
+fn refuse_beneath(name: &str, object: &Object, want: Want<'_>) -> Result<(), ImgError> {
+    let beneath = object.get("backing").filter(|beneath| want.no_backing && want.no_data && beneath.is_object());
+    let Some(option) = beneath.and_then(|beneath| first_option("backing", beneath)) else { return Ok(()) };
+    let driver = object.get("driver").and_then(Value::as_str).unwrap_or("qcow2");
+    Err(refused(name, format_args!("Block format '{driver}' does not support the option '{option}'")))
+}
+
+/// The name of an option in `value`, which stands at `place`: of its driver, or of the first one.
+fn first_option(place: &str, value: &Value) -> Option<String> {
+    let Value::Object(object) = value else { return Some(place.to_owned()) };
+    let (key, value) = object.get_key_value("driver").or_else(|| object.iter().next())?;
+    first_option(&format!("{place}.{key}"), value)
+}
+
 /// Opens an image that is to be written and that nobody said is raw.
 fn add_guarded(graph: &Graph, name: &str, raw: &spec::Raw, file: &Node, want: Want<'_>) -> Result<Arc<Node>, ImgError> {
     if raw.offset.or(raw.size).is_some() {
         return Err(refused(name, "offset and size are for images that are known to be raw: add driver=raw"));
     }
     if want.warn {
-        eprintln!("{}", raw_warning(&file.filename().display().to_string()));
+        to_stderr(raw_warning(&file.filename().display().to_string()));
     }
     graph.add_guarded(raw).map_err(|e| not_open(name, e))
 }
