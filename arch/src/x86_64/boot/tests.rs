@@ -80,7 +80,7 @@ fn files_that_were_written_to_are_not_loaded_again_but_those_that_were_replaced_
     let (path, initrd) = (directory.path().join("kernel"), directory.path().join("initrd"));
     let images = Images::open(&path, initrd.to_str()).unwrap();
     let mem = memory();
-    let mut again = || load(&mem, &images, |options| options.fresh_memory = false);
+    let again = || load(&mem, &images, |options| options.fresh_memory = false);
     let old = File::options().write(true).open(&initrd).unwrap();
 
     std::fs::write(directory.path().join("new"), [0xbb; 100]).unwrap();
