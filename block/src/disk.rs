@@ -282,6 +282,11 @@ impl Drained {
     /// Takes the disk from its guest for good: what waits, and all that comes, fails as without a medium.
     pub fn end(self) {
         self.shared.ended.store(true, Ordering::SeqCst);
+        let mut top = lock(&self.shared.top);
+        // What is only refused is not held back for that. Dropped without the lock: groups wake others.
+        let left = (top.own.take(), top.of_node.take());
+        drop(top);
+        drop(left);
     }
 }
 

@@ -256,6 +256,20 @@ mod disk {
     }
 
     #[test]
+    fn disk_that_was_ended_refuses_at_once_what_limits_hold_back() {
+        let disk = Disk::new(null(), true);
+        disk.set_throttle(Some(&Manual::default().group(requests(rate(10)))));
+        let mut queue = disk.open_queue(8).unwrap();
+        (0..5).for_each(|tag| queue.submit(discard(tag)));
+        assert_eq!(ended(queue.as_mut(), 2), 2);
+        assert_eq!(queue.in_flight(), 3);
+
+        disk.drain().end();
+        let left: Vec<_> = std::iter::from_fn(|| queue.reap()).map(|done| done.result).collect();
+        assert_eq!(left, [Err(libc::ENOMEDIUM); 3]);
+    }
+
+    #[test]
     fn two_queues_of_a_disk_share_its_limit_and_both_get_on() {
         let clock = Manual::default();
         let disk = Disk::new(null(), true);
