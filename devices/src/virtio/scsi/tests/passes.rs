@@ -137,6 +137,7 @@ fn command_that_is_aborted_just_before_it_is_held_is_over() {
     let wake = Arc::new(EventFd::new(0).unwrap());
     let waiter = Waiter::new(&wake);
     bare.tasks.abort(Which::Unit(at(0, 0)), response::ABORTED, &waiter);
+    waiter.one_ended();
     bare.handler.hold(&mut bare.queue, 0).unwrap();
     assert_eq!((bare.handler.in_flight(), bare.handler.take_held()), (0, vec![]));
     assert_eq!((bare.response(), waiter.is_done()), (response::ABORTED, true));
