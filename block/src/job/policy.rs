@@ -78,6 +78,10 @@ impl Control {
     /// # Errors
     /// The error itself if the job has to end by it, or [`Halt::Cancelled`].
     pub fn failed(&self, error: BlockError) -> Result<Forgiven, Halt> {
+        // What a cancelled job waits for is broken off.
+        if self.is_cancelled() {
+            return Err(Halt::Cancelled);
+        }
         let policy = if error.is_of_reading() { self.policy.source } else { self.policy.target };
         let action = policy.action(error.kind());
         if action == Action::Stop {
@@ -93,6 +97,9 @@ impl Control {
 
     /// Something failed that cannot be tried again, whatever the policy says.
     pub(super) fn lost(&self, error: BlockError) -> Halt {
+        if self.is_cancelled() {
+            return Halt::Cancelled;
+        }
         self.tell(&error, Action::Report);
         Halt::Failed(error)
     }

@@ -150,8 +150,8 @@ impl Machine {
         let Some(job) = self.jobs.all.get_mut(id) else { return };
         join(job);
         match result {
-            // It did not hear of it any more.
-            Ok(()) if job.control.is_cancelled() => self.abort(id),
+            // It did not hear of it any more, or what it waited for was broken off for it.
+            _ if job.control.is_cancelled() => self.abort(id),
             Ok(()) => {
                 self.job_is(id, JobStatus::Waiting);
                 self.group_may_be_done(id);
