@@ -1,6 +1,7 @@
 //! Backups as managers make them: bitmaps, full and incremental copies, and disks shown to other programs.
 
 use std::path::Path;
+use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
@@ -56,6 +57,11 @@ impl Machine {
         let address = self.show(folder, node, &json!({"writable": true}));
         tool("qemu-io", &format!("-f raw -c {words} {address}"), folder);
         self.works("block-export-del", &json!({"id": "shown", "mode": "hard"}));
+        // It ends behind the answer, once the client's last requests are over.
+        let since = Instant::now();
+        while self.works("query-block-exports", &json!({})) != json!([]) {
+            assert!(since.elapsed() < Duration::from_secs(60), "the export does not end");
+        }
     }
 
     fn backup(&mut self, arguments: &Value) -> Vec<Value> {
