@@ -86,6 +86,8 @@ pub struct Node {
     kept: AtomicBool,
     /// The kind of job that has it in hand.
     job: Mutex<Option<&'static str>>,
+    /// How many jobs write to it though it lies beneath others.
+    job_writes: AtomicUsize,
     /// How often it is shown to others.
     shown: AtomicUsize,
     /// Who uses it and is no node.

@@ -314,6 +314,7 @@ impl Graph {
             attached: AtomicUsize::new(0),
             waiting: AtomicBool::new(false),
             kept: AtomicBool::new(false),
+            job_writes: AtomicUsize::new(0),
             job: Mutex::new(None),
             shown: AtomicUsize::new(0),
             users: Mutex::default(),

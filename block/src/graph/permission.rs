@@ -58,6 +58,8 @@ pub(super) struct Claim {
 impl Claim {
     /// Of nobody.
     const NOTHING: Self = Self { needs: Rights::NONE, shares: Rights::ALL };
+    /// Of a job that writes to a node beneath others.
+    const ALONE: Self = Self { needs: Rights::WRITE, shares: Rights::NONE };
 
     const fn join(self, other: Self) -> Self {
         Self { needs: self.needs.or(other.needs), shares: self.shares.and(other.shares) }

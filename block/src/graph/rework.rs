@@ -38,13 +38,16 @@ pub struct Opened {
 impl Opened {
     /// It stays open: whoever has the node from now on writes to it.
     pub fn keep(mut self) {
-        self.node = None;
+        if let Some(node) = self.node.take() {
+            node.job_writes.fetch_sub(1, Ordering::AcqRel);
+        }
     }
 }
 
 impl Drop for Opened {
     fn drop(&mut self) {
         let Some(node) = &self.node else { return };
+        node.job_writes.fetch_sub(1, Ordering::AcqRel);
         if self.was_read_only {
             node.close_for_writing();
         } else if let Err(error) = node.layer().flush() {
@@ -193,6 +196,7 @@ impl Graph {
     /// The same, where nobody minds.
     pub(super) fn open_checked(&self, node: &Arc<Node>) -> Result<Opened, BlockError> {
         let opened = Opened { node: Some(node.clone()), was_read_only: node.is_read_only() };
+        node.job_writes.fetch_add(1, Ordering::AcqRel);
         self.make_writable(node)?;
         node.relock(Access::Write)?;
         node.kept.store(false, Ordering::Release);

@@ -208,6 +208,32 @@ fn file_is_locked_as_the_front_ends_that_have_it_need_it() {
 }
 
 #[test]
+fn image_that_a_job_writes_to_beneath_stays_locked_when_others_come_to_stand_on_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = |name: &str| folder.path().join(name);
+    raw_file(&path("base"), 0);
+    let graph = Graph::new().locking_by_use();
+    let base = DriveSpec { format: Some("raw".into()), node_name: Some("base".into()), ..drive(&path("base")) };
+    let node = graph.open_drive(&base).unwrap().node;
+    let refused = || {
+        let other = Graph::new().locking_by_use();
+        other.open_drive(&base).unwrap();
+        let attached = other.attach("base", true, "b");
+        attached.err().map(|error| error.kind())
+    };
+
+    let opened = graph.open_for_writing(&node).unwrap();
+    assert_eq!(refused(), Some(ErrorKind::Locked));
+    // As after a change anywhere above.
+    graph.lock_as_used(&node);
+    assert_eq!(refused(), Some(ErrorKind::Locked));
+    drop(opened);
+    graph.lock_as_used(&node);
+
+    assert_eq!(refused(), None);
+}
+
+#[test]
 fn discards_do_nothing_unless_asked_for() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("a.qcow2");

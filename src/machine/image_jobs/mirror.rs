@@ -196,10 +196,10 @@ impl Machine {
         }
         if same.is_ok() && matches!(done, Some((_, End::Pivot))) {
             self.move_exports(source, target);
-            self.host.graph.pivot(source, target, &fronts.iter().map(Front::ends).collect::<Vec<_>>());
             if let Some(opened) = opened {
                 opened.keep();
             }
+            self.host.graph.pivot(source, target, &fronts.iter().map(Front::ends).collect::<Vec<_>>());
             fronts.iter().for_each(|front| self.now_on(&front.device, target));
         } else {
             fronts.iter().for_each(|front| drop(front.held.swap(source.layer().clone())));

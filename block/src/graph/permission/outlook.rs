@@ -5,6 +5,7 @@
 //! a chain of n nodes costs n steps, and one beside a thousand other chains costs no more for those.
 
 use std::collections::{HashMap, HashSet};
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError};
 
 use super::super::{Child, Graph, Node};
@@ -120,7 +121,9 @@ impl Look<'_> {
             let is_open = |parent: &Arc<Node>| !self.joined.contains_key(&Arc::as_ptr(parent));
             let open: Vec<_> = self.above(&node).into_iter().map(|(_, parent)| parent).filter(is_open).collect();
             if open.is_empty() {
-                let claim = self.edges(&node).iter().fold(Claim::NOTHING, |all, edge| all.join(edge.claim));
+                let written = node.job_writes.load(Ordering::Acquire) > 0;
+                let first = if written { Claim::ALONE } else { Claim::NOTHING };
+                let claim = self.edges(&node).iter().fold(first, |all, edge| all.join(edge.claim));
                 self.joined.insert(Arc::as_ptr(&node), claim);
                 waiting.pop();
             } else {
