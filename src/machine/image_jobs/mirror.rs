@@ -187,15 +187,15 @@ impl Machine {
         fronts.retain(|front| Arc::ptr_eq(&front.attached.node(), source));
         // With nothing in flight: what failed until now counts.
         let same = done.map_or(Ok(()), |(copying, _)| copying.check());
+        let pivots = same.is_ok() && matches!(done, Some((_, End::Pivot)));
+        if pivots {
+            self.move_exports(source, target);
+        }
         if fronts.is_empty() {
-            if same.is_ok() && matches!(done, Some((_, End::Pivot))) {
-                self.move_exports(source, target);
-            }
             leave(target, opened);
             return same.map_err(|error| failed(&error));
         }
-        if same.is_ok() && matches!(done, Some((_, End::Pivot))) {
-            self.move_exports(source, target);
+        if pivots {
             if let Some(opened) = opened {
                 opened.keep();
             }
