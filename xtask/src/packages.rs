@@ -163,7 +163,7 @@ fn with_fresh_lists<T>(work: impl Fn() -> Result<T>) -> Result<T> {
     })
 }
 
-/// Runs apt-get as the super-user, through sudo if need be.
+/// Runs apt-get as the super-user, through sudo if need be, and waits ten minutes for another that installs at the time.
 fn apt(arguments: &[&str]) -> Result<()> {
     let mut command = if host::is_root() {
         Command::new("apt-get")
@@ -174,7 +174,8 @@ fn apt(arguments: &[&str]) -> Result<()> {
     } else {
         bail!("installing packages needs root or sudo; as root, run: apt-get {}", arguments.join(" "));
     };
-    command::run(command.arg("-qq").args(arguments).env("DEBIAN_FRONTEND", "noninteractive").stdout(Stdio::null()))
+    let options = ["-qq", "-o", "DPkg::Lock::Timeout=600"];
+    command::run(command.args(options).args(arguments).env("DEBIAN_FRONTEND", "noninteractive").stdout(Stdio::null()))
 }
 
 /// The first package a `Depends:` field names.
