@@ -74,11 +74,14 @@ fn boots_through_uefi(stage: &Stage<'_>, (options, devices): Place) -> Result<()
     let mut vm = start(stage, &[&firmware[..], &disk, &install].concat())?;
     vm.wait_for("GRUB is installed", LONG)?;
     vm.ends_well()?;
+    // A lab machine on a busy host that says nothing for as long as all of this takes would be ended.
+    println!("the guest has installed GRUB");
 
     let mut vm = start(stage, &[&firmware[..], &disk].concat())?;
     vm.wait_for("\"debian\"", MENU)?;
     to_a_login(&mut vm)?;
     drop(vm);
+    println!("UEFI has started the guest");
     boots_to_a_login(stage, &disk)
 }
 
