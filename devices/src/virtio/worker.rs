@@ -39,6 +39,8 @@ pub trait QueueHandler: Send {
     /// # Errors
     /// When the ring cannot be used any more; what is done is then forgotten.
     fn finish(&mut self, queue: &mut VirtQueue) -> Result<(), QueueError>;
+    /// The queue starts: these chains were held and come first. There are none after a reset.
+    fn restart(&mut self, _held: &[u16]) {}
     /// Called when [`QueueHandler::completions`] is readable while the queue does not run, and nothing is in flight: makes
     /// it quiet, and lets go of what is no longer there.
     fn idle(&mut self);
@@ -196,6 +198,7 @@ impl Serving {
                     self.state = State::Broken(queue);
                     return;
                 }
+                self.handler.restart(&held);
                 self.heads.clear();
                 self.heads.extend(held);
                 self.state = State::Running(queue);

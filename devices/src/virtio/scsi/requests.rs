@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 use std::io;
 use std::os::fd::{AsRawFd, RawFd};
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, Weak};
 
 use rhea_block::{Buffers, ImageQueue, Request};
 use vmm_sys_util::epoll::{ControlOperation, Epoll, EpollEvent, EventSet};
@@ -18,7 +18,7 @@ use super::wire::{self, Command, RESPONSE_HEAD, response};
 use crate::block_errors::ErrorAction;
 use crate::block_stats::Counted;
 use crate::moment::Moment;
-use crate::scsi::{Cause, Cdb, Job, Media, Plan, Reply, Sense, Step, Waiter, no_such_unit, report_luns};
+use crate::scsi::{Cause, Cdb, Job, Media, Plan, Reply, Sense, Step, Waiter, no_such_unit, report_luns, sense};
 use crate::virtio::queue::{Chain, QueueError, VirtQueue, lend};
 use crate::virtio::worker::QueueHandler;
 
@@ -44,8 +44,20 @@ struct Slot {
     command: Option<Command>,
     job: Option<Job>,
     unit: Option<Arc<ScsiUnit>>,
+    /// The medium that its requests go to.
+    generation: u64,
     began: Moment,
     memory: Share,
+}
+
+/// A command that is held. It begins anew, by its address, where another disk or disc may be by then: that one is not to
+/// get what was meant for the one before.
+///
+/// Known within this process only: in a saved machine, a held command is the head of its chain and no more.
+struct Held {
+    head: u16,
+    unit: Weak<ScsiUnit>,
+    generation: u64,
 }
 
 /// The next request of a command of several steps, and the path that the last one came by.
@@ -72,7 +84,9 @@ pub(super) struct RequestQueue {
     leaving: Vec<Path>,
     slots: Vec<Slot>,
     free: Vec<usize>,
-    held: Vec<u16>,
+    held: Vec<Held>,
+    /// What was held when the queue stopped, and has yet to begin anew.
+    resuming: Vec<Held>,
     /// Commands that are over when those of other units have ended.
     waiting: Vec<(usize, Arc<Waiter>)>,
     /// What commands of several steps do next, gathered in one pass over the paths.
@@ -105,6 +119,7 @@ impl RequestQueue {
             slots: Vec::new(),
             free: Vec::new(),
             held: Vec::new(),
+            resuming: Vec::new(),
             waiting: Vec::new(),
             following: Vec::new(),
             winding_up: false,
@@ -186,7 +201,7 @@ impl RequestQueue {
     fn slot(&mut self) -> usize {
         self.free.pop().unwrap_or_else(|| {
             let (chain, began, memory) = (Chain::default(), Moment::now(), self.shared.memory.share());
-            self.slots.push(Slot { chain, command: None, job: None, unit: None, began, memory });
+            self.slots.push(Slot { chain, command: None, job: None, unit: None, generation: 0, began, memory });
             self.slots.len() - 1
         })
     }
@@ -213,6 +228,7 @@ impl RequestQueue {
 
     fn take(&mut self, queue: &mut VirtQueue, at: usize, head: u16) -> Result<(), QueueError> {
         let sizes = self.shared.sizes();
+        let held = take_head(&mut self.resuming, head);
         let Some(slot) = self.slots.get_mut(at) else { return Ok(()) };
         let parsed = queue.walk(head, &mut slot.chain).and_then(|()| Command::parse(&slot.chain, queue.ram(), sizes));
         let command = match parsed {
@@ -220,6 +236,14 @@ impl RequestQueue {
             Err(error) => return self.refuse(queue, at, head, &error),
         };
         slot.command = Some(command);
+        if let Some(held) = held {
+            let Some(unit) = held.unit.upgrade().filter(|unit| !unit.gone.load(Ordering::Acquire)) else {
+                return self.answer_code(queue, at, response::BAD_TARGET);
+            };
+            if unit.unit.medium().is_none_or(|medium| medium.generation() != held.generation) {
+                return self.answer(queue, at, &Reply::check(sense::NO_MEDIUM));
+            }
+        }
         // Data both ways needs a feature that is not offered (section 5.6.3).
         if command.out_len > 0 && command.in_len > 0 {
             return self.answer_code(queue, at, response::FAILURE);
@@ -349,6 +373,7 @@ impl RequestQueue {
                     let mark = self.tasks.end(self.n, at).unwrap_or(response::ABORTED);
                     return self.answer_code(queue, at, mark);
                 }
+                slot.generation = path.generation;
                 path.queue.submit(request);
                 self.kick = true;
                 Ok(())
@@ -468,7 +493,8 @@ impl RequestQueue {
             return self.answer_code(queue, at, mark);
         }
         if let Some(slot) = self.slots.get(at) {
-            self.held.push(slot.chain.head());
+            let unit = slot.unit.as_ref().map(Arc::downgrade).unwrap_or_default();
+            self.held.push(Held { head: slot.chain.head(), unit, generation: slot.generation });
             self.release(at);
         }
         Ok(())
@@ -533,6 +559,12 @@ impl RequestQueue {
         self.release(at);
         queue.push_used(name, written)
     }
+}
+
+/// Takes what is known of the command whose chain begins at `head`.
+fn take_head(held: &mut Vec<Held>, head: u16) -> Option<Held> {
+    let at = held.iter().position(|held| held.head == head)?;
+    Some(held.remove(at))
 }
 
 fn unwatch(ready: &Epoll, path: &Path) {
@@ -607,6 +639,13 @@ impl QueueHandler for RequestQueue {
 
     fn take_held(&mut self) -> Vec<u16> {
         self.winding_up = false;
-        std::mem::take(&mut self.held)
+        let heads = self.held.iter().map(|held| held.head).collect();
+        self.resuming.append(&mut self.held);
+        heads
+    }
+
+    fn restart(&mut self, held: &[u16]) {
+        let mut before = std::mem::take(&mut self.resuming);
+        self.resuming = held.iter().filter_map(|&head| take_head(&mut before, head)).collect();
     }
 }

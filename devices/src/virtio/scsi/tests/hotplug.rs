@@ -110,6 +110,69 @@ fn medium_changes_and_the_old_image_is_let_go() {
     assert_eq!(Arc::strong_count(&first), 1);
 }
 
+/// A machine that stopped with `cdbs` held, as the image of the one unit, `unit`, failed them.
+fn stopped(unit: &Arc<LogicalUnit>, image: &MemImage, cdbs: &[[u8; 10]], out: &[u8], room: u32) -> Host {
+    let mut host = Host::new(1, 0);
+    host.bus.attach(at(0, 0), unit_of(Arc::clone(unit), &host, OnError::Stop)).unwrap();
+    host.command(at(0, 0), &[0; 6], &[], 0);
+    image.fail(Some(libc::EIO));
+    for (slot, cdb) in (0..).zip(cdbs) {
+        host.post(0, slot, at(0, 0), cdb, out, room);
+    }
+    host.guest.sink.wait_until_polling("failures", || host.failures.lock().unwrap().len() == cdbs.len());
+    host.guest.pause();
+    host
+}
+
+#[test]
+fn what_was_held_for_a_disk_is_not_done_to_the_one_in_its_place() {
+    let (before, after) = (MemImage::new(MIB), MemImage::new(MIB));
+    let mut host = stopped(&disk(&before), &before, &[write10(3, 1), write10(4, 1)], &[0x42; 512], 0);
+    host.bus.detach(at(0, 0)).unwrap();
+    host.bus.attach(at(0, 0), unit_of(disk(&after), &host, OnError::Report)).unwrap();
+    host.guest.function.resume();
+    for slot in 0..2 {
+        assert_eq!(host.answer(0, slot).response, response::BAD_TARGET);
+    }
+    assert_eq!(host.command(at(0, 0), &[0; 6], &[], 0).0.key(), (6, 0x29, 0));
+    assert_eq!(after.bytes(3 * 512, 512), [3; 512]);
+    assert_eq!(after.bytes(4 * 512, 512), [4; 512]);
+}
+
+#[test]
+fn what_was_held_is_forgotten_with_a_reset() {
+    let (before, after) = (MemImage::new(MIB), MemImage::new(MIB));
+    let mut host = stopped(&disk(&before), &before, &[write10(3, 1), write10(4, 1)], &[0x42; 512], 0);
+    host.bus.detach(at(0, 0)).unwrap();
+    host.bus.attach(at(0, 0), unit_of(disk(&after), &host, OnError::Report)).unwrap();
+    host.guest.reset();
+    host.guest.function.resume();
+    host.bring_up(0);
+    // Among the heads is that of the first write.
+    for _ in 0..16 {
+        assert_eq!(host.command(at(0, 0), &[0; 6], &[], 0).0.response, response::OK);
+    }
+}
+
+#[test]
+fn read_that_was_held_is_not_of_the_disc_that_came_meanwhile() {
+    let (before, after) = (MemImage::new(MIB), MemImage::new(MIB));
+    let unit = LogicalUnit::new(UnitConfig::cd("cd"), Some(Arc::clone(&before) as _), &Reservations::new()).unwrap();
+    let mut host = stopped(&unit, &before, &[0, 1, 2].map(|lba| read10(lba, 1)), &[], 2048);
+    unit.open_tray(false).unwrap();
+    unit.remove().unwrap();
+    unit.insert(&(after as _)).unwrap();
+    unit.close_tray().unwrap();
+    host.guest.function.resume();
+    for slot in 0..3 {
+        assert_eq!(host.answer(0, slot).key(), (2, 0x3a, 1));
+    }
+    for expected in [(6, 0x3a, 0), (6, 0x28, 0)] {
+        assert_eq!(host.command(at(0, 0), &[0; 6], &[], 0).0.key(), expected, "the change is yet to be told");
+    }
+    assert_eq!(host.command(at(0, 0), &read10(0, 1), &[], 2048).0.status, 0);
+}
+
 #[test]
 fn taken_addresses_and_great_numbers_are_refused() {
     let host = Host::new(1, 0);
