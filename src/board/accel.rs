@@ -42,7 +42,7 @@ impl Accelerator for Kvm {
     }
 
     fn messages(&self) -> Arc<dyn MsiSink> {
-        Arc::new(Messages(Arc::clone(&self.0)))
+        Arc::new(Messages::new(&self.0))
     }
 
     fn doorbells(&self) -> Box<dyn DoorbellHost> {

@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use rhea_arch::kvm::{Doorbell as Place, DoorbellAddress, DoorbellMatch, Message, MsiRoute, RouteError, Vm};
 use rhea_devices::irq::{IrqError, IrqLine, MsiMessage, MsiSink, MsiVector};
+use rhea_devices::log_limit::LogLimit;
 use rhea_devices::pci::{Doorbell, Space};
 
 use super::space::DoorbellHost;
@@ -32,22 +33,32 @@ impl IrqLine for Wire {
 }
 
 /// Message-signalled interrupts through KVM.
-pub(super) struct Messages(pub(super) Arc<Vm>);
+pub(super) struct Messages {
+    vm: Arc<Vm>,
+    /// The guest chooses addresses and may change them as often as it likes: one limit for all vectors.
+    log: Arc<LogLimit>,
+}
+
+impl Messages {
+    pub(super) fn new(vm: &Arc<Vm>) -> Self {
+        Self { vm: Arc::clone(vm), log: Arc::default() }
+    }
+}
 
 impl MsiSink for Messages {
     fn send(&self, message: MsiMessage) {
-        if let Err(error) = self.0.signal_msi(to_kvm(message)) {
+        if let Err(error) = self.vm.signal_msi(to_kvm(message)) {
             // The guest chose the address: no local APIC there.
             log::debug!("message {message:x?}: {error}");
         }
     }
 
     fn open_vector(&self) -> Result<Box<dyn MsiVector>, IrqError> {
-        let route = MsiRoute::open(&self.0).map_err(|e| match e {
+        let route = MsiRoute::open(&self.vm).map_err(|e| match e {
             RouteError::Descriptor(source) => IrqError(source),
             other => IrqError(io::Error::other(other)),
         })?;
-        Ok(Box::new(Vector(route)))
+        Ok(Box::new(Vector { route, log: Arc::clone(&self.log) }))
     }
 }
 
@@ -56,18 +67,21 @@ fn to_kvm(message: MsiMessage) -> Message {
 }
 
 /// One vector: an eventfd that KVM turns into the message. Signalling it is one write, from any thread.
-struct Vector(MsiRoute);
+struct Vector {
+    route: MsiRoute,
+    log: Arc<LogLimit>,
+}
 
 impl MsiVector for Vector {
     fn set(&self, message: Option<MsiMessage>) {
-        if let Err(error) = self.0.set(message.map(to_kvm)) {
-            log::error!("interrupt vector {}: {error}", self.0.gsi());
+        if let Err(error) = self.route.set(message.map(to_kvm)) {
+            self.log.warn(format_args!("interrupt vector {}: {error}", self.route.gsi()));
         }
     }
 
     fn signal(&self) {
-        if let Err(error) = self.0.signal() {
-            log::error!("interrupt vector {}: {error}", self.0.gsi());
+        if let Err(error) = self.route.signal() {
+            log::error!("interrupt vector {}: {error}", self.route.gsi());
         }
     }
 }
