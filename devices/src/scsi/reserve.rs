@@ -136,6 +136,13 @@ impl Table {
         }
     }
 
+    /// A reset takes the place of what a nexus was not told yet.
+    fn forget_attentions(&mut self, id: u32) {
+        if let Some(member) = self.members.get_mut(&id) {
+            member.attention.clear();
+        }
+    }
+
     /// Every registered member but `id`.
     fn others(&self, id: u32) -> Vec<u32> {
         self.members
@@ -250,7 +257,10 @@ impl Nexus {
         self.with(|table, id| {
             table.old = None;
             let others: Vec<u32> = table.members.keys().copied().filter(|other| *other != id).collect();
-            others.iter().for_each(|other| table.tell(*other, sense::ATTENTION_RESET));
+            for &other in &others {
+                table.forget_attentions(other);
+                table.tell(other, sense::ATTENTION_RESET);
+            }
             others.iter().filter_map(|other| table.members.get(other)?.end_commands()).collect()
         })
     }
@@ -264,15 +274,16 @@ impl Nexus {
         });
     }
 
+    /// The nexus was reset: it is registered as before, and holds no reservation of the old kind.
+    pub(super) fn reset(&self) {
+        self.release_old();
+        self.with(Table::forget_attentions);
+    }
+
     /// Power was lost: nothing persists through that (APTPL is refused).
     pub(super) fn power_off(&self) {
-        self.release_old();
-        self.with(|table, id| {
-            table.unregister(id);
-            if let Some(member) = table.members.get_mut(&id) {
-                member.attention.clear();
-            }
-        });
+        self.reset();
+        self.with(Table::unregister);
     }
 
     pub(super) fn save(&self) -> SavedReservation {

@@ -282,9 +282,10 @@ impl LogicalUnit {
         self.nexus.reset_others()
     }
 
-    /// A reset of its nexus or of its bus: persistent reservations stay.
+    /// A reset of its nexus or of its bus: registrations and persistent reservations stay, as power does (SPC-5, 5.14). The
+    /// one unit attention that waits then is the reset's.
     pub fn reset(&self) {
-        self.nexus.release_old();
+        self.nexus.reset();
         let info = self.info();
         let mut state = self.lock();
         state.attention.clear();

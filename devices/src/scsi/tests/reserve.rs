@@ -189,3 +189,28 @@ fn reset_of_the_logical_unit_frees_what_another_reserved_and_tells_it() {
     assert_eq!(bad(&a, &read10(0, 1), &[]), sense::ATTENTION_RESET);
     ok(&run(&a, &read10(0, 1), &[]));
 }
+
+#[test]
+fn registration_outlives_a_reset_which_takes_the_place_of_what_was_not_told() {
+    let (a, b) = pair();
+    ok(&out(&b, 0, 0, 0, 0x22));
+    ok(&out(&b, 1, WRITE_EXCLUSIVE, 0x22, 0));
+    let preempt = || {
+        ok(&out(&a, 0, 0, 0, 0x11));
+        ok(&out(&b, 4, WRITE_EXCLUSIVE, 0x22, 0x11));
+    };
+    let told = |unit: &LogicalUnit| {
+        assert_eq!(bad(unit, &[0; 6], &[]), sense::ATTENTION_RESET);
+        ok(&run(unit, &[0; 6], &[]));
+    };
+    preempt();
+    a.reset();
+    b.reset();
+    told(&a);
+    told(&b);
+    conflicts(&run(&a, &write10(0, 1), &[0; 512]));
+    ok(&run(&b, &write10(0, 1), &[0; 512]));
+    preempt();
+    let _nobody = b.reset_for_all();
+    told(&a);
+}

@@ -216,7 +216,7 @@ impl ScsiBus {
         self.lock().units.range(all).map(|(address, _)| address.lun).collect()
     }
 
-    /// The adapter's reset is the bus's.
+    /// The adapter's reset, by its driver or with the machine, is the bus's: a hard reset, and no loss of power.
     pub(super) fn reset(&self) {
         self.events.reset();
         self.units().iter().for_each(|(_, unit)| unit.reset());
