@@ -69,7 +69,7 @@ pub trait Backends {
     /// When there is none, it is in use, or cannot be used as the plan asks.
     fn image(&self, plan: &StoragePlan, id: &str) -> Result<Option<Arc<dyn Image>>, BoardError>;
 
-    /// Who reserved what of the disk of the unit `id`, whose image was asked for: one for all units of that.
+    /// Who reserved what of the disk `id`, whose image was asked for: one for all disks on SCSI that show that.
     fn reservations(&self, id: &str) -> Arc<Reservations>;
     /// The counters of a disk.
     fn stats(&self, id: &str) -> Arc<BlockStats>;

@@ -49,7 +49,7 @@ pub struct Disk {
     pub attached: Option<Arc<Attached>>,
     /// What it counts.
     pub stats: Arc<BlockStats>,
-    /// Who reserved what of it, if it is a unit on SCSI.
+    /// Who reserved what of it, if it is a disk on SCSI.
     reservations: Option<Arc<Reservations>>,
     /// The `-drive` it came from, or empty.
     drive: String,

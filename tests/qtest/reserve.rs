@@ -1,5 +1,8 @@
 //! Two SCSI units on one node, behind an adapter each: one reserves the disk, and the other is kept out.
 
+use std::path::Path;
+use std::process::Command;
+
 use super::Qtest;
 
 const GOOD: u8 = 0;
@@ -128,4 +131,38 @@ fn unit_that_reserves_keeps_another_of_its_node_from_writing_until_that_preempts
     assert_eq!(one.write(machine, 9).status, CONFLICT);
     assert_eq!(other.write(machine, 10).status, GOOD);
     assert_eq!(one.read(machine), 10);
+}
+
+/// What a client of the monitor at `socket` asks for.
+fn ask(socket: &Path, command: &str) {
+    let mut client = Command::new(env!("CARGO_BIN_EXE_rhea"));
+    let asked = client.arg("ctl").arg(socket).args(command.split_whitespace()).output().expect("the program runs");
+    assert!(asked.status.success(), "{command}: {}", String::from_utf8_lossy(&asked.stderr));
+}
+
+#[test]
+fn drive_that_showed_one_disk_hands_no_reservation_to_the_next() {
+    let folder = tempfile::tempdir().expect("directory");
+    let file = |name: &str| {
+        let path = folder.path().join(name);
+        std::fs::write(&path, vec![0; 1 << 20]).expect("an image");
+        format!("driver=raw,node-name={name},file.driver=file,file.filename={}", path.display())
+    };
+    let socket = folder.path().join("qmp");
+    let (n, m, monitor) = (file("n"), file("m"), format!("unix:{},server=on,wait=off", socket.display()));
+    let blocks = ["-qmp", &monitor, "-blockdev", &n, "-blockdev", &m];
+    let adapters = ["-device", "virtio-scsi-pci,id=s4,addr=4", "-device", "virtio-scsi-pci,id=s5,addr=5"];
+    let disk = ["-device", "scsi-hd,bus=s4.0,drive=n,share-rw=on"];
+    let drive = ["-device", "scsi-cd,bus=s4.0,scsi-id=1,id=cd,drive=n,share-rw=on"];
+    let machine = &mut Qtest::start(&[&blocks[..], &adapters, &disk, &drive].concat());
+    ask(&socket, "blockdev-open-tray id=cd");
+    ask(&socket, "blockdev-remove-medium id=cd");
+    ask(&socket, "blockdev-insert-medium id=cd node-name=m");
+    ask(&socket, "device_add driver=scsi-hd id=late bus=s5.0 drive=m share-rw=on");
+    let (mut one, mut other) =
+        (Adapter::start(machine, 4, 0xc000, 0x10000), Adapter::start(machine, 5, 0xc100, 0x20000));
+
+    assert_eq!([one.persistent(machine, 0, 0, 1), one.persistent(machine, 1, 1, 0)], [GOOD; 2]);
+
+    assert_eq!(other.write(machine, 8).status, GOOD, "another disk");
 }

@@ -63,12 +63,11 @@ impl Attacher<'_> {
 
     /// The command set of a unit, with what the host sees of it.
     fn unit(&mut self, id: &str, config: &UnitConfig, storage: &StoragePlan) -> Result<Arc<LogicalUnit>, BoardError> {
-        let image = match config.kind {
-            UnitKind::Disk => Some(self.disk_image(storage, id)?),
-            UnitKind::Cd => self.backends.image(storage, id)?,
+        // What a CD drive has reserved is the drive, whatever medium comes into it.
+        let (image, reservations) = match config.kind {
+            UnitKind::Disk => (Some(self.disk_image(storage, id)?), self.backends.reservations(id)),
+            UnitKind::Cd => (self.backends.image(storage, id)?, Reservations::new()),
         };
-        // ATAPI has one command at a time, and no part in what others do with a disk.
-        let reservations = if config.atapi { Reservations::new() } else { self.backends.reservations(id) };
         let unit = LogicalUnit::new(config.clone(), image, &reservations).map_err(BoardError::device(id))?;
         if config.kind == UnitKind::Cd {
             unit.on_tray_moved(self.backends.tray(id));
