@@ -15,7 +15,7 @@ use rhea_block::spec::NodeRef;
 use rhea_block::{BlockError, ErrorKind};
 
 use crate::machine::Machine;
-use crate::machine::jobs::{Order, nothing_left};
+use crate::machine::jobs::Order;
 use crate::qmp::QmpError;
 use crate::qmp::channel::{Answer, done};
 use crate::qmp::command::args::{BlockdevCreate, BlockdevRef};
@@ -40,11 +40,9 @@ impl Machine {
                 self.new_qcow2(qcow2, &file, data.as_ref())
             }
         };
-        let (make, held, target) = match made {
-            Ok(New { make, held, target }) => (make, held, target),
-            // Who asked waits for the job, and finds the reason there.
-            Err(error) => (Box::new(|| Err(error)) as Make, None, None),
-        };
+        // Who asked waits for the job, and finds the reason there.
+        let made = made.unwrap_or_else(|error| New::alone(|| Err(error)));
+        let New { make, held, target, data } = made;
         let order = Order { auto_dismiss: false, target, ..Order::on_nodes("create", &args.job_id, held) };
         let work = move |control: &Control| {
             control.set_total(1);
@@ -52,7 +50,11 @@ impl Machine {
             control.step(1, 0)?;
             Ok(made?)
         };
-        self.start_job(order, work, Box::new(nothing_left))?;
+        let finish = move |_: &mut Self, _| {
+            drop(data);
+            Ok(())
+        };
+        self.start_job(order, work, Box::new(finish))?;
         done()
     }
 
@@ -95,13 +97,13 @@ impl Machine {
         let name = data.as_ref().map(|data| data.node.filename().display().to_string());
         options.data_file = name.map(|name| (name, args.data_file_raw == Some(true)));
         options.check()?;
-        let node = own.node;
+        let (node, data_node) = (own.node, data.as_ref().map(|data| data.node.clone()));
         let make = move || {
             let file = node.layer();
             file.resize(0, Preallocation::Off)?;
-            qcow2::create(file, data.as_ref().map(|data| data.node.layer().clone()), &options)?.close()
+            qcow2::create(file, data_node.map(|node| node.layer().clone()), &options)?.close()
         };
-        Ok(New { make: Box::new(make), held: Some(own.held), target: own.target })
+        Ok(New { make: Box::new(make), held: Some(own.held), target: own.target, data })
     }
 
     /// A volume of LUKS.
@@ -118,7 +120,7 @@ impl Machine {
             LuksDisk::create(file, size, &header, &password, mode)?;
             file.flush()
         };
-        Ok(New { make: Box::new(make), held: Some(own.held), target: own.target })
+        Ok(New { make: Box::new(make), held: Some(own.held), target: own.target, data: None })
     }
 
     fn encryption(&self, args: &CreateEncryption) -> Result<EncryptOptions, BlockError> {
@@ -181,6 +183,15 @@ struct New {
     held: Option<Held>,
     /// What was opened for it.
     target: Option<OwnTarget>,
+    /// The node for the data, let go of on the main thread.
+    data: Option<Own>,
+}
+
+impl New {
+    /// What needs no node.
+    fn alone(make: impl FnOnce() -> Result<(), BlockError> + Send + 'static) -> Self {
+        Self { make: Box::new(make), held: None, target: None, data: None }
+    }
 }
 
 /// A file; what is in one that is there is lost.
@@ -188,11 +199,10 @@ fn new_file(args: &CreateFile) -> Result<New, BlockError> {
     let file = HostFile::make(Path::new(&args.filename))?;
     let (size, preallocation) = (args.size, args.preallocation.map_or(Preallocation::Off, preallocation));
     let in_place = args.nocow == Some(true);
-    let make = move || {
+    Ok(New::alone(move || {
         file.clear(in_place)?;
         file.resize(size, preallocation)
-    };
-    Ok(New { make: Box::new(make), held: None, target: None })
+    }))
 }
 
 fn preallocation(mode: NewPreallocation) -> Preallocation {

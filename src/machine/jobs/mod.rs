@@ -29,7 +29,7 @@ use crate::qmp::reply::block::{BlockDeviceIoStatus, BlockJobInfo, JobInfo};
 use crate::qmp::{Event, QmpError};
 use crate::sentence::plain;
 use crate::spec::check_id;
-pub(super) use table::{Closing, Finish, Jobs, Order, Verb, nothing_left};
+pub(super) use table::{Closing, Finish, Jobs, Order, Verb};
 use table::{Job, block_job_info, job_info, join};
 
 impl Machine {

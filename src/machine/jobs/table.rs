@@ -25,11 +25,6 @@ pub(in crate::machine) enum Closing {
 /// What is left to do on the main thread when the work has ended.
 pub(in crate::machine) type Finish = Box<dyn FnOnce(&mut Machine, Closing) -> Result<(), QmpError> + Send>;
 
-/// For jobs that leave nothing to do.
-pub(in crate::machine) fn nothing_left(_: &mut Machine, _: Closing) -> Result<(), QmpError> {
-    Ok(())
-}
-
 /// How a job is to be run, as its client asked.
 pub(in crate::machine) struct Order {
     pub(in crate::machine) id: String,
