@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use rhea_block::graph::{Attached, Graph};
+use rhea_block::graph::{Attached, Graph, Usage};
 use rhea_block::{BlockError, Image};
 use rhea_devices::block_errors::{ErrorAction, ErrorPolicy, IoFailure};
 use rhea_devices::block_stats::BlockStats;
@@ -53,8 +53,8 @@ pub struct Disk {
     reservations: Option<Arc<Reservations>>,
     /// The `-drive` it came from, or empty.
     drive: String,
-    /// Others may write to the node, too.
-    share: bool,
+    /// How the device uses the node.
+    usage: Usage,
 }
 
 impl Host {
@@ -85,16 +85,13 @@ impl Host {
         self.graph.lock_as_used(&node);
     }
 
-    /// Gives the node called `node` to the device `id`, which is `called` so, beside others if it asked for that.
+    /// Gives the node called `node` to the device `id`, which is `called` so, to be used as it needs.
     ///
     /// # Errors
     /// There is no such node, or somebody else stands against it.
     pub fn attach(&self, id: &str, node: &str, write_cache: bool, called: &str) -> Result<Attached, BlockError> {
-        let share = self.disk(id).share;
-        match share {
-            true => self.graph.attach_shared(node, write_cache, called),
-            false => self.graph.attach(node, write_cache, called),
-        }
+        let usage = self.disk(id).usage;
+        self.graph.attach_as(node, write_cache, called, usage)
     }
 
     /// Does `work`, which waits for requests of the guest, while no limits hold those up: that could take hours.
@@ -138,7 +135,8 @@ impl Backends for Host {
                 return Err(BoardError::device(id)(DriveTaken(plan.drive.clone())));
             }
             let disk = disks.entry(id.to_owned()).or_default();
-            (disk.drive, disk.share) = (plan.drive.clone(), plan.share);
+            disk.drive.clone_from(&plan.drive);
+            disk.usage = Usage { only_reads: plan.only_reads, shares: plan.share };
         }
         let Some(node) = &plan.node else { return Ok(None) };
         if self.graph.get(node).is_none() {

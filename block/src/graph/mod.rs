@@ -277,6 +277,15 @@ impl Drop for Shown {
     }
 }
 
+/// How a front end uses its node.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Usage {
+    /// It writes nothing, also where the node can be written to (a CD drive).
+    pub only_reads: bool,
+    /// Others may write meanwhile, in this process and in others (`share-rw=on`).
+    pub shares: bool,
+}
+
 /// A node given to a front end, alone or beside others; dropped, it is given back.
 pub struct Attached {
     node: Mutex<Arc<Node>>,
@@ -531,26 +540,17 @@ impl Graph {
     /// # Errors
     /// When there is none, or another front end, another program, or someone on it or beneath stands against that.
     pub fn attach(&self, name: &str, write_cache: bool, who: &str) -> Result<Attached, BlockError> {
-        self.attach_with(name, write_cache, who, User::device)
+        self.attach_as(name, write_cache, who, Usage::default())
     }
 
-    /// The same, beside others that write, in this process and in others (`share-rw=on`).
+    /// The same, to a front end that uses the node as `usage` says.
     ///
     /// # Errors
     /// As of [`Graph::attach`], where one of those does not want that.
-    pub fn attach_shared(&self, name: &str, write_cache: bool, who: &str) -> Result<Attached, BlockError> {
-        self.attach_with(name, write_cache, who, User::sharing_device)
-    }
-
-    fn attach_with(
-        &self,
-        name: &str,
-        write_cache: bool,
-        who: &str,
-        user: fn(&str, bool) -> User,
-    ) -> Result<Attached, BlockError> {
+    pub fn attach_as(&self, name: &str, write_cache: bool, who: &str, usage: Usage) -> Result<Attached, BlockError> {
         let node = self.find(name)?;
-        let user = user(who, !node.layer().limits().read_only);
+        let writes = !usage.only_reads && !node.layer().limits().read_only;
+        let user = User::device(who, writes, usage.shares);
         self.check_user(&node, &user)?;
         // A job on it would not hear of what this front end writes.
         node.check_idle()?;

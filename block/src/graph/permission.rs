@@ -73,16 +73,11 @@ pub(super) struct User {
 }
 
 impl User {
-    /// A device; its guest is told of another size.
-    pub(super) fn device(who: &str, writes: bool) -> Self {
+    /// A device; its guest is told of another size. With `shares`, others may write beside it.
+    pub(super) fn device(who: &str, writes: bool, shares: bool) -> Self {
         let needs = if writes { Rights::WRITE } else { Rights::NONE };
-        Self { who: format!("block device '{who}'"), claim: Claim { needs, shares: Rights::RESIZE } }
-    }
-
-    /// One beside which others may write.
-    pub(super) fn sharing_device(who: &str, writes: bool) -> Self {
-        let Self { who, claim } = Self::device(who, writes);
-        Self { who, claim: Claim { shares: Rights::ALL, ..claim } }
+        let shares = if shares { Rights::ALL } else { Rights::RESIZE };
+        Self { who: format!("block device '{who}'"), claim: Claim { needs, shares } }
     }
 
     /// Clients, who learn the size once.

@@ -5,6 +5,8 @@ use crate::protocol::file::FileOptions;
 use crate::spec::Discard;
 use std::path::Path;
 
+pub(super) const SHARED: Usage = Usage { only_reads: false, shares: true };
+
 fn raw_file(path: &Path, byte: u8) {
     std::fs::write(path, vec![byte; 1 << 20]).unwrap();
 }
@@ -194,17 +196,17 @@ fn file_is_locked_as_the_front_ends_that_have_it_need_it() {
     let (one, other) = (graph(), graph());
     let refused = |attached: Result<Attached, BlockError>| attached.err().map(|error| error.kind());
 
-    let shared = one.attach_shared("n", true, "a").unwrap();
+    let shared = one.attach_as("n", true, "a", SHARED).unwrap();
     assert_eq!(refused(other.attach("n", true, "b")), Some(ErrorKind::Locked));
-    let beside = other.attach_shared("n", true, "b").unwrap();
-    let second = one.attach_shared("n", true, "c").unwrap();
+    let beside = other.attach_as("n", true, "b", SHARED).unwrap();
+    let second = one.attach_as("n", true, "c", SHARED).unwrap();
     drop((shared, second));
     one.lock_as_used(&one.get("n").unwrap());
     assert_eq!(refused(one.attach("n", true, "a")), Some(ErrorKind::Locked));
     drop(beside);
     other.lock_as_used(&other.get("n").unwrap());
     let _alone = one.attach("n", true, "a").unwrap();
-    assert_eq!(refused(other.attach_shared("n", true, "b")), Some(ErrorKind::Locked));
+    assert_eq!(refused(other.attach_as("n", true, "b", SHARED)), Some(ErrorKind::Locked));
 }
 
 #[test]

@@ -114,7 +114,7 @@ fn cd_drive(id: &str, number: u32, spec: &IdeCdSpec, disks: &[DrivePlan]) -> (St
     if let Some(version) = &spec.ide.ver {
         config.version.clone_from(version);
     }
-    let storage = storage(spec.drive.as_deref(), &spec.disk, disks);
+    let storage = StoragePlan { only_reads: true, ..storage(spec.drive.as_deref(), &spec.disk, disks) };
     (storage, IdeDevice::Cd(Box::new(config)))
 }
 

@@ -323,6 +323,8 @@ pub struct StoragePlan {
     pub write_cache: bool,
     /// `share-rw`: others may write, too.
     pub share: bool,
+    /// The device writes nothing: it is a CD drive.
+    pub only_reads: bool,
     /// `rerror`.
     pub on_read_error: rhea_devices::block_errors::OnError,
     /// `werror`.

@@ -1,12 +1,12 @@
 //! SCSI adapters, and which unit is where behind them.
 
-use rhea_devices::scsi::UnitConfig;
+use rhea_devices::scsi::{UnitConfig, UnitKind};
 use rhea_devices::virtio::scsi::{ScsiAddress, ScsiConfig};
 
 use super::check::{DrivePlan, PlanError, virtio};
 use super::places::Names;
 use super::storage::{geometry, iothread, sizes, storage, to_firmware};
-use super::{PciDevice, PciPlan, ScsiPlan, ScsiUnitPlan};
+use super::{PciDevice, PciPlan, ScsiPlan, ScsiUnitPlan, StoragePlan};
 use crate::spec::VmSpec;
 use crate::spec::device::{DeviceSpec, MAX_LUN, MAX_TARGET, ScsiHdSpec, ScsiSpec, VirtioScsiSpec};
 
@@ -128,7 +128,7 @@ fn unit(
         DeviceSpec::ScsiCd(cd) => (&cd.scsi, &cd.disk, cd.drive.as_deref(), UnitConfig::cd(&*id)),
         _ => return Ok(None),
     };
-    let storage = storage(name, disk, drives);
+    let storage = StoragePlan { only_reads: config.kind == UnitKind::Cd, ..storage(name, disk, drives) };
     let mut config = UnitConfig {
         serial: disk.serial.clone().unwrap_or_default(),
         wwn: part.wwn,

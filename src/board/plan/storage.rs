@@ -22,6 +22,7 @@ pub(super) fn storage(name: Option<&str>, disk: &DiskSpec, drives: &[DrivePlan])
         // The image's own write cache, where the device does not say: -drive's cache= says, and a node has one.
         write_cache: disk.write_cache.chosen().unwrap_or_else(|| drive.is_none_or(|drive| drive.write_cache)),
         share: disk.share_rw,
+        only_reads: false,
         on_read_error: policy(disk.rerror, drive.map(|d| d.on_read_error), Policy::Report),
         on_write_error: policy(disk.werror, drive.map(|d| d.on_write_error), Policy::Enospc),
     }
