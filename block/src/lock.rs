@@ -55,6 +55,15 @@ impl Access {
         }
     }
 
+    /// Both at once: what either uses, and only what both leave to others.
+    #[must_use]
+    pub fn and(self, other: Self) -> Self {
+        let uses = |access: Self| matches!(access, Self::Write | Self::WriteShared);
+        let shares = |access: Self| access == access.shared();
+        let access = if uses(self) || uses(other) { Self::Write } else { Self::Read };
+        if shares(self) && shares(other) { access.shared() } else { access }
+    }
+
     /// Permissions used, permissions left to others.
     fn permissions(self) -> (u8, u8) {
         match self {

@@ -247,9 +247,7 @@ impl Machine {
             let _unlimited = entry.node.node().unlimited();
             leaving.wait();
         }
-        let node = entry.node.node().clone();
         drop(entry);
-        self.host.graph.lock_as_used(&node);
         self.bus.emit(&Event::BlockExportDeleted(BlockExportDeletedData { id: id.to_owned() }));
     }
 

@@ -80,7 +80,7 @@ impl Host {
     }
 
     /// What a device had is used by others alone, or by nobody.
-    fn left(&self, former: Option<Arc<Attached>>) {
+    pub(super) fn left(&self, former: Option<Arc<Attached>>) {
         let Some(node) = former.map(|attached| attached.node()) else { return };
         self.graph.lock_as_used(&node);
     }

@@ -6,7 +6,7 @@
 use std::sync::Arc;
 
 use rhea_block::Image;
-use rhea_block::graph::{Attached, DriveSpec as Opening, EXPORT};
+use rhea_block::graph::{DriveSpec as Opening, EXPORT};
 use rhea_devices::scsi::{EjectRefused, LogicalUnit};
 
 use super::Machine;
@@ -241,11 +241,14 @@ impl Machine {
 
     /// Puts a node into the open tray.
     fn put_in(&mut self, drive: &Drive, node: &str, owned: bool) -> Result<(), QmpError> {
-        let attached: Attached =
-            self.host.attach(&drive.id, node, true, &drive.name).map_err(|error| QmpError::from_error(&error))?;
+        let attached = self.host.attach(&drive.id, node, true, &drive.name);
+        let attached = Arc::new(attached.map_err(|error| QmpError::from_error(&error))?);
         let image: Arc<dyn Image> = Arc::new(attached.disk().clone());
-        drive.unit.insert(&image).map_err(|refusal| drive.refused(&refusal))?;
-        self.host.set_node(&drive.id, Some(Arc::new(attached)));
+        if let Err(refusal) = drive.unit.insert(&image) {
+            self.host.left(Some(attached));
+            return Err(drive.refused(&refusal));
+        }
+        self.host.set_node(&drive.id, Some(attached));
         if let Some(disk) = self.facts.disk_mut(&drive.id) {
             let Disk { node: name, owns_node, .. } = disk;
             (*name, *owns_node) = (node.to_owned(), owned);

@@ -93,6 +93,68 @@ fn image_is_locked_as_the_devices_that_have_it_now_need_it() {
 }
 
 #[test]
+fn disk_is_not_moved_to_a_file_that_another_program_writes_to() {
+    let folder = tempfile::tempdir().expect("directory");
+    let node = |share: &str| format!("{} -device virtio-blk-pci,drive=b{share}", raw_at(folder.path(), "b"));
+    let hint = format!("Is another process using the image [{}]?", folder.path().join("b.raw").display());
+    let file = format!("-blockdev driver=file,node-name=h,filename={}", folder.path().join("b.raw").display());
+    let mut machine = Machine::start(&format!("{} -device virtio-blk-pci,drive=n", raw(folder.path())));
+    raw_at(folder.path(), "b");
+    machine
+        .ask("blockdev-add", &json!({"driver": "file", "node-name": "h", "filename": folder.path().join("b.raw")}))
+        .expect("a node");
+    let reopen = json!({"options": [{"driver": "raw", "node-name": "n", "file": "h"}]});
+    let mirror = json!({"device": "n", "target": "h", "sync": "full", "job-id": "j"});
+
+    let alone = Machine::start(&node(""));
+    let reopened = machine.ask("blockdev-reopen", &reopen);
+    alone.end();
+    let sharing = Machine::start(&node(",share-rw=on"));
+    let beside = ["blockdev-reopen", "blockdev-mirror", "blockdev-backup"]
+        .map(|command| machine.ask(command, if command == "blockdev-reopen" { &reopen } else { &mirror }));
+    sharing.end();
+    machine.ask("blockdev-mirror", &mirror).expect("nobody else writes");
+    let refused = refusal(&format!("{file} -device virtio-blk-pci,drive=h,share-rw=on"));
+    machine.ask("block-job-cancel", &json!({"device": "j", "force": true})).expect("it ends");
+    while !machine.events.iter().any(|event| event["event"] == "BLOCK_JOB_CANCELLED") {
+        machine.wait();
+    }
+    // An answer comes when the job has let go of it.
+    machine.ask("query-jobs", &json!({})).expect("jobs");
+    Machine::start(&node("")).end();
+
+    assert!(reopened.as_ref().is_err_and(|text| text.contains("Failed to get \"write\" lock")), "{reopened:?}");
+    assert!(reopened.as_ref().is_err_and(|text| text.contains(&hint)), "{reopened:?}");
+    for refused in beside {
+        assert!(
+            refused.as_ref().is_err_and(|text| text.contains("Failed to get shared \"write\" lock")),
+            "{refused:?}"
+        );
+    }
+    assert!(refused.contains("Failed to get \"write\" lock"), "{refused}");
+    machine.end();
+}
+
+#[test]
+fn machines_read_one_disc_together_and_any_image_with_force() {
+    let folder = tempfile::tempdir().expect("directory");
+    let disc = format!("{} -device ide-cd,drive=n -device ide-cd,drive=n", raw(folder.path()));
+    let image = raw_at(folder.path(), "b");
+    let forced = "if=virtio,format=raw,readonly=on,force-share=on";
+
+    let [first, second] = [(); 2].map(|()| Machine::start(&disc));
+    let writer = refusal(&format!("{} -device virtio-blk-pci,drive=n", raw(folder.path())));
+    first.end();
+    second.end();
+    let first = Machine::start(&format!("{image} -device virtio-blk-pci,drive=b"));
+    Machine::start(&format!("-drive {forced},file={}", folder.path().join("b.raw").display())).end();
+    Machine::start(&format!("{image},read-only=on,force-share=on -device virtio-blk-pci,drive=b")).end();
+    first.end();
+
+    assert!(writer.contains("Failed to get \"write\" lock"), "{writer}");
+}
+
+#[test]
 fn devices_share_a_node_only_if_all_of_them_say_so() {
     let folder = tempfile::tempdir().expect("directory");
     let image = raw(folder.path());

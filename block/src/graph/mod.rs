@@ -205,12 +205,17 @@ impl Node {
 }
 
 impl Node {
+    /// The host's file that it is, if it is one.
+    fn file(&self) -> Option<&HostFile> {
+        self.layer().as_any().downcast_ref()
+    }
+
     /// Changes what other programs are told about the files beneath that this node writes to.
     ///
     /// # Errors
     /// When another program stands against it.
     pub fn relock(&self, access: Access) -> Result<(), BlockError> {
-        if let Some(file) = self.layer().as_any().downcast_ref::<HostFile>() {
+        if let Some(file) = self.file() {
             let access = if self.layer().limits().read_only { access.reading() } else { access };
             return file.relock(access);
         }
@@ -241,9 +246,10 @@ impl Node {
 
 impl Node {
     /// Leaves the image as a closed one, which other programs may have: a front end's queue that has nothing to do holds
-    /// on to what its disk stood on before until its next request.
+    /// on to what its disk stood on before until its next request. What lies beneath may have other users.
     fn retire(&self) {
-        if let Err(error) = self.layer().close().and_then(|()| self.relock(Access::ReadShared)) {
+        let relock = || self.file().map_or(Ok(()), |file| file.relock(Access::ReadShared));
+        if let Err(error) = self.layer().close().and_then(|()| relock()) {
             log::warn!("{}: {error}", self.filename().display());
         }
     }
@@ -438,6 +444,9 @@ impl Graph {
             let new: Vec<_> = nodes.values().filter(|node| !is_known(node)).cloned().collect();
             new.iter().for_each(|node| node.asked.store(false, Ordering::Release));
             new.iter().for_each(|node| forget(&mut nodes, node));
+            drop(nodes);
+            // What was opened may have stood on one of them.
+            self.lock_all_as_used(before);
         })
     }
 
@@ -505,8 +514,16 @@ impl Graph {
         if let Some(node) = nodes.remove(name) {
             node.retire();
             node.children().iter().for_each(|(_, child)| forget(&mut nodes, child));
+            drop(nodes);
+            self.lock_as_used(&node);
         }
         Ok(())
+    }
+
+    /// Forgets `node`, and what only it used, unless it was asked for by itself or is used. Other programs know of it.
+    fn let_go_of(&self, node: &Arc<Node>) {
+        forget(&mut self.lock(), node);
+        self.lock_as_used(node);
     }
 
     /// Writes back every node, the upper ones first; the first error is reported, all are tried.
@@ -566,7 +583,7 @@ impl Graph {
     ///
     /// # Errors
     /// Someone on it or beneath stands against that.
-    pub fn show(&self, node: Arc<Node>, id: &str, writable: bool) -> Result<Shown, BlockError> {
+    pub fn show(self: &Arc<Self>, node: Arc<Node>, id: &str, writable: bool) -> Result<Shown, BlockError> {
         let usage = self.take(&node, User::export(id, writable))?;
         node.shown.fetch_add(1, Ordering::AcqRel);
         Ok(Shown { node, usage })

@@ -53,16 +53,26 @@ pub(super) struct Claim {
     pub(super) needs: Rights,
     /// What the others may do.
     pub(super) shares: Rights,
+    /// No other program writes, whatever those of this one may do.
+    pub(super) alone: bool,
 }
 
 impl Claim {
     /// Of nobody.
-    const NOTHING: Self = Self { needs: Rights::NONE, shares: Rights::ALL };
+    const NOTHING: Self = Self::new(Rights::NONE, Rights::ALL);
     /// Of a job that writes to a node beneath others.
-    const ALONE: Self = Self { needs: Rights::WRITE, shares: Rights::NONE };
+    const ALONE: Self = Self::new(Rights::WRITE, Rights::NONE);
+
+    const fn new(needs: Rights, shares: Rights) -> Self {
+        Self { needs, shares, alone: false }
+    }
 
     const fn join(self, other: Self) -> Self {
-        Self { needs: self.needs.or(other.needs), shares: self.shares.and(other.shares) }
+        Self {
+            needs: self.needs.or(other.needs),
+            shares: self.shares.and(other.shares),
+            alone: self.alone || other.alone,
+        }
     }
 }
 
@@ -77,28 +87,31 @@ impl User {
     pub(super) fn device(who: &str, writes: bool, shares: bool) -> Self {
         let needs = if writes { Rights::WRITE } else { Rights::NONE };
         let shares = if shares { Rights::ALL } else { Rights::RESIZE };
-        Self { who: format!("block device '{who}'"), claim: Claim { needs, shares } }
+        Self { who: format!("block device '{who}'"), claim: Claim::new(needs, shares) }
     }
 
     /// Clients, who learn the size once.
     pub(super) fn export(id: &str, writes: bool) -> Self {
         let needs = if writes { Rights::WRITE } else { Rights::NONE };
-        Self { who: format!("export '{id}'"), claim: Claim { needs, shares: Rights::WRITE } }
+        Self { who: format!("export '{id}'"), claim: Claim::new(needs, Rights::WRITE) }
     }
 
-    /// A job that writes to its target, which may stand on a disk that is in use.
+    /// A job that writes to its target, which may stand on a disk that is in use. What another program wrote there would
+    /// be lost, or show in the copy.
     pub(super) fn job(kind: &str) -> Self {
-        Self { who: format!("block job '{kind}'"), claim: Claim { needs: Rights::WRITE, shares: Rights::WRITE } }
+        let claim = Claim { alone: true, ..Claim::new(Rights::WRITE, Rights::WRITE) };
+        Self { who: format!("block job '{kind}'"), claim }
     }
 
     /// A command that has done with it when it is answered.
     pub(super) fn command(name: &str, needs: Rights) -> Self {
-        Self { who: format!("'{name}'"), claim: Claim { needs, shares: Rights::ALL } }
+        Self { who: format!("'{name}'"), claim: Claim::new(needs, Rights::ALL) }
     }
 }
 
-/// A node in use, until this is dropped.
+/// A node in use, until this is dropped. Other programs then know of it.
 pub(super) struct Use {
+    graph: Arc<Graph>,
     node: Arc<Node>,
     user: Arc<User>,
 }
@@ -107,14 +120,16 @@ impl Use {
     /// The user has `node` from now on, whoever stands against that.
     pub(super) fn move_to(&mut self, node: &Arc<Node>) {
         node.enter(&self.user);
-        self.node.leave(&self.user);
-        self.node = node.clone();
+        let former = std::mem::replace(&mut self.node, node.clone());
+        former.leave(&self.user);
+        self.graph.lock_all_as_used(vec![former, node.clone()]);
     }
 }
 
 impl Drop for Use {
     fn drop(&mut self) {
         self.node.leave(&self.user);
+        self.graph.lock_as_used(&self.node);
     }
 }
 
@@ -162,14 +177,19 @@ impl Edge {
 
 /// What `node` does with `beneath`, which is its `role`, when those on it do `above`.
 fn passed(node: &Node, role: &str, beneath: &Node, above: Claim, writes: bool) -> Claim {
+    on(beneath, needed(node, role, beneath, above, writes))
+}
+
+/// The same, whatever `beneath` says of itself.
+fn needed(node: &Node, role: &str, beneath: &Node, above: Claim, writes: bool) -> Claim {
     match (role, node.layer().driver()) {
-        ("backing", _) if beneath.kept.load(Ordering::Acquire) => Claim { shares: Rights::NONE, ..Claim::NOTHING },
-        ("backing", _) => Claim { needs: Rights::NONE, shares: above.shares.and(Rights::WRITE) },
+        ("backing", _) if beneath.kept.load(Ordering::Acquire) => Claim::new(Rights::NONE, Rights::NONE),
+        ("backing", _) => Claim::new(Rights::NONE, above.shares.and(Rights::WRITE)),
         // It grows with what is written.
         ("data-file", _) => {
             let grows = above.needs.and(Rights::WRITE) == Rights::WRITE;
             let needs = if grows { Rights::ALL } else { above.needs };
-            Claim { needs, shares: above.shares.without(Rights::RESIZE) }
+            Claim { needs, shares: above.shares.without(Rights::RESIZE), ..above }
         }
         ("file", driver) if !matches!(driver, "raw" | "throttle" | "copy-on-read" | "copy-before-write") => {
             of_format(writes)
@@ -178,9 +198,16 @@ fn passed(node: &Node, role: &str, beneath: &Node, above: Claim, writes: bool) -
     }
 }
 
+/// `claim` of a node on `beneath`. With `force-share` others may do anything beside it, but for what grows with writes,
+/// which has one writer.
+fn on(beneath: &Node, claim: Claim) -> Claim {
+    let forced = beneath.recipe().settings.force_share && claim.needs.and(Rights::RESIZE) == Rights::NONE;
+    if forced { Claim { shares: Rights::ALL, ..claim } } else { claim }
+}
+
 /// What a format does with its file.
 const fn of_format(writes: bool) -> Claim {
-    Claim { needs: if writes { Rights::ALL } else { Rights::NONE }, shares: Rights::NONE }
+    Claim::new(if writes { Rights::ALL } else { Rights::NONE }, Rights::NONE)
 }
 
 fn conflict(node: &str, rights: Rights, needs: &Edge, refuses: &Edge) -> BlockError {
@@ -210,12 +237,12 @@ impl Graph {
     ///
     /// # Errors
     /// Someone on it, or on what lies beneath, stands against that.
-    pub(super) fn take(&self, node: &Arc<Node>, user: User) -> Result<Use, BlockError> {
+    pub(super) fn take(self: &Arc<Self>, node: &Arc<Node>, user: User) -> Result<Use, BlockError> {
         self.check_user(node, &user)?;
         self.lock_for(node, &user)?;
         let user = Arc::new(user);
         node.enter(&user);
-        Ok(Use { node: node.clone(), user })
+        Ok(Use { graph: self.clone(), node: node.clone(), user })
     }
 
     /// Refuses `user` where [`Graph::take`] would.
@@ -226,7 +253,7 @@ impl Graph {
     /// Refuses a format, whose node would be called `name`, on `file`.
     pub(super) fn check_format(&self, file: &Arc<Node>, name: Option<&str>, writes: bool) -> Result<(), BlockError> {
         let who = name.map_or_else(|| "a node without a name".to_owned(), |name| format!("node '{name}'"));
-        let edge = Edge { who, role: "file", claim: of_format(writes && !file.is_read_only()) };
+        let edge = Edge { who, role: "file", claim: on(file, of_format(writes && !file.is_read_only())) };
         let outlook = Outlook::add(file, edge);
         self.check_outlook(&outlook)?;
         self.lock_files(&outlook)

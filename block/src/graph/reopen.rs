@@ -145,9 +145,9 @@ impl Graph {
     ///
     /// # Errors
     /// When there is no such node, something else would change, a node would come to stand on itself, two would come to
-    /// stand on one node who do not go together, or the host does not let us.
-    pub fn reopen(&self, specs: &[BlockdevSpec]) -> Result<(), BlockError> {
-        let changes = self.plan_all(specs)?;
+    /// stand on one node who do not go together, or the host or another program does not let us.
+    pub fn reopen(self: &Arc<Self>, specs: &[BlockdevSpec]) -> Result<(), BlockError> {
+        let (changes, mut outlook) = self.plan_all(specs)?;
         // What can fail goes first, and is taken back.
         let (mut opened, mut taken_back) = (Vec::<Opened>::new(), Vec::<TakeBack>::new());
         let tried = changes.iter().try_for_each(|change| match change {
@@ -156,7 +156,10 @@ impl Graph {
                     opened.push(open);
                     Ok(())
                 }
-                Err(error) if *may_stay && error.kind() == ErrorKind::Permission => Ok(()),
+                Err(error) if *may_stay && error.kind() == ErrorKind::Permission => {
+                    outlook.writes(node, false);
+                    Ok(())
+                }
                 Err(error) => Err(error),
             },
             Change::Follow(node, recipe) => {
@@ -165,7 +168,8 @@ impl Graph {
             }
             _ => Ok(()),
         });
-        if let Err(error) = tried {
+        // Last, for it takes itself back.
+        if let Err(error) = tried.and_then(|()| self.lock_files_also(&outlook)) {
             for take_back in taken_back.into_iter().rev() {
                 if let Err(error) = take_back() {
                     log::warn!("a change that is taken back: {error}");
@@ -177,9 +181,8 @@ impl Graph {
         let changed: Vec<_> = changes.iter().map(|change| change.node().clone()).collect();
         // What one left another may have come to stand on.
         let left: Vec<_> = changes.into_iter().filter_map(|change| self.follow(change)).collect();
-        changed.iter().for_each(|node| self.lock_as_used(node));
-        let mut nodes = self.lock();
-        left.iter().for_each(|node| super::forget(&mut nodes, node));
+        self.lock_all_as_used(changed);
+        left.iter().for_each(|node| self.let_go_of(node));
         Ok(())
     }
 

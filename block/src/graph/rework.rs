@@ -4,7 +4,7 @@ use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError};
 
 use super::permission::{Rights, Use, User};
-use super::{Attached, Graph, Node, forget};
+use super::{Attached, Graph, Node};
 use crate::disk::Drained;
 use crate::error::{BlockError, ErrorKind};
 use crate::format::qcow2::Qcow2;
@@ -29,8 +29,10 @@ impl Drop for Held {
     }
 }
 
-/// A node that a job writes to though it lies beneath others. Dropped, it is only read again if it was before.
+/// A node that a job writes to though it lies beneath others. Dropped, it is only read again if it was before, and other
+/// programs know of it.
 pub struct Opened {
+    graph: Arc<Graph>,
     node: Option<Arc<Node>>,
     was_read_only: bool,
 }
@@ -53,6 +55,7 @@ impl Drop for Opened {
         } else if let Err(error) = node.layer().flush() {
             log::warn!("{}: {error}", node.filename().display());
         }
+        self.graph.lock_as_used(node);
     }
 }
 
@@ -127,16 +130,15 @@ impl Graph {
     /// # Errors
     /// When another job has one of them, or someone on the target, or beneath it, stands against that.
     pub fn hold_with_target(
-        &self,
+        self: &Arc<Self>,
         source: Option<&Arc<Node>>,
         target: &Arc<Node>,
         job: &'static str,
     ) -> Result<Held, BlockError> {
         self.check_unused(target)?;
-        let usage = self.take(target, User::job(job))?;
         let nodes = source.into_iter().chain([target]).cloned().collect();
         let mut held = self.hold_for_job(nodes, job)?;
-        held.target = Some(usage);
+        held.target = Some(self.take(target, User::job(job))?);
         Ok(held)
     }
 
@@ -179,7 +181,7 @@ impl Graph {
     /// Puts `top` onto `base`, or onto nothing.
     pub(super) fn stand(&self, top: &Arc<Node>, base: Option<&Arc<Node>>) {
         if let Some(former) = top.stand_on(base) {
-            forget(&mut self.lock(), &former);
+            self.let_go_of(&former);
         }
     }
 
@@ -187,15 +189,15 @@ impl Graph {
     ///
     /// # Errors
     /// When the host does not let us, or another program reads it and does not expect that: then it is as it was.
-    pub fn open_for_writing(&self, node: &Arc<Node>) -> Result<Opened, BlockError> {
+    pub fn open_for_writing(self: &Arc<Self>, node: &Arc<Node>) -> Result<Opened, BlockError> {
         node.check_unwritten("a job that writes beneath")?;
         self.check_writing(node)?;
         self.open_checked(node)
     }
 
     /// The same, where nobody minds.
-    pub(super) fn open_checked(&self, node: &Arc<Node>) -> Result<Opened, BlockError> {
-        let opened = Opened { node: Some(node.clone()), was_read_only: node.is_read_only() };
+    pub(super) fn open_checked(self: &Arc<Self>, node: &Arc<Node>) -> Result<Opened, BlockError> {
+        let opened = Opened { graph: self.clone(), node: Some(node.clone()), was_read_only: node.is_read_only() };
         node.job_writes.fetch_add(1, Ordering::AcqRel);
         self.make_writable(node)?;
         node.relock(Access::Write)?;
@@ -219,7 +221,7 @@ impl Graph {
             source.close_for_writing();
         }
         self.lock_as_used(target);
-        forget(&mut self.lock(), source);
+        self.let_go_of(source);
     }
 }
 

@@ -12,7 +12,6 @@ use super::super::{Child, Graph, Node};
 use super::{Claim, Edge, Rights, check_pair, passed};
 use crate::error::{BlockError, ErrorKind};
 use crate::lock::Access;
-use crate::protocol::file::HostFile;
 
 /// What is to change.
 #[derive(Default)]
@@ -26,14 +25,9 @@ pub(in crate::graph) struct Outlook {
 }
 
 impl Outlook {
-    /// `node` as it is.
-    pub(super) fn on(node: &Arc<Node>) -> Self {
-        Self { nodes: vec![node.clone()], ..Self::default() }
-    }
-
     /// One more stands on `node`.
     pub(super) fn add(node: &Arc<Node>, edge: Edge) -> Self {
-        Self { added: vec![(node.clone(), edge)], ..Self::on(node) }
+        Self { nodes: vec![node.clone()], added: vec![(node.clone(), edge)], ..Self::default() }
     }
 
     /// `node` comes to be written to, or only read.
@@ -139,7 +133,7 @@ impl Look<'_> {
 
 /// What other programs are told of a file with which those on it do `claim`.
 fn access(claim: Claim) -> Access {
-    let shares = claim.shares.and(Rights::WRITE) == Rights::WRITE;
+    let shares = claim.shares.and(Rights::WRITE) == Rights::WRITE && !claim.alone;
     let access = if claim.needs == Rights::NONE { Access::Read } else { Access::Write };
     if shares { access.shared() } else { access }
 }
@@ -169,8 +163,15 @@ impl Graph {
     /// Has other programs know how the files at `node` and beneath are used as of now: for when someone has left it, or
     /// come to it who could not be refused.
     pub fn lock_as_used(&self, node: &Arc<Node>) {
-        if let Err(error) = self.lock_files(&Outlook::on(node)) {
-            log::warn!("{error}");
+        self.lock_all_as_used(vec![node.clone()]);
+    }
+
+    /// The same of several nodes. A node that is forgotten uses nothing.
+    pub(in crate::graph) fn lock_all_as_used(&self, nodes: Vec<Arc<Node>>) {
+        for (node, access) in self.accesses(&Outlook::default(), nodes) {
+            if let Some(Err(error)) = node.file().map(|file| file.relock(access)) {
+                log::warn!("{error}");
+            }
         }
     }
 
@@ -179,17 +180,23 @@ impl Graph {
     /// # Errors
     /// Another program stands against it; all is then as it was.
     pub(super) fn lock_files(&self, outlook: &Outlook) -> Result<(), BlockError> {
-        if !self.locks_by_use {
-            return Ok(());
-        }
-        let mut look = Look { graph: self, outlook, joined: HashMap::new() };
+        self.lock_to(outlook, |_, then| then)
+    }
+
+    /// The same, and as they are locked already: for as long as a change is under way.
+    ///
+    /// # Errors
+    /// As of [`Graph::lock_files`].
+    pub(in crate::graph) fn lock_files_also(&self, outlook: &Outlook) -> Result<(), BlockError> {
+        self.lock_to(outlook, |now, then| now.map_or(then, |now| now.and(then)))
+    }
+
+    fn lock_to(&self, outlook: &Outlook, choose: impl Fn(Option<Access>, Access) -> Access) -> Result<(), BlockError> {
         let mut changed: Vec<(Arc<Node>, Access)> = Vec::new();
-        for node in outlook.at_and_beneath(outlook.nodes.clone()) {
-            look.work_out(&node);
-            let Some(file) = node.layer().as_any().downcast_ref::<HostFile>() else { continue };
-            let claim = look.joined.get(&Arc::as_ptr(&node)).copied().unwrap_or(Claim::NOTHING);
+        for (node, then) in self.accesses(outlook, outlook.nodes.clone()) {
+            let Some(file) = node.file() else { continue };
             let before = file.access();
-            if let Err(error) = file.relock(access(claim)) {
+            if let Err(error) = file.relock(choose(before, then)) {
                 for (node, access) in changed {
                     // It was so before, and nobody else could come to stand against it.
                     let _ = node.relock(access);
@@ -199,6 +206,21 @@ impl Graph {
             changed.extend(before.map(|before| (node, before)));
         }
         Ok(())
+    }
+
+    /// The files at `nodes` and beneath, and how those who stand on them by `outlook` need them locked.
+    fn accesses(&self, outlook: &Outlook, nodes: Vec<Arc<Node>>) -> Vec<(Arc<Node>, Access)> {
+        if !self.locks_by_use {
+            return Vec::new();
+        }
+        let mut look = Look { graph: self, outlook, joined: HashMap::new() };
+        let mut accesses = Vec::new();
+        for node in outlook.at_and_beneath(nodes).into_iter().filter(|node| node.file().is_some()) {
+            look.work_out(&node);
+            let claim = look.joined.get(&Arc::as_ptr(&node)).copied().unwrap_or(Claim::NOTHING);
+            accesses.push((node, access(claim)));
+        }
+        accesses
     }
 
     /// Refuses a change after which two would stand on one node who do not go together, or one be written to that is only
@@ -229,3 +251,6 @@ impl Graph {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests;

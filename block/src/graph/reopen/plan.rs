@@ -22,8 +22,8 @@ struct Plan {
 }
 
 impl Graph {
-    /// What has to be done so that the nodes are as `specs` say.
-    pub(super) fn plan_all(&self, specs: &[BlockdevSpec]) -> Result<Vec<Change>, BlockError> {
+    /// What has to be done so that the nodes are as `specs` say, and how the graph looks then.
+    pub(super) fn plan_all(&self, specs: &[BlockdevSpec]) -> Result<(Vec<Change>, Outlook), BlockError> {
         let mut plan = Plan::default();
         for spec in specs {
             let name = spec.node_name().ok_or_else(|| refuse("node-name not specified".to_owned()))?;
@@ -33,7 +33,7 @@ impl Graph {
             self.plan(&node, spec, above, &mut plan)?;
         }
         self.check_outlook(&plan.outlook)?;
-        Ok(plan.changes)
+        Ok((plan.changes, plan.outlook))
     }
 
     /// What has to be done for one node and those that came with it.

@@ -155,7 +155,7 @@ fn refused_overlay_leaves_the_file_as_it_was() {
 
 #[test]
 fn what_a_mirror_writes_to_can_be_put_on_its_base_and_nothing_else_that_is_busy() {
-    let graph = Graph::new();
+    let graph = Arc::new(Graph::new());
     let (folder, node) = base(&graph);
     let top = overlay(&graph, &node, &folder.path().join("top.qcow2"), "top").unwrap();
     let refused = || graph.prepare_snapshot("base", "top").err().map(|error| error.to_string());
