@@ -2,7 +2,7 @@
 
 use std::any::Any;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::error::{BlockError, ErrorKind};
 use crate::layer::{Fast, FastOp, Layer, Limits, Preallocation, Status, quickest};
@@ -11,23 +11,24 @@ use crate::probe;
 
 /// Bytes of a sector.
 const SECTOR: u64 = 512;
+/// The size of a window that was given none: it ends where the file does, and takes the file along when that grows.
+const OPEN: u64 = u64::MAX;
 
 /// Which part of the layer beneath is shown.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Window {
     /// First byte.
     offset: u64,
+    /// Bytes, or [`OPEN`].
     size: u64,
-    fixed: bool,
 }
 
 /// A window on the layer beneath.
 pub struct Raw {
     file: Arc<dyn Layer>,
     offset: AtomicU64,
+    /// Bytes, or [`OPEN`]. Of those behind a window with a size others may be the owners: nothing here reaches them.
     size: AtomicU64,
-    /// A size was given: the window does not follow the file.
-    fixed: AtomicBool,
     /// The format was probed: the guest must not make the disk look like another one.
     guard: bool,
 }
@@ -39,15 +40,7 @@ impl Raw {
     /// When the window does not fit into the file.
     pub fn new(file: Arc<dyn Layer>, offset: u64, size: Option<u64>) -> Result<Self, BlockError> {
         let window = Self::fit(file.size(), offset, size)?;
-        let this = Self {
-            file,
-            offset: AtomicU64::new(0),
-            size: AtomicU64::new(0),
-            fixed: AtomicBool::new(false),
-            guard: false,
-        };
-        this.set_window(window);
-        Ok(this)
+        Ok(Self { file, offset: AtomicU64::new(window.offset), size: AtomicU64::new(window.size), guard: false })
     }
 
     /// The window from `offset` on, or of `size` bytes of it, in a file of `whole` bytes.
@@ -63,22 +56,19 @@ impl Raw {
                 format!("the sum of offset ({offset}) and size ({size}) has to be at most the file's size ({whole})");
             return Err(BlockError::new(ErrorKind::Invalid, text));
         }
-        // A disk has whole sectors: the rest of the last one reads as zeroes.
-        Ok(Window { offset, size: size.unwrap_or(rest.next_multiple_of(SECTOR)), fixed: size.is_some() })
+        Ok(Window { offset, size: size.unwrap_or(OPEN) })
     }
 
     /// What it shows as of now.
     #[must_use]
     pub fn window(&self) -> Window {
-        let (offset, size) = (self.offset(), self.size.load(Ordering::Acquire));
-        Window { offset, size, fixed: self.fixed.load(Ordering::Acquire) }
+        Window { offset: self.offset(), size: self.given_size() }
     }
 
     /// Shows another window from now on; whoever uses it is held still.
     pub fn set_window(&self, window: Window) {
         self.offset.store(window.offset, Ordering::Release);
         self.size.store(window.size, Ordering::Release);
-        self.fixed.store(window.fixed, Ordering::Release);
     }
 
     /// The same, refusing writes to the start that would make a later probe see another format.
@@ -93,7 +83,7 @@ impl Raw {
     /// # Errors
     /// As [`Raw::new`].
     pub fn again(&self, file: Arc<dyn Layer>) -> Result<Self, BlockError> {
-        let size = self.fixed.load(Ordering::Acquire).then(|| self.size.load(Ordering::Acquire));
+        let size = Some(self.given_size()).filter(|size| *size != OPEN);
         Ok(Self { guard: self.guard, ..Self::new(file, self.offset(), size)? })
     }
 
@@ -101,6 +91,27 @@ impl Raw {
     #[must_use]
     pub fn offset(&self) -> u64 {
         self.offset.load(Ordering::Acquire)
+    }
+
+    fn given_size(&self) -> u64 {
+        self.size.load(Ordering::Acquire)
+    }
+
+    /// Whether a range is in the window, or behind the end of one that has none.
+    fn holds(&self, offset: u64, len: u64) -> bool {
+        offset.checked_add(len).is_some_and(|end| end <= self.given_size())
+    }
+
+    /// Refuses to change what is behind the window. A format above may well ask for that: its file does not grow.
+    fn check_room(&self, offset: u64, len: u64) -> Result<(), BlockError> {
+        if self.holds(offset, len) {
+            return Ok(());
+        }
+        let text = format!(
+            "{len} bytes at offset {offset:#x} do not fit into the raw node's size of {} bytes; give it a larger 'size'",
+            self.given_size()
+        );
+        Err(BlockError::new(ErrorKind::NoSpace, text))
     }
 
     /// Whether writes that look like another format's header are refused.
@@ -132,7 +143,11 @@ impl Layer for Raw {
     }
 
     fn size(&self) -> u64 {
-        self.size.load(Ordering::Acquire)
+        match self.given_size() {
+            // A disk has whole sectors: the rest of the last one reads as zeroes.
+            OPEN => self.file.size().saturating_sub(self.offset()).saturating_add(SECTOR - 1) & !(SECTOR - 1),
+            size => size,
+        }
     }
 
     fn limits(&self) -> Limits {
@@ -140,12 +155,13 @@ impl Layer for Raw {
     }
 
     fn read(&self, into: Sink<'_>, offset: u64) -> Result<(), BlockError> {
-        let inside = usize::try_from(self.size().saturating_sub(offset)).unwrap_or(usize::MAX).min(into.len());
+        let inside = usize::try_from(self.given_size().saturating_sub(offset)).unwrap_or(usize::MAX).min(into.len());
         into.part(inside, into.len() - inside).zero();
         self.file.read(into.part(0, inside), self.offset() + offset)
     }
 
     fn write(&self, from: Source<'_>, offset: u64) -> Result<(), BlockError> {
+        self.check_room(offset, from.len() as u64)?;
         if self.guard && offset < probe::SECTOR as u64 {
             // Judge and write the same bytes: a guest may change its memory in between.
             let bytes = from.to_vec();
@@ -164,16 +180,22 @@ impl Layer for Raw {
     }
 
     fn discard(&self, offset: u64, len: u64) -> Result<(), BlockError> {
+        self.check_room(offset, len)?;
         self.file.discard(self.offset() + offset, len)
     }
 
     fn write_zeroes(&self, offset: u64, len: u64, unmap: bool) -> Result<(), BlockError> {
+        self.check_room(offset, len)?;
         self.file.write_zeroes(self.offset() + offset, len, unmap)
     }
 
     fn status(&self, offset: u64, len: u64) -> Result<Status, BlockError> {
-        let mut status = self.file.status(self.offset() + offset, len)?;
-        status.len = status.len.min(len);
+        let inside = self.given_size().saturating_sub(offset).min(len);
+        if inside == 0 {
+            return Ok(Status::zero(len));
+        }
+        let mut status = self.file.status(self.offset() + offset, inside)?;
+        status.len = status.len.min(inside);
         status.allocated = true;
         Ok(status)
     }
@@ -182,11 +204,14 @@ impl Layer for Raw {
         if self.guard && op == FastOp::Write && offset < probe::SECTOR as u64 {
             return Fast::Slow;
         }
+        if !self.holds(offset, len) {
+            return Fast::Slow;
+        }
         self.file.fast(op, self.offset() + offset, len)
     }
 
     fn short_cut(&self) -> Option<Arc<dyn Layer>> {
-        let whole = self.offset() == 0 && !self.guard;
+        let whole = self.window() == Window { offset: 0, size: OPEN } && !self.guard;
         whole.then(|| quickest(&self.file))
     }
 
@@ -199,14 +224,12 @@ impl Layer for Raw {
     }
 
     fn resize(&self, size: u64, preallocation: Preallocation) -> Result<(), BlockError> {
-        if self.fixed.load(Ordering::Acquire) {
+        if self.given_size() != OPEN {
             return Err(BlockError::new(ErrorKind::Unsupported, "a raw node with a fixed size cannot be resized"));
         }
         let whole = size.checked_add(self.offset());
         let whole = whole.ok_or_else(|| BlockError::new(ErrorKind::Invalid, "size and offset pass 2^64"))?;
-        self.file.resize(whole, preallocation)?;
-        self.size.store(size, Ordering::Release);
-        Ok(())
+        self.file.resize(whole, preallocation)
     }
 
     fn close(&self) -> Result<(), BlockError> {
