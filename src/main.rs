@@ -11,13 +11,16 @@ use clap::Parser;
 use rhea::cli::{self, Invocation};
 use rhea::ctl::{self, CtlArgs};
 use rhea::img;
-use rhea::machine::start;
+use rhea::machine::{outlive_file_limit, start};
 use rhea::sentence::{sentence, to_stderr};
 
 fn main() -> ExitCode {
     let mut args = env::args_os();
     let program = program_name(args.next().as_deref());
     let mut args: Vec<OsString> = args.collect();
+    if let Err(error) = outlive_file_limit() {
+        return fail(&program, &error);
+    }
     let verb = args.first().and_then(|verb| verb.to_str()).unwrap_or_default();
     match (program.as_str(), verb) {
         (IMAGE_TOOL, _) => img::main(IMAGE_TOOL, args),

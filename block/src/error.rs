@@ -129,10 +129,16 @@ impl BlockError {
             ErrorKind::Locked | ErrorKind::WouldWait => libc::EAGAIN,
             ErrorKind::Unsupported => libc::ENOTSUP,
             ErrorKind::Invalid => libc::EINVAL,
-            ErrorKind::NoSpace => libc::ENOSPC,
+            ErrorKind::NoSpace => self.host_errno().unwrap_or(libc::ENOSPC),
             ErrorKind::NoMedium => libc::ENOMEDIUM,
             ErrorKind::Corrupt | ErrorKind::Io => libc::EIO,
         }
+    }
+
+    /// What the host said: a full disk, a quota and the limit of a file's size are different things.
+    fn host_errno(&self) -> Option<i32> {
+        let mut causes = std::iter::successors(std::error::Error::source(self), |error| error.source());
+        causes.find_map(|error| error.downcast_ref::<std::io::Error>()?.raw_os_error())
     }
 }
 
@@ -145,5 +151,20 @@ impl fmt::Display for BlockError {
 impl std::error::Error for BlockError {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
         self.source.as_deref().map(|e| e as _)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn host_that_takes_no_more_says_why() {
+        let said = [libc::ENOSPC, libc::EDQUOT, libc::EFBIG];
+        let errors = said.map(|errno| BlockError::io("a", std::io::Error::from_raw_os_error(errno)).within("b"));
+
+        assert_eq!(errors.each_ref().map(BlockError::kind), [ErrorKind::NoSpace; 3]);
+        assert_eq!(errors.map(|error| error.errno()), said);
+        assert_eq!(BlockError::new(ErrorKind::NoSpace, "full").errno(), libc::ENOSPC);
     }
 }

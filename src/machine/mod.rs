@@ -35,7 +35,7 @@ mod still;
 mod throttle;
 mod transaction;
 
-pub use signals::{block as block_signals, wait as wait_for_signal};
+pub use signals::{block as block_signals, outlive_file_limit, wait as wait_for_signal};
 
 use std::collections::BTreeMap;
 use std::io;

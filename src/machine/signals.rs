@@ -24,11 +24,24 @@ pub(super) struct Arrived {
 ///
 /// # Errors
 /// When the kernel refuses the mask.
-#[expect(unsafe_code, reason = "signal masks have no safe wrapper")]
 pub fn block() -> io::Result<()> {
+    block_all(SIGNALS.into_iter().chain(DEAF_TO))
+}
+
+/// Has a write past the size that a file may come to (`ulimit -f`) fail with EFBIG, as a program that does not live by
+/// SIGXFSZ sees it; that would end the process. For every program here, before its first thread starts. Programs that are
+/// started from it have the signal again.
+///
+/// # Errors
+/// When the kernel refuses the mask.
+pub fn outlive_file_limit() -> io::Result<()> {
+    block_all([libc::SIGXFSZ])
+}
+
+#[expect(unsafe_code, reason = "signal masks have no safe wrapper")]
+fn block_all(signals: impl IntoIterator<Item = i32>) -> io::Result<()> {
     // SAFETY: `set` is a valid mask; the old one is not asked for.
-    let refused =
-        unsafe { libc::pthread_sigmask(libc::SIG_BLOCK, &set(SIGNALS.into_iter().chain(DEAF_TO)), ptr::null_mut()) };
+    let refused = unsafe { libc::pthread_sigmask(libc::SIG_BLOCK, &set(signals), ptr::null_mut()) };
     if refused == 0 { Ok(()) } else { Err(io::Error::from_raw_os_error(refused)) }
 }
 

@@ -4,7 +4,7 @@ use std::fs;
 use std::os::unix::fs::symlink;
 use std::process::{Command, Stdio};
 
-use crate::rig::{Rig, split};
+use crate::rig::{Ran, Rig, split};
 
 #[test]
 fn image_is_not_made_over_what_shall_lie_beneath_it() {
@@ -301,5 +301,24 @@ fn clusters_of_a_data_file_that_is_not_named_are_no_leaks() {
         assert_eq!(ran, rig.real(words), "{words}");
         assert_eq!(ran.code, Some(1), "{words}");
         assert!(fs::read(rig.path("image")).unwrap() == bytes, "{words}");
+    }
+}
+
+/// As under QEMU, whose tools do not end by SIGXFSZ.
+#[test]
+fn limit_of_a_files_size_is_an_error_of_the_write() {
+    let rig = Rig::empty();
+    rig.write("disk.raw", 4 << 20, &[(0, 4 << 20, 1)]);
+    let limited = |words: &str| -> Ran {
+        // 1 MiB, in units of 512 bytes.
+        let mut command = Command::new("sh");
+        command.args(["-c", "ulimit -f 2048; exec \"$0\" img \"$@\"", env!("CARGO_BIN_EXE_rhea")]);
+        command.args(split(words)).current_dir(rig.path("")).output().unwrap().into()
+    };
+
+    for words in ["convert -O qcow2 disk.raw copy.qcow2", "create -f raw new.raw 4M"] {
+        let ran = limited(words);
+        assert_eq!(ran.code, Some(1), "{words}: {ran:?}");
+        assert!(ran.err.contains("File too large"), "{words}: {ran:?}");
     }
 }
