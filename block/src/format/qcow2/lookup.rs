@@ -160,11 +160,11 @@ impl Qcow2 {
     pub(super) fn mapped_range(&self, op: FastOp, offset: u64, len: u64) -> Option<Mapped> {
         let geometry = &self.geometry;
         let within = offset & geometry.within;
-        if len > geometry.within + 1 - within || geometry.extended || self.crypt.is_some() || !self.is_ready(op) {
+        if len > geometry.within + 1 - within || geometry.extended || self.crypt.is_some() {
             return None;
         }
         let maps = self.maps.try_read().ok()?;
-        if maps.gate != Gate::Open {
+        if maps.gate != Gate::Open || !self.is_ready(op) {
             return None;
         }
         let entry = maps.get(maps.slicing.key(offset))?.plain_entry(maps.slicing.index(offset))?;
@@ -178,7 +178,8 @@ impl Qcow2 {
         Some(Mapped { offset: host + within, token: maps.token.clone() })
     }
 
-    /// Whether requests may go by the fast way at all. The first write changes the header, and bitmaps record each.
+    /// Whether requests may go by the fast way at all. The first write changes the header, and bitmaps record each. To be
+    /// asked with the map locked and the gate open: after a change of the image as a whole it may be otherwise.
     #[inline]
     fn is_ready(&self, op: FastOp) -> bool {
         let slow_write = || !self.touched.load(Ordering::Acquire) || self.tracking.load(Ordering::Acquire);
@@ -193,11 +194,11 @@ impl Qcow2 {
         if let Some(mapped) = self.mapped_range(op, offset, len) {
             return self.fast_data(mapped, op, len);
         }
-        if self.crypt.is_some() || !self.is_ready(op) {
+        if self.crypt.is_some() {
             return Fast::Slow;
         }
         let Ok(maps) = self.maps.try_read() else { return Fast::Slow };
-        if maps.gate != Gate::Open {
+        if maps.gate != Gate::Open || !self.is_ready(op) {
             return Fast::Slow;
         }
         match self.look_closer(&maps, op, offset, len, beneath) {
