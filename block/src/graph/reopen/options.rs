@@ -34,7 +34,18 @@ const DEFAULTS: [(&str, &str); 2] = [("force-share", "false"), ("locking", "\"au
 
 /// Refuses what of `spec`, which is to be how `node` is open, differs from `former` and cannot.
 pub(super) fn check(spec: &BlockdevSpec, former: &BlockdevSpec, node: &Node) -> Result<(), BlockError> {
-    let (then, now) = (unchanging(spec, node)?, unchanging(former, node)?);
+    let (mut then, mut now) = (unchanging(spec)?, unchanging(former)?);
+    for (role, child) in node.children() {
+        let names = |options: &Map<String, Value>| options.get(role).and_then(Value::as_str) == Some(child.name());
+        // Its `file` is planned by itself; a child that is named and is there says nothing new, however it was described.
+        let same = role == "file" || names(&then);
+        if same || names(&now) {
+            now.remove(role);
+        }
+        if same {
+            then.remove(role);
+        }
+    }
     if then.get("driver") != now.get("driver") {
         return Err(refuse("Cannot change the option 'driver'".to_owned()));
     }
@@ -47,18 +58,11 @@ pub(super) fn check(spec: &BlockdevSpec, former: &BlockdevSpec, node: &Node) -> 
     }
 }
 
-fn unchanging(spec: &BlockdevSpec, node: &Node) -> Result<Map<String, Value>, BlockError> {
+fn unchanging(spec: &BlockdevSpec) -> Result<Map<String, Value>, BlockError> {
     let mut options = options::to_object(spec)?;
     let driver = options.get("driver").and_then(Value::as_str).unwrap_or_default().to_owned();
     for name in CHANGING.iter().chain(OF_DRIVER.iter().filter(|(of, _)| *of == driver).map(|(_, name)| name)) {
         options.remove(*name);
-    }
-    for (role, child) in node.children() {
-        // Its `file` is planned by itself; a child that is named and is there says nothing new.
-        let named = options.get(role).and_then(Value::as_str) == Some(child.name());
-        if named || role == "file" {
-            options.remove(role);
-        }
     }
     options.retain(|name, value| !DEFAULTS.contains(&(name.as_str(), value.to_string().as_str())));
     Ok(options)

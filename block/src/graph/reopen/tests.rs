@@ -1,3 +1,4 @@
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -8,8 +9,9 @@ use super::super::tests::qcow2_file;
 use super::super::{Graph, Node};
 use crate::disk::rig;
 use crate::error::BlockError;
-use crate::layer::read_vec;
-use crate::protocol::file::{HostFile, Ways};
+use crate::format::qcow2::{CreateOptions, create};
+use crate::layer::{Layer, read_vec};
+use crate::protocol::file::{FileOptions, HostFile, Ways};
 use crate::throttle;
 
 /// A qcow2 node `disk` on a file node `file`, both by name, and `slow`, a filter on another file.
@@ -229,4 +231,33 @@ fn overlay_that_stands_on_nothing_has_to_say_so() {
     rig.reopen(&[over(&json!({"backing": null}))]).unwrap();
 
     assert_eq!(error.to_string(), "backing is missing for 'over'");
+}
+
+#[test]
+fn data_file_may_be_named_whether_it_was_described_or_named_before() {
+    let rig = Rig::new();
+    let path = rig.folder.path().join("image");
+    let data = rig.folder.path().join("data");
+    [&path, &data].iter().for_each(|path| std::fs::write(path, []).unwrap());
+    let open = |path: &Path| -> Arc<dyn Layer> { Arc::new(HostFile::open(path, FileOptions::default()).unwrap()) };
+    let options = CreateOptions { size: 1 << 20, data_file: Some(("data".into(), false)), ..CreateOptions::default() };
+    create(&open(&path), Some(open(&data)), &options).unwrap();
+    let image = |data_file: &Value| {
+        json!({"driver": "qcow2", "node-name": "image", "discard": "unmap", "data-file": data_file,
+            "file": {"driver": "file", "node-name": "below", "filename": path}})
+    };
+    let described = json!({"driver": "file", "node-name": "data", "filename": data});
+    rig.add(image(&described));
+
+    let mut without = image(&json!("data"));
+    without.as_object_mut().unwrap().remove("data-file");
+    let refused = |spec: Value| rig.reopen(&[spec]).unwrap_err().to_string();
+    let errors = [refused(without.clone()), refused(image(&json!("file")))];
+    for spec in [image(&described), image(&json!("data")), image(&json!("data")), without] {
+        rig.reopen(&[spec]).unwrap();
+    }
+
+    let [reset, changed] =
+        ["Option 'data-file' cannot be reset to its default value", "Cannot change the option 'data-file'"];
+    assert_eq!(errors, [reset, changed]);
 }
