@@ -226,11 +226,24 @@ impl Metadata {
         }
     }
 
-    /// The L2 tables that the L1 tables of snapshots in `place` name, a piece of them at a time.
+    /// The L2 tables that the L1 tables of snapshots in `place` name, a piece of them at a time. A hole names nothing, however
+    /// large it is.
     fn add_tables_of(&self, file: &dyn Layer, place: Range<u64>) {
         const PIECE: u64 = 1 << 20;
-        for start in place.clone().step_by(PIECE as usize) {
-            let Ok(l1) = read_words(file, start, (place.end - start).min(PIECE) / 8) else { continue };
+        let mut start = place.start;
+        while place.end.saturating_sub(start) >= 8 {
+            let rest = (place.end - start) & !7;
+            // What cannot be told is read.
+            let (len, is_hole) =
+                file.status(start, rest).map_or((rest, false), |there| (there.len.min(rest), there.zero));
+            if is_hole && len >= 8 {
+                start += len & !7;
+                continue;
+            }
+            let len = len.next_multiple_of(8).clamp(8, PIECE);
+            let l1 = read_words(file, start, len / 8);
+            start += len;
+            let Ok(l1) = l1 else { continue };
             for table in l1.iter().map(|entry| entry & OFFSET).filter(|table| *table != 0) {
                 self.add(Kind::InactiveL2, table..table.saturating_add(self.cluster).min(file.size()));
             }
@@ -326,11 +339,32 @@ fn merged(ranges: impl Iterator<Item = Range<u64>>) -> Vec<Range<u64>> {
 
 #[cfg(test)]
 mod tests {
-    use super::merged;
+    use std::os::unix::fs::FileExt;
+
+    use super::{Kind, Kinds, Metadata, merged};
+    use crate::protocol::file::{FileOptions, HostFile};
 
     #[test]
     fn ranges_that_touch_or_overlap_become_one() {
         let ranges = [30..40, 0..10, 10..12, 5..8, 35..50, 60..60];
         assert_eq!(merged(ranges.into_iter()), [0..12, 30..50, 60..60]);
+    }
+
+    /// A terabyte of them, which would take minutes to read.
+    #[test]
+    fn tables_in_holes_are_passed_over() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        file.as_file().set_len(1 << 40).unwrap();
+        for (place, table) in [(8u64, 1u64 << 20), (1 << 39, 1 << 21), ((1 << 40) - 8, 1 << 22)] {
+            file.as_file().write_all_at(&table.to_be_bytes(), place).unwrap();
+        }
+        let host = HostFile::open(file.path(), FileOptions::default()).unwrap();
+        let metadata = Metadata::new(65536, 8);
+        metadata.watch(Kinds::ALL);
+
+        metadata.add_tables_of(&host, 0..1 << 40);
+
+        let found = [1 << 20, 1 << 21, 1 << 22, 1 << 23].map(|at| metadata.find(at..at + 1, Kinds::NONE));
+        assert_eq!(found, [Some(Kind::InactiveL2), Some(Kind::InactiveL2), Some(Kind::InactiveL2), None]);
     }
 }
