@@ -96,7 +96,6 @@ fn image_is_locked_as_the_devices_that_have_it_now_need_it() {
 fn disk_is_not_moved_to_a_file_that_another_program_writes_to() {
     let folder = tempfile::tempdir().expect("directory");
     let node = |share: &str| format!("{} -device virtio-blk-pci,drive=b{share}", raw_at(folder.path(), "b"));
-    let hint = format!("Is another process using the image [{}]?", folder.path().join("b.raw").display());
     let file = format!("-blockdev driver=file,node-name=h,filename={}", folder.path().join("b.raw").display());
     let mut machine = Machine::start(&format!("{} -device virtio-blk-pci,drive=n", raw(folder.path())));
     raw_at(folder.path(), "b");
@@ -124,7 +123,6 @@ fn disk_is_not_moved_to_a_file_that_another_program_writes_to() {
     Machine::start(&node("")).end();
 
     assert!(reopened.as_ref().is_err_and(|text| text.contains("Failed to get \"write\" lock")), "{reopened:?}");
-    assert!(reopened.as_ref().is_err_and(|text| text.contains(&hint)), "{reopened:?}");
     for refused in beside {
         assert!(
             refused.as_ref().is_err_and(|text| text.contains("Failed to get shared \"write\" lock")),
