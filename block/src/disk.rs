@@ -62,8 +62,10 @@ pub(crate) struct Shared {
     ended: AtomicBool,
     pub(crate) write_cache: AtomicBool,
     queues: Mutex<Vec<Weak<Meeting>>>,
+    /// Told when a queue has become quiet, when a request without one has ended, and when the disk is let go.
     quiet: Condvar,
-    quiet_lock: Mutex<()>,
+    /// Requests under way that came through no queue. While the disk is held it does not grow.
+    direct: Mutex<usize>,
     listeners: Mutex<Vec<Listener>>,
 }
 
@@ -156,7 +158,7 @@ impl Shared {
 
     /// Called by a queue whose last request ended while the disk is held.
     pub(crate) fn became_quiet(&self) {
-        drop(lock(&self.quiet_lock));
+        drop(lock(&self.direct));
         self.quiet.notify_all();
     }
 
@@ -171,6 +173,16 @@ impl Shared {
 #[derive(Clone)]
 pub struct Disk {
     shared: Arc<Shared>,
+}
+
+/// A request that came through no queue, until this is dropped.
+struct Direct<'a>(&'a Shared);
+
+impl Drop for Direct<'_> {
+    fn drop(&mut self) {
+        *lock(&self.0.direct) -= 1;
+        self.0.quiet.notify_all();
+    }
 }
 
 /// Holds a disk still until dropped: nothing is in flight, new requests wait in their queues. What its holder does itself
@@ -193,7 +205,7 @@ impl Disk {
             write_cache: AtomicBool::new(write_cache),
             queues: Mutex::new(Vec::new()),
             quiet: Condvar::new(),
-            quiet_lock: Mutex::new(()),
+            direct: Mutex::new(0),
             listeners: Mutex::new(Vec::new()),
         });
         shared.place(layer);
@@ -236,11 +248,25 @@ impl Disk {
     pub fn drain(&self) -> Drained {
         self.shared.held.fetch_add(1, Ordering::SeqCst);
         let lifted = Lifted::everywhere();
-        let mut quiet = lock(&self.shared.quiet_lock);
-        while self.shared.busy() {
-            quiet = self.shared.quiet.wait(quiet).unwrap_or_else(PoisonError::into_inner);
+        let mut direct = lock(&self.shared.direct);
+        while *direct > 0 || self.shared.busy() {
+            direct = self.shared.quiet.wait(direct).unwrap_or_else(PoisonError::into_inner);
         }
         Drained { shared: self.shared.clone(), _lifted: lifted }
+    }
+
+    /// Does `request` on the layer on top as a guest's would be done: while the disk is held still it waits, and who wants
+    /// the disk still waits for it. Limits of the disk do not hold it up. Must not be called by who holds the disk.
+    pub fn perform<T>(&self, request: impl FnOnce(&dyn Layer) -> T) -> T {
+        let shared = &self.shared;
+        let mut direct = lock(&shared.direct);
+        while shared.held.load(Ordering::SeqCst) > 0 {
+            direct = shared.quiet.wait(direct).unwrap_or_else(PoisonError::into_inner);
+        }
+        *direct += 1;
+        drop(direct);
+        let _under_way = Direct(shared);
+        request(shared.layer().as_ref())
     }
 
     /// Drains, points the disk at `layer`, lets requests go on. Gives the former layer back.
@@ -296,6 +322,8 @@ impl Drop for Drained {
         self.shared.version.fetch_add(1, Ordering::SeqCst);
         if self.shared.held.fetch_sub(1, Ordering::SeqCst) == 1 {
             self.shared.wake_queues();
+            drop(lock(&self.shared.direct));
+            self.shared.quiet.notify_all();
         }
     }
 }

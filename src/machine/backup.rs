@@ -9,7 +9,7 @@ use rhea_block::job::{Backup, Control, Part};
 
 use super::Machine;
 use super::bitmaps::keeper;
-use super::image_jobs::could_not_create;
+use super::image_jobs::{changed_past, could_not_create};
 use super::jobs::{Closing, Order};
 use crate::qmp::QmpError;
 use crate::qmp::command::args::{self, BackupArgs, BackupPerf, BackupSyncMode, BitmapSyncMode};
@@ -59,6 +59,7 @@ impl Machine {
         // Before anything is made.
         mode_of_bitmap(common.sync, common.bitmap.as_ref(), common.bitmap_mode)?;
         self.id_of_job(&common.job, &source)?;
+        self.front_of(&source)?;
         self.check_node_name(common.filter_node_name.as_deref()).map_err(|error| could_not_create(&error))?;
         source.check_idle().map_err(failed)?;
         let exists = args.mode == Some(args::NewImageMode::Existing);
@@ -91,7 +92,8 @@ impl Machine {
         mode_of_bitmap(args.sync, args.bitmap.as_ref(), args.bitmap_mode)?;
         let chunk = check_perf(args.x_perf.as_ref())?;
         let id = self.id_of_job(&args.job, &source)?;
-        let held = self.host.graph.hold_with_target(Some(&source), &target, "backup");
+        let front = self.front_of(&source)?;
+        let held = self.host.graph.hold_with_target(&down_to(&front, &source), &target, "backup");
         let held = held.map_err(|error| QmpError::from_error(&error))?;
         let name = args.filter_node_name.as_deref();
         let top = JobNode { job: "backup", driver: "copy-before-write", role: "file", name };
@@ -111,33 +113,46 @@ impl Machine {
             (_, Some(marks)) => Part::Marked(marks.bits.clone()),
             (_, None) => Part::Whole,
         };
-        let backup = match Backup::new(source.clone(), target.clone(), part, args.compress == Some(true)) {
+        let backup = match Backup::beneath(&front, source, target.clone(), part, args.compress == Some(true)) {
             Ok(backup) => Arc::new(backup),
             Err(error) => {
                 marks.inspect(|marks| marks.give_back(Some(&marks.bits)));
                 return Err(QmpError::from_error(&error));
             }
         };
-        self.create_backup(order, &backup, &source, &target, marks)?;
+        self.create_backup(order, &backup, &front, &target, marks)?;
         Ok(id)
+    }
+
+    /// The node whose devices write to `source`: that itself, or one with nothing but filters in between. What changes is
+    /// kept there, where all of it comes through.
+    fn front_of(&self, source: &Arc<Node>) -> Result<Arc<Node>, QmpError> {
+        let writers = self.host.graph.writers_of(source);
+        match writers.as_slice() {
+            [] => Ok(source.clone()),
+            [front] if same_from(front).any(|node| Arc::ptr_eq(&node, source)) => Ok(front.clone()),
+            _ => {
+                let other = writers.iter().find(|writer| !Arc::ptr_eq(writer, source)).unwrap_or(source);
+                Err(changed_past(source, other))
+            }
+        }
     }
 
     fn create_backup(
         &mut self,
         order: Order,
         backup: &Arc<Backup>,
-        source: &Arc<Node>,
+        front: &Arc<Node>,
         target: &Arc<Node>,
         marks: Option<Marks>,
     ) -> Result<(), QmpError> {
-        let disks = self.disks_of(source);
         // Before anything is copied: what changes after that is kept first.
-        disks.iter().for_each(|disk| drop(disk.swap(backup.filter())));
+        self.put_disks_on(front, &backup.filter());
         if let Some(snapshot) = backup.snapshot() {
             self.snapshots.insert(target.name().to_owned(), snapshot);
         }
         let (working, ended, marks) = (backup.clone(), backup.clone(), Arc::new(marks));
-        let (beneath, name, marked) = (source.clone(), target.name().to_owned(), marks.clone());
+        let (beneath, name, marked) = (front.clone(), target.name().to_owned(), marks.clone());
         let work = move |control: &Control| working.run(control);
         let finish = move |machine: &mut Self, closing| {
             machine.leave_backup(&beneath, &name);
@@ -147,18 +162,29 @@ impl Machine {
             Ok(())
         };
         self.create_job(order, work, Box::new(finish)).inspect_err(|_| {
-            self.leave_backup(source, target.name());
+            self.leave_backup(front, target.name());
             if let Some(marks) = marks.as_ref() {
                 marks.give_back(Some(&marks.bits));
             }
         })
     }
 
-    /// The devices that have `source` write to it and to nothing else again.
-    fn leave_backup(&mut self, source: &Arc<Node>, target: &str) {
+    /// The devices that have `front` write to it and to nothing else again.
+    fn leave_backup(&mut self, front: &Arc<Node>, target: &str) {
         self.snapshots.remove(target);
-        self.disks_of(source).iter().for_each(|disk| drop(disk.swap(source.layer().clone())));
+        self.put_disks_on(front, front.layer());
     }
+}
+
+/// `node`, and what shows the same bytes beneath it.
+fn same_from(node: &Arc<Node>) -> impl Iterator<Item = Arc<Node>> + use<> {
+    std::iter::successors(Some(node.clone()), |node| node.same_beneath())
+}
+
+/// The nodes from `front` to `source`, which is beneath it, or it.
+fn down_to(front: &Arc<Node>, source: &Arc<Node>) -> Vec<Arc<Node>> {
+    let between = same_from(front).take_while(|node| !Arc::ptr_eq(node, source));
+    between.chain([source.clone()]).collect()
 }
 
 /// Refuses bounds that make no sense; gives that of a piece, 0 without.

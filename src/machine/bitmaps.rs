@@ -58,7 +58,7 @@ pub(super) struct Undo {
 }
 
 impl Undo {
-    /// Takes the change back.
+    /// Takes the change back, but not what the disk has changed since.
     pub(super) fn run(self) {
         if let Ok(image) = keeper(&self.node) {
             image.put_bitmap_back(&self.name, self.former);
@@ -84,23 +84,19 @@ impl Machine {
 
     /// `block-dirty-bitmap-merge`.
     pub(super) fn merge_bitmaps(&self, args: &DirtyBitmapMerge) -> Result<Undo, QmpError> {
-        let sources = args.bitmaps.iter().map(|source| self.bits_of(&args.node, source));
-        let sources = sources.collect::<Result<Vec<_>, _>>()?;
-        let mut first: Option<Undo> = None;
-        for bits in sources {
-            match self.change_bitmap(&args.node, &args.target, &BitmapChange::Merge(bits)) {
-                Ok(undo) => {
-                    first.get_or_insert(undo);
-                }
-                Err(error) => {
-                    // All of them, or none.
-                    first.into_iter().for_each(Undo::run);
-                    return Err(error);
-                }
-            }
+        let target = self.node_of(&args.node)?;
+        let target = keeper(&target)?;
+        let mut all: Option<Bits> = None;
+        for source in &args.bitmaps {
+            let bits = self.bits_of(&args.node, source)?;
+            target.check_merge(&bits).map_err(|error| QmpError::from_error(&error))?;
+            all = Some(match all {
+                Some(others) => others.join(bits),
+                None => bits,
+            });
         }
-        let nothing = BitmapChange::Merge(Bits::default());
-        first.map_or_else(|| self.change_bitmap(&args.node, &args.target, &nothing), Ok)
+        // At once: all of them, or none.
+        self.change_bitmap(&args.node, &args.target, &BitmapChange::Merge(all.unwrap_or_default()))
     }
 
     /// Refuses a bitmap that could not be removed.

@@ -51,6 +51,7 @@ impl Machine {
             })?;
         let graph = &self.host.graph;
         let _idle = graph.hold_for_job(vec![top.clone(), base.clone()], "commit")?;
+        graph.check_writers(top)?;
         let _still = self.hold_above(top);
         let _opened = graph.open_for_writing(base)?;
         // As if the disk went on: the end of a base that is longer is not this overlay's.

@@ -22,9 +22,11 @@ impl Machine {
             let unused = self.host.graph.check_write(&node, "qemu-io");
             unused.map_err(|error| QmpError::from_error(&error))?;
         }
-        // A job's filter stands on top of a device's disk.
-        let top = attached.map_or_else(|| node.layer().clone(), |disk| disk.layer());
-        let done = carry_out(top.as_ref(), work);
+        // A job's filter stands on top of a device's disk, and a job may hold that still.
+        let done = match attached {
+            Some(disk) => disk.perform(|top| carry_out(top, work)),
+            None => carry_out(node.layer().as_ref(), work),
+        };
         self.host.graph.lock_as_used(&node);
         done
     }

@@ -158,7 +158,8 @@ impl Machine {
         if node.is_read_only() {
             return Err(QmpError::generic(format!("Block node '{}' is read-only", node.name())));
         }
-        let held = self.host.graph.hold_for_job(vec![node.clone()], EXPORT);
+        let idle = node.check_idle_beneath();
+        let held = idle.and_then(|()| self.host.graph.hold_for_job(vec![node.clone()], EXPORT));
         held.map_err(|error| QmpError::from_error(&error))
     }
 

@@ -2,8 +2,9 @@
 
 use std::sync::Arc;
 
-use rhea_block::Drained;
 use rhea_block::graph::{Attached, Node};
+use rhea_block::layer::Layer;
+use rhea_block::{Disk, Drained};
 
 use super::Machine;
 
@@ -29,6 +30,15 @@ impl Machine {
         }
     }
 
+    /// Has the disks of all devices that have `node` stand on `layer` from one moment on.
+    pub(in crate::machine) fn put_disks_on(&self, node: &Node, layer: &Arc<dyn Layer>) {
+        let disks = self.disks_of(node);
+        let held: Vec<_> = disks.iter().map(Disk::drain).collect();
+        held.iter().for_each(|held| drop(held.swap(layer.clone())));
+        drop(held);
+        disks.iter().for_each(Disk::announce);
+    }
+
     /// Holds the disks still that show `node`, on top or beneath.
     pub(in crate::machine) fn hold_above(&self, node: &Node) -> Vec<Front> {
         let mut fronts = Vec::new();
@@ -43,8 +53,7 @@ impl Machine {
                 continue;
             }
             let Some(attached) = self.host.disk(&disk.id).attached else { continue };
-            let top = attached.node();
-            if std::ptr::eq(&*top, node) || top.beneath().any(|below| std::ptr::eq(&*below, node)) {
+            if attached.node().reaches(node) {
                 let held = attached.disk().drain();
                 fronts.push(Front { device: disk.id.clone(), attached, held });
             }

@@ -896,3 +896,66 @@ fn base_comes_beneath_the_copy_before_the_disk_goes_over() {
     machine.end();
     tool("qemu-img", "compare -f qcow2 -F qcow2 top copy", folder.path());
 }
+
+/// A machine whose device `d` has the image `n`, of 8 MiB on another, through the filter `th`.
+fn filtered(folder: &Path) -> Machine {
+    tool("qemu-img", "create -q -f qcow2 base 8M", folder);
+    tool("qemu-io", "-f qcow2 -c write_-P_1_0_8M base", folder);
+    tool("qemu-img", "create -q -f qcow2 -b base -F qcow2 n", folder);
+    tool("qemu-img", "create -q -f raw copy 8M", folder);
+    let path = |name: &str| folder.join(name).display().to_string();
+    Machine::start(&format!(
+        "-blockdev driver=qcow2,node-name=n,file.driver=file,file.filename={} -object throttle-group,id=g \
+         -blockdev driver=throttle,node-name=th,file=n,throttle-group=g -device virtio-blk-pci,drive=th,id=d \
+         -blockdev driver=raw,node-name=copy,file.driver=file,file.filename={}",
+        path("n"),
+        path("copy")
+    ))
+}
+
+#[test]
+fn backup_beneath_a_filter_is_of_one_moment() {
+    let folder = tempfile::tempdir().expect("directory");
+    let mut machine = filtered(folder.path());
+    let slow = json!({"job-id": "j", "device": "n", "target": "copy", "sync": "full", "speed": 65536});
+    machine.ask("blockdev-backup", &slow).expect("a job");
+    let written = machine.human(r#"qemu-io d "write -P 9 3M 1M""#);
+    let mirror = json!({"job-id": "m", "device": "th", "target": "copy", "sync": "full"});
+    let other = machine.ask("blockdev-mirror", &mirror);
+    machine.ask("block-job-set-speed", &json!({"device": "j", "speed": 0})).expect("faster");
+    machine.until("j", "null");
+    let again = machine.human(r#"qemu-io d "write -P 9 5M 1M""#);
+
+    assert_eq!((written.as_str(), again.as_str()), ("", ""));
+    assert!(other.is_err(), "{other:?}");
+    machine.end();
+    tool("qemu-io", "-r -f raw -c read_-P_1_0_8M copy", folder.path());
+    tool("qemu-io", "-r -f qcow2 -c read_-P_9_3M_1M -c read_-P_9_5M_1M n", folder.path());
+}
+
+#[test]
+fn jobs_beneath_a_filter_are_refused_where_they_would_miss_writes() {
+    let folder = tempfile::tempdir().expect("directory");
+    let mut machine = filtered(folder.path());
+    let commit = machine.ask("block-commit", &json!({"job-id": "j", "device": "n"}));
+    let mirror =
+        machine.ask("blockdev-mirror", &json!({"job-id": "j", "device": "n", "target": "copy", "sync": "full"}));
+    machine.end_device();
+    while !machine.events.iter().any(|event| event["event"] == "DEVICE_DELETED" && event["data"]["device"] == "d") {
+        machine.wait();
+    }
+    let socket = json!({"type": "unix", "data": {"path": folder.path().join("nbd")}});
+    machine.ask("nbd-server-start", &json!({"addr": socket})).expect("a server");
+    let export = json!({"type": "nbd", "id": "e", "node-name": "th", "writable": true});
+    machine.ask("block-export-add", &export).expect("an export");
+    let stream = machine.ask("block-stream", &json!({"job-id": "j", "device": "n"}));
+    let backup = json!({"job-id": "j", "device": "n", "target": "copy", "sync": "full"});
+    let backup = machine.ask("blockdev-backup", &backup);
+
+    assert_eq!(commit, Err("Need a root block node".into()));
+    assert_eq!(mirror, Err("Need a root block node".into()));
+    let busy = "Node 'th' is busy: block device is in use by an export that clients write to";
+    assert_eq!(stream, Err(busy.into()));
+    assert_eq!(backup, Err(busy.into()));
+    machine.end();
+}

@@ -478,3 +478,27 @@ fn overlays_put_above_while_many_requests_are_in_flight_get_all_later_writes() {
         assert!(read_vec(below.as_ref(), 0, 1 << 20).unwrap() == *then, "image {n} was written to after the swap");
     }
 }
+
+#[test]
+fn request_without_a_queue_waits_while_the_disk_is_held_and_is_waited_for() {
+    let disk = Disk::new(Arc::new(Memory::new(vec![0; 4096])), true);
+    let (let_go, ended) = (AtomicBool::new(false), AtomicBool::new(false));
+    let held = disk.drain();
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            disk.perform(|_| {
+                assert!(let_go.load(Ordering::SeqCst), "the disk is held");
+                let holder = scope.spawn(|| {
+                    let _held = disk.drain();
+                    assert!(ended.load(Ordering::SeqCst), "a request is under way");
+                });
+                while disk.shared.held.load(Ordering::SeqCst) == 0 && !holder.is_finished() {
+                    std::thread::yield_now();
+                }
+                ended.store(true, Ordering::SeqCst);
+            });
+        });
+        let_go.store(true, Ordering::SeqCst);
+        drop(held);
+    });
+}

@@ -38,6 +38,7 @@ mod rework;
 mod snapshot;
 mod target;
 mod throw_away;
+mod writers;
 
 pub use drive::{CacheMode, DriveSpec, OpenedDrive};
 pub use info::{CacheInfo, ChildInfo, ImageDetails, NodeInfo, ThrottleInfo};
@@ -571,6 +572,9 @@ impl Graph {
         self.check_user(&node, &user)?;
         // A job on it would not hear of what this front end writes.
         node.check_idle()?;
+        if user.writes() {
+            node.check_idle_beneath()?;
+        }
         self.lock_for(&node, &user)?;
         let disk = Disk::new(node.layer().clone(), write_cache);
         disk.set_throttle(node.limits.get());
@@ -595,6 +599,7 @@ impl Graph {
     /// A job has it in hand, or someone on it or beneath, or another program, stands against that.
     pub fn check_resize(&self, node: &Arc<Node>) -> Result<(), BlockError> {
         node.check_idle()?;
+        node.check_idle_beneath()?;
         let user = User::command("block_resize", Rights::RESIZE);
         self.check_user(node, &user)?;
         self.lock_for(node, &user)

@@ -96,6 +96,11 @@ impl User {
         Self { who: format!("export '{id}'"), claim: Claim::new(needs, Rights::WRITE) }
     }
 
+    /// Whether it writes.
+    pub(super) fn writes(&self) -> bool {
+        self.claim.needs.and(Rights::WRITE) == Rights::WRITE
+    }
+
     /// A job that writes to its target, which may stand on a disk that is in use. What another program wrote there would
     /// be lost, or show in the copy.
     pub(super) fn job(kind: &str) -> Self {
@@ -150,11 +155,15 @@ impl Node {
         self.users.lock().unwrap_or_else(PoisonError::into_inner).iter().any(|user| user.who == who)
     }
 
+    /// Whether someone who is no node writes to it.
+    pub(super) fn has_writing_user(&self) -> bool {
+        self.users.lock().unwrap_or_else(PoisonError::into_inner).iter().any(|user| user.writes())
+    }
+
     /// Refuses a job that would write past a device or an export which writes to this very node.
     pub(super) fn check_unwritten(&self, job: &str) -> Result<(), BlockError> {
         let users = self.users.lock().unwrap_or_else(PoisonError::into_inner);
-        let writes = |user: &&Arc<User>| user.claim.needs.and(Rights::WRITE) == Rights::WRITE;
-        let Some(user) = users.iter().find(writes) else { return Ok(()) };
+        let Some(user) = users.iter().find(|user| user.writes()) else { return Ok(()) };
         let job = Edge { who: job.to_owned(), role: "root", claim: Claim::NOTHING };
         Err(conflict(&self.name, Rights::WRITE, &Edge::of(user), &job))
     }

@@ -128,15 +128,17 @@ impl Graph {
     /// The same, with `target` to be written to, and nothing else.
     ///
     /// # Errors
-    /// When another job has one of them, or someone on the target, or beneath it, stands against that.
+    /// When another job has one of them or what lies beneath the target, or someone on the target, or beneath it, stands
+    /// against that.
     pub fn hold_with_target(
         self: &Arc<Self>,
-        source: Option<&Arc<Node>>,
+        sources: &[Arc<Node>],
         target: &Arc<Node>,
         job: &'static str,
     ) -> Result<Held, BlockError> {
         self.check_unused(target)?;
-        let nodes = source.into_iter().chain([target]).cloned().collect();
+        target.check_idle_beneath()?;
+        let nodes = sources.iter().chain([target]).cloned().collect();
         let mut held = self.hold_for_job(nodes, job)?;
         held.target = Some(self.take(target, User::job(job))?);
         Ok(held)
@@ -149,6 +151,7 @@ impl Graph {
     pub fn check_write(&self, node: &Arc<Node>, command: &str) -> Result<(), BlockError> {
         self.check_unused(node)?;
         node.check_idle()?;
+        node.check_idle_beneath()?;
         let user = User::command(command, Rights::WRITE);
         self.check_user(node, &user)?;
         self.lock_for(node, &user)
@@ -191,6 +194,7 @@ impl Graph {
     /// When the host does not let us, or another program reads it and does not expect that: then it is as it was.
     pub fn open_for_writing(self: &Arc<Self>, node: &Arc<Node>) -> Result<Opened, BlockError> {
         node.check_unwritten("a job that writes beneath")?;
+        node.check_idle_beneath()?;
         self.check_writing(node)?;
         self.open_checked(node)
     }

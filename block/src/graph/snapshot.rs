@@ -102,6 +102,7 @@ impl Graph {
         let awaits = |node: &Node| node.layer().as_any().downcast_ref().is_some_and(Qcow2::stands);
         if !(overlay.is_target_of("mirror") && awaits(&overlay)) {
             overlay.check_idle()?;
+            overlay.check_idle_beneath()?;
         }
         if Arc::ptr_eq(&node, &overlay) || overlay.is_attached() || !self.is_root(&overlay) {
             return Err(refuse("The overlay is already in use"));

@@ -41,6 +41,20 @@ impl Backup {
     /// # Errors
     /// When `target` is of another size, or cannot be written, or holds nothing compressed.
     pub fn new(source: Arc<Node>, target: Arc<Node>, part: Part, compress: bool) -> Result<Self, BlockError> {
+        Self::beneath(&source.clone(), source, target, part, compress)
+    }
+
+    /// The same of a `source` that the front end writes to through `front`, which shows the same bytes.
+    ///
+    /// # Errors
+    /// As [`Backup::new`].
+    pub fn beneath(
+        front: &Node,
+        source: Arc<Node>,
+        target: Arc<Node>,
+        part: Part,
+        compress: bool,
+    ) -> Result<Self, BlockError> {
         if source.layer().size() != target.layer().size() {
             return Err(BlockError::new(ErrorKind::Invalid, "Source and target image have different sizes"));
         }
@@ -56,7 +70,7 @@ impl Backup {
             Some(image) => keep_packed(&from, (&to, image), &what, offset, len),
             None => keep(&from, &to, &what, offset, len),
         };
-        let filter = BeforeWrite::new(source.layer().clone(), Self::unit_of(&source, &target), Box::new(keep));
+        let filter = BeforeWrite::new(front.layer().clone(), Self::unit_of(&source, &target), Box::new(keep));
         let filter = Arc::new(filter);
         Ok(Self { source, target, part, filter })
     }

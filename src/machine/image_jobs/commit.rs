@@ -27,6 +27,9 @@ impl Machine {
         let nodes = whole.into_iter().take_while(|node| !Arc::ptr_eq(node, &base)).chain([base.clone()]).collect();
         let graph = &self.host.graph;
         let held = graph.hold_for_job(nodes, "commit").map_err(|error| failed(&error))?;
+        if active {
+            self.check_root(&root)?;
+        }
         let id = self.id_of_job(&args.job, &root)?;
         let driver = if active { "mirror_top" } else { "commit_top" };
         let shown = JobNode { job: "commit", driver, role: "backing", name: args.filter_node_name.as_deref() };

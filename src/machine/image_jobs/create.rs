@@ -83,7 +83,7 @@ impl Machine {
         if node.is_read_only() {
             return Err(BlockError::new(ErrorKind::Permission, "Block node is read-only"));
         }
-        let held = graph.hold_with_target(None, &node, "create")?;
+        let held = graph.hold_with_target(&[], &node, "create")?;
         Ok(Own { node, held, target })
     }
 

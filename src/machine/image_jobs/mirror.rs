@@ -8,7 +8,7 @@ use rhea_block::graph::{JobNode, NewTarget, Node, Opened, OwnTarget};
 use rhea_block::job::{Control, Copying, End, Extent};
 use rhea_block::thread::{self, ThreadKind};
 
-use super::failed;
+use super::{changed_past, failed};
 use crate::machine::Machine;
 use crate::machine::drives::LAST_WRITES;
 use crate::machine::event::MachineEvent;
@@ -93,8 +93,19 @@ impl Machine {
     /// The node that a job's `device` means, which has no image above it.
     fn root_of(&self, device: &str) -> Result<Arc<Node>, QmpError> {
         let node = self.node_of(device)?;
-        let is_root = self.host.graph.is_root(&node);
-        if is_root { Ok(node) } else { Err(QmpError::generic("Need a root block node")) }
+        self.check_root(&node)?;
+        Ok(node)
+    }
+
+    /// Refuses a node that a device could not leave for another: one that has a node on top, or that is changed through
+    /// others.
+    pub(super) fn check_root(&self, node: &Arc<Node>) -> Result<(), QmpError> {
+        let graph = &self.host.graph;
+        if !graph.is_root(node) {
+            return Err(QmpError::generic("Need a root block node"));
+        }
+        let other = graph.writers_of(node).into_iter().find(|writer| !Arc::ptr_eq(writer, node));
+        other.map_or(Ok(()), |other| Err(changed_past(node, &other)))
     }
 
     /// Refuses a node in whose place the copy cannot come: only what is mirrored itself can be replaced by it.
@@ -129,7 +140,7 @@ impl Machine {
         let id = self.id_of_job(&args.job, &source)?;
         let copy = Copying::mirror_to(source.clone(), target.clone(), extent, unmap).map_err(|error| failed(&error))?;
         let copy = copy.in_pieces_of(args.buf_size.filter(|bytes| *bytes > 0).unwrap_or(u64::MAX));
-        let held = self.host.graph.hold_with_target(Some(&source), &target, "mirror");
+        let held = self.host.graph.hold_with_target(std::slice::from_ref(&source), &target, "mirror");
         let held = held.map_err(|error| failed(&error))?;
         let top = self.add_top(JobNode { job: "mirror", driver: "mirror_top", role: "backing", name }, &source)?;
         let order = Order::on_nodes("mirror", &id, held).with(&args.job).copying(&source, &target);
@@ -148,12 +159,12 @@ impl Machine {
         (target, opened): (Arc<Node>, Option<Opened>),
     ) -> Result<(), QmpError> {
         let (events, id) = (self.host.events.clone(), order.id.clone());
-        let (disks, layer) = (self.disks_of(&source), source.layer().clone());
+        let beneath = source.clone();
         let (copying, pivots) = (Arc::new(copying), Arc::new(AtomicBool::new(false)));
         let (copied, decided) = (copying.clone(), pivots.clone());
         // Before anything is copied: what is written after that goes to both.
         if let Some(mirror) = copying.mirror() {
-            disks.iter().for_each(|disk| drop(disk.swap(mirror.clone())));
+            self.put_disks_on(&source, &mirror);
         }
         let work = move |control: &Control| {
             copying.run(control)?;
@@ -168,9 +179,7 @@ impl Machine {
             let end = if pivots.load(Ordering::SeqCst) { End::Pivot } else { End::Leave };
             machine.end_copy(&source, (&target, opened), (closing == Closing::Done).then_some((&*copied, end)))
         };
-        self.start_job(order, work, Box::new(finish)).inspect_err(|_| {
-            disks.iter().for_each(|disk| drop(disk.swap(layer.clone())));
-        })
+        self.start_job(order, work, Box::new(finish)).inspect_err(|_| self.put_disks_on(&beneath, beneath.layer()))
     }
 
     /// The devices go over to the target if that is asked for and it shows the same, or stay.

@@ -53,6 +53,15 @@ pub(in crate::machine) fn could_not_create(error: &QmpError) -> QmpError {
     QmpError::generic(format!("Could not create node: {}", error.desc))
 }
 
+/// Of a job on `node`, which would not hear of what comes through `other`.
+pub(in crate::machine) fn changed_past(node: &Node, other: &Node) -> QmpError {
+    QmpError::generic(format!(
+        "What node '{}' shows is also changed through node '{}', past the job: give the node through which all writes go",
+        node.name(),
+        other.name()
+    ))
+}
+
 fn failed(error: &BlockError) -> QmpError {
     QmpError::from_error(error)
 }

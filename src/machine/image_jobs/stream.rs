@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use rhea_block::Disk;
 use rhea_block::graph::{JobNode, Node, Opened};
 use rhea_block::job::Stream;
 
@@ -25,7 +26,8 @@ impl Machine {
         let held = self.host.graph.hold_for_job(nodes, "stream").map_err(|error| failed(&error))?;
         let id = self.id_of_job(&args.job, &top)?;
         let opened = self.open_for_stream(&top)?;
-        let stream = Stream::new(top.clone(), base.clone(), self.disks_of(&top)).map_err(|error| failed(&error))?;
+        let disks = self.disks_writing(&top)?;
+        let stream = Stream::new(top.clone(), base.clone(), disks).map_err(|error| failed(&error))?;
         let shown =
             JobNode { job: "stream", driver: "copy-on-read", role: "file", name: args.filter_node_name.as_deref() };
         let shown = self.add_top(shown, &top).map_err(|error| could_not_create(&error))?;
@@ -42,6 +44,14 @@ impl Machine {
         };
         self.start_job(order, move |control| stream.run(control), Box::new(finish))?;
         done()
+    }
+
+    /// The disks of all devices that write to `top`, through whichever node.
+    fn disks_writing(&self, top: &Arc<Node>) -> Result<Vec<Disk>, QmpError> {
+        let graph = &self.host.graph;
+        graph.check_writers(top).map_err(|error| failed(&error))?;
+        let others = graph.writers_of(top).into_iter().filter(|writer| !Arc::ptr_eq(writer, top));
+        Ok(others.chain([top.clone()]).flat_map(|node| self.disks_of(&node)).collect())
     }
 
     /// What stays beneath `top`.
@@ -64,7 +74,7 @@ impl Machine {
     /// An image in the middle of a chain is only read: it is opened again for what it takes in.
     fn open_for_stream(&self, top: &Arc<Node>) -> Result<Option<Opened>, QmpError> {
         let fronts = self.hold_above(top);
-        let in_the_middle = fronts.iter().any(|front| !Arc::ptr_eq(&front.attached.node(), top));
+        let in_the_middle = !fronts.is_empty() && self.host.graph.above(top, "backing").is_some();
         if !in_the_middle || !top.is_read_only() {
             return Ok(None);
         }

@@ -86,6 +86,15 @@ impl Bits {
         len != bytes || end != self.bytes.last().copied()
     }
 
+    /// Both together, in the finer of their granularities; `other` is of a disk of the same size.
+    #[must_use]
+    pub fn join(self, other: Self) -> Self {
+        let (mut fine, coarse) =
+            if self.granularity_bits <= other.granularity_bits { (self, other) } else { (other, self) };
+        fine.merge(&coarse, fine.size);
+        fine
+    }
+
     /// Sets what is set in `other` for a disk of `size` bytes.
     pub(super) fn merge(&mut self, other: &Self, size: u64) {
         for (n, byte) in other.bytes.iter().enumerate().filter(|(_, byte)| **byte != 0) {

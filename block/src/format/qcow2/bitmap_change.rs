@@ -6,10 +6,11 @@
 
 use std::borrow::Cow;
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex};
 
 use super::bitmap::{BitmapEntry, GRANULARITIES, MOST_BITMAPS, directory};
 use super::bitmap_bits::{Bits, MOST_BYTES};
-use super::bitmap_live::Live;
+use super::bitmap_live::{Live, Tracked};
 use super::header::{AUTOCLEAR_BITMAPS, EXT_BITMAPS, Extension};
 use super::overlap::Kind;
 use super::{Alloc, Qcow2, lock};
@@ -55,8 +56,12 @@ impl NewBitmap {
     }
 }
 
-/// What a bitmap was before a change: nothing, or itself.
-pub struct FormerBitmap(Option<Live>);
+/// What a bitmap was before a change, nothing or itself, as long as the change may be taken back.
+pub struct FormerBitmap {
+    live: Option<Live>,
+    /// What the disk has changed since.
+    since: Option<Arc<Mutex<Bits>>>,
+}
 
 fn invalid(text: impl Into<String>) -> BlockError {
     BlockError::new(ErrorKind::Invalid, text)
@@ -107,7 +112,7 @@ impl Qcow2 {
         }
         let mut tracked = lock(&self.tracked);
         tracked.loaded |= !in_memory;
-        let former = match (change, tracked.find(name)) {
+        let live = match (change, tracked.find(name)) {
             (BitmapChange::Add(new), _) => {
                 let persistent = tracked.live.iter().filter(|live| live.persistent).count();
                 if new.persistent && persistent >= MOST_BITMAPS as usize {
@@ -127,27 +132,45 @@ impl Qcow2 {
             (BitmapChange::Enable, Some(n)) => Some(tracked.live[n].enable(true)?),
             (BitmapChange::Disable, Some(n)) => Some(tracked.live[n].enable(false)?),
             (BitmapChange::Clear, Some(n)) => Some(tracked.live[n].change_bits(|bits| bits.bytes.fill(0))?),
-            (BitmapChange::Merge(more), Some(_)) if *more != Bits::default() && more.size != self.size() => {
-                return Err(invalid(format!(
-                    "Bitmaps are of different sizes (destination size is {}, source size is {}) and can't be merged",
-                    self.size(),
-                    more.size
-                )));
-            }
             (BitmapChange::Merge(more), Some(n)) => {
+                self.check_merge(more)?;
                 Some(tracked.live[n].change_bits(|bits| bits.merge(more, self.size()))?)
             }
         };
         tracked.changed |= !in_memory;
+        let since = live.as_ref().and_then(|former| tracked.keep_since(former));
         self.tracking.store(tracked.records(), Ordering::Release);
-        Ok(FormerBitmap(former))
+        Ok(FormerBitmap { live, since })
     }
 
-    /// Takes the last change of the bitmap `name` back. One that was removed is not made again.
+    /// Refuses bits that cannot be merged into a bitmap of this image.
+    ///
+    /// # Errors
+    /// They are of a disk of another size.
+    pub fn check_merge(&self, more: &Bits) -> Result<(), BlockError> {
+        if *more == Bits::default() || more.size == self.size() {
+            return Ok(());
+        }
+        Err(invalid(format!(
+            "Bitmaps are of different sizes (destination size is {}, source size is {}) and can't be merged",
+            self.size(),
+            more.size
+        )))
+    }
+
+    /// Takes the last change of the bitmap `name` back. What the disk has changed since stays in a bitmap that recorded
+    /// before. One that was removed is not made again.
     pub fn put_bitmap_back(&self, name: &str, former: FormerBitmap) {
         let mut tracked = lock(&self.tracked);
-        match (tracked.find(name), former.0) {
-            (Some(place), Some(live)) => tracked.live[place] = live,
+        match (tracked.find(name), former.live) {
+            (Some(place), Some(mut live)) => {
+                let since = former.since.as_ref().filter(|_| live.entry.auto).map(|since| lock(since));
+                if let (Some(bits), Some(since)) = (&mut live.bits, since.filter(|since| since.count() > 0)) {
+                    bits.merge(&since, self.size());
+                    live.stored = false;
+                }
+                tracked.live[place] = live;
+            }
             // It was new: nothing of it is in the file.
             (Some(place), None) => drop(tracked.live.remove(place)),
             (None, _) => {}
@@ -258,7 +281,7 @@ impl Qcow2 {
             table_size: 0,
         };
         let bits = Bits { granularity_bits: granularity, size: self.size(), bytes: vec![0; bytes as usize] };
-        Ok(Live { entry, bits: Some(bits), stored: false, persistent: new.persistent, taken: None })
+        Ok(Live::new(entry, Some(bits), false, new.persistent))
     }
 
     /// Writes the directory, makes all that is new durable, and points the header there.
@@ -285,10 +308,25 @@ impl Qcow2 {
     }
 }
 
+impl Tracked {
+    /// From now on has what the disk changes noted beside the bitmap that was `former`, until what this gives is dropped;
+    /// one that is gone, or has no bits, does not note anything.
+    fn keep_since(&mut self, former: &Live) -> Option<Arc<Mutex<Bits>>> {
+        let live = self.live.iter_mut().find(|live| live.entry.name == former.entry.name)?;
+        if let Some(since) = live.since.upgrade() {
+            return Some(since);
+        }
+        let bits = former.bits.as_ref()?;
+        let since = Arc::new(Mutex::new(Bits { bytes: vec![0; bits.bytes.len()], ..*bits }));
+        live.since = Arc::downgrade(&since);
+        Some(since)
+    }
+}
+
 impl Live {
     fn former(&self) -> Self {
         let (entry, bits) = (self.entry.clone(), self.bits.clone());
-        Self { entry, bits, stored: self.stored, persistent: self.persistent, taken: None }
+        Self { since: self.since.clone(), ..Self::new(entry, bits, self.stored, self.persistent) }
     }
 
     fn enable(&mut self, enabled: bool) -> Result<Self, BlockError> {

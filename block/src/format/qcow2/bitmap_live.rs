@@ -10,6 +10,7 @@
 
 use std::borrow::Cow;
 use std::sync::atomic::Ordering;
+use std::sync::{Mutex, Weak};
 
 use super::bitmap::{BitmapEntry, DirtyBitmap, directory};
 use super::bitmap_bits::Bits;
@@ -34,9 +35,27 @@ pub(super) struct Live {
     pub(super) persistent: bool,
     /// What somebody has taken into his hands: nobody else changes the bitmap meanwhile.
     pub(super) taken: Option<Bits>,
+    /// What the disk changed since a change of the bitmap that may be taken back, as long as that may be.
+    pub(super) since: Weak<Mutex<Bits>>,
 }
 
 impl Live {
+    /// One that nobody has in his hands and that nobody takes back.
+    pub(super) fn new(entry: BitmapEntry, bits: Option<Bits>, stored: bool, persistent: bool) -> Self {
+        Self { entry, bits, stored, persistent, taken: None, since: Weak::new() }
+    }
+
+    /// Notes a change of the disk.
+    fn record(&mut self, offset: u64, len: u64) {
+        if let Some(since) = self.since.upgrade() {
+            lock(&since).set(offset, offset + len);
+        }
+        if let Some(bits) = self.bits.as_mut().filter(|_| self.entry.auto) {
+            bits.set(offset, offset + len);
+            self.stored = false;
+        }
+    }
+
     /// The bits, with those in somebody's hands.
     pub(super) fn all_bits(&self, size: u64) -> Option<Cow<'_, Bits>> {
         let bits = self.bits.as_ref()?;
@@ -81,9 +100,9 @@ impl Tracked {
         self.taken_in_file.iter().any(|taken| taken == name) || self.get(name).is_some_and(|live| live.taken.is_some())
     }
 
-    /// Whether any of them records changes of the disk.
+    /// Whether any of them records changes of the disk, or would again if a change of it were taken back.
     pub(super) fn records(&self) -> bool {
-        self.live.iter().any(|live| live.entry.auto && live.bits.is_some())
+        self.live.iter().any(|live| live.bits.is_some() && (live.entry.auto || live.since.strong_count() > 0))
     }
 }
 
@@ -127,7 +146,7 @@ impl Qcow2 {
                 return Ok(None);
             }
             let bits = if entry.in_use { None } else { Some(self.load_bits(&entry)?) };
-            loaded.push(Live { entry, bits, stored: true, persistent: true, taken: None });
+            loaded.push(Live::new(entry, bits, true, true));
         }
         Ok(Some(loaded))
     }
@@ -137,12 +156,10 @@ impl Qcow2 {
         if !self.tracking.load(Ordering::Acquire) {
             return;
         }
-        for live in lock(&self.tracked).live.iter_mut().filter(|live| live.entry.auto) {
-            if let Some(bits) = &mut live.bits {
-                bits.set(offset, offset + len);
-                live.stored = false;
-            }
-        }
+        let mut tracked = lock(&self.tracked);
+        tracked.live.iter_mut().for_each(|live| live.record(offset, len));
+        // A change that could be taken back may no longer be.
+        self.tracking.store(tracked.records(), Ordering::Release);
     }
 
     /// The disk has another size: the bitmaps of it have, too.

@@ -129,7 +129,7 @@ fn raw_beside_a_format_cannot_be_written_to() {
     let (fmt, raw) = (("node 'fmt'", "file"), ("node 'raw'", "file"));
     assert_eq!(rig.device("d", "raw").err().unwrap(), sentence("file", "write", fmt, raw));
     assert_eq!(rig.resize("raw").unwrap_err(), sentence("file", "resize", raw, fmt));
-    let refused = rig.graph.hold_with_target(None, &rig.node("raw"), "mirror").err().unwrap();
+    let refused = rig.graph.hold_with_target(&[], &rig.node("raw"), "mirror").err().unwrap();
     assert_eq!(refused.to_string(), sentence("file", "resize", fmt, raw));
     let refused = rig.graph.check_write(&rig.node("raw"), "qemu-io").unwrap_err();
     assert_eq!(refused.to_string(), sentence("file", "write", raw, fmt));
@@ -186,7 +186,7 @@ fn target_of_a_job_is_kept_from_others_beneath_it_too() {
     std::fs::write(rig.path("c"), [0; 4096]).unwrap();
     rig.add(json!({"driver": "file", "node-name": "bytes", "filename": rig.path("c")})).unwrap();
     rig.add(json!({"driver": "raw", "node-name": "target", "file": "bytes"})).unwrap();
-    let held = rig.graph.hold_with_target(Some(&rig.node("fmt")), &rig.node("target"), "mirror").unwrap();
+    let held = rig.graph.hold_with_target(&[rig.node("fmt")], &rig.node("target"), "mirror").unwrap();
     let (target, disk) = (("node 'target'", "file"), ("block device 'd'", "root"));
     assert_eq!(rig.device("d", "bytes").err().unwrap(), sentence("bytes", "write", target, disk));
     drop(held);

@@ -161,13 +161,13 @@ fn what_a_mirror_writes_to_can_be_put_on_its_base_and_nothing_else_that_is_busy(
     let refused = || graph.prepare_snapshot("base", "top").err().map(|error| error.to_string());
     let busy = |job: &str| Some(format!("Node 'top' is busy: block device is in use by block job: {job}"));
 
-    let backup = graph.hold_with_target(None, &top, "backup").unwrap();
+    let backup = graph.hold_with_target(&[], &top, "backup").unwrap();
     assert_eq!(refused(), busy("backup"));
     drop(backup);
     let source = graph.hold_for_job(vec![top.clone()], "mirror").unwrap();
     assert_eq!(refused(), busy("mirror"));
     drop(source);
-    let target = graph.hold_with_target(None, &top, "mirror").unwrap();
+    let target = graph.hold_with_target(&[], &top, "mirror").unwrap();
     graph.take_snapshot(graph.prepare_snapshot("base", "top").unwrap(), &[]);
     drop(target);
 

@@ -119,6 +119,38 @@ fn change_of_a_bitmap_that_is_taken_back_leaves_it_as_it_was() {
     assert_eq!(disk.dirty_bitmaps(), before);
 }
 
+#[test]
+fn bits_recorded_since_a_change_stay_when_that_is_taken_back() {
+    let (_, disk) = image(&options(), 0);
+    disk.change_bitmap("since", &BitmapChange::Add(NewBitmap::stored(Some(16)))).unwrap();
+    let mut more = disk.bitmap_bits("since").unwrap();
+    more.set(5 << 16, 7 << 16);
+    for (n, change) in (0u64..).zip([BitmapChange::Merge(more), BitmapChange::Disable, BitmapChange::Clear]) {
+        let first = disk.change_bitmap("since", &change).unwrap();
+        let second = disk.change_bitmap("since", &BitmapChange::Clear).unwrap();
+        // In the place of what was merged, too.
+        write_all(disk.as_ref(), &[7; 512], (5 + n) << 16).unwrap();
+        disk.put_bitmap_back("since", second);
+        disk.put_bitmap_back("since", first);
+        assert_eq!(disk.bitmap_bits("since").unwrap().count(), n + 1, "{change:?}");
+    }
+    // One that did not record does not come to.
+    disk.change_bitmap("since", &BitmapChange::Disable).unwrap();
+    let former = disk.change_bitmap("since", &BitmapChange::Enable).unwrap();
+    write_all(disk.as_ref(), &[7; 512], 0).unwrap();
+    disk.put_bitmap_back("since", former);
+    assert_eq!(disk.bitmap_bits("since").unwrap().count(), 3);
+}
+
+#[test]
+fn bitmaps_of_two_granularities_are_joined_in_the_finer_one() {
+    let bits = |granularity_bits, bytes| Bits { granularity_bits, size: 16 << 16, bytes };
+    let (fine, coarse) = (bits(16, vec![1, 0]), bits(18, vec![0b1000]));
+    let both = bits(16, vec![1, 0xf0]);
+    assert_eq!(fine.clone().join(coarse.clone()), both);
+    assert_eq!(coarse.join(fine), both);
+}
+
 /// An image of `size` bytes with `count` stored bitmaps, each with its first bit set.
 fn with_bitmaps(size: u64, count: usize) -> Arc<Recorder> {
     let (store, disk) = image(&CreateOptions { size, ..CreateOptions::default() }, 0);

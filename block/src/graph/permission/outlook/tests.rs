@@ -156,7 +156,7 @@ fn forced_sharing_reads_beside_a_writer_and_leaves_formats_one_writer() {
 #[test]
 fn target_of_a_job_is_kept_from_other_programs_until_it_ends() {
     let rig = Rig::new();
-    let hold = |kind| rig.one.0.hold_with_target(Some(&rig.one.node("a")), &rig.one.node("b"), kind);
+    let hold = |kind| rig.one.0.hold_with_target(&[rig.one.node("a")], &rig.one.node("b"), kind);
     let shared = || rig.other.device("b", SHARED);
     let writer = shared().unwrap();
 
@@ -180,14 +180,14 @@ fn job_into_an_overlay_of_its_source_leaves_that_to_its_writers() {
     rig.one.add(json!({"driver": "qcow2", "node-name": "over", "backing": "a",
         "file": {"driver": "file", "filename": rig.path("over")}}));
 
-    rig.one.0.hold_with_target(Some(&rig.one.node("a")), &rig.one.node("over"), "backup").unwrap();
+    rig.one.0.hold_with_target(&[rig.one.node("a")], &rig.one.node("over"), "backup").unwrap();
 }
 
 #[test]
 fn what_a_device_left_for_the_copy_is_free() {
     let rig = Rig::new();
     let device = rig.one.device("a", Usage::default()).unwrap();
-    let held = rig.one.0.hold_with_target(Some(&rig.one.node("a")), &rig.one.node("b"), "mirror").unwrap();
+    let held = rig.one.0.hold_with_target(&[rig.one.node("a")], &rig.one.node("b"), "mirror").unwrap();
 
     rig.one.0.pivot(&rig.one.node("a"), &rig.one.node("b"), &[(&device, &device.disk().drain())]);
     drop(held);

@@ -1,0 +1,87 @@
+//! Through which nodes an image is written to: a job must know all of them, or it would miss what a guest writes.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use super::rework::EXPORT;
+use super::{Graph, Node};
+use crate::error::BlockError;
+
+impl Node {
+    /// The nodes beneath it to which it writes what is written to it, each once: all but what an overlay stands on.
+    fn written_through(&self) -> Vec<Arc<Self>> {
+        self.all_beneath(|role| role != "backing")
+    }
+
+    /// The nodes beneath it, each once, by way of the roles that `follow` says.
+    fn all_beneath(&self, follow: impl Fn(&str) -> bool) -> Vec<Arc<Self>> {
+        let below = |node: &Self| node.children().into_iter().filter(|(role, _)| follow(role)).map(|(_, node)| node);
+        let mut found: Vec<Arc<Self>> = Vec::new();
+        let mut known = HashSet::new();
+        let mut waiting: Vec<_> = below(self).collect();
+        while let Some(node) = waiting.pop() {
+            if known.insert(Arc::as_ptr(&node)) {
+                waiting.extend(below(&node));
+                found.push(node);
+            }
+        }
+        found
+    }
+
+    /// Whether it is `node`, or stands on it in any way.
+    #[must_use]
+    pub fn reaches(&self, node: &Self) -> bool {
+        std::ptr::eq(self, node) || self.all_beneath(|_| true).iter().any(|below| std::ptr::eq(&**below, node))
+    }
+
+    /// The node beneath that shows the same bytes at the same places: what a filter passes on, or a raw node all of.
+    #[must_use]
+    pub fn same_beneath(&self) -> Option<Arc<Self>> {
+        let whole = |file: &Arc<Self>| self.layer().driver() == "raw" && self.layer().size() == file.layer().size();
+        self.filtered().or_else(|| self.child("file").filter(whole))
+    }
+
+    /// Whether a device, a client or a job writes to it, or a drive may that has no device yet.
+    fn has_writer(&self) -> bool {
+        (self.waiting.load(Ordering::Acquire) && !self.is_read_only()) || self.has_writing_user()
+    }
+
+    /// Refuses what would write to a node beneath that a job has in hand, past whatever the job has above it.
+    ///
+    /// # Errors
+    /// A job has one.
+    pub fn check_idle_beneath(&self) -> Result<(), BlockError> {
+        let below = self.written_through().into_iter();
+        below.filter(|node| node.job() != Some(EXPORT)).try_for_each(|node| node.check_idle())
+    }
+}
+
+impl Graph {
+    /// The nodes that devices, clients, jobs and drives write to and that so change what `node` shows: itself, nodes on
+    /// top of it, beneath it, or beside it on the same bytes. What its backing chain holds is not meant.
+    #[must_use]
+    pub fn writers_of(&self, node: &Arc<Node>) -> Vec<Arc<Node>> {
+        let beneath = node.written_through();
+        let same: Vec<_> = std::iter::successors(Some(node.clone()), |node| node.same_beneath()).collect();
+        let is_in = |nodes: &[Arc<Node>], node: &Arc<Node>| nodes.iter().any(|other| Arc::ptr_eq(other, node));
+        let changes = |writer: &Arc<Node>| {
+            is_in(&beneath, writer)
+                || is_in(&same, writer)
+                || writer.written_through().iter().any(|below| is_in(&same, below))
+        };
+        self.nodes().into_iter().filter(|writer| writer.has_writer() && changes(writer)).collect()
+    }
+
+    /// Refuses a job on `node` that holds its devices still, where others change what it shows by way of another node.
+    ///
+    /// # Errors
+    /// Clients or another job do.
+    pub fn check_writers(&self, node: &Arc<Node>) -> Result<(), BlockError> {
+        let writers = self.writers_of(node).into_iter();
+        writers.filter(|writer| !Arc::ptr_eq(writer, node)).try_for_each(|writer| writer.check_idle())
+    }
+}
+
+#[cfg(test)]
+mod tests;
