@@ -288,6 +288,24 @@ fn reader_who_has_read_enough_is_no_fault_of_the_map() {
 }
 
 #[test]
+fn warnings_of_what_lies_beneath_reach_the_user() {
+    let rig = Rig::empty();
+    rig.qemu("create -q -f qcow2 image 1M");
+    rig.io("image", &["write -P 1 960k 64k"]);
+    let mut bytes = fs::read(rig.path("image")).unwrap();
+    let word = |bytes: &[u8], at: usize| u64::from_be_bytes(bytes[at..at + 8].try_into().unwrap()) as usize;
+    let (counts, last) = (word(&bytes, word(&bytes, 48)), bytes.len() / 65536 - 1);
+    // The data are in use and not counted.
+    bytes[counts + 2 * last..counts + 2 * last + 2].fill(0);
+    fs::write(rig.path("image"), bytes).unwrap();
+
+    let ran = rig.ours("resize --shrink image 512k");
+
+    assert_eq!(ran.code, Some(0), "{ran:?}");
+    assert!(ran.err.starts_with("qemu-img: warning: qcow2: cluster "), "{ran:?}");
+}
+
+#[test]
 fn clusters_of_a_data_file_that_is_not_named_are_no_leaks() {
     let rig = Rig::empty();
     rig.qemu("create -q -f qcow2 image 1M");
