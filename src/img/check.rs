@@ -6,6 +6,7 @@ use std::sync::Arc;
 use rhea_block::format::qcow2::{CheckReport, Repair, backing_of, check, data_file_of, repair};
 use rhea_block::graph::CacheMode;
 use rhea_block::layer::Layer;
+use rhea_block::nbd::NbdName;
 use serde_json::{Map, Value};
 
 use super::args::{Opt, Parsed};
@@ -91,7 +92,10 @@ pub(super) fn run(parsed: &Parsed) -> Result<(), ImgError> {
 fn check_backing(name: &str, file: &Arc<dyn Layer>, want: Want<'_>) -> Result<(), ImgError> {
     let (below, format) = backing_of(file.as_ref()).map_err(ImgError::block(format!("Could not open '{name}'")))?;
     // What the servers of others have is not looked at.
-    let Some(below) = below.filter(|below| open::plain_name(below).is_ok()) else { return Ok(()) };
+    let is_file = |name: &String| NbdName::parse(name).is_ok_and(|export| export.is_none());
+    let Some(below) = below.filter(|below| is_file(below) && open::check_protocol(below).is_ok()) else {
+        return Ok(());
+    };
     let image = Path::new(name.strip_prefix("file:").unwrap_or(name));
     let shown = open::beside(image, &below).display().to_string();
     let want = Want { format: format.as_deref(), write: false, no_data: true, ..want };
