@@ -61,7 +61,9 @@ pub(super) fn run(parsed: &Parsed) -> Result<(), ImgError> {
     }
     let is_one = open::probed(file.layer.as_ref()).is_ok_and(|format| format.as_deref() == Some("qcow2"));
     let failed = if is_one { format!("Check of '{name}' failed") } else { format!("Could not open '{name}'") };
-    if is_one && !want.image_opts && !name.starts_with("json:") {
+    if is_one && (want.image_opts || name.starts_with("json:")) {
+        check_described_backing(name, want)?;
+    } else if is_one {
         check_backing(name, &file.layer, want)?;
     }
     if is_one
@@ -104,6 +106,17 @@ fn check_backing(name: &str, file: &Arc<dyn Layer>, want: Want<'_>) -> Result<()
     // The file's own message names it.
     let why = text.strip_prefix(&format!("Could not open '{shown}': ")).unwrap_or(&text);
     Err(ImgError::Said(format!("Could not open '{name}': Could not open backing file: {why}")))
+}
+
+/// The same for an image that is named by options, which may describe what lies beneath it.
+fn check_described_backing(name: &str, want: Want<'_>) -> Result<(), ImgError> {
+    // The file is open already, maybe for repair.
+    let want = Want { write: false, force_share: true, no_data: true, ..want };
+    let Err(e) = open::open(name, want) else { return Ok(()) };
+    let text = chain(&e);
+    let why = text.strip_prefix(&format!("Could not open '{name}': ")).unwrap_or(&text);
+    // Everything else is what the check is to find.
+    if why.starts_with("Could not open backing file: ") { Err(e) } else { Ok(()) }
 }
 
 /// What was found, and what was repaired.

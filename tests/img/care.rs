@@ -206,9 +206,16 @@ fn missing_backing_file_fails_the_check() {
     rig.qemu("create -q -f qcow2 below.qcow2 1M");
     rig.qemu("create -q -f qcow2 -b below.qcow2 -F qcow2 top.qcow2");
     rig.same("check top.qcow2");
-    fs::remove_file(rig.path("below.qcow2")).unwrap();
-    for words in ["check top.qcow2", "check -r all top.qcow2", "check --output=json top.qcow2"] {
-        rig.same(words);
+    let described = "--image-opts driver=qcow2,file.filename=top.qcow2";
+    rig.same(&format!("check {described}"));
+    rig.same(&format!("check {described},backing.file.filename=nosuch"));
+    fs::rename(rig.path("below.qcow2"), rig.path("other.qcow2")).unwrap();
+    for words in ["top.qcow2", "-r all top.qcow2", "--output=json top.qcow2"] {
+        rig.same(&format!("check {words}"));
+    }
+    for words in ["", ",backing.file.filename=nosuch", ",backing.driver=qcow2,backing.file.filename=other.qcow2"] {
+        rig.same(&format!("check {described}{words}"));
+        rig.same(&format!("check -r all {described}{words}"));
     }
 }
 
@@ -275,19 +282,6 @@ fn words_that_cannot_be_written_change_neither_work_nor_exit_code() {
 }
 
 #[test]
-fn reader_who_has_read_enough_is_no_fault_of_the_map() {
-    let rig = Rig::empty();
-    rig.write("plain.raw", 1 << 20, &[(0, 4096, 1)]);
-    for form in ["human", "json"] {
-        let mut command = rig.command(&split(&format!("map -f raw --output={form} plain.raw")));
-        let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
-        drop(child.stdout.take());
-        let ran = child.wait_with_output().unwrap();
-        assert_eq!((ran.status.code(), ran.stderr.as_slice()), (Some(0), &b""[..]), "{form}");
-    }
-}
-
-#[test]
 fn warnings_of_what_lies_beneath_reach_the_user() {
     let rig = Rig::empty();
     rig.qemu("create -q -f qcow2 image 1M");
@@ -303,6 +297,19 @@ fn warnings_of_what_lies_beneath_reach_the_user() {
 
     assert_eq!(ran.code, Some(0), "{ran:?}");
     assert!(ran.err.starts_with("qemu-img: warning: qcow2: cluster "), "{ran:?}");
+}
+
+#[test]
+fn reader_who_has_read_enough_is_no_fault_of_the_map() {
+    let rig = Rig::empty();
+    rig.write("plain.raw", 1 << 20, &[(0, 4096, 1)]);
+    for form in ["human", "json"] {
+        let mut command = rig.command(&split(&format!("map -f raw --output={form} plain.raw")));
+        let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        drop(child.stdout.take());
+        let ran = child.wait_with_output().unwrap();
+        assert_eq!((ran.status.code(), ran.stderr.as_slice()), (Some(0), &b""[..]), "{form}");
+    }
 }
 
 #[test]
