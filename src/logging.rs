@@ -104,11 +104,20 @@ fn civil_date(days: i64) -> (i64, i64, i64) {
 /// When the log file cannot be opened.
 pub fn start(settings: Settings, path: Option<&Path>) -> io::Result<()> {
     let file = path.map(|p| OpenOptions::new().create(true).append(true).open(p)).transpose()?;
-    let level = settings.verbose.unwrap_or(LevelFilter::Warn);
-    if log::set_boxed_logger(Box::new(Logger { settings, file: file.map(Mutex::new) })).is_ok() {
+    install(Logger { settings, file: file.map(Mutex::new) });
+    Ok(())
+}
+
+/// Starts logging warnings on standard error, for a program without options for more; later calls change nothing.
+pub fn start_warnings(program: &str) {
+    install(Logger { settings: Settings { program: program.to_owned(), ..Settings::default() }, file: None });
+}
+
+fn install(logger: Logger) {
+    let level = logger.settings.verbose.unwrap_or(LevelFilter::Warn);
+    if log::set_boxed_logger(Box::new(logger)).is_ok() {
         log::set_max_level(level);
     }
-    Ok(())
 }
 
 #[cfg(test)]

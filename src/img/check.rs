@@ -6,6 +6,7 @@ use std::sync::Arc;
 use rhea_block::format::qcow2::{CheckReport, Repair, backing_of, check, data_file_of, repair};
 use rhea_block::graph::CacheMode;
 use rhea_block::layer::Layer;
+use rhea_block::nbd::NbdName;
 use serde_json::{Map, Value};
 
 use super::args::{Opt, Parsed};
@@ -60,7 +61,9 @@ pub(super) fn run(parsed: &Parsed) -> Result<(), ImgError> {
     }
     let is_one = open::probed(file.layer.as_ref()).is_ok_and(|format| format.as_deref() == Some("qcow2"));
     let failed = if is_one { format!("Check of '{name}' failed") } else { format!("Could not open '{name}'") };
-    if is_one && !want.image_opts && !name.starts_with("json:") {
+    if is_one && (want.image_opts || name.starts_with("json:")) {
+        check_described_backing(name, want)?;
+    } else if is_one {
         check_backing(name, &file.layer, want)?;
     }
     if is_one
@@ -91,7 +94,10 @@ pub(super) fn run(parsed: &Parsed) -> Result<(), ImgError> {
 fn check_backing(name: &str, file: &Arc<dyn Layer>, want: Want<'_>) -> Result<(), ImgError> {
     let (below, format) = backing_of(file.as_ref()).map_err(ImgError::block(format!("Could not open '{name}'")))?;
     // What the servers of others have is not looked at.
-    let Some(below) = below.filter(|below| open::plain_name(below).is_ok()) else { return Ok(()) };
+    let is_file = |name: &String| NbdName::parse(name).is_ok_and(|export| export.is_none());
+    let Some(below) = below.filter(|below| is_file(below) && open::check_protocol(below).is_ok()) else {
+        return Ok(());
+    };
     let image = Path::new(name.strip_prefix("file:").unwrap_or(name));
     let shown = open::beside(image, &below).display().to_string();
     let want = Want { format: format.as_deref(), write: false, no_data: true, ..want };
@@ -100,6 +106,17 @@ fn check_backing(name: &str, file: &Arc<dyn Layer>, want: Want<'_>) -> Result<()
     // The file's own message names it.
     let why = text.strip_prefix(&format!("Could not open '{shown}': ")).unwrap_or(&text);
     Err(ImgError::Said(format!("Could not open '{name}': Could not open backing file: {why}")))
+}
+
+/// The same for an image that is named by options, which may describe what lies beneath it.
+fn check_described_backing(name: &str, want: Want<'_>) -> Result<(), ImgError> {
+    // The file is open already, maybe for repair.
+    let want = Want { write: false, force_share: true, no_data: true, ..want };
+    let Err(e) = open::open(name, want) else { return Ok(()) };
+    let text = chain(&e);
+    let why = text.strip_prefix(&format!("Could not open '{name}': ")).unwrap_or(&text);
+    // Everything else is what the check is to find.
+    if why.starts_with("Could not open backing file: ") { Err(e) } else { Ok(()) }
 }
 
 /// What was found, and what was repaired.

@@ -32,8 +32,6 @@ const DIFFERENT: u8 = 1;
 const NOT_OPEN: u8 = 2;
 const NO_STATUS: u8 = 3;
 const NOT_READ: u8 = 4;
-/// The result cannot be told: not 0 and not 1, which would be one.
-const NOT_TOLD: u8 = 2;
 
 struct Comparison<'a> {
     images: [&'a Image; 2],
@@ -61,12 +59,15 @@ pub(super) fn run(parsed: &Parsed) -> Result<(), ImgError> {
 }
 
 impl Comparison<'_> {
-    fn say(&self, text: &str) -> Result<(), ImgError> {
-        if self.quiet { Ok(()) } else { output::line(text).map_err(|e| e.coded(NOT_TOLD)) }
+    /// Says what the exit code says, too.
+    fn say(&self, text: &str) {
+        if !self.quiet {
+            output::beside(output::line(text));
+        }
     }
 
     fn differ(&self, text: &str) -> Result<(), ImgError> {
-        self.say(text)?;
+        self.say(text);
         Err(ImgError::Exit(DIFFERENT))
     }
 
@@ -82,11 +83,12 @@ impl Comparison<'_> {
             self.progress.at(at, whole);
         }
         if sizes[0] != sizes[1] {
-            self.say("Warning: Image size mismatch!")?;
+            self.say("Warning: Image size mismatch!");
             self.rest(self.images[usize::from(sizes[1] > sizes[0])], common)?;
         }
         self.progress.end();
-        self.say("Images are identical.")
+        self.say("Images are identical.");
+        Ok(())
     }
 
     fn status(&self, image: &Image, at: u64, len: u64) -> Result<Extent, ImgError> {

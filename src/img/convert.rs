@@ -224,6 +224,7 @@ fn open_sources(parsed: &Parsed, names: &[String]) -> Result<Vec<Image>, ImgErro
 
 fn make(path: &str, called: &str, options: &mut Options, total: u64, secrets: &Secrets) -> Result<(), ImgError> {
     let format = Format::by_name(called)?;
+    open::check_protocol(path)?;
     format.check(options)?;
     if format == Format::Raw && options.get("backing_file").is_some() {
         return Err(said("Backing file not supported for file format 'raw'"));
@@ -234,11 +235,9 @@ fn make(path: &str, called: &str, options: &mut Options, total: u64, secrets: &S
     target::refuse_own_backing(path, options)?;
     // As in QEMU a size among the options does not count: the copy is as long as what is copied.
     options.set("size", total.to_string());
-    let made = Format::check_place(called, path)
-        .and_then(|()| format.plan(options, total, secrets))
-        .and_then(|plan| plan.write(path));
-    let name = if called == "host_device" { called } else { format.name() };
-    made.map_err(|e| said(format!("{path}: error while converting {name}: {}", chain(&e))))
+    let made = Format::place(called, path)
+        .and_then(|place| format.plan(options, total, secrets).and_then(|plan| plan.write(place)));
+    made.map_err(|e| said(format!("{path}: error while converting {called}: {}", chain(&e))))
 }
 
 fn open_target(parsed: &Parsed, name: &str, format: &str, key_secret: Option<&str>) -> Result<Image, ImgError> {

@@ -2,8 +2,6 @@
 
 use std::path::Path;
 
-use rhea_block::nbd::NbdName;
-
 use super::args::{Opt, Parsed};
 use super::error::{ImgError, chain};
 use super::open::{self, Want};
@@ -62,14 +60,12 @@ pub(super) fn run(parsed: &Parsed) -> Result<(), ImgError> {
     let unsafe_backing = parsed.has("u");
     let bytes = disk_size(path, &options, unsafe_backing, parsed).map_err(named)?;
     options.set("size", bytes.to_string());
-    if NbdName::parse(path).is_ok_and(|export| export.is_none()) {
-        open::plain_name(path).map_err(named)?;
-    }
+    open::check_protocol(path).map_err(named)?;
     if !parsed.has("q") {
         output::beside(output::line(format.formatting(format_name, path, &options)));
     }
-    Format::check_place(format_name, path).map_err(named)?;
-    format.plan(&options, bytes, &parsed.secrets).and_then(|plan| plan.write(path)).map_err(named)
+    let place = Format::place(format_name, path).map_err(named)?;
+    format.plan(&options, bytes, &parsed.secrets).and_then(|plan| plan.write(place)).map_err(named)
 }
 
 /// The size that was given, or the backing file's; the backing file is looked at unless `blind`.

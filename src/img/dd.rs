@@ -37,14 +37,14 @@ impl Operands {
         let (mut input, mut output) = (None, None);
         let (mut block, mut count, mut skip) = (512, None, 0);
         for word in words {
-            let (key, value) = word.split_once('=').unwrap_or((word, ""));
+            let (key, value) = word.split_once('=').ok_or_else(|| unrecognized(word))?;
             match key {
-                "if" if word.contains('=') => input = Some(value.to_owned()),
-                "of" if word.contains('=') => output = Some(value.to_owned()),
+                "if" => input = Some(value.to_owned()),
+                "of" => output = Some(value.to_owned()),
                 "bs" => block = size::read_in("bs", value, 1, i32::MAX as u64)?,
                 "count" => count = Some(size::read("count", value)?),
                 "skip" => skip = size::read("skip", value)?,
-                _ => return Err(ImgError::Said(format!("unrecognized operand {key}"))),
+                _ => return Err(unrecognized(key)),
             }
         }
         let both = input.zip(output);
@@ -54,14 +54,20 @@ impl Operands {
     }
 }
 
+fn unrecognized(operand: &str) -> ImgError {
+    ImgError::Said(format!("unrecognized operand {operand}"))
+}
+
 /// Runs the verb.
 ///
 /// # Errors
 /// The images cannot be opened, made, read or written.
 pub(super) fn run(parsed: &Parsed) -> Result<(), ImgError> {
     let operands = Operands::read(&parsed.operands)?;
-    let format = Format::by_name(parsed.get("O").unwrap_or("raw"))?;
     let image = open::open(&operands.input, Want::of(parsed)?)?;
+    let called = parsed.get("O").unwrap_or("raw");
+    let format = Format::by_name(called)?;
+    open::check_protocol(&operands.output)?;
     // As qemu-img has it, `count` counts from the image's start, what is skipped included.
     let end = operands.count.map_or(u64::MAX, |count| count.saturating_mul(operands.block)).min(image.layer().size());
     let start = operands.skip.saturating_mul(operands.block);
@@ -71,11 +77,11 @@ pub(super) fn run(parsed: &Parsed) -> Result<(), ImgError> {
     let len = end.saturating_sub(start);
     let mut options = Options::default();
     options.set("size", len.to_string());
-    let made = Format::check_place(parsed.get("O").unwrap_or_default(), &operands.output)
-        .and_then(|()| format.plan(&options, len.next_multiple_of(512), &parsed.secrets))
-        .and_then(|plan| plan.write(&operands.output));
+    let made = Format::place(called, &operands.output).and_then(|place| {
+        format.plan(&options, len.next_multiple_of(512), &parsed.secrets).and_then(|plan| plan.write(place))
+    });
     made.map_err(|e| ImgError::Said(format!("{}: error while creating output image: {}", operands.output, chain(&e))))?;
-    let want = Want { format: Some(format.name()), write: true, cache: CacheMode::Unsafe, ..Want::default() };
+    let want = Want { format: Some(called), write: true, cache: CacheMode::Unsafe, ..Want::default() };
     let output = open::open(&operands.output, want)?;
     if len > 0 {
         let part = Raw::new(image.layer().clone(), start, Some(len));

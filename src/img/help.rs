@@ -65,8 +65,9 @@ const VERBS: [(&str, &str, &str); 15] = [
     ),
     (
         "rebase",
-        "[-pquU] [-f FORMAT] [-t CACHE] [-T CACHE] -b BACKING [-F FORMAT] FILE",
-        "Put another image beneath one (-b '': none) and keep its content; -u changes the name only.",
+        "[-cpquU] [-f FORMAT] [-t CACHE] [-T CACHE] -b BACKING [-F FORMAT] FILE",
+        "Put another image beneath one (-b '': none) and keep its content, compressed with -c; -u changes the name \
+         only.",
     ),
     (
         "resize",

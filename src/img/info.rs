@@ -56,9 +56,12 @@ fn collect(name: &str, want: Want<'_>, chain: bool) -> Result<Vec<Details>, ImgE
         if !seen.insert(std::fs::canonicalize(&path).unwrap_or(path)) {
             return Err(ImgError::Said(format!("Backing file '{name}' creates an infinite loop.")));
         }
-        let details = details_of(&image)?;
+        let mut details = details_of(&image)?;
+        if let Some(protocol) = format.as_deref().and_then(open::protocol) {
+            details.image.format = protocol;
+        }
         if chain && let Some(below) = &details.image.full_backing_filename {
-            open::plain_name(below).map_err(|e| ImgError::Said(format!("Could not open '{below}': {e}")))?;
+            open::check_protocol(below).map_err(|e| ImgError::Said(format!("Could not open '{below}': {e}")))?;
             next = Some((below.clone(), details.image.backing_filename_format.clone(), false));
         }
         found.push(details);

@@ -38,6 +38,7 @@ mod target;
 
 pub(crate) use info::format_specific_lines;
 
+use crate::logging;
 use args::{Opt, Parsed};
 use error::ImgError;
 
@@ -72,6 +73,7 @@ const VERBS: &[Verb] = &[
 #[must_use]
 pub fn main(program: &str, args: Vec<OsString>) -> ExitCode {
     error::set_program(program);
+    logging::start_warnings(program);
     match run(program, args) {
         Ok(()) => ExitCode::SUCCESS,
         Err(e) => {

@@ -9,6 +9,7 @@ use rhea_block::format::Foreign;
 use rhea_block::format::qcow2::{NO_SNAPSHOT, Qcow2, SnapshotRef};
 use rhea_block::graph::{CacheMode, Graph, Node, by_name};
 use rhea_block::layer::{Layer, read_vec};
+use rhea_block::nbd::NbdName;
 use rhea_block::spec::{self, Aio, BlockdevSpec, Cache, Discard, Encrypt, Look, NodeRef};
 use rhea_block::{BlockError, probe};
 
@@ -29,9 +30,17 @@ pub(super) const FORCE_SHARE: Opt = Opt::flag('U').or("force-share");
 /// The formats that can be asked for with `-f`.
 pub(super) const FORMATS: [&str; 9] = ["luks", "parallels", "qcow2", "qed", "raw", "vdi", "vhdx", "vmdk", "vpc"];
 
+/// The protocols of files, which are asked for as a format (`-f`) or before a path (`file:`).
+const PROTOCOLS: [&str; 2] = ["file", "host_device"];
+
+/// The protocol of files by name.
+pub(super) fn protocol(name: &str) -> Option<&'static str> {
+    PROTOCOLS.into_iter().find(|protocol| *protocol == name)
+}
+
 /// Whether an image can be of that format, or be no more than what holds it.
 pub(super) fn is_driver(name: &str) -> bool {
-    FORMATS.contains(&name) || ["file", "host_device"].contains(&name)
+    FORMATS.contains(&name) || protocol(name).is_some()
 }
 
 /// How an image is to be opened.
@@ -261,56 +270,70 @@ fn check_sharing(name: &str, want: Want<'_>) -> Result<(), ImgError> {
     Ok(())
 }
 
-/// What follows a protocol of files that `name` begins with.
-fn after_protocol(name: &str) -> Option<&str> {
-    name.strip_prefix("file:").or_else(|| name.strip_prefix("host_device:"))
+/// The protocol of files that the format or what `name` begins with asks for, and the path. As in QEMU the name of
+/// another protocol than the format's is part of the path.
+pub(super) fn place<'a>(format: Option<&str>, name: &'a str) -> (Option<&'static str>, &'a str) {
+    let asked = format.and_then(protocol);
+    let named = name.split_once(':').and_then(|(before, path)| Some((protocol(before)?, path)));
+    match named {
+        Some((protocol, path)) if asked.is_none_or(|asked| asked == protocol) => (Some(protocol), path),
+        _ => (asked, name),
+    }
 }
 
-/// Refuses what driver `host_device` is said to be for and is no device, in QEMU's words.
+/// Refuses what the protocol is not for, in QEMU's words.
 ///
 /// # Errors
 /// It is not there, or something else.
-pub(super) fn check_device(path: &str) -> Result<(), ImgError> {
+pub(super) fn check_kind(protocol: &str, path: &str) -> Result<(), ImgError> {
+    if path.is_empty() {
+        return Err(ImgError::Said(format!("The '{protocol}' block driver requires a file name")));
+    }
     let what = std::fs::metadata(path)
         .map_err(|e| ImgError::Said(format!("Could not open '{path}': {}", plain(&e.to_string()))))?;
-    if what.file_type().is_block_device() || what.file_type().is_char_device() {
+    let kind = what.file_type();
+    let (fits, wanted) = match protocol {
+        "host_device" => (kind.is_block_device() || kind.is_char_device(), "either a character or block device"),
+        _ => (kind.is_file(), "a regular file"),
+    };
+    if fits {
         return Ok(());
     }
-    let text = format!("'host_device' driver requires '{path}' to be either a character or block device");
-    Err(ImgError::Said(text))
+    Err(ImgError::Said(format!("'{protocol}' driver requires '{path}' to be {wanted}")))
 }
 
-/// The path that a file name means.
+/// Whether a device is there.
+pub(super) fn is_device(path: &str) -> bool {
+    std::fs::metadata(path).is_ok_and(|what| what.file_type().is_block_device() || what.file_type().is_char_device())
+}
+
+/// Refuses a name that begins with the name of a protocol that is not known.
 ///
 /// # Errors
-/// It names another protocol than files.
-pub(super) fn plain_name(name: &str) -> Result<&str, ImgError> {
-    if let Some(path) = after_protocol(name) {
-        if name.starts_with("host_device:") {
-            check_device(path)?;
-        }
-        return Ok(path);
-    }
-    match name.split_once(':') {
-        Some((scheme, _)) if !scheme.contains('/') && !Path::new(name).exists() => {
+/// It does.
+pub(super) fn check_protocol(name: &str) -> Result<(), ImgError> {
+    match name.split_once(':').filter(|_| matches!(NbdName::parse(name), Ok(None))) {
+        Some((scheme, _)) if protocol(scheme).is_none() && !scheme.contains('/') && !Path::new(name).exists() => {
             Err(ImgError::Said(format!("Unknown protocol '{scheme}'")))
         }
-        _ => Ok(name),
+        _ => Ok(()),
     }
 }
 
 /// The node for the file itself, or for the export of a server that the name means.
 fn file_spec(name: &str, want: Want<'_>) -> Result<BlockdevSpec, ImgError> {
-    let exists = Path::new(name).exists();
     // A file that is there is meant, whatever its name looks like.
-    let path = if exists { Some(name) } else { after_protocol(name) };
-    if !exists && let Some(device) = name.strip_prefix("host_device:") {
-        check_device(device).map_err(|e| ImgError::Said(format!("Could not open '{name}': {e}")))?;
+    let exists = Path::new(name).exists();
+    let (asked, path) = if exists { (want.format.and_then(protocol), name) } else { place(want.format, name) };
+    let asked = asked.or_else(|| name.is_empty().then_some("file"));
+    if let Some(asked) = asked {
+        check_kind(asked, path).map_err(|e| ImgError::Said(format!("Could not open '{name}': {e}")))?;
     }
     // As in QEMU a colon in it does not make it another protocol for who takes the name from us.
     let here = |path: &str| if path.split('/').next().is_some_and(|first| first.contains(':')) { "./" } else { "" };
+    let is_path = exists || asked.is_some();
     let file = spec::File {
-        filename: path.map_or(name.to_owned(), |path| format!("file:{}{path}", here(path))),
+        filename: if is_path { format!("file:{}{path}", here(path)) } else { name.to_owned() },
         read_only: Some(!want.write),
         force_share: Some(want.force_share),
         discard: Some(Discard::Unmap),

@@ -19,6 +19,7 @@ pub(super) const OPTIONS: &[Opt] = &[
     Opt::value('f').or("format"),
     Opt::value('F').or("backing-format"),
     Opt::value('b').or("backing"),
+    Opt::flag('c').or("compress"),
     Opt::flag('u').or("backing-unsafe"),
     Opt::flag('p').or("progress"),
     Opt::flag('q').or("quiet"),
@@ -52,7 +53,11 @@ pub(super) fn run(parsed: &Parsed) -> Result<(), ImgError> {
     let given = Want::of(parsed)?;
     let want = Want { cache, no_backing: blind, force_share: false, ..given.writing() };
     let image = open::open(name, want)?;
+    let compress = parsed.has("c");
     let Some(qcow2) = image.layer().as_any().downcast_ref::<Qcow2>() else {
+        if compress {
+            return Err(ImgError::Said("Compression not supported for this file format".to_owned()));
+        }
         return Err(ImgError::Said(format!(
             "Could not change the backing file to '{}': driver '{}' has none",
             new.unwrap_or_default(),
@@ -67,10 +72,13 @@ pub(super) fn run(parsed: &Parsed) -> Result<(), ImgError> {
         )));
     }
     if !blind {
+        if compress {
+            check_compression(&image, qcow2)?;
+        }
         let source = Want { format, cache: source_cache, image_opts: false, ..given };
         let below = new.map(|new| open_new(&image, new, source)).transpose()?;
         let progress = Progress::new(parsed.has("p") && !parsed.has("q"));
-        keep_content(&image, below.as_ref(), qcow2, &progress)?;
+        keep_content(&image, below.as_ref(), Target { qcow2, compress }, &progress)?;
         progress.end();
     }
     let names = new.map(|new| (new, format));
@@ -78,6 +86,18 @@ pub(super) fn run(parsed: &Parsed) -> Result<(), ImgError> {
         ImgError::Said(format!("Could not change the backing file to '{}': {}", new.unwrap_or_default(), chain(&e)))
     })?;
     image.close()
+}
+
+/// Refuses what cannot have compressed clusters, before anything is written.
+fn check_compression(image: &Image, qcow2: &Qcow2) -> Result<(), ImgError> {
+    let refused = |text: &str| Err(ImgError::Said(text.to_owned()));
+    if image.node.child("data-file").is_some() {
+        return refused("Compression not supported for an image with an external data file");
+    }
+    if qcow2.encryption().is_some() {
+        return refused("Compression and encryption not supported at the same time");
+    }
+    Ok(())
 }
 
 /// The new image beneath; its name is as the header will have it.
@@ -116,9 +136,51 @@ fn zero_run(layer: Option<&dyn Layer>, at: u64, len: u64) -> Result<u64, ImgErro
     }
 }
 
+/// The image that is written to.
+#[derive(Clone, Copy)]
+struct Target<'a> {
+    qcow2: &'a Qcow2,
+    /// Whole clusters are compressed (`-c`).
+    compress: bool,
+}
+
+impl Target<'_> {
+    /// Whether the `len` bytes at `place` are a whole cluster, or all that the disk has of its last one.
+    fn is_cluster(self, place: u64, len: usize) -> bool {
+        let unit = self.qcow2.cluster_size();
+        place.is_multiple_of(unit) && (len as u64 == unit || place + len as u64 == self.qcow2.size())
+    }
+
+    /// How much of `len` bytes from `at` on, known as zeroes, may be passed over: what is compressed begins with a
+    /// cluster.
+    fn passed(self, at: u64, len: u64, run: u64) -> u64 {
+        if !self.compress || len == run {
+            return len;
+        }
+        let unit = self.qcow2.cluster_size();
+        ((at + len) / unit * unit).saturating_sub(at)
+    }
+
+    /// Writes a cluster, or a part of one.
+    fn write(self, bytes: &[u8], place: u64) -> Result<(), BlockError> {
+        let packed = if self.compress && self.is_cluster(place, bytes.len()) { self.pack(bytes)? } else { None };
+        match packed {
+            Some(packed) => self.qcow2.write_packed(place, &packed),
+            None => write_all(self.qcow2, bytes, place),
+        }
+    }
+
+    /// The cluster compressed, if that saves anything. What is past the disk's end reads as zeroes.
+    fn pack(self, bytes: &[u8]) -> Result<Option<Vec<u8>>, BlockError> {
+        let mut whole = bytes.to_vec();
+        whole.resize(self.qcow2.cluster_size() as usize, 0);
+        self.qcow2.pack_cluster(&whole)
+    }
+}
+
 /// Writes to the image what it showed of the old backing file and would show otherwise of the new one.
-fn keep_content(image: &Image, below: Option<&Image>, qcow2: &Qcow2, progress: &Progress) -> Result<(), ImgError> {
-    let unit = qcow2.cluster_size();
+fn keep_content(image: &Image, below: Option<&Image>, target: Target<'_>, progress: &Progress) -> Result<(), ImgError> {
+    let unit = target.qcow2.cluster_size();
     let top = image.layer().as_ref();
     let old = image.node.child("backing");
     let old = old.as_ref().map(|node| node.layer().as_ref());
@@ -135,7 +197,7 @@ fn keep_content(image: &Image, below: Option<&Image>, qcow2: &Qcow2, progress: &
             at += run;
             continue;
         }
-        let both_zero = zero_run(old, at, run)?.min(zero_run(new, at, run)?);
+        let both_zero = target.passed(at, zero_run(old, at, run)?.min(zero_run(new, at, run)?), run);
         if both_zero > 0 {
             at += both_zero;
             continue;
@@ -144,7 +206,7 @@ fn keep_content(image: &Image, below: Option<&Image>, qcow2: &Qcow2, progress: &
         let (before, after) = (&mut before[..len as usize], &mut after[..len as usize]);
         read(old, before, at)?;
         read(new, after, at)?;
-        keep_piece(qcow2, before, after, at)?;
+        keep_piece(target, before, after, at)?;
         at += len;
     }
     top.flush().map_err(writing)
@@ -155,7 +217,8 @@ fn writing(error: BlockError) -> ImgError {
 }
 
 /// Writes the clusters in which the two differ.
-fn keep_piece(top: &Qcow2, before: &[u8], after: &[u8], at: u64) -> Result<(), ImgError> {
+fn keep_piece(target: Target<'_>, before: &[u8], after: &[u8], at: u64) -> Result<(), ImgError> {
+    let top = target.qcow2;
     let unit = top.cluster_size();
     let mut done = 0;
     while done < before.len() {
@@ -165,11 +228,10 @@ fn keep_piece(top: &Qcow2, before: &[u8], after: &[u8], at: u64) -> Result<(), I
         if old != new {
             // Only a whole cluster can be marked as zero. In part, zeroes that the old backing file shows would be taken
             // for there already.
-            let whole = place.is_multiple_of(unit) && (take as u64 == unit || place + take as u64 == top.size());
-            if whole && top.has_zero_clusters() && is_zero(old) {
+            if target.is_cluster(place, take) && top.has_zero_clusters() && is_zero(old) {
                 top.cover(place, take as u64).map_err(writing)?;
             } else {
-                write_all(top, old, place).map_err(writing)?;
+                target.write(old, place).map_err(writing)?;
             }
         }
         done += take;

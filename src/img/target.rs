@@ -129,9 +129,10 @@ impl Format {
     /// There is none of that name that can be written.
     pub(super) fn by_name(name: &str) -> Result<Self, ImgError> {
         match name {
-            "raw" | "file" | "host_device" => Ok(Self::Raw),
+            "raw" => Ok(Self::Raw),
             "qcow2" => Ok(Self::Qcow2),
             "luks" => Ok(Self::Luks),
+            _ if open::protocol(name).is_some() => Ok(Self::Raw),
             _ if open::FORMATS.contains(&name) => {
                 Err(ImgError::Said(format!("Format driver '{name}' does not support image creation")))
             }
@@ -139,19 +140,24 @@ impl Format {
         }
     }
 
-    /// Refuses to make a device where the format is `called` by the name of the driver for them.
+    /// The path of the image that is to be made as `name`, in the format that is `called` so by the user.
     ///
     /// # Errors
-    /// What is at `path` is none.
-    pub(super) fn check_place(called: &str, path: &str) -> Result<(), ImgError> {
-        if called != "host_device" {
-            return Ok(());
+    /// What is there is not for the protocol of files that the two ask for: devices are not made, nor cut as files are.
+    pub(super) fn place<'a>(called: &str, name: &'a str) -> Result<&'a str, ImgError> {
+        let (protocol, path) = open::place(Some(called), name);
+        match protocol {
+            Some("host_device") => open::check_kind("host_device", path).map_err(|e| {
+                ImgError::Said(format!(
+                    "Protocol driver 'host_device' does not support image creation, and opening the image failed: {e}"
+                ))
+            })?,
+            Some(_) if open::is_device(path) => {
+                return Err(ImgError::Said("Could not resize file: Invalid argument".to_owned()));
+            }
+            _ => {}
         }
-        open::check_device(path.strip_prefix("host_device:").unwrap_or(path)).map_err(|e| {
-            ImgError::Said(format!(
-                "Protocol driver 'host_device' does not support image creation, and opening the image failed: {e}"
-            ))
-        })
+        Ok(path)
     }
 
     /// Its name.
@@ -369,7 +375,7 @@ fn qcow2_plan(options: &Options, bytes: u64) -> Result<CreateOptions, ImgError> 
 }
 
 impl Plan {
-    /// Writes the image; what was in `path` is lost.
+    /// Writes the image; what was in `path`, a [`Format::place`], is lost.
     ///
     /// # Errors
     /// When the host cannot hold it, another program has the file, or the options contradict each other.
@@ -378,11 +384,14 @@ impl Plan {
         if let Made::Qcow2(options) = &self.format {
             // Before a file is touched.
             options.check().map_err(told)?;
+            if let Some((data, _)) = &options.data_file {
+                check_data_file(data)?;
+            }
         }
         if NbdName::parse(path).map_err(told)?.is_some() {
             return self.write_to_export(path);
         }
-        let path = Path::new(open::plain_name(path)?);
+        let path = Path::new(path);
         let was_there = path.symlink_metadata().is_ok();
         self.write_to(path).map_err(|e| {
             if !was_there && let Err(e) = std::fs::remove_file(path) {
@@ -421,7 +430,7 @@ impl Plan {
             Made::Raw { size, preallocation } => {
                 if file.is_device() {
                     return if file.size() < *size {
-                        Err(BlockError::new(ErrorKind::NoSpace, "the device is smaller than the image"))
+                        Err(BlockError::new(ErrorKind::NoSpace, "Cannot grow device files"))
                     } else {
                         forget_format(&file)
                     };
@@ -451,6 +460,15 @@ impl Plan {
             }
         }
     }
+}
+
+/// Refuses the name of a data file that cannot be made, or that is not followed when the image is opened.
+fn check_data_file(name: &str) -> Result<(), ImgError> {
+    let path = Format::place("", name)?;
+    if name.starts_with("host_device:") {
+        return Err(ImgError::Said(format!("data_file is a path: write '{path}' without host_device: before it")));
+    }
+    Ok(())
 }
 
 /// Zeroes the first sector of what keeps its content: as in QEMU that is not to be taken for an image of another format.

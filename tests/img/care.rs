@@ -206,9 +206,16 @@ fn missing_backing_file_fails_the_check() {
     rig.qemu("create -q -f qcow2 below.qcow2 1M");
     rig.qemu("create -q -f qcow2 -b below.qcow2 -F qcow2 top.qcow2");
     rig.same("check top.qcow2");
-    fs::remove_file(rig.path("below.qcow2")).unwrap();
-    for words in ["check top.qcow2", "check -r all top.qcow2", "check --output=json top.qcow2"] {
-        rig.same(words);
+    let described = "--image-opts driver=qcow2,file.filename=top.qcow2";
+    rig.same(&format!("check {described}"));
+    rig.same(&format!("check {described},backing.file.filename=nosuch"));
+    fs::rename(rig.path("below.qcow2"), rig.path("other.qcow2")).unwrap();
+    for words in ["top.qcow2", "-r all top.qcow2", "--output=json top.qcow2"] {
+        rig.same(&format!("check {words}"));
+    }
+    for words in ["", ",backing.file.filename=nosuch", ",backing.driver=qcow2,backing.file.filename=other.qcow2"] {
+        rig.same(&format!("check {described}{words}"));
+        rig.same(&format!("check -r all {described}{words}"));
     }
 }
 
@@ -272,6 +279,24 @@ fn words_that_cannot_be_written_change_neither_work_nor_exit_code() {
     rig.io("top", &["write -P 5 0 64k"]);
     assert_eq!(code("commit top", true, true), Some(0));
     rig.io("base", &["read -P 5 0 64k", "read -P 0 64k 1984k"]);
+}
+
+#[test]
+fn warnings_of_what_lies_beneath_reach_the_user() {
+    let rig = Rig::empty();
+    rig.qemu("create -q -f qcow2 image 1M");
+    rig.io("image", &["write -P 1 960k 64k"]);
+    let mut bytes = fs::read(rig.path("image")).unwrap();
+    let word = |bytes: &[u8], at: usize| u64::from_be_bytes(bytes[at..at + 8].try_into().unwrap()) as usize;
+    let (counts, last) = (word(&bytes, word(&bytes, 48)), bytes.len() / 65536 - 1);
+    // The data are in use and not counted.
+    bytes[counts + 2 * last..counts + 2 * last + 2].fill(0);
+    fs::write(rig.path("image"), bytes).unwrap();
+
+    let ran = rig.ours("resize --shrink image 512k");
+
+    assert_eq!(ran.code, Some(0), "{ran:?}");
+    assert!(ran.err.starts_with("qemu-img: warning: qcow2: cluster "), "{ran:?}");
 }
 
 #[test]

@@ -81,6 +81,30 @@ fn safe_rebase_keeps_zeroes_that_only_the_old_backing_file_shows() {
 }
 
 #[test]
+fn safe_rebase_compresses_what_it_keeps() {
+    let rig = Rig::empty();
+    rig.write("filled.raw", 2_500_096, &[(64 << 10, 2_434_560, 9)]);
+    for options in ["cluster_size=64k", "compat=0.10", "extended_l2=on", "cluster_size=2M", "compression_type=zstd"] {
+        rig.qemu(&format!("create -q -f qcow2 -o {options} -b filled.raw -F raw top.qcow2 2500096"));
+        rig.io("top.qcow2", &["write -P 3 70k 1k"]);
+        rig.qemu("convert -O raw top.qcow2 before.raw");
+
+        rig.works("rebase -c -b '' top.qcow2");
+
+        rig.alike("before.raw", "top.qcow2");
+        rig.sound("top.qcow2");
+        let checked = rig.real("check top.qcow2");
+        assert!(!checked.out.contains(", 0.00% compressed"), "{options}: {checked:?}");
+    }
+    rig.qemu("create -q -f qcow2 -o data_file=data -b filled.raw -F raw apart.qcow2");
+    for words in ["rebase -c -b '' apart.qcow2", "rebase -c -f raw -b '' filled.raw"] {
+        let ran = rig.ours(words);
+        assert!(ran.code == Some(1) && ran.err.contains("Compression not supported for"), "{words}: {ran:?}");
+    }
+    rig.alike("filled.raw", "apart.qcow2");
+}
+
+#[test]
 fn unsafe_rebase_changes_the_name_alone() {
     let rig = Rig::new();
     rig.works("rebase -u -b nowhere -F qcow2 top.qcow2");

@@ -100,7 +100,20 @@ fn files_are_not_made_where_a_device_is_asked_for() {
     for words in [
         "convert -O host_device source.raw gone.raw",
         "convert -O host_device source.raw there.raw",
+        "convert -n -O host_device source.raw there.raw",
+        "convert -O raw source.raw host_device:there.raw",
+        "convert -O qcow2 source.raw host_device:gone.raw",
+        "convert -f host_device -O raw there.raw gone.raw",
+        "dd -O host_device if=source.raw of=there.raw",
+        "dd -f host_device if=there.raw of=gone.raw",
         "create -f host_device there.raw 1M",
+        "create -f host_device host_device:gone.raw 1M",
+        "create -f raw host_device:there.raw 1M",
+        "create -f qcow2 host_device:gone.raw 1M",
+        "info -f host_device there.raw",
+        "info -f file host_device:there.raw",
+        "info host_device:",
+        "resize -f host_device there.raw 2M",
     ] {
         let ran = rig.ours(words);
         assert_eq!(ran, rig.real(words), "{words}");
@@ -109,4 +122,43 @@ fn files_are_not_made_where_a_device_is_asked_for() {
     assert_eq!(rig.ours("info host_device:source.raw").code, Some(1));
     assert!(!rig.path("gone.raw").exists());
     assert_eq!(std::fs::read(rig.path("there.raw")).unwrap()[0], 8);
+}
+
+#[test]
+fn devices_are_no_files() {
+    let rig = Rig::empty();
+    rig.write("store.raw", 4 << 20, &[(0, 4 << 20, 9)]);
+    rig.write("source.raw", 1 << 20, &[(0, 4096, 7)]);
+    let Some(device) = Loop::over(&rig, "store.raw") else { return };
+    let name = &device.0;
+    for words in [
+        format!("create -f file {name} 1M"),
+        format!("create -f raw file:{name} 1M"),
+        format!("create -f qcow2 file:{name} 1M"),
+        format!("create -f qcow2 -o data_file=file:{name} apart 1M"),
+        format!("create -f raw {name} 8M"),
+        format!("convert -O file source.raw {name}"),
+        format!("convert -n -O file source.raw {name}"),
+        format!("convert -f raw -O raw file:{name} copy.raw"),
+        format!("dd -O raw if=source.raw of=file:{name}"),
+        format!("info file:{name}"),
+    ] {
+        let ran = rig.ours(&words);
+        assert_eq!(ran, rig.real(&words), "{words}");
+        assert_eq!(ran.code, Some(1), "{words}");
+    }
+    assert!(!rig.path("copy.raw").exists());
+    let mut bytes = Vec::new();
+    File::open(name).unwrap().read_to_end(&mut bytes).unwrap();
+    assert!(bytes.len() == 4 << 20 && bytes.iter().all(|byte| *byte == 9));
+    let ran = rig.ours(&format!("create -f qcow2 -o data_file=host_device:{name} apart 1M"));
+    assert_eq!(ran.code, Some(1), "{ran:?}");
+}
+
+#[test]
+fn protocol_that_is_asked_for_is_what_the_image_is_called() {
+    let rig = Rig::empty();
+    rig.write("plain.raw", 1 << 20, &[(0, 4096, 7)]);
+    rig.same("info -f file plain.raw");
+    rig.same_json("info -f file --output json plain.raw");
 }

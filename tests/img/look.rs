@@ -308,6 +308,12 @@ fn mistakes_are_told_in_the_same_words() {
         "check plain.raw",
         "dd",
         "dd if=plain.raw of=x bs=0",
+        "dd if=plain.raw of=x bs",
+        "dd if= of=x",
+        "dd if=plain.raw of=x:y",
+        "dd -O nosuch if=nosuch of=x",
+        "convert -O raw plain.raw x:y",
+        "convert -O file plain.raw /nowhere/x",
     ] {
         rig.same(words);
     }

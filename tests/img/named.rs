@@ -101,13 +101,16 @@ fn signal_that_asks_how_far_it_is_does_not_end_what_has_not_begun() {
 }
 
 #[test]
-fn result_that_cannot_be_told_is_not_a_difference() {
+fn exit_code_tells_the_difference_where_words_cannot() {
     let rig = Rig::empty();
     rig.write("disk.raw", 1 << 20, &[(0, 4096, 1)]);
-    let compare = || rig.command(&split("compare disk.raw disk.raw"));
-    let full = File::options().write(true).open("/dev/full").unwrap();
-    assert_eq!(compare().stdout(full).status().unwrap().code(), Some(2));
-    assert_eq!(compare().status().unwrap().code(), Some(0));
+    rig.write("other.raw", 1 << 20, &[(0, 4096, 2)]);
+    rig.write("longer.raw", 2 << 20, &[(0, 4096, 1)]);
+    for (other, code) in [("disk.raw", 0), ("other.raw", 1), ("longer.raw", 0)] {
+        let full = File::options().write(true).open("/dev/full").unwrap();
+        let ran = rig.command(&split(&format!("compare disk.raw {other}"))).stdout(full).status();
+        assert_eq!(ran.unwrap().code(), Some(code), "{other}");
+    }
 }
 
 #[test]
