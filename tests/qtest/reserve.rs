@@ -155,6 +155,8 @@ fn drive_that_showed_one_disk_hands_no_reservation_to_the_next() {
     let disk = ["-device", "scsi-hd,bus=s4.0,drive=n,share-rw=on"];
     let drive = ["-device", "scsi-cd,bus=s4.0,scsi-id=1,id=cd,drive=n,share-rw=on"];
     let machine = &mut Qtest::start(&[&blocks[..], &adapters, &disk, &drive].concat());
+    // Its sockets are there once it answers.
+    machine.ask("endianness");
     ask(&socket, "blockdev-open-tray id=cd");
     ask(&socket, "blockdev-remove-medium id=cd");
     ask(&socket, "blockdev-insert-medium id=cd node-name=m");
