@@ -185,11 +185,10 @@ impl Drop for Direct<'_> {
     }
 }
 
-/// Holds a disk still until dropped: nothing is in flight, new requests wait in their queues. What its holder does itself
-/// waits for no limits of nodes.
+/// Holds a disk still until dropped: nothing is in flight, new requests wait in their queues.
 pub struct Drained {
     shared: Arc<Shared>,
-    _lifted: Lifted,
+    _lifted: Option<Lifted>,
 }
 
 impl Disk {
@@ -242,12 +241,22 @@ impl Disk {
 
     /// Waits until nothing is in flight and holds new requests back until the answer is dropped.
     ///
-    /// Limits of nodes do not hold up what has begun until then. Queues' threads must go on reaping; must not be called
-    /// from one of them with requests in flight.
+    /// Limits of nodes hold up neither what has begun until then nor what the holder does itself. Queues' threads must go
+    /// on reaping; must not be called from one of them with requests in flight.
     #[must_use]
     pub fn drain(&self) -> Drained {
+        self.hold(|| Some(Lifted::everywhere()))
+    }
+
+    /// The same for a job, which has time and does that often: limits are as they are.
+    #[must_use]
+    pub fn drain_within_limits(&self) -> Drained {
+        self.hold(|| None)
+    }
+
+    fn hold(&self, lift: impl FnOnce() -> Option<Lifted>) -> Drained {
         self.shared.held.fetch_add(1, Ordering::SeqCst);
-        let lifted = Lifted::everywhere();
+        let lifted = lift();
         let mut direct = lock(&self.shared.direct);
         while *direct > 0 || self.shared.busy() {
             direct = self.shared.quiet.wait(direct).unwrap_or_else(PoisonError::into_inner);

@@ -96,7 +96,7 @@ impl Stream {
     /// Makes the overlay hold zeroes where it still holds nothing. The guest is held still: what it writes meanwhile
     /// must not be lost.
     fn zero(&self, at: u64, len: u64) -> Result<(), BlockError> {
-        let held: Vec<_> = self.disks.iter().map(Disk::drain).collect();
+        let held: Vec<_> = self.disks.iter().map(Disk::drain_within_limits).collect();
         let end = at + len;
         let mut from = at;
         while from < end {

@@ -365,6 +365,24 @@ mod disk {
     }
 
     #[test]
+    fn job_that_holds_a_disk_still_leaves_limits_as_they_are() {
+        let disk = Disk::new(null(), true);
+        let _held = disk.drain_within_limits();
+        let waits = || {
+            let node = Arc::new(Throttle::new(null(), &Manual::default().group(requests(rate(10)))));
+            let through = Arc::clone(&node);
+            let reader = std::thread::spawn(move || read_much(through.as_ref()));
+            std::thread::sleep(Duration::from_millis(20));
+            let waits = !reader.is_finished();
+            let _lifted = node.lift();
+            reader.join().unwrap();
+            waits
+        };
+        // The clock stands still, and only other tests may lift all limits for a moment.
+        assert!((0..100).any(|_| waits()), "another disk's limits are lifted");
+    }
+
+    #[test]
     fn lifted_limits_of_a_node_hold_up_nobody_there() {
         assert!(ends_on_a_limited_node(|node| {
             let _lifted = node.lift();
