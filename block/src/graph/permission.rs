@@ -1,7 +1,8 @@
 //! Who may use a node beside whom.
 //!
 //! Whatever stands on a node (a device, an export, a job, a node above) needs something of it, and lets the others there
-//! do something. Filters and `raw` pass on what is needed and let through above them; a format that is written to needs
+//! do something. Filters and `raw` pass on what is needed and let through above them, but for the size of a file of which
+//! a raw node shows a part; a format that is written to needs
 //! its file for itself, and one that is only read cannot bear that its file changes; what an overlay does not hold may
 //! change under it only if nobody above minds. As in QEMU, a change is refused when two come to stand on one node of
 //! whom one needs what the other does not allow, there or anywhere beneath.
@@ -11,6 +12,7 @@ use std::sync::{Arc, PoisonError};
 
 use super::{Graph, Node};
 use crate::error::{BlockError, ErrorKind};
+use crate::format::raw::Raw;
 
 mod outlook;
 
@@ -203,8 +205,16 @@ fn needed(node: &Node, role: &str, beneath: &Node, above: Claim, writes: bool) -
         ("file", driver) if !matches!(driver, "raw" | "throttle" | "copy-on-read" | "copy-before-write") => {
             of_format(writes)
         }
+        // What it shows is in the middle of the file, and may not be cut off.
+        ("file", "raw") if !shows_all(node) => Claim { shares: above.shares.without(Rights::RESIZE), ..above },
         _ => above,
     }
+}
+
+/// Whether a raw node is its file as it is, and not a window of it.
+fn shows_all(node: &Node) -> bool {
+    let layer = node.layer();
+    layer.as_any().downcast_ref::<Raw>().is_none_or(|raw| Raw::fit(0, 0, None).is_ok_and(|all| raw.window() == all))
 }
 
 /// `claim` of a node on `beneath`. With `force-share` others may do anything beside it, but for what grows with writes,

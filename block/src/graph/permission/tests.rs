@@ -137,6 +137,38 @@ fn raw_beside_a_format_cannot_be_written_to() {
 }
 
 #[test]
+fn file_that_a_raw_node_shows_a_part_of_is_not_resized() {
+    for (window, refused) in [
+        (json!({"offset": 4096, "size": 4096}), true),
+        (json!({"size": 4096}), true),
+        (json!({"offset": 4096}), true),
+        (json!({"offset": 0}), false),
+    ] {
+        let rig = Rig::new();
+        std::fs::write(rig.path("c"), [0; 16384]).unwrap();
+        rig.add(json!({"driver": "file", "node-name": "bytes", "filename": rig.path("c")})).unwrap();
+        let mut part = json!({"driver": "raw", "node-name": "part", "file": "bytes"});
+        part.as_object_mut().unwrap().extend(window.as_object().unwrap().clone());
+        rig.add(part).unwrap();
+        rig.add(json!({"driver": "raw", "node-name": "all", "file": "bytes"})).unwrap();
+
+        let resized = ["bytes", "all"].map(|node| rig.resize(node));
+
+        let who = [("'block_resize'", "root"), ("node 'all'", "file")];
+        let expected = who.map(|who| match refused {
+            true => Err(sentence("bytes", "resize", who, ("node 'part'", "file"))),
+            false => Ok(()),
+        });
+        assert_eq!(resized, expected, "{window}");
+        let _device = rig.device("d", "part").unwrap();
+        assert_eq!(["bytes", "all"].map(|node| rig.resize(node)), expected, "{window}");
+        if window["size"].is_null() {
+            rig.resize("part").unwrap();
+        }
+    }
+}
+
+#[test]
 fn clients_who_write_and_a_device_exclude_each_other() {
     let rig = Rig::new();
     let (clients, disk) = (("export 'e'", "root"), ("block device 'd'", "root"));
