@@ -34,6 +34,8 @@ pub struct BlockError {
     kind: ErrorKind,
     context: String,
     source: Option<Box<dyn std::error::Error + Send + Sync>>,
+    /// What the host said, where the cause that told it is not kept.
+    host: Option<i32>,
     /// Where something is copied: it could not be read.
     reading: bool,
     /// What a person at a terminal may look for, in a sentence of its own.
@@ -44,7 +46,7 @@ impl BlockError {
     /// An error that has no cause beneath it.
     #[must_use]
     pub fn new(kind: ErrorKind, context: impl Into<String>) -> Self {
-        Self { kind, context: context.into(), source: None, reading: false, hint: None }
+        Self { kind, context: context.into(), source: None, host: None, reading: false, hint: None }
     }
 
     /// An I/O error while doing `context`; the kind follows from the error.
@@ -56,7 +58,8 @@ impl BlockError {
             Some(libc::ENOSPC | libc::EDQUOT | libc::EFBIG) => ErrorKind::NoSpace,
             _ => ErrorKind::Io,
         };
-        Self { kind, context: context.into(), source: Some(Box::new(source)), reading: false, hint: None }
+        let source = Some(Box::new(source) as _);
+        Self { kind, context: context.into(), source, host: None, reading: false, hint: None }
     }
 
     /// The same error with a sentence around it.
@@ -65,6 +68,7 @@ impl BlockError {
         Self {
             kind: self.kind,
             context: context.into(),
+            host: self.host,
             reading: self.reading,
             hint: None,
             source: Some(Box::new(self)),
@@ -99,7 +103,14 @@ impl BlockError {
     /// The same error once more, its causes within its sentence.
     #[must_use]
     pub fn copied(&self) -> Self {
-        Self { kind: self.kind, context: self.sentence(), source: None, reading: self.reading, hint: self.hint.clone() }
+        Self {
+            kind: self.kind,
+            context: self.sentence(),
+            source: None,
+            host: self.host_errno(),
+            reading: self.reading,
+            hint: self.hint.clone(),
+        }
     }
 
     /// The same error, of the source of a copy.
@@ -138,7 +149,7 @@ impl BlockError {
     /// What the host said: a full disk, a quota and the limit of a file's size are different things.
     fn host_errno(&self) -> Option<i32> {
         let mut causes = std::iter::successors(std::error::Error::source(self), |error| error.source());
-        causes.find_map(|error| error.downcast_ref::<std::io::Error>()?.raw_os_error())
+        self.host.or_else(|| causes.find_map(|error| error.downcast_ref::<std::io::Error>()?.raw_os_error()))
     }
 }
 
@@ -164,7 +175,8 @@ mod tests {
         let errors = said.map(|errno| BlockError::io("a", std::io::Error::from_raw_os_error(errno)).within("b"));
 
         assert_eq!(errors.each_ref().map(BlockError::kind), [ErrorKind::NoSpace; 3]);
-        assert_eq!(errors.map(|error| error.errno()), said);
+        assert_eq!(errors.each_ref().map(BlockError::errno), said);
+        assert_eq!(errors.map(|error| error.copied().within("c").copied().errno()), said);
         assert_eq!(BlockError::new(ErrorKind::NoSpace, "full").errno(), libc::ENOSPC);
     }
 }

@@ -55,6 +55,7 @@ fn told(events: &[Value]) -> Vec<(&str, &str)> {
 }
 
 const EIO: i32 = 5;
+const EFBIG: i32 = 27;
 const ENOSPC: i32 = 28;
 
 #[test]
@@ -85,6 +86,7 @@ fn error_holds_a_job_that_is_to_stop_until_it_is_resumed() {
     for (command, fails, policy, errno, status) in [
         (stream, "base", "stop", EIO, "failed"),
         (mirror, "base", "stop", EIO, "failed"),
+        (mirror, "target", "stop", EFBIG, "failed"),
         (mirror, "target", "enospc", ENOSPC, "nospace"),
         (backup, "target", "auto", ENOSPC, "nospace"),
     ] {

@@ -1,7 +1,7 @@
 //! What a job does about an error of its disk, or of what it copies to.
 
 use super::{Control, Halt};
-use crate::error::{BlockError, ErrorKind};
+use crate::error::BlockError;
 
 /// What is to be done about errors.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -29,14 +29,19 @@ pub enum Action {
 }
 
 impl OnError {
-    fn action(self, kind: ErrorKind) -> Action {
+    fn action(self, error: &BlockError) -> Action {
         match self {
             Self::Ignore => Action::Ignore,
             Self::Stop => Action::Stop,
-            Self::Enospc if kind == ErrorKind::NoSpace => Action::Stop,
+            Self::Enospc if is_full(error) => Action::Stop,
             Self::Report | Self::Enospc => Action::Report,
         }
     }
+}
+
+/// Whether the disk is full. As in QEMU a quota, or the limit of a file's size, is another matter.
+fn is_full(error: &BlockError) -> bool {
+    error.errno() == libc::ENOSPC
 }
 
 /// What a job does about errors of either side.
@@ -53,7 +58,7 @@ pub struct Policy {
 pub struct Fault {
     /// Something could not be read; otherwise it could not be written.
     pub reading: bool,
-    /// There was no space.
+    /// The disk was full.
     pub no_space: bool,
     /// What is done about it.
     pub action: Action,
@@ -83,7 +88,7 @@ impl Control {
             return Err(Halt::Cancelled);
         }
         let policy = if error.is_of_reading() { self.policy.source } else { self.policy.target };
-        let action = policy.action(error.kind());
+        let action = policy.action(&error);
         if action == Action::Stop {
             self.order(|orders| orders.stopped = true);
         }
@@ -106,7 +111,7 @@ impl Control {
 
     fn tell(&self, error: &BlockError, action: Action) {
         if let Some(tell) = &self.tell {
-            tell(Fault { reading: error.is_of_reading(), no_space: error.kind() == ErrorKind::NoSpace, action });
+            tell(Fault { reading: error.is_of_reading(), no_space: is_full(error), action });
         }
     }
 

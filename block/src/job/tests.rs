@@ -251,6 +251,20 @@ fn job_that_is_ready_ends_as_it_is_told() {
 }
 
 #[test]
+fn quota_or_limit_of_a_files_size_is_no_full_disk() {
+    for errno in [libc::EFBIG, libc::EDQUOT] {
+        let (send, told) = std::sync::mpsc::channel();
+        let tell = Box::new(move |fault: Fault| send.send((fault.no_space, fault.action)).unwrap());
+        let policy = Policy { target: OnError::Enospc, ..Policy::default() };
+        let control = Control::default().with(policy, tell);
+        let error = BlockError::io("a", std::io::Error::from_raw_os_error(errno));
+
+        assert!(matches!(control.failed(error), Err(Halt::Failed(error)) if error.errno() == errno));
+        assert_eq!(told.try_recv(), Ok((false, Action::Report)));
+    }
+}
+
+#[test]
 fn job_pauses_goes_on_keeps_to_its_speed_and_ends_when_told() {
     let control = Arc::new(Control::new(1 << 20));
     let begun = Instant::now();
