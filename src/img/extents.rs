@@ -55,6 +55,10 @@ pub(super) fn extent_at(top: &Arc<Node>, start: u64, len: u64) -> Result<Extent,
     let mut depth = 0;
     let mut len = len;
     loop {
+        // What a filter shows is its image's.
+        while let Some(image) = node.filtered() {
+            node = image;
+        }
         let status = node.layer().status(start, len)?;
         len = status.len.clamp(1, len);
         let below = node.child("backing").filter(|_| !status.allocated);

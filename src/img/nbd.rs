@@ -145,7 +145,7 @@ fn placed(parsed: &Parsed, image: &Image) -> Result<Arc<Node>, ImgError> {
 
 /// The image and what is beneath it.
 fn chain_of(node: &Arc<Node>) -> impl Iterator<Item = Arc<Node>> {
-    std::iter::successors(Some(node.clone()), |node| node.child("backing"))
+    node.shown_by().filter(|node| node.filtered().is_none())
 }
 
 fn layers(node: &Arc<Node>) -> Vec<Arc<dyn Layer>> {

@@ -64,7 +64,7 @@ impl Machine {
         source.check_idle().map_err(failed)?;
         let exists = args.mode == Some(args::NewImageMode::Existing);
         let beneath = match common.sync {
-            BackupSyncMode::Top => source.child("backing").filter(|_| !exists),
+            BackupSyncMode::Top => source.backing().filter(|_| !exists),
             BackupSyncMode::None => Some(source.clone()),
             _ => None,
         };

@@ -158,7 +158,7 @@ impl Machine {
         if node.is_read_only() {
             return Err(QmpError::generic(format!("Block node '{}' is read-only", node.name())));
         }
-        let idle = node.check_idle_beneath();
+        let idle = node.check_idle_beneath().and_then(|()| self.host.graph.check_idle_above(node));
         let held = idle.and_then(|()| self.host.graph.hold_for_job(vec![node.clone()], EXPORT));
         held.map_err(|error| QmpError::from_error(&error))
     }
@@ -264,9 +264,10 @@ impl Machine {
     }
 }
 
-/// The layers of `node` and of its backing chain.
+/// The layers of the images that make up what `node` shows.
 fn chain_of(node: &Arc<Node>) -> Vec<Arc<dyn Layer>> {
-    std::iter::once(node.clone()).chain(node.beneath()).map(|node| node.layer().clone()).collect()
+    let images = node.shown_by().filter(|node| node.filtered().is_none());
+    images.map(|node| node.layer().clone()).collect()
 }
 
 fn not_running() -> QmpError {

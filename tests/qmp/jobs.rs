@@ -934,6 +934,63 @@ fn backup_beneath_a_filter_is_of_one_moment() {
 }
 
 #[test]
+fn copies_of_a_filter_have_what_its_image_stands_on() {
+    let folder = tempfile::tempdir().expect("directory");
+    let mut machine = filtered(folder.path());
+    tool("qemu-img", "create -q -f qcow2 ov 8M", folder.path());
+    tool("qemu-img", "create -q -f raw other 8M", folder.path());
+    let add = |machine: &mut Machine, name: &str, driver: &str| {
+        let file = json!({"driver": "file", "filename": folder.path().join(name)});
+        machine.ask("blockdev-add", &json!({"driver": driver, "node-name": name, "file": file})).expect("a node");
+    };
+    let backup = |machine: &mut Machine, device: &str, target: &str| {
+        let full = json!({"job-id": "j", "device": device, "target": target, "sync": "full"});
+        machine.ask("blockdev-backup", &full).expect("a job");
+        machine.until("j", "null");
+    };
+    add(&mut machine, "ov", "qcow2");
+    add(&mut machine, "other", "raw");
+    let first = machine.human(r#"qemu-io d "write -P 9 3M 1M""#);
+
+    backup(&mut machine, "th", "copy");
+    machine.ask("blockdev-snapshot", &json!({"node": "th", "overlay": "ov"})).expect("an overlay");
+    let second = machine.human(r#"qemu-io d "write -P 7 5M 1M""#);
+    backup(&mut machine, "ov", "other");
+
+    assert_eq!((first.as_str(), second.as_str()), ("", ""));
+    machine.end();
+    let both = "-r -f raw -c read_-P_1_0_3M -c read_-P_9_3M_1M -c read_-P_1_4M_1M";
+    tool("qemu-io", &format!("{both} -c read_-P_1_5M_3M copy"), folder.path());
+    tool("qemu-io", &format!("{both} -c read_-P_7_5M_1M -c read_-P_1_6M_2M other"), folder.path());
+}
+
+#[test]
+fn mirror_of_a_filter_takes_the_disk_along_with_all_it_shows() {
+    let folder = tempfile::tempdir().expect("directory");
+    let mut machine = filtered(folder.path());
+    tool("qemu-img", "create -q -f qcow2 -b base -F qcow2 over", folder.path());
+    let file = json!({"driver": "file", "filename": folder.path().join("over")});
+    let over = json!({"driver": "qcow2", "node-name": "over", "file": file, "backing": "base"});
+    let base = json!({"driver": "qcow2", "node-name": "base", "read-only": true,
+        "file": {"driver": "file", "filename": folder.path().join("base")}});
+    machine.ask("blockdev-add", &base).expect("a node");
+    machine.ask("blockdev-add", &over).expect("a node");
+    let written = machine.human(r#"qemu-io d "write -P 9 3M 1M""#);
+
+    let mirror = json!({"job-id": "j", "device": "th", "target": "over", "sync": "top"});
+    machine.ask("blockdev-mirror", &mirror).expect("a job");
+    machine.until("j", "ready");
+    machine.ask("job-complete", &json!({"id": "j"})).expect("it ends");
+    machine.until("j", "null");
+    let reads = ["read -P 1 0 3M", "read -P 9 3M 1M", "read -P 1 4M 4M"];
+    let reads = reads.map(|read| machine.human(&format!("qemu-io d \"{read}\"")));
+
+    assert_eq!((written.as_str(), reads), ("", ["", "", ""].map(String::from)));
+    machine.end();
+    tool("qemu-io", "-r -f qcow2 -c read_-P_1_0_3M -c read_-P_9_3M_1M over", folder.path());
+}
+
+#[test]
 fn jobs_beneath_a_filter_are_refused_where_they_would_miss_writes() {
     let folder = tempfile::tempdir().expect("directory");
     let mut machine = filtered(folder.path());

@@ -164,6 +164,18 @@ impl Node {
         std::iter::successors(self.child("backing"), |node| node.child("backing"))
     }
 
+    /// The images and filters that make up what it shows, itself first: a filter's image, and what an overlay stands on.
+    pub fn shown_by(self: &Arc<Self>) -> impl Iterator<Item = Arc<Self>> + use<> {
+        let next = |node: &Arc<Self>| node.filtered().or_else(|| node.child("backing"));
+        std::iter::successors(Some(self.clone()), next)
+    }
+
+    /// What the image stands on that it is, or that filters on it show.
+    #[must_use]
+    pub fn backing(&self) -> Option<Arc<Self>> {
+        self.filtered().map_or_else(|| self.child("backing"), |image| image.backing())
+    }
+
     /// The node beneath in the role `role`.
     #[must_use]
     pub fn child(&self, role: &str) -> Option<Arc<Self>> {
@@ -574,6 +586,7 @@ impl Graph {
         node.check_idle()?;
         if user.writes() {
             node.check_idle_beneath()?;
+            self.check_idle_above(&node)?;
         }
         self.lock_for(&node, &user)?;
         let disk = Disk::new(node.layer().clone(), write_cache);

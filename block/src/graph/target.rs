@@ -193,7 +193,6 @@ fn stands_on(new: &NewTarget<'_>, file: &Arc<Node>) -> Result<Backing, BlockErro
     let (Some(name), _) = image.backing_name() else { return Ok(Backing::None) };
     let folder = file.filename().parent().map(Path::to_owned).unwrap_or_default();
     let named = folder.join(name.strip_prefix("file:").unwrap_or(&name)).canonicalize().ok();
-    let chain = std::iter::once(new.source.clone()).chain(new.source.beneath());
-    let same = chain.into_iter().find(|node| named.is_some() && node.filename().canonicalize().ok() == named);
+    let same = new.source.shown_by().find(|node| named.is_some() && node.filename().canonicalize().ok() == named);
     Ok(same.as_ref().map_or(Backing::Header, by_node))
 }

@@ -2,7 +2,6 @@
 
 use std::collections::HashSet;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 
 use super::rework::EXPORT;
 use super::{Graph, Node};
@@ -42,11 +41,6 @@ impl Node {
         self.filtered().or_else(|| self.child("file").filter(whole))
     }
 
-    /// Whether a device, a client or a job writes to it, or a drive may that has no device yet.
-    fn has_writer(&self) -> bool {
-        (self.waiting.load(Ordering::Acquire) && !self.is_read_only()) || self.has_writing_user()
-    }
-
     /// Refuses what would write to a node beneath that a job has in hand, past whatever the job has above it.
     ///
     /// # Errors
@@ -58,7 +52,17 @@ impl Node {
 }
 
 impl Graph {
-    /// The nodes that devices, clients, jobs and drives write to and that so change what `node` shows: itself, nodes on
+    /// Refuses what would write to `node` where a job has a node above in hand that writes through it.
+    ///
+    /// # Errors
+    /// A job has one.
+    pub fn check_idle_above(&self, node: &Arc<Node>) -> Result<(), BlockError> {
+        let busy = self.nodes().into_iter().filter(|above| above.job().is_some_and(|job| job != EXPORT));
+        let mut through = busy.filter(|above| above.written_through().iter().any(|below| Arc::ptr_eq(below, node)));
+        through.try_for_each(|above| above.check_idle())
+    }
+
+    /// The nodes that devices, clients and jobs write to and that so change what `node` shows: itself, nodes on
     /// top of it, beneath it, or beside it on the same bytes. What its backing chain holds is not meant.
     #[must_use]
     pub fn writers_of(&self, node: &Arc<Node>) -> Vec<Arc<Node>> {
@@ -70,7 +74,7 @@ impl Graph {
                 || is_in(&same, writer)
                 || writer.written_through().iter().any(|below| is_in(&same, below))
         };
-        self.nodes().into_iter().filter(|writer| writer.has_writer() && changes(writer)).collect()
+        self.nodes().into_iter().filter(|writer| writer.has_writing_user() && changes(writer)).collect()
     }
 
     /// Refuses a job on `node` that holds its devices still, where others change what it shows by way of another node.

@@ -158,7 +158,7 @@ impl Backup {
 
 /// Whether `above` shows what `node` shows where it holds nothing.
 fn stands_on(above: &Arc<Node>, node: &Arc<Node>) -> bool {
-    above.beneath().any(|beneath| Arc::ptr_eq(&beneath, node))
+    above.shown_by().skip(1).any(|beneath| Arc::ptr_eq(&beneath, node))
 }
 
 /// The runs of a range, which is of whole units, that `part` says: in whole units, too.
@@ -227,9 +227,8 @@ fn holds_data(source: &Arc<Node>, part: &Part, range: Range<u64>, unit: u64) -> 
 
 /// What decides a run of whole units of the source, as far as the backup is of it, and how long that run is.
 fn decides(source: &Arc<Node>, part: &Part, at: u64, len: u64, unit: u64) -> Result<(u64, Decides), BlockError> {
-    let above = (*part == Part::Top).then(|| source.child("backing")).flatten();
-    let chain = || std::iter::once(source.clone()).chain(source.beneath());
-    chain::decides_whole(|| chain::down_to(chain(), above.as_ref()), at, len, unit)
+    let above = (*part == Part::Top).then(|| source.backing()).flatten();
+    chain::decides_whole(|| chain::down_to(source.shown_by(), above.as_ref()), at, len, unit)
 }
 
 /// Copies a range.
@@ -246,7 +245,7 @@ fn keep_range(source: &Arc<Node>, target: &Arc<Node>, part: &Part, range: Range<
 /// Copies a run that one image decides; gives its length and the bytes that were moved.
 fn keep_run(source: &Arc<Node>, target: &Arc<Node>, part: &Part, at: u64, len: u64) -> Result<(u64, u64), BlockError> {
     let (run, decides) = decides(source, part, at, len, unit_of(target))?;
-    let above = *part == Part::Top && source.child("backing").is_some();
+    let above = *part == Part::Top && source.backing().is_some();
     let to = target.layer().as_ref();
     match decides {
         Decides::Nobody if above => Ok((run, 0)),

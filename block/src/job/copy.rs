@@ -214,11 +214,11 @@ impl Copying {
     /// Writes down a run of whole units at `at`; says how long it is (at most `len`) and how many bytes of it were moved.
     fn write_down(&self, at: u64, len: u64) -> Result<(u64, u64), BlockError> {
         let until = match self.extent {
-            Extent::Top => self.source.child("backing"),
+            Extent::Top => self.source.backing(),
             Extent::Whole | Extent::Later => self.beneath.then(|| self.target.clone()),
         };
-        let chain = || std::iter::once(self.source.clone()).chain(self.source.beneath());
-        let decided = chain::decides_whole(|| chain::down_to(chain(), until.as_ref()), at, len, self.unit);
+        let decided =
+            chain::decides_whole(|| chain::down_to(self.source.shown_by(), until.as_ref()), at, len, self.unit);
         let (run, decides) = decided.map_err(BlockError::while_reading)?;
         let (source, target) = (self.source.layer().as_ref(), self.target.layer().as_ref());
         match decides {

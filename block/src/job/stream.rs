@@ -84,7 +84,7 @@ impl Stream {
             image(&self.top)?.populate(at, run)?;
             return Ok((run, run));
         }
-        let between = chain::down_to(self.top.beneath(), self.base.as_ref());
+        let between = chain::down_to(self.top.shown_by().skip(1), self.base.as_ref());
         let (run, decides) = chain::decides(between, at, run)?;
         match decides {
             Decides::Nobody => Ok((run, 0)),

@@ -65,7 +65,8 @@ impl Machine {
                 let found = by_file(&top, file).filter(|base| !Arc::ptr_eq(base, &top));
                 found.ok_or_else(|| no_such_file(file))?
             }
-            _ => root.beneath().last().unwrap_or_else(|| root.clone()),
+            // Never a filter.
+            _ => root.shown_by().filter(|node| node.filtered().is_none()).last().unwrap_or_else(|| root.clone()),
         };
         if Arc::ptr_eq(&top, &base) {
             return Err(QmpError::generic("cannot commit an image into itself"));

@@ -69,7 +69,7 @@ impl Machine {
         source.check_idle().map_err(|error| failed(&error))?;
         let exists = args.mode == Some(NewImageMode::Existing);
         let beneath = match args.common.sync {
-            MirrorSyncMode::Top => source.child("backing"),
+            MirrorSyncMode::Top => source.backing(),
             MirrorSyncMode::None => Some(source.clone()),
             _ => None,
         };

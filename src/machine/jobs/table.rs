@@ -76,7 +76,7 @@ impl Order {
 
     /// Of a copy of `source` in `target`; where the source reads from there, its servers are waited for to the end.
     pub(in crate::machine) fn copying(self, source: &Arc<Node>, target: &Arc<Node>) -> Self {
-        let apart = !source.beneath().any(|below| Arc::ptr_eq(&below, target));
+        let apart = !source.shown_by().skip(1).any(|below| Arc::ptr_eq(&below, target));
         Self { copy: apart.then(|| target.clone()), ..self }
     }
 

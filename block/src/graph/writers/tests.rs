@@ -57,6 +57,10 @@ fn nobody_comes_to_write_to_the_node_of_a_job_through_another() {
         assert_eq!(refused.unwrap_err().to_string(), busy);
     }
     drop(held);
+    let held = graph.hold_for_job(vec![th.clone()], "mirror").unwrap();
+    let beneath = graph.attach_as("n", true, "d", SHARED).map(drop).unwrap_err().to_string();
+    assert_eq!(beneath, "Node 'th' is busy: block device is in use by block job: mirror");
+    drop(held);
     let held = graph.hold_for_job(vec![n], EXPORT).unwrap();
     let _device = graph.attach("th", true, "d").unwrap();
     drop(held);
