@@ -110,6 +110,11 @@ impl User {
         Self { who: format!("block job '{kind}'"), claim }
     }
 
+    /// A job that copies what others may go on to write, and learns the size once.
+    pub(super) fn copier(kind: &str) -> Self {
+        Self { claim: Claim::new(Rights::NONE, Rights::WRITE), ..Self::job(kind) }
+    }
+
     /// A command that has done with it when it is answered.
     pub(super) fn command(name: &str, needs: Rights) -> Self {
         Self { who: format!("'{name}'"), claim: Claim::new(needs, Rights::ALL) }
@@ -154,7 +159,7 @@ impl Node {
     /// Whether a job of the kind `kind` writes to it.
     pub(super) fn is_target_of(&self, kind: &str) -> bool {
         let who = User::job(kind).who;
-        self.users.lock().unwrap_or_else(PoisonError::into_inner).iter().any(|user| user.who == who)
+        self.users.lock().unwrap_or_else(PoisonError::into_inner).iter().any(|user| user.who == who && user.writes())
     }
 
     /// Whether someone who is no node writes to it.

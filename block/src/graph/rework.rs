@@ -16,8 +16,8 @@ pub const EXPORT: &str = "export";
 /// Nodes in the hands of a job, until it is dropped.
 pub struct Held {
     nodes: Vec<Arc<Node>>,
-    /// The one that the job writes to and nobody else uses.
-    target: Option<Use>,
+    /// What the job copies from, and the one that it writes to and nobody else uses.
+    uses: Vec<Use>,
 }
 
 impl Drop for Held {
@@ -25,7 +25,7 @@ impl Drop for Held {
         for node in &self.nodes {
             *node.job.lock().unwrap_or_else(PoisonError::into_inner) = None;
         }
-        self.target = None;
+        self.uses.clear();
     }
 }
 
@@ -122,13 +122,13 @@ impl Graph {
         for node in &nodes {
             *node.job.lock().unwrap_or_else(PoisonError::into_inner) = Some(job);
         }
-        Ok(Held { nodes, target: None })
+        Ok(Held { nodes, uses: Vec::new() })
     }
 
-    /// The same, with `target` to be written to, and nothing else.
+    /// The same, with `sources` to be copied from, which keep their size, and `target` to be written to.
     ///
     /// # Errors
-    /// When another job has one of them or what lies beneath the target, or someone on the target, or beneath it, stands
+    /// When another job has one of them or what lies beneath the target, or someone on one of them, or beneath, stands
     /// against that.
     pub fn hold_with_target(
         self: &Arc<Self>,
@@ -140,7 +140,10 @@ impl Graph {
         target.check_idle_beneath()?;
         let nodes = sources.iter().chain([target]).cloned().collect();
         let mut held = self.hold_for_job(nodes, job)?;
-        held.target = Some(self.take(target, User::job(job))?);
+        for source in sources {
+            held.uses.push(self.take(source, User::copier(job))?);
+        }
+        held.uses.push(self.take(target, User::job(job))?);
         Ok(held)
     }
 

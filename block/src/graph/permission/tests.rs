@@ -226,6 +226,26 @@ fn target_of_a_job_is_kept_from_others_beneath_it_too() {
 }
 
 #[test]
+fn source_of_a_job_keeps_its_size_beneath_it_too_and_its_writers() {
+    let rig = Rig::new();
+    for name in ["c", "d"] {
+        std::fs::write(rig.path(name), [0; 4096]).unwrap();
+        let file = json!({"driver": "file", "node-name": format!("file-{name}"), "filename": rig.path(name)});
+        rig.add(file).unwrap();
+        rig.add(json!({"driver": "raw", "node-name": name, "file": format!("file-{name}")})).unwrap();
+    }
+    let _device = rig.device("guest", "c").unwrap();
+
+    let held = rig.graph.hold_with_target(&[rig.node("c")], &rig.node("d"), "backup").unwrap();
+    let refused = rig.resize("file-c").unwrap_err();
+    rig.export("c", false).unwrap();
+    drop(held);
+
+    assert_eq!(refused, sentence("file-c", "resize", ("'block_resize'", "root"), ("node 'c'", "file")));
+    rig.resize("file-c").unwrap();
+}
+
+#[test]
 fn two_formats_that_only_read_a_file_go_together_until_one_is_to_write() {
     let rig = Rig::new();
     rig.graph.remove("fmt").unwrap();
