@@ -73,6 +73,39 @@ fn image_is_made_as_libvirt_makes_one_and_put_on_a_disk() {
 }
 
 #[test]
+fn image_is_made_in_a_slice_of_a_file_over_what_is_there() {
+    let folder = tempfile::tempdir().expect("directory");
+    let whole = folder.path().join("whole");
+    std::fs::write(&whole, vec![0x99; 8 << 20]).expect("a file");
+    let mut machine = Machine::start(&format!(
+        "-blockdev driver=raw,node-name=slice,offset=1048576,size=4194304,file.driver=file,file.filename={}",
+        whole.display()
+    ));
+
+    let options = json!({"driver": "qcow2", "file": "slice", "size": 2 << 20});
+    machine.ask("blockdev-create", &json!({"job-id": "j", "options": options})).expect("a job");
+    machine.until("j", "concluded");
+    let jobs = machine.ask("query-jobs", &json!({})).expect("jobs");
+    machine.ask("job-dismiss", &json!({"id": "j"})).expect("dismissed");
+    let image = json!({"driver": "qcow2", "file": "slice", "node-name": "image"});
+    machine.ask("blockdev-add", &image).expect("a node");
+    machine.human("qemu-io image \"write -P 3 65536 65536\"");
+    machine.end();
+
+    assert_eq!(jobs[0]["error"], Value::Null);
+    let bytes = std::fs::read(&whole).expect("the file");
+    assert_eq!(bytes.len(), 8 << 20);
+    assert!(bytes[..1 << 20].iter().chain(&bytes[5 << 20..]).all(|byte| *byte == 0x99), "something beside it");
+    let slice = "driver=qcow2,file.driver=raw,file.offset=1048576,file.size=4194304,file.file.driver=file,\
+                 file.file.filename=whole";
+    tool("qemu-img", &format!("check -q --image-opts {slice}"), folder.path());
+    tool("qemu-img", &format!("convert --image-opts {slice} -O raw read"), folder.path());
+    let mut expected = vec![0; 2 << 20];
+    expected[65536..131_072].fill(3);
+    assert!(std::fs::read(folder.path().join("read")).expect("the copy") == expected, "the image shows something else");
+}
+
+#[test]
 fn encrypted_images_and_images_with_their_data_elsewhere_are_what_qemu_reads() {
     let folder = tempfile::tempdir().expect("directory");
     let path = |name: &str| folder.path().join(name).display().to_string();

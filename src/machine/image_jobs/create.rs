@@ -99,9 +99,8 @@ impl Machine {
         options.check()?;
         let (node, data_node) = (own.node, data.as_ref().map(|data| data.node.clone()));
         let make = move || {
-            let file = node.layer();
-            file.resize(0, Preallocation::Off)?;
-            qcow2::create(file, data_node.map(|node| node.layer().clone()), &options)?.close()
+            // What keeps its size, as a slice of a file, is written over.
+            qcow2::create(node.layer(), data_node.map(|node| node.layer().clone()), &options)?.close()
         };
         Ok(New { make: Box::new(make), held: Some(own.held), target: own.target, data })
     }
