@@ -76,8 +76,10 @@ impl Refcounts {
         }
         let end = number * per + blocks + count;
         self.guard.check_free((number * per) << self.cluster_bits..end << self.cluster_bits)?;
-        self.capacity = self.capacity.max(blocks as usize + 2);
         self.make_room()?;
+        // Who takes the run writes to it at once.
+        self.secure((number * per) << self.cluster_bits, blocks)?;
+        self.capacity = self.capacity.max(blocks as usize + 2);
         for n in number..number + blocks {
             self.put_new_block(n, (number * per + n - number) << self.cluster_bits);
         }

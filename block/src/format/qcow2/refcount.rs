@@ -294,12 +294,21 @@ impl Refcounts {
         let offset = (number * self.per_block()) << self.cluster_bits;
         self.guard.check_free(offset..offset + self.cluster())?;
         self.make_room()?;
+        self.secure(offset, 1)?;
         self.put_new_block(number, offset);
         self.poke(number, 0, 1);
         self.written_end = self.written_end.max(offset + self.cluster());
         Ok(())
     }
 
+    /// Writes zeroes to clusters where metadata will be that is only in memory yet: where there is no space, that is known
+    /// before anything counts on it, and what is written back later needs none. Nothing names them, so a kill leaves
+    /// bytes in free clusters.
+    pub(super) fn secure(&self, offset: u64, clusters: u64) -> Result<(), BlockError> {
+        self.guard.write(Kinds::NONE, &vec![0; (clusters << self.cluster_bits) as usize], offset)
+    }
+
+    /// Its place is secured.
     pub(super) fn put_new_block(&mut self, number: u64, offset: u64) {
         self.clock += 1;
         let block = Block { bytes: vec![0; self.cluster() as usize], dirty: true, used: self.clock };
@@ -311,7 +320,7 @@ impl Refcounts {
 
     /// Moves the table to a larger place, in the region of block `number`, which nothing uses yet.
     ///
-    /// Order: blocks and new table, sync, then the header (which `flush.rs` writes at once), then the old table is free.
+    /// Order: zeroes in their places; blocks and new table, sync, then the header (which `flush.rs` writes at once), then the old table is free.
     pub(super) fn grow_table(&mut self, number: u64) -> Result<(), BlockError> {
         let (per, cluster) = (self.per_block(), self.cluster());
         let start = number * per;
@@ -332,9 +341,10 @@ impl Refcounts {
         }
         self.guard.check_free(start << self.cluster_bits..(start + blocks + clusters) << self.cluster_bits)?;
         let old = Freed { offset: self.table_offset, clusters: u64::from(self.table_clusters), discard: false };
+        self.make_room()?;
+        self.secure(start << self.cluster_bits, blocks + clusters)?;
         self.table.resize((clusters * cluster / 8) as usize, 0);
         self.capacity = self.capacity.max(blocks as usize + 2);
-        self.make_room()?;
         for n in 0..blocks {
             self.put_new_block(number + n, (start + n) << self.cluster_bits);
         }

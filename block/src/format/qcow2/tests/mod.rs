@@ -4,6 +4,7 @@ mod crash;
 mod crowd;
 mod crypt;
 mod entry;
+mod full;
 mod hostile;
 mod model;
 mod overlap;
