@@ -320,7 +320,8 @@ impl Refcounts {
 
     /// Moves the table to a larger place, in the region of block `number`, which nothing uses yet.
     ///
-    /// Order: zeroes in their places; blocks and new table, sync, then the header (which `flush.rs` writes at once), then the old table is free.
+    /// Order: zeroes in their places; blocks and new table, sync, then the header (which `flush.rs` writes at once), then the
+    /// old table is free.
     pub(super) fn grow_table(&mut self, number: u64) -> Result<(), BlockError> {
         let (per, cluster) = (self.per_block(), self.cluster());
         let start = number * per;
