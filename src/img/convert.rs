@@ -235,8 +235,7 @@ fn make(path: &str, called: &str, options: &mut Options, total: u64, secrets: &S
     target::refuse_own_backing(path, options)?;
     // As in QEMU a size among the options does not count: the copy is as long as what is copied.
     options.set("size", total.to_string());
-    let made = Format::place(called, path)
-        .and_then(|place| format.plan(options, total, secrets).and_then(|plan| plan.write(place)));
+    let made = format.make(called, path, options, total, secrets);
     made.map_err(|e| said(format!("{path}: error while converting {called}: {}", chain(&e))))
 }
 

@@ -64,8 +64,7 @@ pub(super) fn run(parsed: &Parsed) -> Result<(), ImgError> {
     if !parsed.has("q") {
         output::beside(output::line(format.formatting(format_name, path, &options)));
     }
-    let place = Format::place(format_name, path).map_err(named)?;
-    format.plan(&options, bytes, &parsed.secrets).and_then(|plan| plan.write(place)).map_err(named)
+    format.make(format_name, path, &options, bytes, &parsed.secrets).map_err(named)
 }
 
 /// The size that was given, or the backing file's; the backing file is looked at unless `blind`.

@@ -77,9 +77,7 @@ pub(super) fn run(parsed: &Parsed) -> Result<(), ImgError> {
     let len = end.saturating_sub(start);
     let mut options = Options::default();
     options.set("size", len.to_string());
-    let made = Format::place(called, &operands.output).and_then(|place| {
-        format.plan(&options, len.next_multiple_of(512), &parsed.secrets).and_then(|plan| plan.write(place))
-    });
+    let made = format.make(called, &operands.output, &options, len.next_multiple_of(512), &parsed.secrets);
     made.map_err(|e| ImgError::Said(format!("{}: error while creating output image: {}", operands.output, chain(&e))))?;
     let want = Want { format: Some(called), write: true, cache: CacheMode::Unsafe, ..Want::default() };
     let output = open::open(&operands.output, want)?;

@@ -1,5 +1,6 @@
 //! From what the user calls an image to an open node: a file name with or without a format, or `--image-opts`.
 
+use std::fs::FileType;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -293,7 +294,7 @@ pub(super) fn check_kind(protocol: &str, path: &str) -> Result<(), ImgError> {
         .map_err(|e| ImgError::Said(format!("Could not open '{path}': {}", plain(&e.to_string()))))?;
     let kind = what.file_type();
     let (fits, wanted) = match protocol {
-        "host_device" => (kind.is_block_device() || kind.is_char_device(), "either a character or block device"),
+        "host_device" => (is_of_device(kind), "either a character or block device"),
         _ => (kind.is_file(), "a regular file"),
     };
     if fits {
@@ -304,7 +305,11 @@ pub(super) fn check_kind(protocol: &str, path: &str) -> Result<(), ImgError> {
 
 /// Whether a device is there.
 pub(super) fn is_device(path: &str) -> bool {
-    std::fs::metadata(path).is_ok_and(|what| what.file_type().is_block_device() || what.file_type().is_char_device())
+    std::fs::metadata(path).is_ok_and(|what| is_of_device(what.file_type()))
+}
+
+fn is_of_device(kind: FileType) -> bool {
+    kind.is_block_device() || kind.is_char_device()
 }
 
 /// Refuses a name that begins with the name of a protocol that is not known.

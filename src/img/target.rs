@@ -160,6 +160,22 @@ impl Format {
         Ok(path)
     }
 
+    /// Makes the image `name` of `bytes` bytes in this format, which is `called` so by the user.
+    ///
+    /// # Errors
+    /// As of [`Format::place`], [`Format::plan`] and [`Plan::write`].
+    pub(super) fn make(
+        self,
+        called: &str,
+        name: &str,
+        options: &Options,
+        bytes: u64,
+        secrets: &Secrets,
+    ) -> Result<(), ImgError> {
+        let place = Self::place(called, name)?;
+        self.plan(options, bytes, secrets)?.write(place)
+    }
+
     /// Its name.
     pub(super) fn name(self) -> &'static str {
         match self {

@@ -113,7 +113,7 @@ impl Machine {
             (_, Some(marks)) => Part::Marked(marks.bits.clone()),
             (_, None) => Part::Whole,
         };
-        let backup = match Backup::beneath(&front, source, target.clone(), part, args.compress == Some(true)) {
+        let backup = match Backup::new(&front, source, target.clone(), part, args.compress == Some(true)) {
             Ok(backup) => Arc::new(backup),
             Err(error) => {
                 marks.inspect(|marks| marks.give_back(Some(&marks.bits)));
@@ -130,7 +130,7 @@ impl Machine {
         let writers = self.host.graph.writers_of(source);
         match writers.as_slice() {
             [] => Ok(source.clone()),
-            [front] if same_from(front).any(|node| Arc::ptr_eq(&node, source)) => Ok(front.clone()),
+            [front] if front.same_from().any(|node| Arc::ptr_eq(&node, source)) => Ok(front.clone()),
             _ => {
                 let other = writers.iter().find(|writer| !Arc::ptr_eq(writer, source)).unwrap_or(source);
                 Err(changed_past(source, other))
@@ -176,14 +176,9 @@ impl Machine {
     }
 }
 
-/// `node`, and what shows the same bytes beneath it.
-fn same_from(node: &Arc<Node>) -> impl Iterator<Item = Arc<Node>> + use<> {
-    std::iter::successors(Some(node.clone()), |node| node.same_beneath())
-}
-
 /// The nodes from `front` to `source`, which is beneath it, or it.
 fn down_to(front: &Arc<Node>, source: &Arc<Node>) -> Vec<Arc<Node>> {
-    let between = same_from(front).take_while(|node| !Arc::ptr_eq(node, source));
+    let between = front.same_from().take_while(|node| !Arc::ptr_eq(node, source));
     between.chain([source.clone()]).collect()
 }
 

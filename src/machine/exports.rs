@@ -158,7 +158,7 @@ impl Machine {
         if node.is_read_only() {
             return Err(QmpError::generic(format!("Block node '{}' is read-only", node.name())));
         }
-        let idle = node.check_idle_beneath().and_then(|()| self.host.graph.check_idle_above(node));
+        let idle = self.host.graph.check_idle_around(node);
         let held = idle.and_then(|()| self.host.graph.hold_for_job(vec![node.clone()], EXPORT));
         held.map_err(|error| QmpError::from_error(&error))
     }

@@ -40,20 +40,20 @@ impl Machine {
     }
 
     /// Holds the disks still that show `node`, on top or beneath.
-    pub(in crate::machine) fn hold_above(&self, node: &Node) -> Vec<Front> {
+    pub(in crate::machine) fn hold_above(&self, node: &Arc<Node>) -> Vec<Front> {
         let mut fronts = Vec::new();
         self.hold_also(node, &mut fronts);
         fronts
     }
 
     /// The same, with those that are held already left as they are.
-    pub(in crate::machine) fn hold_also(&self, node: &Node, fronts: &mut Vec<Front>) {
+    pub(in crate::machine) fn hold_also(&self, node: &Arc<Node>, fronts: &mut Vec<Front>) {
         for disk in &self.facts.disks {
             if fronts.iter().any(|front| front.device == disk.id) {
                 continue;
             }
             let Some(attached) = self.host.disk(&disk.id).attached else { continue };
-            if attached.node().reaches(node) {
+            if attached.node().stands_on(node) {
                 let held = attached.disk().drain();
                 fronts.push(Front { device: disk.id.clone(), attached, held });
             }

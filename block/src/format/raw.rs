@@ -65,6 +65,12 @@ impl Raw {
         Window { offset: self.offset(), size: self.given_size() }
     }
 
+    /// Whether it is its file as it is, and not a part of it.
+    #[must_use]
+    pub fn is_whole(&self) -> bool {
+        self.window() == Window { offset: 0, size: OPEN }
+    }
+
     /// Shows another window from now on; whoever uses it is held still.
     pub fn set_window(&self, window: Window) {
         self.offset.store(window.offset, Ordering::Release);
@@ -211,8 +217,7 @@ impl Layer for Raw {
     }
 
     fn short_cut(&self) -> Option<Arc<dyn Layer>> {
-        let whole = self.window() == Window { offset: 0, size: OPEN } && !self.guard;
-        whole.then(|| quickest(&self.file))
+        (self.is_whole() && !self.guard).then(|| quickest(&self.file))
     }
 
     fn wants_ring(&self) -> bool {

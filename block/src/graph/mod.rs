@@ -170,6 +170,12 @@ impl Node {
         std::iter::successors(Some(self.clone()), next)
     }
 
+    /// Whether it shows what `node` shows where it holds nothing.
+    #[must_use]
+    pub fn is_overlay_of(self: &Arc<Self>, node: &Arc<Self>) -> bool {
+        self.shown_by().skip(1).any(|beneath| Arc::ptr_eq(&beneath, node))
+    }
+
     /// What the image stands on that it is, or that filters on it show.
     #[must_use]
     pub fn backing(&self) -> Option<Arc<Self>> {
@@ -585,8 +591,7 @@ impl Graph {
         // A job on it would not hear of what this front end writes.
         node.check_idle()?;
         if user.writes() {
-            node.check_idle_beneath()?;
-            self.check_idle_above(&node)?;
+            self.check_idle_around(&node)?;
         }
         self.lock_for(&node, &user)?;
         let disk = Disk::new(node.layer().clone(), write_cache);

@@ -2,10 +2,10 @@
 //!
 //! Whatever stands on a node (a device, an export, a job, a node above) needs something of it, and lets the others there
 //! do something. Filters and `raw` pass on what is needed and let through above them, but for the size of a file of which
-//! a raw node shows a part; a format that is written to needs
-//! its file for itself, and one that is only read cannot bear that its file changes; what an overlay does not hold may
-//! change under it only if nobody above minds. As in QEMU, a change is refused when two come to stand on one node of
-//! whom one needs what the other does not allow, there or anywhere beneath.
+//! a raw node shows a part; a format that is written to needs its file for itself, and one that is only read cannot bear
+//! that its file changes; what an overlay does not hold may change under it only if nobody above minds. As in QEMU, a
+//! change is refused when two come to stand on one node of whom one needs what the other does not allow, there or
+//! anywhere beneath.
 
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError};
@@ -69,6 +69,10 @@ impl Claim {
         Self { needs, shares, alone: false }
     }
 
+    fn writes(self) -> bool {
+        self.needs.and(Rights::WRITE) == Rights::WRITE
+    }
+
     const fn join(self, other: Self) -> Self {
         Self {
             needs: self.needs.or(other.needs),
@@ -100,7 +104,7 @@ impl User {
 
     /// Whether it writes.
     pub(super) fn writes(&self) -> bool {
-        self.claim.needs.and(Rights::WRITE) == Rights::WRITE
+        self.claim.writes()
     }
 
     /// A job that writes to its target, which may stand on a disk that is in use. What another program wrote there would
@@ -203,23 +207,18 @@ fn needed(node: &Node, role: &str, beneath: &Node, above: Claim, writes: bool) -
         ("backing", _) => Claim::new(Rights::NONE, above.shares.and(Rights::WRITE)),
         // It grows with what is written.
         ("data-file", _) => {
-            let grows = above.needs.and(Rights::WRITE) == Rights::WRITE;
-            let needs = if grows { Rights::ALL } else { above.needs };
+            let needs = if above.writes() { Rights::ALL } else { above.needs };
             Claim { needs, shares: above.shares.without(Rights::RESIZE), ..above }
         }
         ("file", driver) if !matches!(driver, "raw" | "throttle" | "copy-on-read" | "copy-before-write") => {
             of_format(writes)
         }
         // What it shows is in the middle of the file, and may not be cut off.
-        ("file", "raw") if !shows_all(node) => Claim { shares: above.shares.without(Rights::RESIZE), ..above },
+        ("file", "raw") if node.layer().as_any().downcast_ref().is_some_and(|raw: &Raw| !raw.is_whole()) => {
+            Claim { shares: above.shares.without(Rights::RESIZE), ..above }
+        }
         _ => above,
     }
-}
-
-/// Whether a raw node is its file as it is, and not a window of it.
-fn shows_all(node: &Node) -> bool {
-    let layer = node.layer();
-    layer.as_any().downcast_ref::<Raw>().is_none_or(|raw| Raw::fit(0, 0, None).is_ok_and(|all| raw.window() == all))
 }
 
 /// `claim` of a node on `beneath`. With `force-share` others may do anything beside it, but for what grows with writes,

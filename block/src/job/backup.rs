@@ -35,20 +35,13 @@ pub struct Backup {
 }
 
 impl Backup {
-    /// Of `source`, which a front end may write to, into `target`, which nobody uses. The moment is that in which the
-    /// front end comes to stand on [`Backup::filter`]. Clusters are stored compressed if `compress`.
+    /// Of `source`, which a front end may write to through `front`, which shows the same bytes (or is it), into `target`,
+    /// which nobody uses. The moment is that in which the front end comes to stand on [`Backup::filter`]. Clusters are
+    /// stored compressed if `compress`.
     ///
     /// # Errors
     /// When `target` is of another size, or cannot be written, or holds nothing compressed.
-    pub fn new(source: Arc<Node>, target: Arc<Node>, part: Part, compress: bool) -> Result<Self, BlockError> {
-        Self::beneath(&source.clone(), source, target, part, compress)
-    }
-
-    /// The same of a `source` that the front end writes to through `front`, which shows the same bytes.
-    ///
-    /// # Errors
-    /// As [`Backup::new`].
-    pub fn beneath(
+    pub fn new(
         front: &Node,
         source: Arc<Node>,
         target: Arc<Node>,
@@ -91,7 +84,7 @@ impl Backup {
     /// where all that changes is kept and the target stands on the source.
     #[must_use]
     pub fn snapshot(&self) -> Option<Arc<dyn Layer>> {
-        let stands = self.part == Part::Changed && stands_on(&self.target, &self.source);
+        let stands = self.part == Part::Changed && self.target.is_overlay_of(&self.source);
         stands.then(|| Arc::new(Snapshot::new(self.filter.clone(), self.target.layer().clone())) as Arc<dyn Layer>)
     }
 
@@ -154,11 +147,6 @@ impl Backup {
         }
         Some(left)
     }
-}
-
-/// Whether `above` shows what `node` shows where it holds nothing.
-fn stands_on(above: &Arc<Node>, node: &Arc<Node>) -> bool {
-    above.shown_by().skip(1).any(|beneath| Arc::ptr_eq(&beneath, node))
 }
 
 /// The runs of a range, which is of whole units, that `part` says: in whole units, too.
@@ -251,7 +239,7 @@ fn keep_run(source: &Arc<Node>, target: &Arc<Node>, part: &Part, at: u64, len: u
         Decides::Nobody if above => Ok((run, 0)),
         Decides::Data => copy_range(source.layer().as_ref(), to, at, run).map(|()| (run, run)),
         // A target on the source shows zeroes now, and something else when the guest has written.
-        Decides::Zero | Decides::Nobody if stands_on(target, source) => {
+        Decides::Zero | Decides::Nobody if target.is_overlay_of(source) => {
             to.write_zeroes(at, run, true).map(|()| (run, 0))
         }
         Decides::Zero | Decides::Nobody => super::copy::make_zero(target, at, run, true).map(|()| (run, 0)),

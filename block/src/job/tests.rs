@@ -322,7 +322,7 @@ fn what_cannot_be_streamed_is_refused() {
 fn backed_up(graph: &Graph, top: &Arc<Node>, target: &Arc<Node>, part: Part) -> (Vec<u8>, Vec<u8>) {
     let before = content(top);
     let attached = graph.attach("top", true, "disk").unwrap();
-    let backup = Backup::new(top.clone(), target.clone(), part, false).unwrap();
+    let backup = Backup::new(top, top.clone(), target.clone(), part, false).unwrap();
     attached.disk().swap(backup.filter());
     let writer = Writer::start(attached.disk());
     let control = Control::default();
@@ -390,7 +390,7 @@ fn backup_that_ends_early_says_what_is_left() {
     let target = image(&graph, folder.path(), "target", None, BLOCKS);
     let mut bits = Bits { granularity_bits: 16, size: 24 << 16, bytes: vec![0; 3] };
     bits.set(2 * BLOCK, 5 * BLOCK);
-    let backup = Backup::new(top, target, Part::Marked(bits.clone()), false).unwrap();
+    let backup = Backup::new(&top.clone(), top, target, Part::Marked(bits.clone()), false).unwrap();
     let control = Control::default();
 
     assert_eq!(backup.left(), Some(bits));
@@ -409,7 +409,7 @@ fn snapshot_on_the_disk_itself_shows_the_moment_until_it_is_ended() {
     let attached = graph.attach("top", true, "disk").unwrap();
     let scratch = image(&graph, folder.path(), "scratch", Some("top"), BLOCKS);
     let before = content(&top);
-    let backup = Backup::new(top.clone(), scratch, Part::Changed, false).unwrap();
+    let backup = Backup::new(&top, top.clone(), scratch, Part::Changed, false).unwrap();
     attached.disk().swap(backup.filter());
     let writer = Writer::start(attached.disk());
     let snapshot = backup.snapshot().unwrap();
@@ -484,7 +484,7 @@ fn backup_gives_whole_clusters_to_an_overlay_whose_base_nobody_has_opened() {
         let target = unknowing(&graph, folder.path(), "copy", below, cluster);
         let expected = content(&top);
 
-        let backup = Backup::new(top.clone(), target.clone(), part, compress).unwrap();
+        let backup = Backup::new(&top, top.clone(), target.clone(), part, compress).unwrap();
         backup.run(&Control::default()).unwrap();
 
         drop((backup, base, middle, top, target));

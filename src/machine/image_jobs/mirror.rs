@@ -104,7 +104,7 @@ impl Machine {
         if !graph.is_root(node) {
             return Err(QmpError::generic("Need a root block node"));
         }
-        let other = graph.writers_of(node).into_iter().find(|writer| !Arc::ptr_eq(writer, node));
+        let other = graph.other_writers_of(node).next();
         other.map_or(Ok(()), |other| Err(changed_past(node, &other)))
     }
 

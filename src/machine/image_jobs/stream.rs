@@ -50,8 +50,7 @@ impl Machine {
     fn disks_writing(&self, top: &Arc<Node>) -> Result<Vec<Disk>, QmpError> {
         let graph = &self.host.graph;
         graph.check_writers(top).map_err(|error| failed(&error))?;
-        let others = graph.writers_of(top).into_iter().filter(|writer| !Arc::ptr_eq(writer, top));
-        Ok(others.chain([top.clone()]).flat_map(|node| self.disks_of(&node)).collect())
+        Ok(graph.other_writers_of(top).chain([top.clone()]).flat_map(|node| self.disks_of(&node)).collect())
     }
 
     /// What stays beneath `top`.

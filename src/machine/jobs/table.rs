@@ -76,8 +76,7 @@ impl Order {
 
     /// Of a copy of `source` in `target`; where the source reads from there, its servers are waited for to the end.
     pub(in crate::machine) fn copying(self, source: &Arc<Node>, target: &Arc<Node>) -> Self {
-        let apart = !source.shown_by().skip(1).any(|below| Arc::ptr_eq(&below, target));
-        Self { copy: apart.then(|| target.clone()), ..self }
+        Self { copy: (!source.is_overlay_of(target)).then(|| target.clone()), ..self }
     }
 
     /// With what a command says about errors of what the job reads and of what it writes.

@@ -37,7 +37,7 @@ fn who_writes_is_found_above_beneath_and_beside_a_node() {
     let (th, n) = (graph.get("th").unwrap(), graph.get("n").unwrap());
     assert!(Arc::ptr_eq(&th.same_beneath().unwrap(), &n));
     assert!(n.same_beneath().is_none(), "its file is another thing");
-    assert!(th.reaches(&graph.get("file").unwrap()) && !n.reaches(&th));
+    assert!(th.stands_on(&graph.get("file").unwrap()) && !n.stands_on(&th));
 }
 
 #[test]

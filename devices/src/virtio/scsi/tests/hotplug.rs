@@ -124,12 +124,18 @@ fn stopped(unit: &Arc<LogicalUnit>, image: &MemImage, cdbs: &[[u8; 10]], out: &[
     host
 }
 
-#[test]
-fn what_was_held_for_a_disk_is_not_done_to_the_one_in_its_place() {
+/// A machine that stopped with two writes held, and another disk in the place of theirs.
+fn replaced() -> (Host, Arc<MemImage>) {
     let (before, after) = (MemImage::new(MIB), MemImage::new(MIB));
-    let mut host = stopped(&disk(&before), &before, &[write10(3, 1), write10(4, 1)], &[0x42; 512], 0);
+    let host = stopped(&disk(&before), &before, &[write10(3, 1), write10(4, 1)], &[0x42; 512], 0);
     host.bus.detach(at(0, 0)).unwrap();
     host.bus.attach(at(0, 0), unit_of(disk(&after), &host, OnError::Report)).unwrap();
+    (host, after)
+}
+
+#[test]
+fn what_was_held_for_a_disk_is_not_done_to_the_one_in_its_place() {
+    let (mut host, after) = replaced();
     host.guest.function.resume();
     for slot in 0..2 {
         assert_eq!(host.answer(0, slot).response, response::BAD_TARGET);
@@ -141,10 +147,7 @@ fn what_was_held_for_a_disk_is_not_done_to_the_one_in_its_place() {
 
 #[test]
 fn what_was_held_is_forgotten_with_a_reset() {
-    let (before, after) = (MemImage::new(MIB), MemImage::new(MIB));
-    let mut host = stopped(&disk(&before), &before, &[write10(3, 1), write10(4, 1)], &[0x42; 512], 0);
-    host.bus.detach(at(0, 0)).unwrap();
-    host.bus.attach(at(0, 0), unit_of(disk(&after), &host, OnError::Report)).unwrap();
+    let (mut host, _after) = replaced();
     host.guest.reset();
     host.guest.function.resume();
     host.bring_up(0);
